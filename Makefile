@@ -1,0 +1,30 @@
+# The two commands: `make train` and `make test`. `make help` lists the rest.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DATA ?= data
+RUN ?= runs/nbody
+export OMP_NUM_THREADS ?= 1
+export DGLBACKEND ?= pytorch
+
+.PHONY: help env train test bench lint clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+env: $(STAMP) ## create .venv and install the project (editable) with its pinned requirements
+
+$(STAMP): requirements.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "farfield needs Python 3.11: '$(PYTHON)' was not found; install it or run make PYTHON=/path/to/python3.11"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+lint: env ## ruff
+	$(BIN)/ruff check models dataloader preprocess train benchmarks tests
+
+test: env ## run the tests (under 10 minutes on two cores)
+	$(BIN)/python -m pytest

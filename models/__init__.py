@@ -1,0 +1,1 @@
+"""Equivariant attention networks; this package knows nothing of files, data sets or training."""

@@ -1,0 +1,219 @@
+"""The only door to DGL: message-passing primitives with all derivatives, on DGL kernels or on their torch stand-ins.
+
+A network needs few things from a graph library: values carried to edges, sums of edge values at the receiving node, a softmax over the
+incoming edges of a node, sums over the nodes of one graph (readout), and the way back (broadcast). Each is one function here. On the
+CPU, and on any device the installed DGL build can serve, they call DGL's kernels; elsewhere torch's ``index_select`` / ``index_add``
+on the device of the features. The choice is made in one place (:func:`_kernel_graph`), and both paths give the same numbers.
+
+DGL 1.1.3 detaches the first gradient of its fused ``edge_softmax`` and of its max reductions on the CPU: a model trained on forces
+silently gets wrong parameter gradients. :func:`edge_softmax` is therefore composed of differentiable sums, and the maximum enters only as a
+constant shift. Cost of every function: linear in edges or nodes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+
+import torch
+from torch import Tensor
+
+os.environ.setdefault("DGLBACKEND", "pytorch")  # otherwise the first import writes a file to the home folder
+try:
+    import dgl
+    import dgl.ops as dgl_ops
+except ImportError:  # no wheel for this Python: the torch path serves every device
+    dgl = None
+    dgl_ops = None
+
+_forced_backend: str | None = None
+
+
+class GraphIndex:
+    """Topology of a ragged batch of graphs: who sends to whom, and which nodes form one graph.
+
+    Attributes
+        src, dst: (edges,) int64; edge j -> i has ``src = j`` (sends) and ``dst = i`` (receives).
+        nodes_per_graph: (graphs,) int64. node_offsets: (graphs + 1,) int64. graph_of_node: (nodes,) int64.
+        num_nodes, num_edges, num_graphs: ints.
+
+    Sources: vocabulary of DGL (``src``, ``dst``), the batch layout of a concatenated ``dgl.graph``.
+    """
+
+    def __init__(self, src: Tensor, dst: Tensor, nodes_per_graph: Tensor):
+        if src.shape != dst.shape or src.dim() != 1:
+            raise ValueError(f"src and dst must be two lists of the same length, got shapes {tuple(src.shape)} and {tuple(dst.shape)}")
+        self.src, self.dst, self.nodes_per_graph = src, dst, nodes_per_graph
+        self.num_nodes = int(nodes_per_graph.sum())
+        self.num_edges = src.shape[0]
+        self.num_graphs = nodes_per_graph.shape[0]
+        if self.num_edges and not 0 <= int(torch.minimum(src.min(), dst.min())) <= int(torch.maximum(src.max(), dst.max())) < self.num_nodes:
+            raise ValueError(f"edge ends must lie in 0 .. {self.num_nodes - 1}, got {int(src.min())} .. {int(torch.maximum(src.max(), dst.max()))}")
+        self.node_offsets = torch.cat([nodes_per_graph.new_zeros(1), nodes_per_graph.cumsum(0)])
+        self.graph_of_node = torch.repeat_interleave(torch.arange(self.num_graphs, device=src.device), nodes_per_graph)
+        self._dgl = None
+
+    @classmethod
+    def from_edges(cls, src: Tensor, dst: Tensor, nodes_per_graph: Tensor) -> GraphIndex:
+        """Topology from edge ends (edges,) int64 and node counts (graphs,) int64; edges are best sorted by ``dst``."""
+        return cls(src, dst, nodes_per_graph)
+
+    @classmethod
+    def from_dgl(cls, graph) -> GraphIndex:
+        """Topology of a (batched) ``dgl.DGLGraph``."""
+        src, dst = graph.edges()
+        return cls(src.long(), dst.long(), graph.batch_num_nodes().long())
+
+    @property
+    def dgl(self):
+        """The ``dgl.DGLGraph`` of this topology with all its sparse formats made, or None where DGL cannot serve the device."""
+        if self._dgl is None and dgl_serves(self.src.device):
+            graph = dgl.graph((self.src, self.dst), num_nodes=self.num_nodes)
+            graph.create_formats_()
+            self._dgl = graph
+        return self._dgl
+
+    def to(self, device) -> GraphIndex:
+        """The same topology on another device."""
+        if torch.device(device) == self.src.device:
+            return self
+        return GraphIndex(self.src.to(device), self.dst.to(device), self.nodes_per_graph.to(device))
+
+    def __repr__(self) -> str:
+        return f"GraphIndex(graphs={self.num_graphs}, nodes={self.num_nodes}, edges={self.num_edges}, device={self.src.device})"
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_dgl": None}
+
+
+@functools.cache
+def _dgl_serves(device_type: str, index: int | None) -> bool:
+    if dgl is None:
+        return False
+    if device_type == "cpu":
+        return True
+    try:  # DGL's CPU build raises its own error type, or torch's AssertionError, depending on the torch build
+        dgl.graph(([0], [0])).to(torch.device(device_type, index))
+    except Exception:  # noqa: BLE001
+        return False
+    return True
+
+
+def dgl_serves(device: torch.device) -> bool:
+    """Whether the installed DGL can run on ``device``; probed once per device by moving a graph of one edge."""
+    device = torch.device(device)
+    return _dgl_serves(device.type, device.index)
+
+
+@contextlib.contextmanager
+def use_backend(name: str):
+    """Force ``"torch"`` or ``"dgl"`` inside a with-block (tests and benchmarks compare the two)."""
+    global _forced_backend
+    if name not in ("torch", "dgl"):
+        raise ValueError(f"backend must be 'torch' or 'dgl', got {name!r}")
+    before, _forced_backend = _forced_backend, name
+    try:
+        yield
+    finally:
+        _forced_backend = before
+
+
+def _kernel_graph(graph: GraphIndex, values: Tensor):
+    """The DGL graph if DGL computes this call, else None (torch computes it)."""
+    if _forced_backend == "torch" or values.dtype not in (torch.float32, torch.float64):
+        return None
+    return graph.dgl
+
+
+def gather_src(graph: GraphIndex, nodes: Tensor) -> Tensor:
+    """Carry node values (nodes, ...) to the edges they send along: (edges, ...)."""
+    return nodes.index_select(0, graph.src)
+
+
+def gather_dst(graph: GraphIndex, nodes: Tensor) -> Tensor:
+    """Carry node values (nodes, ...) to the edges that end in them: (edges, ...)."""
+    return nodes.index_select(0, graph.dst)
+
+
+def sum_edges(graph: GraphIndex, edges: Tensor) -> Tensor:
+    """Sum edge values (edges, ...) at the receiving node: (nodes, ...); a node without incoming edges gets zero."""
+    kernel = _kernel_graph(graph, edges)
+    if kernel is not None:
+        return dgl_ops.copy_e_sum(kernel, edges)
+    return edges.new_zeros((graph.num_nodes, *edges.shape[1:])).index_add(0, graph.dst, edges)
+
+
+def weighted_sum(graph: GraphIndex, nodes: Tensor, weights: Tensor) -> Tensor:
+    """``out_i = sum_{e: j -> i} w_e x_j`` with x (nodes, ...) and w (edges, ...) of shapes that broadcast: (nodes, ...).
+
+    DGL's fused kernel never makes an (edges, ...) product; its backward stays fused if the trailing sizes of w are 1.
+    """
+    kernel = _kernel_graph(graph, nodes)
+    if kernel is not None:
+        return dgl_ops.u_mul_e_sum(kernel, nodes, weights)
+    return sum_edges(graph, gather_src(graph, nodes) * weights)
+
+
+def edge_dot(graph: GraphIndex, edges: Tensor, nodes: Tensor) -> Tensor:
+    """Inner product over the last axis of edge values (edges, ..., d) with those of the receiving node (nodes, ..., d): (edges, ...)."""
+    kernel = _kernel_graph(graph, edges)
+    if kernel is not None:
+        return dgl_ops.e_dot_v(kernel, edges, nodes).squeeze(-1)
+    return (edges * gather_dst(graph, nodes)).sum(-1)
+
+
+def node_dot(graph: GraphIndex, source: Tensor, target: Tensor) -> Tensor:
+    """Inner product over the last axis of the sender's (nodes, ..., d) and the receiver's (nodes, ..., d) values: (edges, ...)."""
+    kernel = _kernel_graph(graph, source)
+    if kernel is not None:
+        return dgl_ops.u_dot_v(kernel, source, target).squeeze(-1)
+    return (gather_src(graph, source) * gather_dst(graph, target)).sum(-1)
+
+
+def edge_softmax(graph: GraphIndex, logits: Tensor, envelope: Tensor | None = None) -> Tensor:
+    """Softmax of edge logits (edges, heads) over the incoming edges of each node, all-order differentiable.
+
+    ``a_e = u_e exp(s_e) / sum_{e' -> i} u_e' exp(s_e')`` with an optional envelope u (edges,) or (edges, 1) that takes an edge out
+    smoothly at the cutoff. A node whose envelopes are all zero gets zero weights. Returns (edges, heads).
+    """
+    shift = _incoming_max(graph, logits.detach())
+    weights = torch.exp(logits - gather_dst(graph, shift))
+    if envelope is not None:
+        weights = weights * envelope.reshape(-1, 1)
+    total = sum_edges(graph, weights)
+    tiny = torch.finfo(total.dtype).tiny
+    return weights / gather_dst(graph, total.clamp_min(tiny))
+
+
+def _incoming_max(graph: GraphIndex, values: Tensor) -> Tensor:
+    """Largest incoming edge value per node, without gradient; 0 for isolated nodes."""
+    with torch.no_grad():
+        index = graph.dst.view(-1, *([1] * (values.dim() - 1))).expand_as(values)
+        start = values.new_zeros((graph.num_nodes, *values.shape[1:]))
+        return start.scatter_reduce(0, index, values, "amax", include_self=False)
+
+
+def sum_nodes(graph: GraphIndex, nodes: Tensor) -> Tensor:
+    """Readout: sum node values (nodes, ...) over each graph: (graphs, ...).
+
+    float32 is summed in float64, since a running float32 sum loses 1e-5 of the result at 50,000 nodes.
+    """
+    wide = nodes.double() if nodes.dtype == torch.float32 else nodes
+    kernel = _kernel_graph(graph, wide)
+    if kernel is not None:
+        total = dgl_ops.segment_reduce(graph.nodes_per_graph, wide, "sum")
+    else:
+        total = wide.new_zeros((graph.num_graphs, *wide.shape[1:])).index_add(0, graph.graph_of_node, wide)
+    return total.to(nodes.dtype)
+
+
+def mean_nodes(graph: GraphIndex, nodes: Tensor) -> Tensor:
+    """Readout: mean of node values (nodes, ...) over each graph: (graphs, ...); zero for a graph without nodes."""
+    count = graph.nodes_per_graph.clamp_min(1).to(nodes.dtype)
+    return sum_nodes(graph, nodes) / count.view(-1, *([1] * (nodes.dim() - 1)))
+
+
+def broadcast_nodes(graph: GraphIndex, graphs: Tensor) -> Tensor:
+    """Carry graph values (graphs, ...) to all nodes of the graph: (nodes, ...)."""
+    return graphs.index_select(0, graph.graph_of_node)

@@ -1,0 +1,141 @@
+"""Layers that act on each node alone: equivariant linear maps, norm and gate non-linearities, attentive self-interaction.
+
+All take and give features (nodes, (lmax + 1)^2, channels) (layout: ``irreps.py``). Pseudo channels (the last ``pseudo`` ones) carry the opposite parity and are kept apart
+by masks on the weights; with ``pseudo = 0`` nothing is masked.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from models.irreps import channel_parity, degree_of_row, degree_slice
+
+
+class EquivariantLinear(nn.Module):
+    """Channel mixing with one matrix per degree, ``out_l = x_l W_l`` (+ bias for true scalars): the "1x1" of the SE(3)-Transformer.
+
+    ``forward(x (nodes, rows, channels_in)) -> (nodes, rows, channels_out)``. Weights start at variance 1 / channels_in.
+    """
+
+    def __init__(self, lmax: int, channels_in: int, channels_out: int, *, bias: bool = False, pseudo_in: int = 0, pseudo_out: int = 0):
+        super().__init__()
+        self.lmax = lmax
+        self.weight = nn.Parameter(torch.randn(lmax + 1, channels_in, channels_out) / math.sqrt(channels_in))
+        self.bias = nn.Parameter(torch.zeros(channels_out - pseudo_out)) if bias else None
+        same = channel_parity(channels_in, pseudo_in).view(-1, 1) == channel_parity(channels_out, pseudo_out)
+        self.register_buffer("mask", None if bool(same.all()) else same.to(self.weight.dtype), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight if self.mask is None else self.weight * self.mask
+        parts = [x[:, degree_slice(l)] @ weight[l] for l in range(self.lmax + 1)]
+        if self.bias is not None:
+            bias = torch.nn.functional.pad(self.bias, (0, weight.shape[-1] - self.bias.shape[0]))
+            parts[0] = parts[0] + bias
+        return torch.cat(parts, 1)
+
+
+def degree_norms(x: Tensor, lmax: int, epsilon: float) -> Tensor:
+    """``sqrt(sum_m x_lm^2 + epsilon^2)`` of every degree and channel: (nodes, rows, channels) -> (nodes, lmax + 1, channels).
+
+    The epsilon inside the root keeps all derivatives finite at a zero feature.
+    """
+    squares = x.square()
+    sums = [squares[:, degree_slice(l)].sum(1) for l in range(lmax + 1)]
+    return (torch.stack(sums, 1) + epsilon**2).sqrt()
+
+
+class NormNonlinearity(nn.Module):
+    """``x_l -> x_l / n_l * phi(g(n_l))`` with n the norm of every channel (SE(3)-Transformer, sec. 4; Thomas et al. 2018).
+
+    g is a layer norm over channels (``kind="layer"``) or a learned shift (``kind="bias"``); phi = SiLU, so that forces stay smooth. ``x / n`` is
+    smoothed by ``epsilon`` (n >= epsilon), which keeps first and second derivatives finite at zero-length features.
+    """
+
+    def __init__(self, lmax: int, channels: int, kind: str = "layer", epsilon: float = 1e-2):
+        super().__init__()
+        if kind not in NORM_MAPS:
+            raise ValueError(f"norm must be one of {', '.join(NORM_MAPS)}, got {kind!r}")
+        self.lmax, self.epsilon = lmax, epsilon
+        self.map = NORM_MAPS[kind](lmax, channels)
+        self.register_buffer("degree", degree_of_row(lmax), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = degree_norms(x, self.lmax, self.epsilon)
+        scale = nn.functional.silu(self.map(norm)) / norm
+        return x * scale.index_select(1, self.degree)
+
+
+class DegreeLayerNorm(nn.Module):
+    """Layer norm over the channels of each degree with its own scale and shift: (nodes, lmax + 1, channels) of norms."""
+
+    def __init__(self, lmax: int, channels: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(lmax + 1, channels))
+        self.shift = nn.Parameter(torch.full((lmax + 1, channels), 0.5))
+
+    def forward(self, norm: Tensor) -> Tensor:
+        centred = nn.functional.layer_norm(norm, norm.shape[-1:], eps=1e-4)
+        return centred * self.weight + self.shift
+
+
+class DegreeBias(nn.Module):
+    """A learned shift per degree and channel, ``n + b``: keeps the size of features, as the N-body networks of the literature do."""
+
+    def __init__(self, lmax: int, channels: int):
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(lmax + 1, channels))
+
+    def forward(self, norm: Tensor) -> Tensor:
+        return norm + self.shift
+
+
+NORM_MAPS = {"layer": DegreeLayerNorm, "bias": DegreeBias}
+
+
+class GatedNonlinearity(nn.Module):
+    """SiLU on true scalars, and every other component times a sigmoid gate computed from the true scalars of the node (Weiler et al. 2018)."""
+
+    def __init__(self, lmax: int, channels: int, pseudo: int = 0):
+        super().__init__()
+        self.true = channels - pseudo
+        self.lmax = lmax
+        self.gates = nn.Linear(self.true, (lmax + 1) * channels)
+        self.register_buffer("degree", degree_of_row(lmax), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scalars = x[:, 0, : self.true]
+        gates = torch.sigmoid(self.gates(scalars)).view(x.shape[0], self.lmax + 1, -1)
+        gated = x * gates.index_select(1, self.degree)
+        first = torch.cat([nn.functional.silu(scalars), gated[:, 0, self.true :]], -1).unsqueeze(1)
+        return torch.cat([first, gated[:, 1:]], 1)
+
+
+class AttentiveSelfInteraction(nn.Module):
+    """Channel mixing by weights that depend on the node: ``out_l = softmax_in(MLP_l(<x_la, x_lb>)) x_l`` (SE(3)-Transformer, eq. 12).
+
+    The Gram matrix of the channels of each degree (channels_in^2 invariants) passes layer norm, leaky ReLU and a linear map to
+    (channels_out, channels_in) weights. ``forward(x (nodes, rows, channels_in)) -> (nodes, rows, channels_out)``.
+    """
+
+    def __init__(self, lmax: int, channels_in: int, channels_out: int, *, pseudo_in: int = 0, pseudo_out: int = 0):
+        super().__init__()
+        self.lmax, self.channels_in, self.channels_out = lmax, channels_in, channels_out
+        self.networks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(channels_in**2, eps=1e-4), nn.SiLU(), nn.Linear(channels_in**2, channels_in * channels_out))
+            for _ in range(lmax + 1)
+        )
+        kind_in, kind_out = channel_parity(channels_in, pseudo_in), channel_parity(channels_out, pseudo_out)
+        self.register_buffer("gram_mask", (kind_in.view(-1, 1) == kind_in).flatten(), persistent=False)
+        self.register_buffer("mix_mask", kind_out.view(-1, 1) != kind_in, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = []
+        for l, network in enumerate(self.networks):
+            part = x[:, degree_slice(l)]  # (nodes, 2l + 1, channels_in)
+            gram = (part.transpose(1, 2) @ part).flatten(1) * self.gram_mask
+            weights = network(gram).view(-1, self.channels_out, self.channels_in).masked_fill(self.mix_mask, -torch.inf)
+            out.append(part @ torch.softmax(weights, -1).transpose(1, 2))
+        return torch.cat(out, 1)

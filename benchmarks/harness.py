@@ -1,0 +1,237 @@
+"""Tools of the benchmarks: what a step costs in time and memory, and how two programs compare.
+
+Time. CPU seconds of the process (``time.process_time``, user + system), which a busy neighbour on the machine disturbs less than the
+wall clock; on a GPU the wall clock between two synchronisations. Programs are compared *interleaved*: one after the other in every
+round, so that a slow minute of the machine meets all of them, and the ratio is also taken round by round.
+
+Memory. Growth of the resident set above the loaded program: in a fresh process, after everything is built, the high-water mark of the
+process is reset, the step runs once, and the mark is read. Blocks that the allocator keeps for itself count, as they do for a user.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import dataclasses
+import importlib.metadata
+import json
+import multiprocessing
+import os
+import pathlib
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # libraries read it once, when they are loaded
+
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+STEPS = ("forward", "train")
+
+
+@dataclasses.dataclass
+class Program:
+    """A network bound to its inputs: ``run() -> tuple of output tensors``, and the module that holds its parameters."""
+
+    name: str
+    module: nn.Module
+    run: Callable[[], tuple[Tensor, ...]]
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.module.parameters())
+
+    def forward(self) -> None:
+        """One evaluation without a graph for gradients."""
+        with torch.no_grad():
+            self.run()
+
+    def train(self) -> None:
+        """Forward and backward of the mean square of all outputs, no optimiser step."""
+        self.module.zero_grad(set_to_none=True)
+        sum(output.square().mean() for output in self.run()).backward()
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratio:
+    """How many times longer another program takes: ratio of the medians, and the smallest and largest ratio within one round."""
+
+    value: float
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.least:.2f}, {self.most:.2f}]"
+
+
+def seconds(function: Callable[[], None], device: torch.device | str = "cpu") -> float:
+    """Cost of one call: CPU seconds of this process, or wall seconds between synchronisations on a GPU."""
+    if torch.device(device).type != "cuda":
+        start = time.process_time()
+        function()
+        return time.process_time() - start
+    torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    function()
+    torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def interleave(
+    tasks: dict[str, Callable[[], None]], rounds: int, device: torch.device | str = "cpu", warm_up: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of every task in every round, the tasks taking turns; ``warm_up`` untimed rounds go before."""
+    if rounds < 1:
+        raise ValueError(f"rounds must be >= 1, got {rounds}")
+    for _ in range(warm_up):
+        for task in tasks.values():
+            task()
+    times: dict[str, list[float]] = {name: [] for name in tasks}
+    for _ in range(rounds):
+        for name, task in tasks.items():
+            times[name].append(seconds(task, device))
+    return times
+
+
+def ratio(other: list[float], ours: list[float]) -> Ratio:
+    """Times of another program over ours, both from :func:`interleave`."""
+    each = [b / a for a, b in zip(ours, other, strict=True)]
+    return Ratio(statistics.median(other) / statistics.median(ours), min(each), max(each))
+
+
+def _status_mb(field: str) -> float:
+    """A ``kB`` line of this process's status, in MB (10^6 bytes)."""
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise ValueError(f"the kernel reports no {field} for a process: memory is measured on Linux only")
+
+
+def _resident_growth(function: Callable[[], None]) -> float:
+    """MB by which the resident set of this process rises at most during one call."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    start = _status_mb("VmRSS")
+    try:
+        pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+    except OSError:
+        function()
+        return max(0.0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6 - start)
+    function()
+    return max(0.0, _status_mb("VmHWM") - start)
+
+
+def _build_and_measure(build: Callable[..., Program], arguments: tuple, step: str) -> float:
+    torch.set_num_threads(1)
+    return _resident_growth(getattr(build(*arguments), step))
+
+
+def peak_memory_mb(build: Callable[..., Program], arguments: tuple, step: str) -> float:
+    """Peak MB (10^6 bytes) of one ``step`` ("forward" or "train") of ``build(*arguments)`` above the loaded program, in a fresh process.
+
+    ``build`` must be a function at the top of a module, its arguments picklable.
+    """
+    if step not in STEPS:
+        raise ValueError(f"step must be one of {', '.join(STEPS)}, got {step!r}")
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_build_and_measure, (build, arguments, step))
+
+
+def peak_device_memory_mb(function: Callable[[], None], device: torch.device | str) -> float:
+    """Peak MB of tensors on a GPU during one call above what was held before."""
+    torch.cuda.synchronize(device)
+    start = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    function()
+    torch.cuda.synchronize(device)
+    return (torch.cuda.max_memory_allocated(device) - start) / 1e6
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def environment(packages: tuple[str, ...] = ("torch", "dgl", "e3nn", "numpy"), device: torch.device | str = "cpu") -> dict:
+    """What a reader needs to judge the numbers: processor, threads, allocator and its settings, versions."""
+    settings = {k: v for k, v in os.environ.items() if k.startswith("MALLOC_") or k in ("GLIBC_TUNABLES", "LD_PRELOAD")}
+    report = {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "allocator": " ".join([*platform.libc_ver(), "malloc"]),
+        "allocator_settings": settings,
+        "python": platform.python_version(),
+        "versions": {name: version for name in packages if (version := _version(name))},
+    }
+    if torch.device(device).type == "cuda":
+        report["gpu"] = torch.cuda.get_device_name(device)
+    return report
+
+
+def describe_environment(report: dict) -> str:
+    """The report of :func:`environment` in two lines."""
+    settings = ", ".join(f"{k}={v}" for k, v in report["allocator_settings"].items()) or "default settings"
+    versions = ", ".join(f"{k} {v}" for k, v in {"python": report["python"], **report["versions"]}.items())
+    machine = f"{report['gpu']}, host " if "gpu" in report else ""
+    cpu = f"{report['cpu']}, {report['cores']} cores, {report['threads']} thread(s)"
+    return f"{machine}{cpu}, {report['allocator']} ({settings})\n{versions}"
+
+
+def table(rows: list[dict], columns: dict[str, str]) -> str:
+    """Rows as aligned text; ``columns`` maps keys of a row to headings, a missing value prints as a dash."""
+    cells = [list(columns.values())] + [[_cell(row.get(key)) for key in columns] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    lines = (zip(line, widths, strict=True) for line in cells)
+    return "\n".join("  ".join(text.rjust(w) if i else text.ljust(w) for i, (text, w) in enumerate(line)) for line in lines)
+
+
+def _cell(value) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if isinstance(value, float) and value >= 100 else f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def write_json(path: str | pathlib.Path, content) -> None:
+    """Write ``content`` to a file in one step: a reader sees the old file or the whole new one."""
+    path = pathlib.Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"folder {path.parent} of the output file {path.name} does not exist: make it first")
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False) as stream:
+        json.dump(content, stream, indent=1)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(stream.name, path)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose complaints are a ``ValueError`` of one line."""
+
+    def error(self, message: str):
+        raise ValueError(f"{message.removeprefix('argument ')} (--help lists all options)")
+
+
+def run_command_line(main: Callable[[], None]) -> int:
+    """Run ``main``; an error of the user becomes one line on stderr and exit code 2."""
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    return 0

@@ -41,6 +41,7 @@ class EdgeFrameConvolution(nn.Module):
         super().__init__()
         self.lmax, self.channels_in, self.channels_out = lmax, channels_in, channels_out
         self.sizes = [(lmax + 1 - m) * channels_in for m in range(lmax + 1)]  # inputs of order m
+        self.rows = [(2 if m else 1) * (lmax + 1 - m) for m in range(lmax + 1)]
         self.radial = nn.Linear(radial_hidden, sum(self.sizes))
         nn.init.ones_(self.radial.bias)
         kind_in, kind_out = channel_parity(channels_in, pseudo_in), channel_parity(channels_out, pseudo_out)
@@ -67,17 +68,15 @@ class EdgeFrameConvolution(nn.Module):
         framed = torch.bmm(rotation, source)  # rows ordered by |m|
         if along is not None:
             framed[:, 1, 0] += along  # row 1 is (l = 1, m = 0), the component along the edge
+        parts = framed.split(self.rows, 1)
         radial = self.radial(hidden).split(self.sizes, -1)
-        messages, start = [], 0
+        messages = []
         for m, size in enumerate(self.sizes):
-            signs = 2 if m else 1
-            rows = signs * (self.lmax + 1 - m)
-            part = framed[:, start : start + rows].reshape(edges, signs, size) * radial[m].unsqueeze(1)
+            part = parts[m].reshape(edges, -1, size) * radial[m].unsqueeze(1)  # (edges, 2 signs of m or 1, degrees channels_in)
             even, odd = self.order_weights(m)
             mixed = part @ even
             if odd is not None:
                 crossed = part @ odd
                 mixed = mixed + torch.stack([crossed[:, 1], -crossed[:, 0]], 1)
-            messages.append(mixed.view(edges, rows, self.channels_out))
-            start += rows
+            messages.append(mixed.view(edges, -1, self.channels_out))
         return torch.bmm(rotation.transpose(1, 2), torch.cat(messages, 1))

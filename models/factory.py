@@ -1,0 +1,58 @@
+"""Config -> model: the one place that knows all networks by name.
+
+A config is a flat dict, ``{"name": "se3_transformer_nbody", "layers": 2, "channels": 16}``; keys that are left out take the defaults of the network's options
+class. ``model.config`` gives the complete dict back, so that a checkpoint can rebuild its model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+
+from torch import nn
+
+from models.nbody import NBodyOptions, SE3TransformerNBody
+
+MODELS = {"se3_transformer_nbody": (SE3TransformerNBody, NBodyOptions)}
+
+# set by the network from its inputs, not by the user
+_DERIVED = {"edge_scalars", "edge_vectors"}
+
+
+def model_options(name: str) -> dict[str, object]:
+    """Option names of the network ``name`` and their defaults. Raises ValueError for an unknown network."""
+    if name not in MODELS:
+        raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name!r}")
+    _, options = MODELS[name]
+    return {field.name: field.default for field in dataclasses.fields(options) if field.name not in _DERIVED}
+
+
+def build_model(config: dict) -> nn.Module:
+    """Build the network a config dict names.
+
+    Raises ValueError in one line for a missing or unknown name, an unknown key (with the nearest known one), a value of the wrong type, or a
+    value the network refuses.
+    """
+    if "name" not in config:
+        raise ValueError(f"model config has no 'name': add one of {', '.join(MODELS)}")
+    name = config["name"]
+    defaults = model_options(name)
+    chosen = {key: value for key, value in config.items() if key != "name"}
+    for key, value in chosen.items():
+        if key not in defaults:
+            near = difflib.get_close_matches(key, defaults, 1)
+            raise ValueError(f"unknown option {key!r} of model {name}" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(defaults)}"))
+        chosen[key] = _checked(key, value, defaults[key])
+    network, options = MODELS[name]
+    model = network(options(**chosen))
+    model.config = {"name": name, **defaults, **chosen}
+    return model
+
+
+def _checked(key: str, value, default):
+    """``value`` in the type of the option's default; integers pass as floats."""
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if default is not None and not (value is None and key == "relative_position") and type(value) is not type(default):
+        raise ValueError(f"model option {key} must be of type {type(default).__name__}, got {value!r}")
+    return value

@@ -1,0 +1,219 @@
+"""Laws of the training loop: resume = uninterrupted, accumulation = large batch, skipped steps, budgets, signals, kills."""
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from tests.train.toy import ToyTask, toy_trainer
+from train import checkpoint
+from train.run_folder import finish_run
+from train.session import Interrupted
+
+CLOCKS = {"cpu_minutes", "minutes"}
+
+
+def numbers(trainer):
+    """All that must not depend on interruptions."""
+    history = [{key: value for key, value in row.items() if key not in CLOCKS} for row in trainer.history]
+    return trainer.model.state_dict(), trainer.optimizer.state_dict()["state"], history
+
+
+def assert_same(one, two):
+    weights, moments, history = zip(numbers(one), numbers(two), strict=True)
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert all(torch.equal(moments[0][i][key], moments[1][i][key]) for i in moments[0] for key in moments[0][i])
+    assert history[0] == history[1]
+
+
+@pytest.mark.parametrize("options", [(), ("--ema-decay", "0.99", "--schedule", "plateau"), ("--accumulate", "2", "--optimizer", "adamw")])
+def test_two_epochs_and_two_more_are_four(tmp_path, options):
+    whole = toy_trainer(tmp_path / "whole", *options)
+    assert whole.fit()
+    assert not toy_trainer(tmp_path / "parts", *options, "--pause-after", "2").fit()
+    torch.rand(7)  # the state of the generators outside may not matter
+    rest = toy_trainer(tmp_path / "parts", "--resume")
+    assert rest.position.epoch == 2 and rest.options.epochs == 4
+    assert rest.fit()
+    assert_same(whole, rest)
+    if whole.averaged is not None:
+        assert all(torch.equal(a, b) for a, b in zip(whole.averaged.state_dict().values(), rest.averaged.state_dict().values(), strict=True))
+
+
+def test_a_signal_in_the_middle_of_an_epoch_loses_nothing(tmp_path):
+    class Stops(ToyTask):
+        def loss(self, model, batch):
+            value = super().loss(model, batch)
+            if self.calls == 8:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return value
+
+    whole = toy_trainer(tmp_path / "whole")
+    whole.fit()
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        toy_trainer(tmp_path / "parts", task=Stops()).fit()
+    rest = toy_trainer(tmp_path / "parts", "--resume")
+    assert (rest.position.epoch, rest.position.batch, rest.position.step) == (1, 3, 8)
+    rest.fit()
+    assert_same(whole, rest)
+
+
+def test_same_seed_same_numbers_and_other_seed_others(tmp_path):
+    one, two, other = (toy_trainer(tmp_path / name, "--seed", seed) for name, seed in (("a", "3"), ("b", "3"), ("c", "4")))
+    for trainer, seed in ((one, 3), (two, 3), (other, 4)):
+        torch.manual_seed(seed)
+        trainer.fit()
+    assert_same(one, two)
+    assert one.history[-1]["train_loss"] != other.history[-1]["train_loss"]
+
+
+def test_accumulated_batches_are_one_large_batch(tmp_path):
+    """Also where the last batch is smaller: 20 samples are 8 + 8 + 4."""
+    plain = dict(dropout=0.0, size=20)
+    large = toy_trainer(tmp_path / "large", "--batch-size", "20", "--epochs", "1", **plain)
+    small = toy_trainer(tmp_path / "small", "--batch-size", "8", "--accumulate", "3", "--epochs", "1", **plain)
+    large.fit(), small.fit()
+    assert small.position.step == large.position.step == 1
+    for a, b in zip(large.model.parameters(), small.model.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_a_non_finite_step_changes_nothing_and_is_counted(tmp_path):
+    task = ToyTask()
+    task.poison = frozenset({1})
+    trainer = toy_trainer(tmp_path, "--epochs", "1", "--batch-size", "40", task=task)
+    before = [weight.clone() for weight in trainer.model.parameters()]
+    trainer.fit()
+    assert trainer.position.skipped == 1 and trainer.position.step == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
+
+
+def test_a_non_finite_gradient_changes_nothing(tmp_path):
+    class Steep(ToyTask):
+        def loss(self, model, batch):
+            value, parts = super().loss(model, batch)
+            return value.detach() + (model(batch.x).sum() * 0).sqrt(), parts  # finite value, infinite slope
+
+    trainer = toy_trainer(tmp_path, "--epochs", "1", "--batch-size", "40", task=Steep())
+    before = [weight.clone() for weight in trainer.model.parameters()]
+    trainer.fit()
+    assert trainer.position.skipped == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
+
+
+def test_many_bad_steps_end_the_run_with_one_line(tmp_path):
+    task = ToyTask()
+    task.poison = frozenset(range(3, 100))
+    with pytest.raises(ValueError, match="4 steps in a row.*--max-bad-steps 4.*lower --lr"):
+        toy_trainer(tmp_path, "--max-bad-steps", "4", task=task).fit()
+
+
+def test_cpu_budget_ends_the_run_and_the_cosine(tmp_path):
+    trainer = toy_trainer(tmp_path, "--epochs", "100000", "--max-cpu-minutes", "0.004", "--min-lr", "1e-4", "--validate-every", "50")
+    trainer.fit()
+    assert trainer.ended_by() == "budget"
+    assert 0.24 / 60 <= trainer.position.cpu_seconds / 60 < 0.04
+    assert math.isclose(trainer.optimizer.param_groups[0]["lr"], 1e-4, rel_tol=0.05)
+
+
+def test_patience_stops_and_stays_stopped(tmp_path):
+    class Worse(ToyTask):
+        validations = 0
+
+        def selection(self, metrics):
+            self.validations += 1
+            return float(self.validations)
+
+    trainer = toy_trainer(tmp_path, "--epochs", "50", "--patience", "3", task=Worse())
+    trainer.fit()
+    assert trainer.ended_by() == "patience" and trainer.position.epoch == 4 and trainer.best["epoch"] == 1
+    again = toy_trainer(tmp_path, "--resume")
+    again.fit()
+    assert again.position.epoch == 4
+
+
+def test_the_best_checkpoint_is_the_best_validation_and_gives_its_error_again(tmp_path):
+    trainer = toy_trainer(tmp_path, "--epochs", "6", "--ema-decay", "0.9")
+    trainer.fit()
+    results = finish_run(trainer, trainer.val_loader)
+    assert trainer.best["selection"] == min(row["selection"] for row in trainer.history)
+    assert results["test"][0]["error"] == trainer.best["selection"]
+    assert json.loads((tmp_path / "results.json").read_text())["history"][0]["epoch"] == 1
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"learning_curve.png", "predictions.png", "errors.png"}
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_evaluation_uses_the_averaged_weights(tmp_path):
+    trainer = toy_trainer(tmp_path, "--epochs", "1", "--ema-decay", "0.9")
+    trainer.fit()
+    weights = checkpoint.evaluation_weights(checkpoint.read_checkpoint(tmp_path / checkpoint.BEST))
+    averaged = trainer.averaged.module.state_dict()
+    assert all(torch.equal(weights[key], averaged[key]) for key in averaged)
+    assert any(not torch.equal(weights[key], value) for key, value in trainer.model.state_dict().items())
+
+
+def test_a_used_run_folder_is_refused_unless_asked(tmp_path):
+    toy_trainer(tmp_path, "--epochs", "1").fit()
+    with pytest.raises(ValueError, match="already holds a run.*--resume.*--overwrite"):
+        toy_trainer(tmp_path)
+    assert not toy_trainer(tmp_path, "--overwrite").history
+    assert not (tmp_path / checkpoint.LAST).exists()
+
+
+def test_another_configuration_is_not_resumed(tmp_path):
+    toy_trainer(tmp_path, "--epochs", "1").fit()
+    with pytest.raises(ValueError, match=r"model.width is 8 there and 16 here"):
+        toy_trainer(tmp_path, "--resume", "--width", "16")
+
+
+def test_low_precision_is_refused_unless_the_model_allows_it(tmp_path):
+    with pytest.raises(ValueError, match="bfloat16 is not safe for Sequential.*float32"):
+        toy_trainer(tmp_path, "--precision", "bfloat16")
+    trainer = toy_trainer(tmp_path / "double", "--precision", "float64", "--epochs", "1")
+    trainer.fit()
+    assert next(trainer.model.parameters()).dtype == torch.float64
+
+
+def test_loader_processes_do_not_change_the_numbers(tmp_path):
+    from tests.train.toy import ToyData, ToySampler
+    from train.data_order import EpochLoader
+
+    state = torch.get_rng_state()
+    batches = [[batch.x for batch in EpochLoader(ToyData(), ToySampler(40, 8, 5), workers).epoch(2, first)] for workers, first in ((0, 0), (1, 0), (0, 3))]
+    assert all(torch.equal(a, b) for a, b in zip(batches[0], batches[1], strict=True))
+    assert len(batches[2]) == 2 and torch.equal(batches[2][0], batches[0][3])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_killed_run_leaves_a_good_checkpoint_and_goes_on_identically(tmp_path):
+    command = [sys.executable, "-m", "tests.train.toy", str(tmp_path / "killed"), "--checkpoint-every", "1", "--epochs", "60"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "killed" / checkpoint.LAST).exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.15)
+    process.kill()
+    process.wait()
+    rest = toy_trainer(tmp_path / "killed", "--resume", "--epochs", "60")
+    assert 0 < rest.position.step < 300, "the kill came too late to test anything"
+    rest.fit()
+    whole = toy_trainer(tmp_path / "whole", "--epochs", "60")
+    whole.fit()
+    assert_same(whole, rest)
+
+
+def test_an_interrupted_script_says_how_to_go_on_and_exits_130(tmp_path):
+    process = subprocess.Popen([sys.executable, "-m", "tests.train.toy", str(tmp_path), "--epochs", "100000", "--validate-every", "100"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / checkpoint.LAST).exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    message = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert message.startswith("SIGINT: saved") and "Traceback" not in message

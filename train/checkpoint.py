@@ -1,0 +1,122 @@
+"""Checkpoints: everything that a run needs to go on bit-identically, and that an evaluation needs to start from one file.
+
+A file holds plain numbers, strings, lists, dicts and tensors only, so it loads with ``weights_only=True``. It is written beside its final place,
+flushed and renamed: at any moment the name points to a whole checkpoint. Reading verifies the checksum of every record in the file.
+"""
+import platform
+import random
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from dataloader.files import atomic_write
+
+FORMAT = 1
+PACKAGES = ("torch", "dgl", "e3nn", "numpy", "farfield")
+LAST, BEST = "checkpoint_last.pt", "checkpoint_best.pt"
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of python and of the packages that decide the numbers."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def random_states(device: torch.device) -> dict:
+    """States of the generators of python, numpy, torch and the device."""
+    version, words, gauss = random.getstate()
+    kind, key, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - the global generator is what has a state to keep
+    states = {
+        "python": [version, list(words), gauss],
+        "numpy": [kind, torch.from_numpy(key.astype(np.int64)), int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def restore_random_states(states: dict, device: torch.device):
+    """Inverse of `random_states`."""
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(words), gauss))
+    kind, key, position, has_gauss, cached = states["numpy"]
+    np.random.set_state((kind, key.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    torch.set_rng_state(states["torch"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def save_checkpoint(path, content: dict):
+    """Write ``content`` (see `Trainer.state`) atomically to ``path``."""
+    with atomic_write(path) as temporary:
+        torch.save({"format": FORMAT, **content}, temporary)
+
+
+def read_checkpoint(path, device="cpu") -> dict:
+    """Content of a checkpoint.
+
+    Raises ``FileNotFoundError`` when there is none, ``ValueError`` when the file is damaged, foreign, or of another format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path} does not exist; give the {BEST} or {LAST} of a run folder")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise ValueError(f"record {damaged} has a wrong checksum")
+        content = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ValueError(f"checkpoint {path} is damaged or not a checkpoint ({reason}); use the other checkpoint of the run or train again") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"checkpoint {path} has format {found}, this version reads {FORMAT}; train again or use the version that wrote it")
+    return content
+
+
+def load_weights(model: nn.Module, weights: dict, path):
+    """Strict ``load_state_dict`` whose error is one line naming the first key that differs."""
+    own = model.state_dict()
+    mend = "build the model from the config inside the checkpoint, or train again"
+    for key in [*own, *weights]:
+        if key not in weights:
+            raise ValueError(f"checkpoint {path} is of another model: it has no weight {key!r}; {mend}")
+        if key not in own:
+            raise ValueError(f"checkpoint {path} is of another model: its weight {key!r} has no place here; {mend}")
+        if own[key].shape != weights[key].shape:
+            raise ValueError(
+                f"checkpoint {path} is of another model: weight {key!r} has shape {tuple(weights[key].shape)}, here {tuple(own[key].shape)}; {mend}"
+            )
+    model.load_state_dict(weights, strict=True)
+
+
+def evaluation_weights(content: dict) -> dict:
+    """The weights a checkpoint is judged by: the averaged ones when averaging was on, else the trained ones."""
+    if content["averaged"] is None:
+        return content["weights"]
+    return {key.removeprefix("module."): value for key, value in content["averaged"].items() if key != "n_averaged"}
+
+
+def check_same_run(path, saved: dict, wanted: dict, free: frozenset[str]):
+    """``ValueError`` naming the first key outside ``free`` in which the configuration ``wanted`` departs from the checkpoint's ``saved``."""
+    if saved["task"] != wanted["task"]:
+        raise ValueError(f"cannot resume {path}: it is a run of the task {saved['task']!r}, not {wanted['task']!r}; start another run with --run-dir")
+    for section in sorted((saved.keys() | wanted.keys()) - {"task"}):
+        old, new = saved.get(section, {}), wanted.get(section, {})
+        for key in sorted(old.keys() | new.keys()):
+            if key not in free and old.get(key) != new.get(key):
+                raise ValueError(
+                    f"cannot resume {path}: {section}.{key} is {old.get(key)!r} there and {new.get(key)!r} here; "
+                    f"leave it out, or start another run with --run-dir"
+                )

@@ -1,0 +1,48 @@
+"""Batches in an order that is a pure function of (seed, epoch), from any place inside an epoch: what makes an exact resume possible."""
+from collections.abc import Iterator
+from itertools import islice
+
+import torch
+from torch.utils.data import DataLoader
+
+
+class EpochLoader:
+    """A torch ``DataLoader`` over whole batches whose order is a pure function of (seed, epoch) and which can start inside an epoch.
+
+    Arguments
+        dataset  ``dataset[indices]`` -> batch
+        sampler  iterable of index lists with ``set_epoch(int)`` and ``len``
+        workers  loader processes (0: this process)
+        seed     seed of the workers' random numbers; the global generators are never touched
+    """
+
+    def __init__(self, dataset, sampler, workers: int = 0, seed: int = 0):
+        self.dataset, self.sampler, self.seed = dataset, sampler, seed
+        self._first = 0
+        self._generator = torch.Generator()
+        self._loader = DataLoader(dataset, sampler=self._Rest(self), batch_size=None, num_workers=workers, generator=self._generator)
+
+    class _Rest:
+        """The batches of the epoch that are still to come."""
+
+        def __init__(self, owner: "EpochLoader"):
+            self.owner = owner
+
+        def __iter__(self):
+            return islice(iter(self.owner.sampler), self.owner._first, None)
+
+        def __len__(self):
+            return len(self.owner.sampler) - self.owner._first
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def epoch(self, number: int, first: int = 0) -> Iterator:
+        """Batches ``first``, ``first + 1``, ... of epoch ``number``."""
+        self.sampler.set_epoch(number)
+        self._first = first
+        self._generator.manual_seed(self.seed * 1_000_003 + number)
+        return iter(self._loader)
+
+    def __iter__(self) -> Iterator:
+        return self.epoch(0)

@@ -1,0 +1,63 @@
+"""The test table of a run again, from its checkpoint alone.
+
+    python -m train.evaluate runs/nbody/checkpoint_best.pt
+    python -m train.evaluate runs/nbody/checkpoint_best.pt --data-path elsewhere --split val --json rows.json
+
+Model, protocol and data path come from the configuration inside the checkpoint; the averaged weights are used where averaging was on. The numbers are
+those of the run's ``results.json``.
+"""
+import argparse
+import importlib
+
+import torch
+from easydict import EasyDict
+
+from train import checkpoint, monitor
+from train.loop import evaluate_model
+from train.optimizers import PRECISIONS
+from train.options import find_device, run_script
+
+TASKS = {"nbody": "train.nbody_task"}  # task -> module with build_task, build_model_for, split_loader
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise ValueError(f"{message} (--help lists all options)")
+
+
+def evaluate_checkpoint(path, split: str = "test", data_path=None, device: torch.device | str = "cpu") -> list[dict]:
+    """Rows of the table of ``split``; ``data_path`` takes the place of the one in the checkpoint. Raises ``ValueError``/``FileNotFoundError``."""
+    device = torch.device(device)
+    content = checkpoint.read_checkpoint(path, device)
+    config = EasyDict(content["config"])
+    if config.task not in TASKS:
+        raise ValueError(f"checkpoint {path} is of the unknown task {config.task!r}; known: {', '.join(TASKS)}")
+    module = importlib.import_module(TASKS[config.task])
+    if data_path is not None:
+        config.data.data_path = str(data_path)
+    torch.set_num_threads(config.run.threads)
+    model = module.build_model_for(config)
+    checkpoint.load_weights(model, checkpoint.evaluation_weights(content), path)
+    task, precision = module.build_task(config), config.training.precision
+    loader = module.split_loader(config, split)
+    model = model.to(device=device, dtype=PRECISIONS[precision].dtype)
+    return task.table(evaluate_model(model, task, loader, device, precision))
+
+
+def main(argv: list[str] | None = None):
+    """Entry point of the command line."""
+    parser = _OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint_best.pt or checkpoint_last.pt of a run")
+    parser.add_argument("--data-path", help="folder of the data, if it has moved")
+    parser.add_argument("--split", choices=("train", "val", "test"), default="test")
+    parser.add_argument("--json", metavar="FILE", help="also write the rows to this file")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args(argv)
+    rows = evaluate_checkpoint(options.checkpoint, options.split, options.data_path, find_device(options.device))
+    monitor.RunLog()(f"{options.split} split, {options.checkpoint}\n{monitor.format_table(rows)}")
+    if options.json:
+        monitor.write_json(options.json, {"checkpoint": options.checkpoint, "split": options.split, "rows": rows})
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,308 @@
+"""The one training loop: steps, validation, selection of the best, checkpoints, budgets, signals.
+
+It knows nothing of any data set: a `Task` says what the loss, the metrics and the table are. One step is
+
+    g = sum over the accumulated batches of (samples of the batch / samples of the step) * grad loss;   g <- g min(1, clip / |g|);   optimiser
+
+A step with a non-finite loss or gradient changes no weight; it is counted, and too many in a row end the run. Everything that decides the
+next number (weights, averages, optimiser, schedule, position in the data order, random states) is in ``checkpoint_last.pt``; with the same seed,
+machine and thread count a continued run is bit-identical to an uninterrupted one. Only a CPU- or wall-minute budget brings the clock into the numbers.
+"""
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from train import checkpoint, monitor
+from train.data_order import EpochLoader
+from train.optimizers import PRECISIONS, SCHEDULES, averaged_model, build_optimizer
+from train.options import FREE_ON_RESUME, plain, saved_config
+from train.session import Interrupted, SignalWatch, cpu_seconds
+
+PICTURES = 4  # predictions-vs-targets pictures in tensorboard, evenly spaced over the run
+
+
+@dataclass
+class Evaluation:
+    """Result of one pass over a split: scalar ``metrics``, and ``pairs``: quantity -> (predictions, targets) for the pictures."""
+
+    metrics: dict[str, float]
+    pairs: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+
+
+class Task(ABC):
+    """What is learned. ``curves`` names the metrics of the learning curve, ``units`` the units of the predictions.
+
+    ``gradient_in_evaluation``: predictions are gradients (conservative forces), so evaluation may not switch autograd off.
+    """
+
+    curves: Sequence[str] = ()
+    units: Mapping[str, str] = {}
+    gradient_in_evaluation = False
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss (scalar, mean over the samples of the batch) and further scalars for the log."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, batches: Iterable) -> Evaluation:
+        """Metrics over all batches of a split, the last incomplete one included."""
+
+    @abstractmethod
+    def selection(self, metrics: Mapping[str, float]) -> float:
+        """The number by which the best checkpoint is chosen on the validation split; lower is better."""
+
+    @abstractmethod
+    def table(self, evaluation: Evaluation) -> list[dict]:
+        """Rows of the results table, baselines included."""
+
+    def baselines(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Level of a baseline for each of ``curves`` (dotted in the plot)."""
+        return {}
+
+    def samples(self, batch) -> int:
+        """Number of samples (graphs) in a batch."""
+        return batch.num_graphs
+
+
+def evaluate_model(model: nn.Module, task: Task, loader, device: torch.device, precision: str = "float32") -> Evaluation:
+    """``task.evaluate`` in evaluation mode, on ``device``, in the arithmetic ``precision``."""
+    arithmetic = PRECISIONS[precision]()
+    training = model.training
+    model.eval()
+    with torch.set_grad_enabled(task.gradient_in_evaluation), arithmetic.context(device):
+        result = task.evaluate(model, (batch.to(device=device, dtype=arithmetic.dtype) for batch in loader))
+    model.train(training)
+    return result
+
+
+@dataclass
+class Position:
+    """Where a run stands: finished epochs, batches done in the next one, steps, and the clocks over all sessions."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    skipped: int = 0
+    skipped_in_row: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)  # of this epoch: name -> sum over samples; "samples" -> their number
+
+
+class Trainer:
+    """Trains ``model`` on ``task`` as ``config.training`` says.
+
+    Arguments
+        model, task    what learns, and what
+        train, val     `EpochLoader`s
+        config         EasyDict with ``task``, ``run``, ``training`` and whatever else the task needs; stored in every checkpoint
+        folder         run folder, made by `run_folder.prepare_run_folder`
+        device         where the model computes
+        log            `monitor.RunLog`
+    """
+
+    def __init__(self, model: nn.Module, task: Task, train: EpochLoader, val: EpochLoader, config, folder: Path, device: torch.device, log):
+        self.options = config.training
+        self.task, self.train_loader, self.val_loader = task, train, val
+        self.config, self.folder, self.device, self.log = config, Path(folder), device, log
+        self.arithmetic = PRECISIONS[self.options.precision]()
+        self.arithmetic.check(model, device)
+        self.model = model.to(device=device, dtype=self.arithmetic.dtype)
+        self.averaged = averaged_model(self.model, self.options.ema_decay) if self.options.ema_decay > 0 else None
+        self.optimizer = build_optimizer(self.model, self.options)
+        self.schedule = SCHEDULES[self.options.schedule](self.optimizer, self.options)
+        self.position = Position()
+        self.history: list[dict] = []
+        self.best: dict | None = None
+        self.total_steps = self.options.epochs * math.ceil(len(train) / self.options.accumulate)
+        self._clock = (time.monotonic(), cpu_seconds())
+
+    def fit(self) -> bool:
+        """Train to the end of the plan; False if ``run.pause_after`` ended the session before. Raises `Interrupted` after a signal."""
+        self._clock = (time.monotonic(), cpu_seconds())
+        self.monitor = monitor.Monitor(self.folder, self.total_steps, self.position.step, self.config.run.progress)
+        first_epoch, pause = self.position.epoch, self.config.run.pause_after
+        try:
+            with SignalWatch() as self.signals:
+                while not self.ended_by():
+                    if pause and self.position.epoch - first_epoch >= pause:
+                        return False
+                    self._epoch()
+                    self._stop_if_signalled()
+        finally:
+            self.monitor.close()
+        return True
+
+    def ended_by(self) -> str | None:
+        """What has ended the run (``epochs``, ``budget``, ``patience``), or None while it goes on."""
+        stale = len(self.history) - self.best["validation"] if self.best else 0
+        if self.options.patience and stale >= self.options.patience:
+            return "patience"
+        if self.position.epoch >= self.options.epochs:
+            return "epochs"
+        return "budget" if self.progress() >= 1 else None
+
+    def progress(self) -> float:
+        """Fraction of the plan that is done: the largest of steps, CPU minutes and wall minutes."""
+        self._read_clocks()
+        parts = [self.position.step / self.total_steps]
+        if self.options.max_cpu_minutes:
+            parts.append(self.position.cpu_seconds / 60 / self.options.max_cpu_minutes)
+        if self.options.max_minutes:
+            parts.append(self.position.seconds / 60 / self.options.max_minutes)
+        return max(parts)
+
+    def _read_clocks(self):
+        now = (time.monotonic(), cpu_seconds())
+        self.position.seconds += now[0] - self._clock[0]
+        self.position.cpu_seconds += now[1] - self._clock[1]
+        self._clock = now
+
+    def _epoch(self):
+        position = self.position
+        self.model.train()
+        batches = self.train_loader.epoch(position.epoch, position.batch)
+        while group := list(islice(batches, self.options.accumulate)):
+            self._step([batch.to(device=self.device, dtype=self.arithmetic.dtype) for batch in group])
+            position.batch += len(group)
+            if self.options.checkpoint_every and position.step % self.options.checkpoint_every == 0:
+                self.save(checkpoint.LAST)
+            self._stop_if_signalled()
+            if self.progress() >= 1:
+                break
+        train_means = {name: value / position.sums["samples"] for name, value in position.sums.items() if name != "samples"} if position.sums else {}
+        position.epoch, position.batch, position.sums = position.epoch + 1, 0, {}
+        if position.epoch % self.options.validate_every == 0 or self.ended_by():
+            self._validate(train_means)
+        self.save(checkpoint.LAST)
+
+    def _step(self, group: list):
+        start = time.perf_counter()
+        rate = self.optimizer.param_groups[0]["lr"]
+        samples = [self.task.samples(batch) for batch in group]
+        scalars, finite = self._gradient(group, samples)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm) if finite else torch.tensor(math.nan)
+        if finite and bool(torch.isfinite(norm)):
+            self.optimizer.step()
+            if self.averaged is not None:
+                self.averaged.update_parameters(self.model)
+            self.position.skipped_in_row = 0
+            for name, value in {**scalars, "samples": 1.0}.items():
+                self.position.sums[name] = self.position.sums.get(name, 0.0) + value * sum(samples)
+        else:
+            self._skipped(scalars["loss"], rate)
+        self.optimizer.zero_grad()
+        self.position.step += 1
+        self.schedule.after_step(self.progress())
+        self.monitor.step(scalars["loss"], self.position.epoch)
+        if self.position.step % self.options.log_every == 0:
+            values = {f"train/{name}": value for name, value in scalars.items()}
+            values |= {"train/learning_rate": rate, "train/gradient_norm": float(norm), "train/seconds_per_step": time.perf_counter() - start}
+            self.monitor.scalars(values, self.position.step)
+
+    def _gradient(self, group: list, samples: list[int]) -> tuple[dict[str, float], bool]:
+        """Accumulate the gradient of the mean over all samples of the group; returns the logged means, and whether every loss was finite."""
+        scalars: dict[str, float] = {}
+        for batch, count in zip(group, samples, strict=True):
+            share = count / sum(samples)
+            with self.arithmetic.context(self.device):
+                loss, parts = self.task.loss(self.model, batch)
+            for name, value in {"loss": loss.detach(), **parts}.items():
+                scalars[name] = scalars.get(name, 0.0) + share * float(value)
+            if not math.isfinite(scalars["loss"]):
+                return scalars, False
+            (share * loss).backward()
+        return scalars, True
+
+    def _skipped(self, loss: float, rate: float):
+        self.position.skipped += 1
+        self.position.skipped_in_row += 1
+        if self.position.skipped_in_row >= self.options.max_bad_steps:
+            raise ValueError(
+                f"training diverged: {self.position.skipped_in_row} steps in a row with a non-finite loss or gradient (step {self.position.step}, "
+                f"loss {loss:.4g}, learning rate {rate:.3g}, limit --max-bad-steps {self.options.max_bad_steps}); lower --lr or --clip-norm"
+            )
+
+    def _validate(self, train_means: Mapping[str, float]):
+        evaluated = self.averaged.module if self.averaged is not None else self.model
+        result = evaluate_model(evaluated, self.task, self.val_loader, self.device, self.options.precision)
+        score = float(self.task.selection(result.metrics))
+        before, now = self.history[-1]["progress"] if self.history else 0.0, self.progress()
+        row = {
+            "epoch": self.position.epoch, "step": self.position.step, "cpu_minutes": self.position.cpu_seconds / 60,
+            "minutes": self.position.seconds / 60, "progress": now, "learning_rate": self.optimizer.param_groups[0]["lr"],
+            **{f"train_{name}": value for name, value in train_means.items()}, **result.metrics, "selection": score,
+        }
+        self.history.append(row)
+        better = math.isfinite(score) and (self.best is None or score < self.best["selection"])
+        if better:
+            self.best = {"validation": len(self.history), "epoch": self.position.epoch, "selection": score, "metrics": result.metrics}
+        self.schedule.after_validation(score)
+        if better:
+            self.save(checkpoint.BEST)  # before `last`: a kill in between repeats this validation instead of losing the best
+        self.monitor.scalars({f"validation/{name}": value for name, value in {**result.metrics, "selection": score}.items()}, self.position.step)
+        if result.pairs and math.floor(before * PICTURES) < math.floor(now * PICTURES):
+            self.monitor.picture(result.pairs, self.position.step)
+        shown = "  ".join(f"{name} {result.metrics[name]:.4g}" for name in self.task.curves)
+        self.log(f"epoch {row['epoch']:4d}  step {row['step']:6d}  cpu {row['cpu_minutes']:.2f} min  train {train_means.get('loss', math.nan):.4g}  "
+                 f"validation: {shown}  selection {score:.4g}{' *' if better else ''}")
+
+    def _stop_if_signalled(self):
+        if self.signals.stop is not None:
+            self.save(checkpoint.LAST)
+            raise Interrupted(f"{self.signals.stop}: saved {self.folder / checkpoint.LAST} at epoch {self.position.epoch}, batch {self.position.batch}")
+
+    def state(self) -> dict:
+        """Content of a checkpoint."""
+        self._read_clocks()
+        return {
+            "config": saved_config(self.config),
+            "weights": self.model.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "position": asdict(self.position),
+            "random": checkpoint.random_states(self.device),
+            "history": self.history,
+            "best": self.best,
+            "units": dict(self.task.units),
+            "versions": checkpoint.package_versions(),
+        }
+
+    def save(self, name: str):
+        """Write the checkpoint ``name`` of the run folder, atomically."""
+        checkpoint.save_checkpoint(self.folder / name, self.state())
+
+    def restore(self):
+        """Continue from ``checkpoint_last.pt``; ``ValueError`` if it belongs to another model or configuration."""
+        path = self.folder / checkpoint.LAST
+        content = checkpoint.read_checkpoint(path, self.device)
+        checkpoint.check_same_run(path, content["config"], plain(self.config), FREE_ON_RESUME)
+        checkpoint.load_weights(self.model, content["weights"], path)
+        if self.averaged is not None:
+            checkpoint.load_weights(self.averaged, content["averaged"], path)
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.schedule.load_state_dict(content["schedule"])
+        self.position = Position(**content["position"])
+        self.history, self.best = content["history"], content["best"]
+        checkpoint.restore_random_states({name: _on_cpu(state) for name, state in content["random"].items()}, self.device)
+        self.log(f"goes on from {path}: epoch {self.position.epoch}, batch {self.position.batch}, step {self.position.step}")
+        for name, version in checkpoint.package_versions().items():
+            if content["versions"].get(name) != version:
+                self.log(f"note: {name} was {content['versions'].get(name)} and is {version} now; the run may not continue bit-identically")
+        if content["config"]["run"]["threads"] != self.config.run.threads or content["config"]["training"]["epochs"] != self.options.epochs:
+            self.log("note: the number of threads or of planned epochs has changed; the run does not continue bit-identically")
+
+
+def _on_cpu(state):
+    if isinstance(state, Tensor):
+        return state.cpu()
+    return [_on_cpu(item) for item in state] if isinstance(state, list) else state

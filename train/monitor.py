@@ -1,0 +1,155 @@
+"""What a run shows while it trains and leaves behind: log, tensorboard, progress bar, plots, ``results.json``.
+
+Everything here only reads the training; nothing here can change its numbers.
+"""
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from dataloader.files import atomic_write
+
+MAX_POINTS = 20_000
+
+
+class RunLog:
+    """Lines for the reader: on the terminal (above the progress bar) and, if ``path`` is given, appended to a file."""
+
+    def __init__(self, path=None):
+        self.path = path
+
+    def __call__(self, text: str):
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+        if self.path is not None:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(text + "\n")
+
+
+class Monitor:
+    """Progress bar and tensorboard of one run.
+
+    Arguments
+        folder    run folder; tensorboard files go to ``folder/tensorboard``
+        total     planned optimiser steps
+        step      steps already done (tensorboard rows beyond it, left by a killed run, are dropped)
+        progress  show the bar
+    """
+
+    def __init__(self, folder: Path, total: int, step: int, progress: bool):
+        self.board = SummaryWriter(folder / "tensorboard", purge_step=step)
+        pause = 0.2 if sys.stderr.isatty() else 20.0
+        self.bar = tqdm(total=total, initial=step, unit="step", disable=not progress, mininterval=pause, dynamic_ncols=True)
+
+    def step(self, loss: float, epoch: int):
+        """Advance the bar."""
+        self.bar.update(1)
+        self.bar.set_postfix({"epoch": epoch, "loss": f"{loss:.4g}"}, refresh=False)
+
+    def scalars(self, values: Mapping[str, float], step: int):
+        """Rows of tensorboard."""
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+
+    def picture(self, pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], step: int):
+        """Predictions against targets, into tensorboard."""
+        self.board.add_figure("predictions vs targets", draw_pairs(pairs), step)
+
+    def close(self):
+        """Flush and let go of the files."""
+        self.bar.close()
+        self.board.close()
+
+
+def write_json(path, content):
+    """Write ``content`` atomically; numbers that json does not know (nan, inf) become null."""
+    with atomic_write(path) as temporary:
+        Path(temporary).write_text(json.dumps(_finite(content), indent=1) + "\n", encoding="utf-8")
+
+
+def _finite(value):
+    if isinstance(value, Mapping):
+        return {str(key): _finite(content) for key, content in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(content) for content in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def format_table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows of a table as aligned text; columns in the order of the first row."""
+    columns = list(rows[0])
+    cells = [columns] + [[_cell(row.get(column, "")) for column in columns] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    return "\n".join("  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True)))
+                     for line in cells)
+
+
+def _cell(value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def draw_pairs(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]):
+    """One panel per quantity: predictions over targets."""
+    figure, panels = _panels(len(pairs), (4.2 * len(pairs), 4))
+    for panel, (name, (prediction, target)) in zip(panels, pairs.items(), strict=True):
+        prediction, target = _thinned(prediction, target)
+        low, high = np.percentile(target, [0.1, 99.9]) if target.size else (0.0, 1.0)
+        panel.plot(target, prediction, ".", markersize=1.5, alpha=0.3, rasterized=True)
+        panel.plot([low, high], [low, high], "k-", linewidth=0.8)
+        margin = 0.05 * (high - low) or 1.0
+        panel.set(title=name, xlabel="target", ylabel="prediction", xlim=(low - margin, high + margin), ylim=(low - margin, high + margin))
+    return figure
+
+
+def draw_errors(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]):
+    """One panel per quantity: histogram of the absolute error on a log axis, with its median."""
+    figure, panels = _panels(len(pairs), (4.2 * len(pairs), 3.4))
+    for panel, (name, (prediction, target)) in zip(panels, pairs.items(), strict=True):
+        error = np.maximum(np.abs(np.ravel(prediction) - np.ravel(target)), 1e-12)
+        panel.hist(np.log10(error), bins=80)
+        panel.axvline(np.log10(np.median(error)), color="k", linewidth=0.8)
+        panel.set(title=f"{name}: median {np.median(error):.3g}", xlabel="log10 of the absolute error", ylabel="count")
+    return figure
+
+
+def draw_curves(history: Sequence[Mapping[str, float]], names: Sequence[str], references: Mapping[str, float]):
+    """Validation errors ``names`` against epoch and against CPU minutes (log axes); ``references``: name -> level of a baseline."""
+    figure, panels = _panels(2, (9, 3.8))
+    for panel, axis in zip(panels, ("epoch", "cpu_minutes"), strict=True):
+        for name in names:
+            points = [(row[axis], row[name]) for row in history if row.get(name, 0) > 0]
+            line = panel.plot(*zip(*points, strict=True), ".-", linewidth=1, label=name)[0] if points else None
+            if line is not None and references.get(name, 0) > 0:
+                panel.axhline(references[name], color=line.get_color(), linestyle=":", linewidth=1)
+        panel.set(xlabel=axis.replace("_", " "), yscale="log")
+        panel.set_xscale("log" if axis == "cpu_minutes" and any(row[axis] > 0 for row in history) else "linear")
+        panel.grid(True, which="both", linewidth=0.2)
+    panels[0].set_ylabel("validation error (dotted: baseline)")
+    panels[0].legend()
+    return figure
+
+
+def save_figure(path: Path, figure: Figure):
+    """Write a png atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=130)
+
+
+def _panels(count: int, size: tuple[float, float]):
+    figure = Figure(figsize=size, layout="constrained")  # without pyplot: a notebook that imports this keeps its own backend
+    return figure, figure.subplots(1, count, squeeze=False)[0]
+
+
+def _thinned(prediction: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    prediction, target = np.ravel(prediction), np.ravel(target)
+    stride = max(1, math.ceil(target.size / MAX_POINTS))
+    return prediction[::stride], target[::stride]

@@ -1,0 +1,163 @@
+"""The N-body task: displacement x and velocity change v of charged bodies, h frames ahead.
+
+Protocols (every one is reported beside the rows of its own windows, since their difficulty differs by a factor of three):
+
+| protocol | h (frames of 0.1) | windows for testing and selection | Linear x, v | constant x |
+|---|---|---|---|---|
+| p1000 | 10 | start frame 0 | 0.0711, 0.263 | 0.160 |
+| p500 | 5 | start frame int((49 - h) / S * index), spread over the simulation | 0.0256, 0.250 | 0.0675 |
+
+Linear: the body flies on with its velocity (x = 0.1 h v_t, v = 0). Constant: nothing moves (x = 0, v = 0).
+Error of a window: squared error averaged over its bodies and components; a split's error is the mean over *all* its windows. A few close encounters
+dominate that mean, so the table adds its standard error, the median over windows, and the mean without the 5 % largest window errors.
+Selection: x / x_linear + v / v_linear on the validation split.
+"""
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dataloader.nbody import NBodyDataset, WindowBatchSampler
+from models.factory import build_model
+from train.data_order import EpochLoader
+from train.loop import Evaluation, Task
+from train.losses import WeightedLoss
+from train.options import plain
+
+FRAME_TIME = 0.1
+TRIMMED = 0.05  # share of the windows, those with the largest errors, that the trimmed mean leaves out
+QUANTITIES = {"x": "displacement", "v": "velocity_change"}
+TRAIN_STARTS = ("first", "spread", "all")
+EVALUATION_BATCH = 250
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """``horizon`` in frames; ``starts``: windows of the test and validation splits; ``train_starts``: default windows for training."""
+
+    horizon: int
+    starts: str
+    train_starts: str
+
+
+PROTOCOLS = {"p1000": Protocol(10, "first", "all"), "p500": Protocol(5, "spread", "all")}
+
+
+def window_statistics(errors: np.ndarray) -> dict[str, float]:
+    """Mean, standard error of the mean, median, and mean without the largest 5 % of the window errors (windows,)."""
+    kept = np.sort(errors)[: max(1, errors.size - int(TRIMMED * errors.size))]
+    stderr = errors.std(ddof=1) / np.sqrt(errors.size) if errors.size > 1 else 0.0
+    return {"": float(errors.mean()), "_stderr": float(stderr), "_median": float(np.median(errors)), "_trimmed": float(kept.mean())}
+
+
+def window_errors(residual: Tensor, graph_of_node: Tensor, num_graphs: int) -> np.ndarray:
+    """Squared error (nodes, 3) averaged over the nodes and components of each graph -> (graphs,) float64."""
+    graph_of_node = graph_of_node.to(residual.device)
+    per_node = residual.double().square().mean(-1)
+    total = per_node.new_zeros(num_graphs).index_add_(0, graph_of_node, per_node)
+    return (total / torch.bincount(graph_of_node, minlength=num_graphs)).cpu().numpy()
+
+
+class NBodyTask(Task):
+    """Loss, metrics and table of the N-body experiment.
+
+    Arguments
+        horizon          frames ahead
+        loss             `WeightedLoss` over displacement and velocity_change
+        waypoint_weight  weight of the same loss, averaged over the waypoints on the way (0: targets only)
+    """
+
+    curves = ("x", "v")
+    units = {"displacement": "length of the simulation", "velocity_change": "length per time of the simulation"}
+
+    def __init__(self, horizon: int, loss: WeightedLoss | None = None, waypoint_weight: float = 0.0):
+        self.time = FRAME_TIME * horizon
+        self.objective = loss or WeightedLoss("mse", dict.fromkeys(QUANTITIES.values(), 1.0))
+        self.waypoint_weight = waypoint_weight
+
+    def loss(self, model: nn.Module, batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss at the end of the window, plus ``waypoint_weight`` times the mean loss at the waypoints."""
+        prediction = model(batch)
+        total, parts = self.objective(prediction, batch.labels)
+        if self.waypoint_weight > 0:
+            if "waypoints" not in prediction:
+                raise ValueError(f"{type(model).__name__} predicts no waypoints; set --waypoints 0, or a model option that makes it predict them")
+            on_the_way, _ = self.objective(_split_waypoints(prediction["waypoints"]), _split_waypoints(batch.labels["waypoints"]))
+            total = total + self.waypoint_weight * on_the_way
+            parts["waypoints"] = on_the_way.detach()
+        return total, parts
+
+    def evaluate(self, model: nn.Module, batches: Iterable) -> Evaluation:
+        """Statistics over all windows, of the model and of the Linear and constant rows."""
+        errors: dict[str, list] = {}
+        pairs: dict[str, list] = {name: [] for name in QUANTITIES.values()}
+        for batch in batches:
+            prediction = model(batch)
+            linear = {"displacement": self.time * batch.node_features["velocities"], "velocity_change": 0.0}
+            for short, name in QUANTITIES.items():
+                target = batch.labels[name]
+                for prefix, guess in (("", prediction[name]), ("linear_", linear[name]), ("constant_", 0.0)):
+                    error = window_errors(guess - target, batch.graph.graph_of_node, batch.num_graphs)
+                    errors.setdefault(prefix + short, []).append(error)
+                pairs[name].append((prediction[name].float().cpu().numpy(), target.float().cpu().numpy()))
+        metrics = {}
+        for name, chunks in errors.items():
+            metrics |= {name + suffix: value for suffix, value in window_statistics(np.concatenate(chunks)).items()}
+        joined = {name: tuple(np.concatenate(side) for side in zip(*chunks, strict=True)) for name, chunks in pairs.items()}
+        return Evaluation(metrics, joined)
+
+    def selection(self, metrics: Mapping[str, float]) -> float:
+        """x / x_linear + v / v_linear."""
+        return sum(metrics[name] / metrics[f"linear_{name}"] for name in QUANTITIES)
+
+    def baselines(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The Linear row."""
+        return {name: metrics[f"linear_{name}"] for name in QUANTITIES}
+
+    def table(self, evaluation: Evaluation) -> list[dict]:
+        """Rows model, Linear, constant: mean, standard error, median and trimmed mean of x and v."""
+        rows = []
+        for label, prefix in (("model", ""), ("Linear", "linear_"), ("constant", "constant_")):
+            row: dict[str, object] = {"row": label}
+            for name in QUANTITIES:
+                row |= {f"{name}{suffix or '_mean'}": evaluation.metrics[prefix + name + suffix] for suffix in ("", "_stderr", "_median", "_trimmed")}
+            rows.append(row)
+        return rows
+
+
+def _split_waypoints(waypoints: Tensor) -> dict[str, Tensor]:
+    return {"displacement": waypoints[..., :3], "velocity_change": waypoints[..., 3:]}
+
+
+def build_task(config) -> NBodyTask:
+    """The task of ``config.data`` and ``config.loss``."""
+    weights = {"displacement": config.loss.weight_displacement, "velocity_change": config.loss.weight_velocity}
+    objective = WeightedLoss(config.loss.loss, weights, config.loss.loss_scale)
+    return NBodyTask(PROTOCOLS[config.data.protocol].horizon, objective, config.loss.waypoint_weight if config.data.waypoints else 0.0)
+
+
+def build_model_for(config) -> nn.Module:
+    """The model of ``config.model`` with the horizon of the protocol."""
+    return build_model({**plain(config.model), "horizon": FRAME_TIME * PROTOCOLS[config.data.protocol].horizon})
+
+
+def split_loader(config, split: str, training: bool = False) -> EpochLoader:
+    """Batches of a split: shuffled training windows, or all evaluation windows of the protocol in order."""
+    protocol = PROTOCOLS[config.data.protocol]
+    starts = config.data.train_starts if training else protocol.starts
+    dataset = NBodyDataset(config.data.data_path, split, protocol.horizon, starts, waypoints=waypoints_of(config) if training else 0)
+    batch_size = config.training.batch_size if training else EVALUATION_BATCH
+    sampler = WindowBatchSampler(dataset, batch_size, seed=config.run.seed, shuffle=training)
+    return EpochLoader(dataset, sampler, config.run.workers if training else 0, config.run.seed)
+
+
+def waypoints_of(config) -> int:
+    """Labels on the way: one for every update of the model when they are supervised, else none."""
+    if config.loss.waypoint_weight == 0:
+        return 0
+    updates, horizon = config.model.updates, PROTOCOLS[config.data.protocol].horizon
+    if horizon % updates:
+        raise ValueError(f"--updates must divide the {horizon} frames of {config.data.protocol} to be supervised, got {updates}; or give --waypoint-weight 0")
+    return updates

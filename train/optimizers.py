@@ -1,0 +1,163 @@
+"""Optimisers, learning-rate schedules, weight averaging and arithmetic, by name.
+
+The learning rate is a pure function of the step and of the *progress* p in [0, 1] of the planned run
+(p = largest of steps done / steps planned, CPU minutes used / allowed, wall minutes used / allowed), both of which a checkpoint holds:
+
+    lr(step, p) = lr_max * min(1, (step + 1) / warmup) * shape(p),        shape(p) = m + (1 - m) (1 + cos(pi p)) / 2   for ``cosine``
+
+with m = lr_min / lr_max; ``constant`` has shape 1. ``plateau`` halves the rate when the validation stops improving.
+Averaged weights follow  w_avg <- d w_avg + (1 - d) w  with d = min(decay, (1 + n) / (10 + n)) at step n, so that the early average forgets
+the initial weights as fast as training leaves them.
+"""
+import math
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+OPTIMIZERS = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "radam": torch.optim.RAdam,
+    "nadam": torch.optim.NAdam,
+}
+
+
+def build_optimizer(model: nn.Module, options) -> torch.optim.Optimizer:
+    """The optimiser ``options.optimizer`` over all trainable weights; weight decay acts on matrices only (not on biases, scales, norms)."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    if not weights:
+        raise ValueError("the model has no trainable weights")
+    groups = [
+        {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return OPTIMIZERS[options.optimizer]([group for group in groups if group["params"]], lr=options.lr, betas=(0.9, options.beta2))
+
+
+class ProgressSchedule:
+    """Learning rate from step and progress by a shape function; torch's ``LambdaLR`` does the bookkeeping."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, options):
+        self.progress = 0.0
+        self.floor = min(1.0, options.min_lr / options.lr)
+        self.warmup = options.warmup_steps
+        self.scheduler = LambdaLR(optimizer, self._factor)
+
+    def _factor(self, step: int) -> float:
+        return min(1.0, (step + 1) / max(1, self.warmup)) * self.shape(self.progress)
+
+    def shape(self, progress: float) -> float:
+        """Factor of the largest learning rate at ``progress`` in [0, 1]."""
+        return 1.0
+
+    def after_step(self, progress: float):
+        """Set the rate of the next step."""
+        self.progress = min(1.0, progress)
+        self.scheduler.step()
+
+    def after_validation(self, metric: float):
+        """Nothing: the rate depends on step and progress alone."""
+
+    def state_dict(self) -> dict:
+        """All that the schedule remembers."""
+        return {"progress": self.progress, "scheduler": self.scheduler.state_dict()}
+
+    def load_state_dict(self, state: dict):
+        """Continue from ``state``."""
+        self.progress = state["progress"]
+        self.scheduler.load_state_dict(state["scheduler"])
+
+
+class CosineSchedule(ProgressSchedule):
+    """Half a cosine from the largest to the smallest rate."""
+
+    def shape(self, progress: float) -> float:
+        """m + (1 - m)(1 + cos(pi p)) / 2."""
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class PlateauSchedule:
+    """Linear warm-up, then half the rate after ``plateau_patience`` validations without a better one."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, options):
+        self.optimizer, self.largest, self.warmup = optimizer, options.lr, options.warmup_steps
+        self.steps = 0
+        self.scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=options.plateau_patience, min_lr=options.min_lr)
+        self._warm()
+
+    def _warm(self):
+        if self.steps < self.warmup:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.largest * (self.steps + 1) / self.warmup
+
+    def after_step(self, progress: float):
+        """Count the step; during the warm-up, raise the rate."""
+        self.steps += 1
+        self._warm()
+
+    def after_validation(self, metric: float):
+        """Hand the metric to torch's ``ReduceLROnPlateau``."""
+        if self.steps >= self.warmup:
+            self.scheduler.step(metric)
+
+    def state_dict(self) -> dict:
+        """All that the schedule remembers."""
+        return {"steps": self.steps, "scheduler": self.scheduler.state_dict()}
+
+    def load_state_dict(self, state: dict):
+        """Continue from ``state``."""
+        self.steps = state["steps"]
+        self.scheduler.load_state_dict(state["scheduler"])
+
+
+SCHEDULES = {"constant": ProgressSchedule, "cosine": CosineSchedule, "plateau": PlateauSchedule}
+
+
+def averaged_model(model: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of the weights, with the warm-up of the decay given above; buffers are copied, not averaged."""
+
+    def update(averaged, current, count):
+        steps = int(count)
+        get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(averaged, current, count)
+
+    return AveragedModel(model, multi_avg_fn=update)
+
+
+class Arithmetic:
+    """Number type of weights and batches, and the autocast context of the forward pass."""
+
+    dtype = torch.float32
+
+    def check(self, model: nn.Module, device: torch.device):
+        """Raise ``ValueError`` where this arithmetic is not safe."""
+
+    def context(self, device: torch.device) -> AbstractContextManager:
+        """Context of the forward pass."""
+        return nullcontext()
+
+
+class Double(Arithmetic):
+    """Everything in float64."""
+
+    dtype = torch.float64
+
+
+class Bfloat16(Arithmetic):
+    """bfloat16 autocast over float32 weights; only for models that say ``mixed_precision_safe = True`` on devices that compute in bfloat16."""
+
+    def check(self, model: nn.Module, device: torch.device):
+        """The model must declare that it keeps geometry and reductions in float32, the device that it knows bfloat16."""
+        if not getattr(model, "mixed_precision_safe", False):
+            raise ValueError(f"--precision bfloat16 is not safe for {type(model).__name__} (its geometry needs float32); give --precision float32")
+        if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+            raise ValueError(f"--precision bfloat16: {torch.cuda.get_device_name(device)} does not compute in it; give --precision float32")
+
+    def context(self, device: torch.device) -> AbstractContextManager:
+        """Autocast on ``device``."""
+        return torch.autocast(device.type, torch.bfloat16)
+
+
+PRECISIONS = {"float32": Arithmetic, "float64": Double, "bfloat16": Bfloat16}

@@ -1,0 +1,279 @@
+"""Command lines of the training scripts: argparse sections, ``--config file.yaml``, and one EasyDict that is saved with the run.
+
+Every option belongs to a section (``run``, ``data``, ``model``, ``loss``, ``training``) and is found again as ``config.<section>.<key>``.
+A value is taken from the first of these places that names it:
+
+    explicit argument  >  --config file.yaml (or the run that --resume continues)  >  preset (e.g. of a protocol)  >  default
+
+A yaml file holds sections (``training: {lr: 0.001}``) or bare option names (``lr: 0.001``); the ``config.yaml`` of any run is such a file.
+Errors of the user are ``ValueError`` or ``OSError`` with a one-line message: `run_script` prints it and leaves with exit code 2.
+"""
+import argparse
+import dataclasses
+import difflib
+import os
+import random
+import signal
+import sys
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from easydict import EasyDict
+
+from train.session import Interrupted
+
+FREE_ON_RESUME = frozenset({  # what a continued run may change: none of these touches the numbers of a step (a new length moves the schedule)
+    "run_dir", "resume", "overwrite", "seeds", "device", "threads", "workers", "pause_after", "progress", "data_path", "epochs", "max_cpu_minutes",
+    "max_minutes", "patience", "validate_every", "checkpoint_every", "log_every", "max_bad_steps",
+})
+SESSION_ONLY = {"resume": False, "overwrite": False, "pause_after": None}
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT  # 130
+UNSET = object()
+
+
+class Section:
+    """One group of options; ``add`` declares an option with its limits, which hold for the command line and for yaml alike."""
+
+    def __init__(self, name: str, group):
+        self.name, self.group = name, group
+        self.actions: dict[str, argparse.Action] = {}
+
+    def add_fields(self, options_class: type, skip: Sequence[str] = ()):
+        """One option for every field of the dataclass ``options_class``, with its type and default; the class checks the values."""
+        hints = typing.get_type_hints(options_class)
+        for field in dataclasses.fields(options_class):
+            if field.name not in skip:
+                kinds = typing.get_args(hints[field.name]) or (hints[field.name],)
+                self.add("--" + field.name.replace("_", "-"), kinds[0], field.default, optional=type(None) in kinds, help=field.name.replace("_", " "))
+
+    def add(self, flag: str, kind: type = str, default=None, *, key: str | None = None, low=None, above=None, high=None, below=None,
+            choices=None, optional: bool = False, help: str = ""):
+        """Declare ``flag``; ``key`` is its name in the configuration (default: the flag with underscores).
+
+        ``low <= value <= high`` and ``above < value < below`` are checked; ``kind=bool`` makes a ``--flag / --no-flag`` pair;
+        ``optional`` (or a default of None) lets the word ``none`` stand for None.
+        """
+        key = key or flag.lstrip("-").replace("-", "_")
+        if kind is bool:
+            action = self.group.add_argument(flag, dest=key, default=default, action=argparse.BooleanOptionalAction, help=help)
+        else:
+            read = _reader(flag, kind, default, low, above, high, below, choices, optional or default is None)
+            shown = help + ("" if default is None else f" (default {default})")
+            metavar = "{" + ",".join(choices) + "}" if choices else kind.__name__.upper()
+            action = self.group.add_argument(flag, dest=key, default=default, type=read, metavar=metavar, help=shown)
+        self.actions[key] = action
+
+
+def _reader(flag, kind, default, low, above, high, below, choices, optional) -> Callable[[str], object]:
+    """A function text -> value that raises ``ArgumentTypeError`` with the value, the limit and the mend."""
+    mend = f"leave {flag} out for the default {default}" if default is not None else f"leave {flag} out"
+    rules = [
+        (low, lambda value: value >= low, ">="), (above, lambda value: value > above, ">"),
+        (high, lambda value: value <= high, "<="), (below, lambda value: value < below, "<"),
+    ]
+
+    def read(text):
+        if optional and text.lower() == "none":
+            return None
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be {_ARTICLE.get(kind, kind.__name__)}, got {text!r}; {mend}") from None
+        for limit, holds, sign in rules:
+            if limit is not None and not holds(value):
+                raise argparse.ArgumentTypeError(f"must be {sign} {limit}, got {value}; {mend}")
+        if choices and value not in choices:
+            near = difflib.get_close_matches(str(value), choices, 1)
+            guess = f"did you mean {near[0]!r}? " if near else ""
+            raise argparse.ArgumentTypeError(f"must be one of {', '.join(choices)}, got {value!r}; {guess or mend}".rstrip())
+        return value
+
+    return read
+
+
+_ARTICLE = {int: "a whole number", float: "a number", str: "text"}
+
+
+class OptionParser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` whose options live in sections and whose errors are one line (``ValueError``)."""
+
+    def __init__(self, task: str, description: str):
+        self.task = task
+        super().__init__(description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.sections: dict[str, Section] = {}
+
+    def section(self, name: str, title: str) -> Section:
+        """Make (or find) the section ``name``."""
+        if name not in self.sections:
+            self.sections[name] = Section(name, self.add_argument_group(f"{name}: {title}"))
+        return self.sections[name]
+
+    def error(self, message: str):
+        raise ValueError(f"{message.removeprefix('argument ')} (--help lists all options)")
+
+    def parse_config(self, argv=None, presets: Callable[[dict], dict] | None = None) -> EasyDict:
+        """Read the command line into ``config.<section>.<key>``.
+
+        ``presets(values) -> {key: value}`` sees the flat values and returns better defaults for options that nobody named.
+        With ``run.resume`` set the ``config.yaml`` of the run folder stands in the place of ``--config``.
+        """
+        actions = {key: action for section in self.sections.values() for key, action in section.actions.items()}
+        self.actions_of_key = actions
+        unset = argparse.Namespace(config=None, **dict.fromkeys(actions, UNSET))
+        given = {key: value for key, value in vars(self.parse_args(argv, unset)).items() if value is not UNSET}
+        defaults = {key: action.default for key, action in actions.items()}
+        chosen = {}
+        source = given.pop("config")
+        if given.get("resume"):
+            chosen = self.read_yaml(Path(given.get("run_dir", defaults.get("run_dir"))) / "config.yaml", resumed=True)
+        if source:
+            chosen |= self.read_yaml(source)
+        chosen |= given
+        values = defaults | (presets(defaults | chosen) if presets else {}) | chosen
+        sections = {name: {key: values[key] for key in section.actions} for name, section in self.sections.items()}
+        config = EasyDict(task=self.task, **sections)
+        return config
+
+    def read_yaml(self, path, resumed: bool = False) -> dict:
+        """Flat values of a yaml file; unknown keys and values outside the limits are errors that quote the file."""
+        path = Path(path)
+        if not path.is_file():
+            mend = "there is no run to resume; start it without --resume" if resumed else "give an existing yaml file to --config"
+            raise FileNotFoundError(f"{path} does not exist: {mend}")
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not readable as yaml: {error}") from None
+        if not isinstance(content, Mapping):
+            raise ValueError(f"{path} must hold option names with values, got {type(content).__name__}")
+        flat = {}
+        task = content.pop("task", self.task)
+        if task != self.task:
+            raise ValueError(f"{path} configures the task {task!r}, this script trains {self.task!r}; use the script train_{task}")
+        for key, value in content.items():
+            entries = value.items() if key in self.sections and isinstance(value, Mapping) else [(key, value)]
+            flat |= {entry: self._checked(path, entry, content) for entry, content in entries}
+        return flat
+
+    def _checked(self, path: Path, key: str, value):
+        action = self.actions_of_key.get(key)
+        if action is None:
+            near = difflib.get_close_matches(str(key), [*self.actions_of_key, *self.sections], 1)
+            raise ValueError(f"{path}: unknown option {key!r}; " + (f"did you mean {near[0]!r}?" if near else "--help lists all options"))
+        if isinstance(action, argparse.BooleanOptionalAction):
+            if not isinstance(value, bool):
+                raise ValueError(f"{path}: {key} must be true or false, got {value!r}")
+            return value
+        try:
+            return action.type(value if isinstance(value, str) else repr(value))
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"{path}: {key} {error}") from None
+
+
+def add_config_option(parser: OptionParser):
+    """``--config``: the one option that is not itself part of a configuration."""
+    parser.add_argument("--config", metavar="FILE", help="yaml file with options (explicit arguments win over it)")
+
+
+def add_run_options(parser: OptionParser, run_dir: str):
+    """Where the run lives, which machine it uses, how it continues."""
+    add_config_option(parser)
+    run = parser.section("run", "where the run lives and what it uses")
+    run.add("--run-dir", str, run_dir, help="folder of the run: checkpoints, tensorboard, plots, results")
+    run.add("--resume", bool, False, help="go on from checkpoint_last.pt, bit-identically")
+    run.add("--overwrite", bool, False, help="throw away the run in the folder")
+    run.add("--seed", int, 0, low=0, high=2**31 - 1, help="seed of weights and data order")
+    run.add("--seeds", int, 1, low=1, high=1000, help="train this many seeds one after the other and print mean +- std")
+    run.add("--device", str, "cpu", help="cpu, cuda, cuda:1, ...")
+    run.add("--threads", int, 1, low=1, high=4096, help="torch threads")
+    run.add("--workers", int, 0, low=0, high=256, help="processes that load data (0: the training process itself)")
+    run.add("--pause-after", int, None, low=1, help="stop after this many more epochs of the planned run, as an interrupt would")
+    run.add("--progress", bool, True, help="progress bar")
+
+
+def add_training_options(parser: OptionParser, optimizers, schedules, precisions):
+    """Length, optimiser, schedule, averaging and bookkeeping of the training; the three arguments are registries."""
+    training = parser.section("training", "length, optimiser, schedule")
+    add = training.add
+    add("--epochs", int, 100, low=1, help="planned passes over the training data")
+    add("--max-cpu-minutes", float, None, above=0, help="stop when the process has used this much CPU time")
+    add("--max-minutes", float, None, above=0, help="stop after this much wall time")
+    add("--batch-size", int, 128, low=1, help="graphs in a batch")
+    add("--accumulate", int, 1, low=1, help="batches whose gradients make one step")
+    add("--optimizer", str, "adam", choices=list(optimizers), help="optimiser")
+    add("--lr", float, 1e-3, above=0, help="largest learning rate")
+    add("--weight-decay", float, 0.0, low=0, help="weight decay")
+    add("--beta2", float, 0.999, low=0, below=1, help="memory of the squared gradients")
+    add("--schedule", str, "cosine", choices=list(schedules), help="learning rate over the run")
+    add("--warmup-steps", int, 100, low=0, help="steps of linear warm-up")
+    add("--min-lr", float, 1e-5, low=0, help="learning rate at the end")
+    add("--plateau-patience", int, 10, low=1, help="plateau schedule: validations without progress before the rate halves")
+    add("--clip-norm", float, 1.0, above=0, help="largest gradient norm; inf for none")
+    add("--ema-decay", float, 0.0, low=0, below=1, help="averaging of the weights for evaluation; 0 for none")
+    add("--precision", str, "float32", choices=list(precisions), help="arithmetic")
+    add("--patience", int, None, low=1, help="stop after this many validations without a better one")
+    add("--validate-every", int, 1, low=1, help="epochs between validations")
+    add("--checkpoint-every", int, None, low=1, help="also write checkpoint_last.pt every this many steps")
+    add("--log-every", int, 10, low=1, help="steps between tensorboard rows")
+    add("--max-bad-steps", int, 10, low=1, help="non-finite steps in a row before giving up")
+
+
+def prepare_process(config: EasyDict) -> torch.device:
+    """Set threads and every random generator from ``config.run``; returns the device, or raises ``ValueError`` if it is not there."""
+    torch.set_num_threads(config.run.threads)
+    random.seed(config.run.seed)
+    np.random.seed(config.run.seed)  # noqa: NPY002 - libraries that draw from the global generator follow the seed too
+    torch.manual_seed(config.run.seed)
+    return find_device(config.run.device)
+
+
+def find_device(name: str) -> torch.device:
+    """``torch.device(name)`` if this machine has it, else ``ValueError``."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0].split(". ")[0][:120]
+        raise ValueError(f"--device {name}: not usable here ({reason}); give --device cpu") from None
+    return device
+
+
+def plain(value):
+    """Nested EasyDicts as plain dicts and lists, fit for yaml, json and ``torch.load(weights_only=True)``."""
+    if isinstance(value, Mapping):
+        return {key: plain(content) for key, content in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(content) for content in value]
+    return value
+
+
+def saved_config(config: EasyDict) -> dict:
+    """The configuration as it is stored with a run: plain, without the options of one session (resume, overwrite, pause)."""
+    content = plain(config)
+    content["run"] |= SESSION_ONLY
+    return content
+
+
+def run_script(main: Callable[[], None]):
+    """Run ``main``: user errors become one line on stderr and exit code 2, an interrupted training exit code 130.
+
+    ``FARFIELD_TRACEBACK=1`` in the environment shows the whole traceback instead.
+    """
+    try:
+        main()
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except (ValueError, OSError) as error:
+        if os.environ.get("FARFIELD_TRACEBACK"):
+            raise
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)

@@ -1,0 +1,89 @@
+"""The folder of a run: made or refused at the start, filled with the configuration, and at the end with test table, plots and ``results.json``."""
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+
+from dataloader.files import atomic_write
+from train import checkpoint, monitor
+from train.loop import Trainer, evaluate_model
+from train.options import saved_config
+
+RUN_FILES = ("config.yaml", checkpoint.LAST, checkpoint.BEST, "results.json", "log.txt", "tensorboard", "plots")
+
+
+def prepare_run_folder(folder: Path, resume: bool, overwrite: bool):
+    """Make ``folder``, or refuse (``ValueError``) one that holds a run unless it is resumed or overwritten."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"run folder {folder} is a file; give another --run-dir")
+    found = [name for name in RUN_FILES if (folder / name).exists()]
+    if found and not resume and not overwrite:
+        raise ValueError(f"run folder {folder} already holds a run ({found[0]}); add --resume to go on, --overwrite to replace it, or another --run-dir")
+    for name in found if overwrite else ():
+        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def save_config(folder: Path, config):
+    """``config.yaml`` of a run: what ``--config`` reads; options of one session (resume, overwrite, pause) are not part of it."""
+    with atomic_write(folder / "config.yaml") as temporary:
+        Path(temporary).write_text(yaml.safe_dump(saved_config(config), sort_keys=False), encoding="utf-8")
+
+
+def finish_run(trainer: Trainer, test_loader) -> dict:
+    """Evaluate the best checkpoint on the test split; write ``results.json`` and ``plots/``, print the table; returns the results."""
+    path = trainer.folder / checkpoint.BEST
+    if trainer.best is None:
+        raise ValueError(f"no validation of {trainer.folder} gave a finite error, so there is no best checkpoint; lower --lr and train again")
+    checkpoint.load_weights(trainer.model, checkpoint.evaluation_weights(checkpoint.read_checkpoint(path, trainer.device)), path)
+    result = evaluate_model(trainer.model, trainer.task, test_loader, trainer.device, trainer.options.precision)
+    rows = trainer.task.table(result)
+    results = {
+        "test": rows,
+        "best": trainer.best,
+        "ended_by": trainer.ended_by(),
+        "parameters": sum(weight.numel() for weight in trainer.model.parameters()),
+        "seconds": trainer.position.seconds,
+        "cpu_minutes": trainer.position.cpu_seconds / 60,
+        "steps": trainer.position.step,
+        "skipped_steps": trainer.position.skipped,
+        "threads": torch.get_num_threads(),
+        "device": str(trainer.device),
+        "versions": checkpoint.package_versions(),
+        "units": dict(trainer.task.units),
+        "config": saved_config(trainer.config),
+        "history": trainer.history,
+    }
+    monitor.write_json(trainer.folder / "results.json", results)
+    plots = trainer.folder / "plots"
+    last = trainer.history[-1]
+    monitor.save_figure(plots / "learning_curve.png", monitor.draw_curves(trainer.history, trainer.task.curves, trainer.task.baselines(last)))
+    if result.pairs:
+        monitor.save_figure(plots / "predictions.png", monitor.draw_pairs(result.pairs))
+        monitor.save_figure(plots / "errors.png", monitor.draw_errors(result.pairs))
+    report(trainer, results)
+    return results
+
+
+def report(trainer: Trainer, results: dict):
+    """Print the test table and where everything lies."""
+    folder, log = trainer.folder, trainer.log
+    log(f"test split, weights of epoch {trainer.best['epoch']} (best on the validation split), {results['cpu_minutes']:.2f} CPU minutes, "
+        f"{results['parameters']} weights, ended by {results['ended_by']}")
+    log(monitor.format_table(results["test"]))
+    log(f"results {folder / 'results.json'}   plots {folder / 'plots'}   checkpoint {folder / checkpoint.BEST}   "
+        f"tensorboard --logdir {folder / 'tensorboard'}")
+
+
+def mean_table(tables: list[list[dict]]) -> list[dict]:
+    """Tables of several seeds -> one table with ``mean +- std`` (sample standard deviation over seeds) in every numeric cell."""
+    merged = []
+    for rows in zip(*tables, strict=True):
+        merged.append({})
+        for column, first in rows[0].items():
+            values = [row[column] for row in rows]
+            numeric = isinstance(first, float) and np.ptp(values) > 0
+            merged[-1][column] = f"{np.mean(values):.4g} +- {np.std(values, ddof=1):.2g}" if numeric else first
+    return merged

@@ -1,0 +1,104 @@
+"""Train the SE(3)-Transformer on the N-body experiment.
+
+    python -m preprocess.preprocess_nbody --out data/nbody               # once
+    python -m train.train_nbody --protocol p1000 --epochs 50             # a run in runs/nbody
+    python -m train.train_nbody --run-dir runs/nbody --resume            # after an interruption: goes on bit-identically
+    python -m train.train_nbody --protocol p500 --max-cpu-minutes 45 --seeds 3 --run-dir runs/p500
+    python -m train.evaluate runs/nbody/checkpoint_best.pt               # the test table again, from the checkpoint alone
+
+The run folder holds config.yaml, checkpoint_last.pt, checkpoint_best.pt, tensorboard/, plots/, results.json and log.txt.
+"""
+from pathlib import Path
+
+from easydict import EasyDict
+
+from models.nbody import NBodyOptions
+from train import checkpoint, monitor
+from train.losses import LOSSES
+from train.loop import Trainer
+from train.nbody_task import PROTOCOLS, TRAIN_STARTS, build_model_for, build_task, split_loader
+from train.optimizers import OPTIMIZERS, PRECISIONS, SCHEDULES
+from train.options import OptionParser, add_run_options, add_training_options, find_device, plain, prepare_process, run_script
+from train.run_folder import finish_run, mean_table, prepare_run_folder, save_config
+from train.session import Interrupted
+
+DERIVED = ("horizon", "edge_scalars", "edge_vectors")  # model options that follow from the protocol and from other options
+
+
+def build_parser() -> OptionParser:
+    """All options of the script."""
+    parser = OptionParser("nbody", __doc__)
+    add_run_options(parser, "runs/nbody")
+    data = parser.section("data", "what is learned from")
+    data.add("--protocol", str, "p1000", choices=list(PROTOCOLS), help="p1000: 10 frames ahead from frame 0; p500: 5 frames, spread starts")
+    data.add("--data-path", str, "data/nbody", help="folder with nbody_{train,val,test}.npz")
+    data.add("--train-starts", str, "all", choices=list(TRAIN_STARTS), help="windows of the training simulations")
+    data.add("--cache", bool, False, help="read the edge basis from the cache beside the data")
+    model = parser.section("model", "the network")
+    model.add("--model", str, "se3_transformer_nbody", key="name", help="name in models.factory")
+    model.add_fields(NBodyOptions, skip=DERIVED)
+    loss = parser.section("loss", "what is minimised")
+    loss.add("--loss", str, "mse", choices=list(LOSSES), help="cost of a residual")
+    loss.add("--loss-scale", float, 1.0, above=0, help="where a robust loss bends")
+    loss.add("--weight-displacement", float, 1.0, low=0, help="weight of x")
+    loss.add("--weight-velocity", float, 1.0, low=0, help="weight of v")
+    loss.add("--waypoint-weight", float, 0.0, low=0, help="weight of the same loss at the states between the updates of the model")
+    add_training_options(parser, OPTIMIZERS, SCHEDULES, PRECISIONS)
+    return parser
+
+
+def train_one(config: EasyDict) -> dict | None:
+    """One seed from start to results; None if ``--pause-after`` ended the session."""
+    folder = Path(config.run.run_dir)
+    device = prepare_process(config)
+    train, val, test = (split_loader(config, split, training=split == "train") for split in ("train", "val", "test"))
+    model = build_model_for(config)
+    prepare_run_folder(folder, config.run.resume, config.run.overwrite)
+    save_config(folder, config)
+    log = monitor.RunLog(folder / "log.txt")
+    log(f"{config.data.protocol}, seed {config.run.seed}: {len(train.dataset)} training windows, {len(val.dataset)} validation, {len(test.dataset)} test; "
+        f"{sum(weight.numel() for weight in model.parameters())} weights; run folder {folder}")
+    trainer = Trainer(model, build_task(config), train, val, config, folder, device, log)
+    if config.run.resume and (folder / checkpoint.LAST).exists():
+        trainer.restore()
+    return finish_run(trainer, test) if trainer.fit() else None
+
+
+def train_seeds(config: EasyDict) -> None:
+    """``--seeds n``: one run folder per seed, then the mean over seeds."""
+    parent = Path(config.run.run_dir)
+    prepare_run_folder(parent, config.run.resume, config.run.overwrite)
+    save_config(parent, config)
+    tables = []
+    for seed in range(config.run.seed, config.run.seed + config.run.seeds):
+        one = EasyDict(plain(config))
+        one.run |= {"seed": seed, "seeds": 1, "run_dir": str(parent / f"seed_{seed}")}
+        results = train_one(one)
+        if results is None:
+            return
+        tables.append(results["test"])
+    rows = mean_table(tables)
+    log = monitor.RunLog(parent / "log.txt")
+    log(f"{config.data.protocol}, mean +- standard deviation over {len(tables)} seeds")
+    log(monitor.format_table(rows))
+    monitor.write_json(parent / "results.json", {"test": rows, "test_of_seed": tables, "config": plain(config)})
+
+
+def main(argv: list[str] | None = None):
+    """Entry point of the command line."""
+    config = build_parser().parse_config(argv, lambda values: {"train_starts": PROTOCOLS[values["protocol"]].train_starts})
+    find_device(config.run.device)
+    again = f"python -m train.train_nbody --run-dir {config.run.run_dir} --resume"
+    try:
+        if config.run.seeds == 1:
+            results = train_one(config)
+        else:
+            results = train_seeds(config)
+    except Interrupted as stop:
+        raise Interrupted(f"{stop}; go on with: {again}") from None
+    if results is None and config.run.pause_after:
+        monitor.RunLog()(f"paused after {config.run.pause_after} epochs; go on with: {again}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,7 +1,8 @@
 """Config -> model: the one place that knows all networks by name.
 
-A config is a flat dict, ``{"name": "se3_transformer_nbody", "layers": 2, "channels": 16}``; keys that are left out take the defaults of the network's options
-class. ``model.config`` gives the complete dict back, so that a checkpoint can rebuild its model.
+A config is a flat dict, ``{"name": "se3_transformer_nbody", "layers": 2, "channels": 16}``; keys that are left out take the
+defaults of the network's options class. ``model.config`` gives the complete dict back, so that a checkpoint can rebuild its
+model.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def model_options(name: str) -> dict[str, object]:
 def build_model(config: dict) -> nn.Module:
     """Build the network a config dict names.
 
-    Raises ValueError in one line for a missing or unknown name, an unknown key (with the nearest known one), a value of the wrong type, or a
-    value the network refuses.
+    Raises ValueError in one line for a missing or unknown name, an unknown key (with the nearest known one), a value of the
+    wrong type, or a value the network refuses.
     """
     if "name" not in config:
         raise ValueError(f"model config has no 'name': add one of {', '.join(MODELS)}")
@@ -41,7 +42,9 @@ def build_model(config: dict) -> nn.Module:
     for key, value in chosen.items():
         if key not in defaults:
             near = difflib.get_close_matches(key, defaults, 1)
-            raise ValueError(f"unknown option {key!r} of model {name}" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(defaults)}"))
+            raise ValueError(
+                f"unknown option {key!r} of model {name}" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(defaults)}")
+            )
         chosen[key] = _checked(key, value, defaults[key])
     network, options = MODELS[name]
     model = network(options(**chosen))

@@ -5,9 +5,9 @@ incoming edges of a node, sums over the nodes of one graph (readout), and the wa
 CPU, and on any device the installed DGL build can serve, they call DGL's kernels; elsewhere torch's ``index_select`` / ``index_add``
 on the device of the features. The choice is made in one place (:func:`_kernel_graph`), and both paths give the same numbers.
 
-DGL 1.1.3 detaches the first gradient of its fused ``edge_softmax`` and of its max reductions on the CPU: a model trained on forces
-silently gets wrong parameter gradients. :func:`edge_softmax` is therefore composed of differentiable sums, and the maximum enters only as a
-constant shift. Cost of every function: linear in edges or nodes.
+DGL 1.1.3 detaches the first gradient of its fused ``edge_softmax`` and of its max reductions on the CPU: a model trained on
+forces silently gets wrong parameter gradients. :func:`edge_softmax` is therefore composed of differentiable sums, and the
+maximum enters only as a constant shift. Cost of every function: linear in edges or nodes.
 """
 
 from __future__ import annotations
@@ -48,8 +48,13 @@ class GraphIndex:
         self.num_nodes = int(nodes_per_graph.sum())
         self.num_edges = src.shape[0]
         self.num_graphs = nodes_per_graph.shape[0]
-        if self.num_edges and not 0 <= int(torch.minimum(src.min(), dst.min())) <= int(torch.maximum(src.max(), dst.max())) < self.num_nodes:
-            raise ValueError(f"edge ends must lie in 0 .. {self.num_nodes - 1}, got {int(src.min())} .. {int(torch.maximum(src.max(), dst.max()))}")
+        if (
+            self.num_edges
+            and not 0 <= int(torch.minimum(src.min(), dst.min())) <= int(torch.maximum(src.max(), dst.max())) < self.num_nodes
+        ):
+            raise ValueError(
+                f"edge ends must lie in 0 .. {self.num_nodes - 1}, got {int(src.min())} .. {int(torch.maximum(src.max(), dst.max()))}"
+            )
         self.node_offsets = torch.cat([nodes_per_graph.new_zeros(1), nodes_per_graph.cumsum(0)])
         self.graph_of_node = torch.repeat_interleave(torch.arange(self.num_graphs, device=src.device), nodes_per_graph)
         self._dgl = None

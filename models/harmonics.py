@@ -1,7 +1,8 @@
 """Real spherical harmonics on e3nn's polynomials, safe at the origin.
 
-``Y_lm`` in e3nn's order and sign (polar axis y), normalised so that ``sum_m Y_lm^2 = 1`` on the sphere ("norm"). e3nn's own normalisation of the
-input has a gradient of 1e11 at a zero vector; here the direction is divided out with a guarded length. Cost: about 8 ns per value and edge at lmax 3.
+``Y_lm`` in e3nn's order and sign (polar axis y), normalised so that ``sum_m Y_lm^2 = 1`` on the sphere ("norm"). e3nn's own
+normalisation of the input has a gradient of 1e11 at a zero vector; here the direction is divided out with a guarded length.
+Cost: about 8 ns per value and edge at lmax 3.
 """
 
 from __future__ import annotations

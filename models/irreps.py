@@ -1,8 +1,8 @@
 """Feature layout: one tensor (nodes, (lmax + 1)^2, channels), degree l in rows l^2 .. (l + 1)^2 - 1.
 
-Rows follow e3nn: real harmonics with polar axis y, m = -l .. l, so l = 1 is (x, y, z) and public vectors need no reordering. Parity is the
-true O(3) parity (-1)^l of each degree; *pseudo* channels carry the opposite parity (-1)^(l + 1). They stand behind the true ones on
-the channel axis, and a layer never mixes the two kinds except through a kernel of odd parity.
+Rows follow e3nn: real harmonics with polar axis y, m = -l .. l, so l = 1 is (x, y, z) and public vectors need no reordering.
+Parity is the true O(3) parity (-1)^l of each degree; *pseudo* channels carry the opposite parity (-1)^(l + 1). They stand
+behind the true ones on the channel axis, and a layer never mixes the two kinds except through a kernel of odd parity.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def degree_of_row(lmax: int) -> Tensor:
 
 @functools.cache
 def rows_by_order(lmax: int) -> Tensor:
-    """Permutation of the rows that puts equal |m| together: m = 0 of l = 0..lmax, then +m of l = m..lmax, -m of l = m..lmax for m = 1..lmax."""
+    """Permutation of the rows that puts equal |m| together: m = 0 of l = 0..lmax, then +m of l = m..lmax, -m of l = m..lmax for
+    m = 1..lmax.
+    """
     rows = [l * l + l for l in range(lmax + 1)]
     for m in range(1, lmax + 1):
         rows += [l * l + l + m for l in range(m, lmax + 1)]

@@ -1,7 +1,7 @@
 """Layers that act on each node alone: equivariant linear maps, norm and gate non-linearities, attentive self-interaction.
 
-All take and give features (nodes, (lmax + 1)^2, channels) (layout: ``irreps.py``). Pseudo channels (the last ``pseudo`` ones) carry the opposite parity and are kept apart
-by masks on the weights; with ``pseudo = 0`` nothing is masked.
+All take and give features (nodes, (lmax + 1)^2, channels) (layout: ``irreps.py``). Pseudo channels (the last ``pseudo`` ones)
+carry the opposite parity and are kept apart by masks on the weights; with ``pseudo = 0`` nothing is masked.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ def degree_norms(x: Tensor, lmax: int, epsilon: float) -> Tensor:
 class NormNonlinearity(nn.Module):
     """``x_l -> x_l / n_l * phi(g(n_l))`` with n the norm of every channel (SE(3)-Transformer, sec. 4; Thomas et al. 2018).
 
-    g is a layer norm over channels (``kind="layer"``) or a learned shift (``kind="bias"``); phi = SiLU, so that forces stay smooth. ``x / n`` is
-    smoothed by ``epsilon`` (n >= epsilon), which keeps first and second derivatives finite at zero-length features.
+    g is a layer norm over channels (``kind="layer"``) or a learned shift (``kind="bias"``); phi = SiLU, so that forces stay
+    smooth. ``x / n`` is smoothed by ``epsilon`` (n >= epsilon), which keeps first and second derivatives finite at zero-length
+    features.
     """
 
     def __init__(self, lmax: int, channels: int, kind: str = "layer", epsilon: float = 1e-2):
@@ -96,7 +97,9 @@ NORM_MAPS = {"layer": DegreeLayerNorm, "bias": DegreeBias}
 
 
 class GatedNonlinearity(nn.Module):
-    """SiLU on true scalars, and every other component times a sigmoid gate computed from the true scalars of the node (Weiler et al. 2018)."""
+    """SiLU on true scalars, and every other component times a sigmoid gate computed from the true scalars of the node (Weiler
+    et al. 2018).
+    """
 
     def __init__(self, lmax: int, channels: int, pseudo: int = 0):
         super().__init__()

@@ -4,10 +4,11 @@ One update is a stack of SE(3)-Transformer layers that reads the present state a
 
     x <- x + tau v + dx(x, v, q),      v <- v + dv(x, v, q),      tau = horizon / updates,
 
-so that with ``updates = 1`` this is the network of the publication around the linear extrapolation, and with more it is its iterative form (Fuchs et
-al. 2021, arXiv:2102.13419): every update sees the geometry it has moved the particles to, hence new edge vectors and harmonics. Intermediate states are
-returned as ``waypoints`` and may be supervised. Edges carry the invariants q_i q_j, u . dv, |dv|^2 (u the unit edge vector, dv the relative velocity) and the
-vector dv. All quantities are dimensionless, as in the public N-body data.
+so that with ``updates = 1`` this is the network of the publication around the linear extrapolation, and with more it is its
+iterative form (Fuchs et al. 2021, arXiv:2102.13419): every update sees the geometry it has moved the particles to, hence new
+edge vectors and harmonics. Intermediate states are returned as ``waypoints`` and may be supervised. Edges carry the invariants
+q_i q_j, u . dv, |dv|^2 (u the unit edge vector, dv the relative velocity) and the vector dv. All quantities are dimensionless,
+as in the public N-body data.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class NBodyOptions(SE3Options):
 class SE3TransformerNBody(nn.Module):
     """``model(batch) -> {"displacement", "velocity_change": (nodes, 3), "waypoints": (nodes, updates, 6)}``.
 
-    Reads ``batch.graph``, ``batch.positions`` (nodes, 3), ``batch.node_features["velocities"]`` (nodes, 3) and ``["charges"]`` (nodes,), and
-    ``batch.edge_basis`` for the first update if it is there.
+    Reads ``batch.graph``, ``batch.positions`` (nodes, 3), ``batch.node_features["velocities"]`` (nodes, 3) and ``["charges"]``
+    (nodes,), and ``batch.edge_basis`` for the first update if it is there.
     """
 
     def __init__(self, options: NBodyOptions):
@@ -96,7 +97,9 @@ class SE3TransformerNBody(nn.Module):
 
 
 class StateUpdate(nn.Module):
-    """One update: attention layers on hidden features, then a linear map to two vectors per particle, extra mean velocity and velocity change."""
+    """One update: attention layers on hidden features, then a linear map to two vectors per particle, extra mean velocity and
+    velocity change.
+    """
 
     def __init__(self, options: NBodyOptions):
         super().__init__()

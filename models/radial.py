@@ -1,8 +1,9 @@
 """What distance gives an edge: radial bases, smooth envelopes, and the network that turns them into convolution weights.
 
-The public programs spend most of their time in radial networks: C_out x C_in x (paths) numbers for every edge and layer (44 paths for degrees
-0..3). Here one trunk serves all layers, and each convolution asks it only for C_in x (lmax + 1)(lmax + 2)/2 numbers, which modulate the
-inputs of a dense mixing shared by all edges (a kernel of low rank in the radial direction; see ``near_field/convolution.py``).
+The public programs spend most of their time in radial networks: C_out x C_in x (paths) numbers for every edge and layer (44
+paths for degrees 0..3). Here one trunk serves all layers, and each convolution asks it only for C_in x (lmax + 1)(lmax + 2)/2
+numbers, which modulate the inputs of a dense mixing shared by all edges (a kernel of low rank in the radial direction; see
+``near_field/convolution.py``).
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ class RawDistance(nn.Module):
 
 
 class BesselBasis(nn.Module):
-    """``b_n(r) = sqrt(2 / c) sin(n pi r / c) / r``, n = 1 .. size (Gasteiger et al. 2020, DimeNet, eq. 7), finite with all derivatives at r = 0."""
+    """``b_n(r) = sqrt(2 / c) sin(n pi r / c) / r``, n = 1 .. size (Gasteiger et al. 2020, DimeNet, eq. 7), finite with all
+    derivatives at r = 0.
+    """
 
     def __init__(self, cutoff: float, size: int = 8):
         super().__init__()
@@ -39,7 +42,9 @@ class BesselBasis(nn.Module):
 
 
 class GaussianBasis(nn.Module):
-    """``exp(-(r - mu_n)^2 / 2 s^2)`` with centres on an even grid of [0, cutoff] and s the grid's step (Schuett et al. 2018, SchNet, eq. 5)."""
+    """``exp(-(r - mu_n)^2 / 2 s^2)`` with centres on an even grid of [0, cutoff] and s the grid's step (Schuett et al. 2018,
+    SchNet, eq. 5).
+    """
 
     def __init__(self, cutoff: float, size: int = 16):
         super().__init__()
@@ -87,9 +92,11 @@ ENVELOPES = {"none": no_envelope, "cosine": cosine_envelope, "polynomial": polyn
 
 
 class RadialTrunk(nn.Module):
-    """Hidden invariants of every edge: radial basis and invariant edge features through two dense layers, shared by all layers of a network.
+    """Hidden invariants of every edge: radial basis and invariant edge features through two dense layers, shared by all layers
+    of a network.
 
-    ``forward(length (edges,), edge_scalars (edges, edge_scalars) or None) -> (edges, hidden)``. Each convolution reads it through one linear map.
+    ``forward(length (edges,), edge_scalars (edges, edge_scalars) or None) -> (edges, hidden)``. Each convolution reads it
+    through one linear map.
     """
 
     def __init__(self, basis: nn.Module, edge_scalars: int, hidden: int):

@@ -2,9 +2,10 @@
 
     scalars, vectors -> embed -> [edge attention -> norm non-linearity] x layers -> scalars, vectors
 
-All layers share the edge basis (lengths, rotations), one radial trunk and one envelope; a layer adds one linear map of the trunk. What differs
-from the publication, each by choice: kernels of even parity only (true O(3) equivariance; odd kernels act between true and pseudo channels), contraction in the edge
-frame with factorised radial weights, a radial basis and, with a cutoff, an envelope on every weight. Cost: linear in edges.
+All layers share the edge basis (lengths, rotations), one radial trunk and one envelope; a layer adds one linear map of the
+trunk. What differs from the publication, each by choice: kernels of even parity only (true O(3) equivariance; odd kernels act
+between true and pseudo channels), contraction in the edge frame with factorised radial weights, a radial basis and, with a
+cutoff, an envelope on every weight. Cost: linear in edges.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from models.radial import ENVELOPES, RADIAL_BASES, RadialTrunk
 class SE3Options:
     """Options of an SE(3)-Transformer; all have the field's names.
 
-    cutoff is the radius (in the units of the positions) at which the envelope is zero and to which the radial basis is scaled; with
-    ``envelope="none"`` (complete graphs) it is only the scale of the basis. edge_scalars: invariant edge features; edge_vectors: vector ones.
+    cutoff is the radius (in the units of the positions) at which the envelope is zero and to which the radial basis is scaled;
+    with ``envelope="none"`` (complete graphs) it is only the scale of the basis. edge_scalars: invariant edge features;
+    edge_vectors: vector ones.
     """
 
     layers: int = 4
@@ -51,7 +53,15 @@ class SE3Options:
     def __post_init__(self):
         if not self.cutoff > 0:
             raise ValueError(f"cutoff must be > 0, got {self.cutoff}; give the radius of the neighbourhood")
-        for name, least in (("layers", 1), ("channels", 1), ("lmax", 1), ("heads", 1), ("value_divisor", 1), ("radial_size", 1), ("radial_hidden", 1)):
+        for name, least in (
+            ("layers", 1),
+            ("channels", 1),
+            ("lmax", 1),
+            ("heads", 1),
+            ("value_divisor", 1),
+            ("radial_size", 1),
+            ("radial_hidden", 1),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
         for name, table in (("envelope", ENVELOPES), ("radial_basis", RADIAL_BASES)):
@@ -91,10 +101,14 @@ class SE3Layers(nn.Module):
         )
         self.norms = nn.ModuleList(NormNonlinearity(options.lmax, options.channels, options.norm) for _ in range(options.layers))
 
-    def geometry(self, graph: GraphIndex, basis: EdgeBasis, edge_scalars: Tensor | None = None, edge_vectors: Tensor | None = None) -> EdgeGeometry:
+    def geometry(
+        self, graph: GraphIndex, basis: EdgeBasis, edge_scalars: Tensor | None = None, edge_vectors: Tensor | None = None
+    ) -> EdgeGeometry:
         """Rotations, envelope and trunk features of the edges; edge_scalars (edges, k), edge_vectors (edges, k, 3)."""
         if basis.lmax != self.options.lmax:
-            raise ValueError(f"the edge basis has lmax {basis.lmax}, the network needs lmax {self.options.lmax}: rebuild it with --lmax {self.options.lmax}")
+            raise ValueError(
+                f"the edge basis has lmax {basis.lmax}, the network needs lmax {self.options.lmax}: rebuild it with --lmax {self.options.lmax}"
+            )
         envelope = ENVELOPES[self.options.envelope](basis.length / self.options.cutoff).unsqueeze(-1)
         return EdgeGeometry(graph, basis.rotation(), basis.length, envelope, self.trunk(basis.length, edge_scalars), edge_vectors)
 
@@ -124,7 +138,9 @@ class SE3Transformer(nn.Module):
 
 
 class NodeEmbedding(nn.Module):
-    """Linear map of scalars (nodes, scalars_in) and vectors (nodes, vectors_in, 3) to features (nodes, rows, channels); higher degrees start at zero."""
+    """Linear map of scalars (nodes, scalars_in) and vectors (nodes, vectors_in, 3) to features (nodes, rows, channels); higher
+    degrees start at zero.
+    """
 
     def __init__(self, lmax: int, channels: int, scalars_in: int, vectors_in: int, pseudo: int = 0):
         super().__init__()
@@ -154,5 +170,3 @@ class NodeReadout(nn.Module):
         scalars = self.scalar(true[:, 0]) if self.scalar else true.new_zeros(x.shape[0], 0)
         vectors = self.vector(true[:, 1:4]).transpose(1, 2) if self.vector else true.new_zeros(x.shape[0], 0, 3)
         return scalars, vectors
-
-

@@ -2,10 +2,11 @@
 
     a_ij = softmax_j( <k_ij, q_i> / sqrt(d) ),    out_i = sum_j a_ij v_ij,    (k_ij, v_ij) = conv(x_j; r_ij),    q_i = W x_i
 
-(Fuchs et al. 2020, eqs. 10-11.) One convolution gives keys and values together: one gather, one rotation, one radial network. Heads are blocks of
-channels, keys and values have ``channels // value_divisor`` channels. An envelope u(r) enters the softmax as a factor of every exponential and once more on
-the weight, so that a neighbour which crosses the cutoff neither appears nor vanishes abruptly, even when it is the only one.
-Memory: no tensor larger than (edges, rows, 2 channels // value_divisor) and the edge rotations.
+(Fuchs et al. 2020, eqs. 10-11.) One convolution gives keys and values together: one gather, one rotation, one radial network.
+Heads are blocks of channels, keys and values have ``channels // value_divisor`` channels. An envelope u(r) enters the softmax
+as a factor of every exponential and once more on the weight, so that a neighbour which crosses the cutoff neither appears nor
+vanishes abruptly, even when it is the only one. Memory: no tensor larger than (edges, rows, 2 channels // value_divisor) and
+the edge rotations.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class EdgeGeometry:
 class AttentionShape:
     """Sizes of an attention layer; ``channels`` in and out of the keys and values are ``channels_out // value_divisor``.
 
-    relative_position: None, "add" (the edge vector is added to the first degree-1 source channel) or "cat" (it joins as a further channel).
+    relative_position: None, "add" (the edge vector is added to the first degree-1 source channel) or "cat" (it joins as a
+    further channel).
     """
 
     lmax: int
@@ -61,7 +63,9 @@ class AttentionShape:
         if self.relative_position not in (None, "add", "cat"):
             raise ValueError(f"relative_position must be None, 'add' or 'cat', got {self.relative_position!r}")
         if self.channels_out % self.value_divisor:
-            raise ValueError(f"value_divisor must divide channels: {self.channels_out} channels, value_divisor {self.value_divisor}; choose a divisor")
+            raise ValueError(
+                f"value_divisor must divide channels: {self.channels_out} channels, value_divisor {self.value_divisor}; choose a divisor"
+            )
         if self.values % self.heads:
             raise ValueError(
                 f"heads must divide channels // value_divisor = {self.values}, got heads {self.heads}; choose one of {_divisors(self.values)}"
@@ -85,8 +89,8 @@ def _divisors(number: int) -> list[int]:
 class EdgeAttention(nn.Module):
     """One attention block: fused key/value convolution, softmax over incoming edges, skip connection and self-interaction.
 
-    ``forward(x (nodes, rows, channels_in), geometry) -> (nodes, rows, channels_out)``. ``skip="cat"`` mixes [messages, x] by the self-interaction
-    ("linear" per degree, or "attentive"); ``skip="sum"`` adds mixed messages to x.
+    ``forward(x (nodes, rows, channels_in), geometry) -> (nodes, rows, channels_out)``. ``skip="cat"`` mixes [messages, x] by
+    the self-interaction ("linear" per degree, or "attentive"); ``skip="sum"`` adds mixed messages to x.
     """
 
     def __init__(self, shape: AttentionShape, *, self_interaction: str = "linear", skip: str = "cat"):
@@ -96,7 +100,9 @@ class EdgeAttention(nn.Module):
         if skip not in ("cat", "sum"):
             raise ValueError(f"skip must be 'cat' or 'sum', got {skip!r}")
         if skip == "sum" and shape.channels_in != shape.channels_out:
-            raise ValueError(f"skip 'sum' needs equal channels in and out, got {shape.channels_in} and {shape.channels_out}; use skip 'cat'")
+            raise ValueError(
+                f"skip 'sum' needs equal channels in and out, got {shape.channels_in} and {shape.channels_out}; use skip 'cat'"
+            )
         self.shape, self.skip = shape, skip
         pseudo, values, pseudo_values = shape.pseudo, shape.values, shape.pseudo_values
         extra = shape.edge_vectors + (shape.relative_position == "cat")

@@ -1,17 +1,17 @@
 """Edge basis: all that geometry alone gives an edge, that is its length and the Wigner matrices into its own frame.
 
-Frame. A convolution is cheapest in a frame whose polar axis (y in e3nn's convention) is the edge: there a kernel only mixes components of
-equal |m| (Passaro & Zitnick 2023, eSCN, sec. 3.2). The frame is free up to a turn about the edge, and every kernel commutes with that turn, so
-any choice gives the same output *and* the same derivatives. We take, for the unit vector u = (a, b, c) with b >= 0, the smallest rotation to
-the polar axis,
+Frame. A convolution is cheapest in a frame whose polar axis (y in e3nn's convention) is the edge: there a kernel only mixes
+components of equal |m| (Passaro & Zitnick 2023, eSCN, sec. 3.2). The frame is free up to a turn about the edge, and every
+kernel commutes with that turn, so any choice gives the same output *and* the same derivatives. We take, for the unit vector u =
+(a, b, c) with b >= 0, the smallest rotation to the polar axis,
 
     R = [[1 - a^2/(1+b), -a, -ac/(1+b)], [a, b, c], [-ac/(1+b), -c, 1 - c^2/(1+b)]],
 
-which is smooth on the whole half sphere (no pole, no arc cosine), and for b < 0 the frame of -u followed by a half turn about z, which only
-changes signs of components. Hence one row serves both directions of an undirected edge.
+which is smooth on the whole half sphere (no pole, no arc cosine), and for b < 0 the frame of -u followed by a half turn about
+z, which only changes signs of components. Hence one row serves both directions of an undirected edge.
 
-Packing. The inverse of R is R conjugated with the half turn about the polar axis, so D^l_{m'm} = (-1)^(m+m') D^l_{mm'}: the upper triangles are
-enough, 6 + 15 + 28 = 49 numbers for l = 1..3 instead of 83.
+Packing. The inverse of R is R conjugated with the half turn about the polar axis, so D^l_{m'm} = (-1)^(m+m') D^l_{mm'}: the
+upper triangles are enough, 6 + 15 + 28 = 49 numbers for l = 1..3 instead of 83.
 
 Degrees above 1 follow from D^(l-1) x D^1 by the Clebsch-Gordan isometry: polynomial in R, hence exact derivatives of any order.
 An edge of zero length has no direction: its matrices are zero for l >= 1, so that only scalars pass, with finite gradients.
@@ -77,7 +77,9 @@ def _smallest_rotation(unit: Tensor) -> Tensor:
 
 
 def _wigner(rotation: Tensor, lmax: int) -> list[Tensor]:
-    """Wigner matrices [(edges, (2l + 1)^2) for l = 1..lmax] of rotations (edges, 3, 3) in e3nn's basis, where D^1 is the rotation itself."""
+    """Wigner matrices [(edges, (2l + 1)^2) for l = 1..lmax] of rotations (edges, 3, 3) in e3nn's basis, where D^1 is the
+    rotation itself.
+    """
     first = rotation.flatten(1)
     matrices = [first]
     for l in range(2, lmax + 1):
@@ -119,7 +121,9 @@ def _unpacking(lmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Ten
         size = 2 * l + 1
         row, column = torch.triu_indices(size, size)
         position = torch.arange(start, start + len(row))
-        source[degree_slice(l), degree_slice(l)] = torch.zeros(size, size, dtype=torch.long).index_put((row, column), position).index_put((column, row), position)
+        source[degree_slice(l), degree_slice(l)] = (
+            torch.zeros(size, size, dtype=torch.long).index_put((row, column), position).index_put((column, row), position)
+        )
         below = torch.tril(torch.ones(size, size, dtype=torch.bool), -1)
         order = torch.arange(size)
         odd = (order.view(-1, 1) + order) % 2 == 1
@@ -150,14 +154,17 @@ class EdgeBasis:
     def to(self, device=None, dtype=None) -> EdgeBasis:
         """The same basis on another device or in another floating-point type."""
         return EdgeBasis(
-            self.length.to(device=device, dtype=dtype), self.packed.to(device=device, dtype=dtype), self.flipped.to(device=device), self.lmax
+            self.length.to(device=device, dtype=dtype),
+            self.packed.to(device=device, dtype=dtype),
+            self.flipped.to(device=device),
+            self.lmax,
         )
 
     def rotation(self) -> Tensor:
         """Dense rotation into the edge frame, (edges, rows by |m|, rows by degree), rows = (lmax + 1)^2.
 
-        Row order of the result is :func:`models.irreps.rows_by_order`. Block sparse but dense in memory: one batched product with it is three times
-        faster than one product per degree.
+        Row order of the result is :func:`models.irreps.rows_by_order`. Block sparse but dense in memory: one batched product
+        with it is three times faster than one product per degree.
         """
         source, sign, half_turn = _unpacking(self.lmax, self.packed.dtype, self.packed.device)
         edges = self.packed.shape[0]

@@ -1,22 +1,24 @@
 """Equivariant convolution over edges, in the frame of the edge.
 
-A kernel that commutes with rotations mixes, in the frame whose polar axis is the edge, only components of equal |m| (Passaro & Zitnick 2023, eq. 6):
+A kernel that commutes with rotations mixes, in the frame whose polar axis is the edge, only components of equal |m| (Passaro &
+Zitnick 2023, eq. 6):
 
     y_(l,+m) = sum_l' A_m x_(l',+m) + B_m x_(l',-m),      y_(l,-m) = sum_l' A_m x_(l',-m) - B_m x_(l',+m).
 
-min(l, l') + 1 weights A are the kernels of even parity (l + l' + J even), min(l, l') weights B the odd ones; together the 2 min(l, l') + 1 paths of the
-Clebsch-Gordan form. Odd kernels turn tensors into pseudo-tensors, so B acts only between true and pseudo channels; without pseudo channels it is absent.
+min(l, l') + 1 weights A are the kernels of even parity (l + l' + J even), min(l, l') weights B the odd ones; together the 2
+min(l, l') + 1 paths of the Clebsch-Gordan form. Odd kernels turn tensors into pseudo-tensors, so B acts only between true and
+pseudo channels; without pseudo channels it is absent.
 
-Radial dependence. A dense kernel needs channels_in x channels_out radial functions per path and edge. We give each input (m, l', channel) one radial
-function and mix with weights shared by all edges,
+Radial dependence. A dense kernel needs channels_in x channels_out radial functions per path and edge. We give each input (m,
+l', channel) one radial function and mix with weights shared by all edges,
 
     A_m[(l', c'), (l, c)](edge) = R_m[l', c'](edge) W_m[(l', c'), (l, c)],
 
-a factorised (depthwise-separable) kernel: (lmax + 1)(lmax + 2)/2 radial numbers per channel and edge, 10 instead of 44 channels_out at lmax 3. Every
-output is still a free combination of channels_in (lmax + 1) radial functions per order.
+a factorised (depthwise-separable) kernel: (lmax + 1)(lmax + 2)/2 radial numbers per channel and edge, 10 instead of 44
+channels_out at lmax 3. Every output is still a free combination of channels_in (lmax + 1) radial functions per order.
 
-Cost per edge: two batched rotations, 2 rows^2 channels, and sum_m (2 - [m=0]) (lmax + 1 - m)^2 channels^2 multiply-adds: O(L^3), no kernel tensors.
-``reference.py`` has the Clebsch-Gordan form of the same map.
+Cost per edge: two batched rotations, 2 rows^2 channels, and sum_m (2 - [m=0]) (lmax + 1 - m)^2 channels^2 multiply-adds:
+O(L^3), no kernel tensors. ``reference.py`` has the Clebsch-Gordan form of the same map.
 """
 
 from __future__ import annotations
@@ -32,9 +34,10 @@ from models.irreps import channel_parity
 class EdgeFrameConvolution(nn.Module):
     """Messages of all edges from source features, one GEMM per order |m|.
 
-    ``forward(source (edges, rows, channels_in), rotation (edges, rows, rows), hidden (edges, radial_hidden), along=None) -> (edges, rows, channels_out)``:
-    ``rotation`` is :meth:`models.near_field.basis.EdgeBasis.rotation`, ``hidden`` comes from :class:`models.radial.RadialTrunk`, and ``along`` (edges,), if given, is
-    the length of a vector along the edge that is added to the first degree-1 channel of the source (relative position "add").
+    ``forward(source (edges, rows, channels_in), rotation (edges, rows, rows), hidden (edges, radial_hidden), along=None) ->
+    (edges, rows, channels_out)``: ``rotation`` is :meth:`models.near_field.basis.EdgeBasis.rotation`, ``hidden`` comes from
+    :class:`models.radial.RadialTrunk`, and ``along`` (edges,), if given, is the length of a vector along the edge that is added
+    to the first degree-1 channel of the source (relative position "add").
     """
 
     def __init__(self, lmax: int, channels_in: int, channels_out: int, radial_hidden: int, *, pseudo_in: int = 0, pseudo_out: int = 0):
@@ -51,13 +54,17 @@ class EdgeFrameConvolution(nn.Module):
         self.odd = nn.ParameterList(self._weight(size, m) for m, size in enumerate(self.sizes) if m) if self.mixed else None
         for m in range(lmax + 1):
             degrees = lmax + 1 - m
-            self.register_buffer(f"same_{m}", same.repeat(degrees, degrees).to(torch.get_default_dtype()) if self.mixed else None, persistent=False)
+            self.register_buffer(
+                f"same_{m}", same.repeat(degrees, degrees).to(torch.get_default_dtype()) if self.mixed else None, persistent=False
+            )
 
     def _weight(self, size: int, m: int) -> nn.Parameter:
         return nn.Parameter(torch.randn(size, (self.lmax + 1 - m) * self.channels_out) / math.sqrt(size))
 
     def order_weights(self, m: int) -> tuple[Tensor, Tensor | None]:
-        """Mixing weights of order m, even and odd (None if there is none): (degrees channels_in, degrees channels_out), parity masks applied."""
+        """Mixing weights of order m, even and odd (None if there is none): (degrees channels_in, degrees channels_out), parity
+        masks applied.
+        """
         if not self.mixed:
             return self.even[m], None
         same = getattr(self, f"same_{m}")

@@ -2,8 +2,9 @@
 
     W^(l,l')(r)[o, i] = sum_J R_J sum_m C^J[o, i, m] Y_Jm(r / |r|)      (Thomas et al. 2018, eq. 6; SE(3)-Transformer, eq. 8)
 
-On the polar axis Y_Jm = delta_m0, hence the order weights A, B of the edge frame are A[o, i] = sum_J R_J C^J[o, i, 0], and since the C^J[., ., 0] of different J
-are orthogonal, R_J = <A, C^J[., ., 0]> / <C^J[., ., 0], C^J[., ., 0]>. Cost per edge: O(L^6) with an explicit kernel for each pair of degrees and channels.
+On the polar axis Y_Jm = delta_m0, hence the order weights A, B of the edge frame are A[o, i] = sum_J R_J C^J[o, i, 0], and
+since the C^J[., ., 0] of different J are orthogonal, R_J = <A, C^J[., ., 0]> / <C^J[., ., 0], C^J[., ., 0]>. Cost per edge:
+O(L^6) with an explicit kernel for each pair of degrees and channels.
 """
 
 from __future__ import annotations

@@ -66,21 +66,23 @@ class SE3TransformerNBody(nn.Module):
 
     def forward(self, batch) -> dict[str, Tensor]:
         graph, start = batch.graph, batch.positions
-        position, velocity = start, batch.node_features["velocities"]
+        speed = batch.node_features["velocities"]
+        shift, change = torch.zeros_like(start), torch.zeros_like(speed)  # kept apart from the state: small changes stay exact
         charges = batch.node_features["charges"].to(start.dtype)
         product = (charges.index_select(0, graph.src) * charges.index_select(0, graph.dst)).unsqueeze(-1)
         tau = self.options.horizon / self.options.updates
         basis, hidden, waypoints = batch.edge_basis, None, []
         for step in range(self.options.updates):
+            position, velocity = start + shift, speed + change
             basis = basis or EdgeBasis.from_vectors(edge_vectors(position, graph), self.options.lmax)
             scalars, vectors = self._edge_features(graph, basis, position, velocity, product)
             fresh = self.embed(torch.stack([charges, velocity.square().sum(-1)], -1), velocity.unsqueeze(1))
             hidden = fresh if hidden is None else hidden + fresh
             update = self.updates[0 if self.options.share_updates else step]
             hidden, moved, pushed = update(hidden, graph, basis, scalars, vectors)
-            position = position + tau * (velocity + moved)
-            velocity = velocity + pushed
-            waypoints.append(torch.cat([position - start, velocity - batch.node_features["velocities"]], -1))
+            shift = shift + tau * (velocity + moved)
+            change = change + pushed
+            waypoints.append(torch.cat([shift, change], -1))
             basis = None
         path = torch.stack(waypoints, 1)
         return {"displacement": path[:, -1, :3], "velocity_change": path[:, -1, 3:], "waypoints": path}

@@ -33,12 +33,21 @@ class BesselBasis(nn.Module):
     def __init__(self, cutoff: float, size: int = 8):
         super().__init__()
         self.cutoff, self.size = cutoff, size
-        self.register_buffer("order", torch.arange(1, size + 1, dtype=torch.float64).to(torch.get_default_dtype()), persistent=False)
+        self.register_buffer("order", torch.arange(1, size + 1, dtype=torch.get_default_dtype()), persistent=False)
 
     def forward(self, length: Tensor) -> Tensor:
         order = self.order.to(length.dtype)
-        scaled = (length / self.cutoff).unsqueeze(-1) * order
-        return math.sqrt(2 / self.cutoff) * (math.pi / self.cutoff) * order * torch.sinc(scaled)
+        wave_number = order * (math.pi / self.cutoff)
+        return math.sqrt(2 / self.cutoff) * wave_number * _sine_over_argument(wave_number * length.unsqueeze(-1))
+
+
+def _sine_over_argument(x: Tensor) -> Tensor:
+    """``sin(x) / x`` with all derivatives at 0 (those of ``torch.sinc`` are NaN from the second on)."""
+    small = x.abs() < 0.1
+    square = x.square()
+    series = 1 - square / 6 * (1 - square / 20 * (1 - square / 42 * (1 - square / 72)))
+    away = torch.where(small, 1.0, x)
+    return torch.where(small, series, torch.sin(away) / away)
 
 
 class GaussianBasis(nn.Module):
@@ -82,10 +91,14 @@ def cosine_envelope(scaled: Tensor) -> Tensor:
 
 
 def polynomial_envelope(scaled: Tensor, power: int = 6) -> Tensor:
-    """``1 - (p+1)(p+2)/2 x^p + p(p+2) x^(p+1) - p(p+1)/2 x^(p+2)`` for x < 1, else 0: two continuous derivatives (DimeNet, eq. 8)."""
-    p = power
-    inside = 1 - (p + 1) * (p + 2) / 2 * scaled**p + p * (p + 2) * scaled ** (p + 1) - p * (p + 1) / 2 * scaled ** (p + 2)
-    return torch.where(scaled < 1, inside, 0.0)
+    """``1 - (p+1)(p+2)/2 x^p + p(p+2) x^(p+1) - p(p+1)/2 x^(p+2)`` for x < 1, else 0: two continuous derivatives (DimeNet, eq. 8).
+
+    Computed as ``(1 - x)^3 sum_{k<p} (k+1)(k+2)/2 x^k``, which rounding never makes negative.
+    """
+    series = torch.zeros_like(scaled)
+    for k in reversed(range(power)):
+        series = series * scaled + (k + 1) * (k + 2) / 2
+    return torch.where(scaled < 1, (1 - scaled) ** 3 * series, 0.0)
 
 
 ENVELOPES = {"none": no_envelope, "cosine": cosine_envelope, "polynomial": polynomial_envelope}

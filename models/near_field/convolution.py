@@ -79,11 +79,11 @@ class EdgeFrameConvolution(nn.Module):
         radial = self.radial(hidden).split(self.sizes, -1)
         messages = []
         for m, size in enumerate(self.sizes):
-            part = parts[m].reshape(edges, -1, size) * radial[m].unsqueeze(1)  # (edges, 2 signs of m or 1, degrees channels_in)
+            part = parts[m].reshape(edges, 2 if m else 1, size) * radial[m].unsqueeze(1)  # (edges, signs of m, degrees channels_in)
             even, odd = self.order_weights(m)
             mixed = part @ even
             if odd is not None:
                 crossed = part @ odd
                 mixed = mixed + torch.stack([crossed[:, 1], -crossed[:, 0]], 1)
-            messages.append(mixed.view(edges, -1, self.channels_out))
+            messages.append(mixed.view(edges, self.rows[m], self.channels_out))
         return torch.bmm(rotation.transpose(1, 2), torch.cat(messages, 1))

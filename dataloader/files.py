@@ -54,7 +54,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """``with atomic_folder(path) as temporary:`` fill the folder ``temporary``; at the end of the block it replaces ``path``.
 
-    On an error in the block it vanishes, and what stood at ``path`` stays. A folder cannot be exchanged in one step: an interruption between the two renames leaves no folder ``path``, but never a mixed one.
+    On an error in the block it vanishes, and what stood at ``path`` stays. A folder cannot be exchanged in one step: an
+    interruption between the two renames leaves no folder ``path``, but never a mixed one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

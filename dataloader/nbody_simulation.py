@@ -9,9 +9,9 @@ and every 100th x and v is a frame, 49 of them; the initial state is not among t
 
 Source: the simulator of Kipf et al. 2018 (arXiv:1802.04687) in three dimensions, as used by Fuchs et al. 2020 (arXiv:2006.10503). The draws
 follow it number by number on NumPy's legacy generator; per simulation: interactions, positions N(0, s), directions of speed 0.5, and two
-blocks of normal numbers (frames x 3 x bodies) that the protocol draws as observation noise of size zero. A close encounter turns the last digit of
-a force into another trajectory (5 % of the simulations by their last frame), so every operation is the protocol's, in its order: the
-squared distance |a|^2 + |b|^2 - 2 a.b with a.b from the linear algebra library, the power 3/2, the order in which NumPy sums. With the
+blocks of normal numbers (frames x 3 x bodies) that the protocol draws as observation noise of size zero. A close encounter turns the last
+digit of a force into another trajectory (5 % of the simulations by their last frame), so every operation is the protocol's, in its order:
+the squared distance |a|^2 + |b|^2 - 2 a.b with a.b from the linear algebra library, the power 3/2, the order in which NumPy sums. With the
 same NumPy on the same machine the frames are the protocol's bit for bit; elsewhere they agree to rounding.
 
 Cost: all simulations of a chunk move together in arrays (3, bodies, simulations) that fit in the cache: 1.3 ms per simulation of 5 bodies
@@ -109,7 +109,7 @@ def simulate_nbody(
 def draw_starts(
     num_simulations: int, rng: np.random.RandomState, bodies: int = 5, dynamics: str = "charged", frames: int = FRAMES
 ) -> dict[str, np.ndarray]:
-    """The random part: ``start_positions``, ``start_velocities`` (simulations, 3, bodies) and what the dynamics draws; 60 us a simulation."""
+    """The random part: ``start_positions``, ``start_velocities`` (simulations, 3, bodies) and what the dynamics draws (80 us each)."""
     law = find_dynamics(dynamics)
     for name, value, least in (("num_simulations", num_simulations, 1), ("bodies", bodies, 2), ("frames", frames, 1)):
         if value < least:
@@ -189,7 +189,7 @@ class _Boxes:
         return np.maximum(force, -LARGEST_FORCE, out=force)
 
     def _sum_of_pairs(self, by_first: np.ndarray, by_second: np.ndarray) -> np.ndarray:
-        """Sum over the partners j of every particle in the order of NumPy's ``sum``: eight partial sums while eight j are left, then one."""
+        """Sum over the partners j of every particle in the order of NumPy's ``sum``: eight partial sums, then one for the rest."""
         bodies = self.position.shape[1]
         grouped = bodies - bodies % PARTIAL_SUMS
         sums = self.sums

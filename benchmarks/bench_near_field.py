@@ -6,10 +6,11 @@
     python benchmarks/bench_near_field.py --device cuda     # ours alone, synchronised wall clock
 
 Both networks get the same positions, scalars, vectors and invariant edge features, have equal layers, degrees, channels, heads and
-channels per head (not parameters: the table shows them), and compute all that depends on positions anew in every call. They differ in what
-they are: equiformer-pytorch works on dense lists of nearest neighbours (all 4 others in a, 4 in b, 48 within 5 Angstrom in c) with an
-attention and a feed-forward part per layer; ours on the ragged edge list of the case. Train step = forward + backward, without an
-optimiser. The cases are in ``cases.py``, the measuring in ``harness.py``.
+channels per head (not parameters: the table shows them), and compute all that depends on positions anew in every call. They differ in
+what they are: equiformer-pytorch finds lists of nearest neighbours in every call (all 4 others in a, 4 in b, 48 within 5 Angstrom in c)
+and has an attention and a feed-forward part per layer; ours receives the edge list of the case, as from a data loader, and has an
+attention part per layer. Forward = without gradients; train step = forward + backward, without an optimiser. The cases are in
+``cases.py``, the measuring in ``harness.py``.
 
 Sources: P. Wang, equiformer-pytorch (MIT licence), an implementation of Liao & Smidt 2023 and Passaro & Zitnick 2023.
 """
@@ -19,7 +20,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import statistics
-import sys
 
 from benchmarks import harness  # before torch: it sets the thread count
 
@@ -27,9 +27,11 @@ import torch  # isort: skip
 from torch import Tensor, nn
 
 from benchmarks.cases import CASES, Case, make_case
+from dataloader.files import write_json
 from models.graph_ops import GraphIndex
 from models.near_field.basis import EdgeBasis, edge_vectors
 from models.se3_transformer import SE3Options, SE3Transformer
+from train.options import run_script
 
 VECTORS_OUT = 2
 OURS, EQUIFORMER = "farfield", "equiformer"
@@ -68,10 +70,10 @@ def build_ours(case: Case, options: dict | None = None, device: str = "cpu") -> 
         scalars_out=size.channels,
         vectors_out=VECTORS_OUT,
     ).to(device)
-    graph = GraphIndex.from_edges(case.src, case.dst, case.nodes_per_graph)
 
     def run() -> tuple[Tensor, ...]:
-        basis = EdgeBasis.from_vectors(edge_vectors(case.positions, graph), size.lmax)
+        graph = GraphIndex.from_edges(case.src, case.dst, case.nodes_per_graph)
+        basis = EdgeBasis.from_vectors(edge_vectors(case.positions, graph), network.options.lmax)
         return network(graph, basis, case.scalars, case.vectors, case.edge_scalars)
 
     return harness.Program(OURS, network, run)
@@ -181,7 +183,7 @@ def read_arguments(argv: list[str] | None = None):
     parser.add_argument("--cases", default=",".join(CASES), help=f"comma-separated names, default {','.join(CASES)}")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds per case (default 5)")
     parser.add_argument("--geometry", metavar="FILE.npz", help="structure for case c: arrays z, R (first frame), Angstrom")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda; on a GPU ours is timed alone")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="cpu (default) or cuda; on a GPU ours is timed alone")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="skip the peak memory (one fresh process per number)")
     parser.add_argument("--alone", action="store_true", help="time ours alone")
     parser.add_argument("--set", dest="options", action="append", default=[], metavar="KEY=VALUE", help="an option of our network")
@@ -191,7 +193,9 @@ def read_arguments(argv: list[str] | None = None):
     arguments.cases = [make_case(name, arguments.geometry) for name in arguments.cases.split(",")]
     if arguments.rounds < 1:
         raise ValueError(f"--rounds must be >= 1, got {arguments.rounds}")
-    if torch.device(arguments.device).type == "cuda" and not torch.cuda.is_available():
+    if arguments.json:
+        harness.check_folder(arguments.json)
+    if arguments.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda needs a GPU and a CUDA build of torch, found neither; use --device cpu")
     return arguments
 
@@ -200,7 +204,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, print the table, write the rows."""
     arguments = read_arguments(argv)
     torch.set_num_threads(1)
-    on_cpu = torch.device(arguments.device).type == "cpu"
+    on_cpu = arguments.device == "cpu"
     against = on_cpu and not arguments.alone and equiformer_is_installed()
     environment = harness.environment(("torch", "dgl", "e3nn", "numpy", "equiformer-pytorch"), arguments.device)
     print(harness.describe_environment(environment))
@@ -216,8 +220,8 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.json:
         plain = [{k: dataclasses.asdict(v) if isinstance(v, harness.Ratio) else v for k, v in row.items()} for row in rows]
         described = {case.name: case.describe() for case in arguments.cases}
-        harness.write_json(arguments.json, {"environment": environment, "cases": described, "rows": plain})
+        write_json(arguments.json, {"environment": environment, "cases": described, "rows": plain})
 
 
 if __name__ == "__main__":
-    sys.exit(harness.run_command_line(main))
+    run_script(main)

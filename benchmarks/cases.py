@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import zipfile
 from collections.abc import Callable
 
 import numpy as np
@@ -26,6 +25,8 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import squareform
 from torch import Tensor
+
+from dataloader.files import read_npz
 
 LMAX = 3
 NODES_PER_MOLECULE = 18
@@ -53,7 +54,7 @@ class Case:
 
     src, dst: (edges,) int64, sorted by dst. nodes_per_graph: (graphs,) int64. positions: (nodes, 3). scalars: (nodes, k).
     vectors: (nodes, 1, 3). edge_scalars: (edges, k). cutoff: radius that the edges keep within, in the units of the positions;
-    ``complete`` graphs have no cutoff. neighbours: slots per node of a program that works on lists of nearest neighbours (None: all other nodes).
+    ``complete`` graphs have no cutoff. neighbours: slots per node for a program that works on nearest neighbours (None: all others).
     """
 
     name: str
@@ -218,22 +219,13 @@ def load_geometry(path: str | pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 
     Raises FileNotFoundError or ValueError in one line.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"geometry file {path} does not exist: give an .npz file with arrays z and R")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {key: arrays[key] for key in ("z", "R") if key in arrays}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"geometry file {path} is no readable .npz archive ({error}): give one with arrays z and R") from None
-    if set(found) != {"z", "R"}:
-        raise ValueError(f"geometry file {path} must hold the arrays z and R, it has only {sorted(found) or 'others'}")
+    found = read_npz(path, ("z", "R"), "give an .npz file with arrays z (atoms) and R (frames, atoms, 3)")
     numbers, frames = found["z"], found["R"]
     positions = frames.reshape(-1, *frames.shape[-2:])[0] if frames.ndim in (2, 3) else frames
     if positions.shape != (len(numbers), 3):
-        raise ValueError(f"geometry file {path}: R must be (frames, {len(numbers)}, 3) for {len(numbers)} atoms in z, got {frames.shape}")
+        raise ValueError(f"{path}: R must be (frames, {len(numbers)}, 3) for {len(numbers)} atoms in z, got {frames.shape}")
     if not np.isfinite(positions).all():
-        raise ValueError(f"geometry file {path}: R holds values that are not finite")
+        raise ValueError(f"{path}: R holds values that are not finite")
     return numbers.astype(int), positions.astype(float)
 
 

@@ -15,15 +15,12 @@ import contextlib
 import ctypes
 import dataclasses
 import importlib.metadata
-import json
 import multiprocessing
 import os
 import pathlib
 import platform
 import resource
 import statistics
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 
@@ -208,16 +205,11 @@ def _cell(value) -> str:
     return f"{value:.0f}" if isinstance(value, float) and value >= 100 else f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-def write_json(path: str | pathlib.Path, content) -> None:
-    """Write ``content`` to a file in one step: a reader sees the old file or the whole new one."""
+def check_folder(path: str | pathlib.Path) -> None:
+    """FileNotFoundError unless the folder of an output file exists: asked before the measuring, not after."""
     path = pathlib.Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"folder {path.parent} of the output file {path.name} does not exist: make it first")
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False) as stream:
-        json.dump(content, stream, indent=1)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(stream.name, path)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -225,13 +217,3 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str):
         raise ValueError(f"{message.removeprefix('argument ')} (--help lists all options)")
-
-
-def run_command_line(main: Callable[[], None]) -> int:
-    """Run ``main``; an error of the user becomes one line on stderr and exit code 2."""
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    return 0

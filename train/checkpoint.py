@@ -1,8 +1,10 @@
 """Checkpoints: everything that a run needs to go on bit-identically, and that an evaluation needs to start from one file.
 
-A file holds plain numbers, strings, lists, dicts and tensors only, so it loads with ``weights_only=True``. It is written beside its final place,
-flushed and renamed: at any moment the name points to a whole checkpoint. Reading verifies the checksum of every record in the file.
+A file holds plain numbers, strings, lists, dicts and tensors only, so it loads with ``weights_only=True``. It is written beside
+its final place, flushed and renamed: at any moment the name points to a whole checkpoint. Reading verifies the checksum of every
+record in the file.
 """
+import functools
 import platform
 import random
 import zipfile
@@ -20,6 +22,7 @@ PACKAGES = ("torch", "dgl", "e3nn", "numpy", "farfield")
 LAST, BEST = "checkpoint_last.pt", "checkpoint_best.pt"
 
 
+@functools.cache
 def package_versions() -> dict[str, str]:
     """Versions of python and of the packages that decide the numbers."""
     versions = {"python": platform.python_version()}
@@ -36,7 +39,7 @@ def random_states(device: torch.device) -> dict:
     version, words, gauss = random.getstate()
     kind, key, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - the global generator is what has a state to keep
     states = {
-        "python": [version, list(words), gauss],
+        "python": [version, torch.tensor(words), gauss],
         "numpy": [kind, torch.from_numpy(key.astype(np.int64)), int(position), int(has_gauss), float(cached)],
         "torch": torch.get_rng_state(),
     }
@@ -48,7 +51,7 @@ def random_states(device: torch.device) -> dict:
 def restore_random_states(states: dict, device: torch.device):
     """Inverse of `random_states`."""
     version, words, gauss = states["python"]
-    random.setstate((version, tuple(words), gauss))
+    random.setstate((version, tuple(words.tolist()), gauss))
     kind, key, position, has_gauss, cached = states["numpy"]
     np.random.set_state((kind, key.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
     torch.set_rng_state(states["torch"])
@@ -78,7 +81,8 @@ def read_checkpoint(path, device="cpu") -> dict:
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
         reason = " ".join(str(error).split())[:120]
-        raise ValueError(f"checkpoint {path} is damaged or not a checkpoint ({reason}); use the other checkpoint of the run or train again") from None
+        mend = "use the other checkpoint of the run or train again"
+        raise ValueError(f"checkpoint {path} is damaged or not a checkpoint ({reason}); {mend}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"checkpoint {path} has format {found}, this version reads {FORMAT}; train again or use the version that wrote it")
@@ -95,9 +99,8 @@ def load_weights(model: nn.Module, weights: dict, path):
         if key not in own:
             raise ValueError(f"checkpoint {path} is of another model: its weight {key!r} has no place here; {mend}")
         if own[key].shape != weights[key].shape:
-            raise ValueError(
-                f"checkpoint {path} is of another model: weight {key!r} has shape {tuple(weights[key].shape)}, here {tuple(own[key].shape)}; {mend}"
-            )
+            shapes = f"shape {tuple(weights[key].shape)}, here {tuple(own[key].shape)}"
+            raise ValueError(f"checkpoint {path} is of another model: its weight {key!r} has {shapes}; {mend}")
     model.load_state_dict(weights, strict=True)
 
 
@@ -109,9 +112,9 @@ def evaluation_weights(content: dict) -> dict:
 
 
 def check_same_run(path, saved: dict, wanted: dict, free: frozenset[str]):
-    """``ValueError`` naming the first key outside ``free`` in which the configuration ``wanted`` departs from the checkpoint's ``saved``."""
+    """``ValueError`` naming the first key outside ``free`` in which the configuration ``wanted`` departs from the saved one."""
     if saved["task"] != wanted["task"]:
-        raise ValueError(f"cannot resume {path}: it is a run of the task {saved['task']!r}, not {wanted['task']!r}; start another run with --run-dir")
+        raise ValueError(f"cannot resume {path}: its task is {saved['task']!r}, not {wanted['task']!r}; start another run with --run-dir")
     for section in sorted((saved.keys() | wanted.keys()) - {"task"}):
         old, new = saved.get(section, {}), wanted.get(section, {})
         for key in sorted(old.keys() | new.keys()):

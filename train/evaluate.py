@@ -3,8 +3,8 @@
     python -m train.evaluate runs/nbody/checkpoint_best.pt
     python -m train.evaluate runs/nbody/checkpoint_best.pt --data-path elsewhere --split val --json rows.json
 
-Model, protocol and data path come from the configuration inside the checkpoint; the averaged weights are used where averaging was on. The numbers are
-those of the run's ``results.json``.
+Model, protocol and data path come from the configuration inside the checkpoint; the averaged weights are used where averaging was
+on. The numbers are those of the run's ``results.json``.
 """
 import argparse
 import importlib
@@ -26,7 +26,10 @@ class _OneLineParser(argparse.ArgumentParser):
 
 
 def evaluate_checkpoint(path, split: str = "test", data_path=None, device: torch.device | str = "cpu") -> list[dict]:
-    """Rows of the table of ``split``; ``data_path`` takes the place of the one in the checkpoint. Raises ``ValueError``/``FileNotFoundError``."""
+    """Rows of the table of ``split``; ``data_path`` takes the place of the one in the checkpoint.
+
+    Raises ``ValueError`` or ``FileNotFoundError`` for a checkpoint or data that are missing, damaged or foreign.
+    """
     device = torch.device(device)
     content = checkpoint.read_checkpoint(path, device)
     config = EasyDict(content["config"])

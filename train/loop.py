@@ -2,11 +2,13 @@
 
 It knows nothing of any data set: a `Task` says what the loss, the metrics and the table are. One step is
 
-    g = sum over the accumulated batches of (samples of the batch / samples of the step) * grad loss;   g <- g min(1, clip / |g|);   optimiser
+    g = sum over the accumulated batches of (samples of the batch / samples of the step) * grad loss
+    g <- g min(1, clip / |g|),   then the optimiser, then the average of the weights
 
-A step with a non-finite loss or gradient changes no weight; it is counted, and too many in a row end the run. Everything that decides the
-next number (weights, averages, optimiser, schedule, position in the data order, random states) is in ``checkpoint_last.pt``; with the same seed,
-machine and thread count a continued run is bit-identical to an uninterrupted one. Only a CPU- or wall-minute budget brings the clock into the numbers.
+A step with a non-finite loss or gradient changes no weight; it is counted, and too many in a row end the run. Everything that
+decides the next number (weights, averages, optimiser, schedule, position in the data order, random states) is in
+``checkpoint_last.pt``; with the same seed, machine and thread count a continued run is bit-identical to an uninterrupted one.
+Only a CPU- or wall-minute budget brings the clock into the numbers.
 """
 import math
 import time
@@ -178,7 +180,7 @@ class Trainer:
             self._stop_if_signalled()
             if self.progress() >= 1:
                 break
-        train_means = {name: value / position.sums["samples"] for name, value in position.sums.items() if name != "samples"} if position.sums else {}
+        train_means = {name: total / position.sums["samples"] for name, total in position.sums.items() if name != "samples"}
         position.epoch, position.batch, position.sums = position.epoch + 1, 0, {}
         if position.epoch % self.options.validate_every == 0 or self.ended_by():
             self._validate(train_means)
@@ -205,11 +207,12 @@ class Trainer:
         self.monitor.step(scalars["loss"], self.position.epoch)
         if self.position.step % self.options.log_every == 0:
             values = {f"train/{name}": value for name, value in scalars.items()}
-            values |= {"train/learning_rate": rate, "train/gradient_norm": float(norm), "train/seconds_per_step": time.perf_counter() - start}
+            seconds = time.perf_counter() - start
+            values |= {"train/learning_rate": rate, "train/gradient_norm": float(norm), "train/seconds_per_step": seconds}
             self.monitor.scalars(values, self.position.step)
 
     def _gradient(self, group: list, samples: list[int]) -> tuple[dict[str, float], bool]:
-        """Accumulate the gradient of the mean over all samples of the group; returns the logged means, and whether every loss was finite."""
+        """Accumulate the gradient of the mean over all samples of the group -> (logged means, whether every loss was finite)."""
         scalars: dict[str, float] = {}
         for batch, count in zip(group, samples, strict=True):
             share = count / sum(samples)
@@ -227,8 +230,9 @@ class Trainer:
         self.position.skipped_in_row += 1
         if self.position.skipped_in_row >= self.options.max_bad_steps:
             raise ValueError(
-                f"training diverged: {self.position.skipped_in_row} steps in a row with a non-finite loss or gradient (step {self.position.step}, "
-                f"loss {loss:.4g}, learning rate {rate:.3g}, limit --max-bad-steps {self.options.max_bad_steps}); lower --lr or --clip-norm"
+                f"training diverged: {self.position.skipped_in_row} steps in a row with a non-finite loss or gradient "
+                f"(step {self.position.step}, loss {loss:.4g}, learning rate {rate:.3g}, limit --max-bad-steps "
+                f"{self.options.max_bad_steps}); lower --lr or --clip-norm"
             )
 
     def _validate(self, train_means: Mapping[str, float]):
@@ -248,17 +252,21 @@ class Trainer:
         self.schedule.after_validation(score)
         if better:
             self.save(checkpoint.BEST)  # before `last`: a kill in between repeats this validation instead of losing the best
-        self.monitor.scalars({f"validation/{name}": value for name, value in {**result.metrics, "selection": score}.items()}, self.position.step)
+        values = {**result.metrics, "selection": score}
+        self.monitor.scalars({f"validation/{name}": value for name, value in values.items()}, self.position.step)
         if result.pairs and math.floor(before * PICTURES) < math.floor(now * PICTURES):
             self.monitor.picture(result.pairs, self.position.step)
         shown = "  ".join(f"{name} {result.metrics[name]:.4g}" for name in self.task.curves)
-        self.log(f"epoch {row['epoch']:4d}  step {row['step']:6d}  cpu {row['cpu_minutes']:.2f} min  train {train_means.get('loss', math.nan):.4g}  "
-                 f"validation: {shown}  selection {score:.4g}{' *' if better else ''}")
+        self.log(
+            f"epoch {row['epoch']:4d}  step {row['step']:6d}  cpu {row['cpu_minutes']:.2f} min  "
+            f"train {train_means.get('loss', math.nan):.4g}  validation: {shown}  selection {score:.4g}{' *' if better else ''}"
+        )
 
     def _stop_if_signalled(self):
         if self.signals.stop is not None:
             self.save(checkpoint.LAST)
-            raise Interrupted(f"{self.signals.stop}: saved {self.folder / checkpoint.LAST} at epoch {self.position.epoch}, batch {self.position.batch}")
+            place = f"epoch {self.position.epoch}, batch {self.position.batch}"
+            raise Interrupted(f"{self.signals.stop}: saved {self.folder / checkpoint.LAST} at {place}")
 
     def state(self) -> dict:
         """Content of a checkpoint."""

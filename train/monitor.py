@@ -2,7 +2,6 @@
 
 Everything here only reads the training; nothing here can change its numbers.
 """
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from dataloader.files import atomic_write
+from dataloader import files
 
 MAX_POINTS = 20_000
 
@@ -69,8 +68,7 @@ class Monitor:
 
 def write_json(path, content):
     """Write ``content`` atomically; numbers that json does not know (nan, inf) become null."""
-    with atomic_write(path) as temporary:
-        Path(temporary).write_text(json.dumps(_finite(content), indent=1) + "\n", encoding="utf-8")
+    files.write_json(path, _finite(content))
 
 
 def _finite(value):
@@ -88,8 +86,11 @@ def format_table(rows: Sequence[Mapping[str, object]]) -> str:
     columns = list(rows[0])
     cells = [columns] + [[_cell(row.get(column, "")) for column in columns] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    return "\n".join("  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True)))
-                     for line in cells)
+    lines = []
+    for line in cells:
+        padded = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
+        lines.append("  ".join([line[0].ljust(widths[0]), *padded[1:]]).rstrip())
+    return "\n".join(lines)
 
 
 def _cell(value) -> str:
@@ -140,7 +141,7 @@ def draw_curves(history: Sequence[Mapping[str, float]], names: Sequence[str], re
 def save_figure(path: Path, figure: Figure):
     """Write a png atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary:
+    with files.atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
 
 

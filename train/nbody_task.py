@@ -8,8 +8,9 @@ Protocols (every one is reported beside the rows of its own windows, since their
 | p500 | 5 | start frame int((49 - h) / S * index), spread over the simulation | 0.0256, 0.250 | 0.0675 |
 
 Linear: the body flies on with its velocity (x = 0.1 h v_t, v = 0). Constant: nothing moves (x = 0, v = 0).
-Error of a window: squared error averaged over its bodies and components; a split's error is the mean over *all* its windows. A few close encounters
-dominate that mean, so the table adds its standard error, the median over windows, and the mean without the 5 % largest window errors.
+Error of a window: squared error averaged over its bodies and components; a split's error is the mean over *all* its windows. A few
+close encounters dominate that mean, so the table adds its standard error, the median over windows, and the mean without the 5 %
+largest window errors.
 Selection: x / x_linear + v / v_linear on the validation split.
 """
 from collections.abc import Iterable, Mapping
@@ -17,9 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from dataloader.nbody import NBodyDataset, WindowBatchSampler
 from torch import Tensor, nn
 
-from dataloader.nbody import NBodyDataset, WindowBatchSampler
 from models.factory import build_model
 from train.data_order import EpochLoader
 from train.loop import Evaluation, Task
@@ -83,7 +84,7 @@ class NBodyTask(Task):
         total, parts = self.objective(prediction, batch.labels)
         if self.waypoint_weight > 0:
             if "waypoints" not in prediction:
-                raise ValueError(f"{type(model).__name__} predicts no waypoints; set --waypoints 0, or a model option that makes it predict them")
+                raise ValueError(f"{type(model).__name__} predicts no waypoints; give --waypoint-weight 0")
             on_the_way, _ = self.objective(_split_waypoints(prediction["waypoints"]), _split_waypoints(batch.labels["waypoints"]))
             total = total + self.waypoint_weight * on_the_way
             parts["waypoints"] = on_the_way.detach()
@@ -122,7 +123,8 @@ class NBodyTask(Task):
         for label, prefix in (("model", ""), ("Linear", "linear_"), ("constant", "constant_")):
             row: dict[str, object] = {"row": label}
             for name in QUANTITIES:
-                row |= {f"{name}{suffix or '_mean'}": evaluation.metrics[prefix + name + suffix] for suffix in ("", "_stderr", "_median", "_trimmed")}
+                for suffix in ("", "_stderr", "_median", "_trimmed"):
+                    row[name + (suffix or "_mean")] = evaluation.metrics[prefix + name + suffix]
             rows.append(row)
         return rows
 
@@ -135,7 +137,7 @@ def build_task(config) -> NBodyTask:
     """The task of ``config.data`` and ``config.loss``."""
     weights = {"displacement": config.loss.weight_displacement, "velocity_change": config.loss.weight_velocity}
     objective = WeightedLoss(config.loss.loss, weights, config.loss.loss_scale)
-    return NBodyTask(PROTOCOLS[config.data.protocol].horizon, objective, config.loss.waypoint_weight if config.data.waypoints else 0.0)
+    return NBodyTask(PROTOCOLS[config.data.protocol].horizon, objective, config.loss.waypoint_weight)
 
 
 def build_model_for(config) -> nn.Module:
@@ -159,5 +161,6 @@ def waypoints_of(config) -> int:
         return 0
     updates, horizon = config.model.updates, PROTOCOLS[config.data.protocol].horizon
     if horizon % updates:
-        raise ValueError(f"--updates must divide the {horizon} frames of {config.data.protocol} to be supervised, got {updates}; or give --waypoint-weight 0")
+        mend = f"--updates must divide the {horizon} frames of {config.data.protocol}, or give --waypoint-weight 0"
+        raise ValueError(f"cannot supervise the states between {updates} updates: {mend}")
     return updates

@@ -146,14 +146,16 @@ class Double(Arithmetic):
 
 
 class Bfloat16(Arithmetic):
-    """bfloat16 autocast over float32 weights; only for models that say ``mixed_precision_safe = True`` on devices that compute in bfloat16."""
+    """bfloat16 autocast over float32 weights, for models that say ``mixed_precision_safe = True`` and devices that compute in it."""
 
     def check(self, model: nn.Module, device: torch.device):
         """The model must declare that it keeps geometry and reductions in float32, the device that it knows bfloat16."""
         if not getattr(model, "mixed_precision_safe", False):
-            raise ValueError(f"--precision bfloat16 is not safe for {type(model).__name__} (its geometry needs float32); give --precision float32")
+            name = type(model).__name__
+            raise ValueError(f"--precision bfloat16 is not safe for {name} (its geometry needs float32); give --precision float32")
         if device.type == "cuda" and not torch.cuda.is_bf16_supported():
-            raise ValueError(f"--precision bfloat16: {torch.cuda.get_device_name(device)} does not compute in it; give --precision float32")
+            name = torch.cuda.get_device_name(device)
+            raise ValueError(f"--precision bfloat16: {name} does not compute in it; give --precision float32")
 
     def context(self, device: torch.device) -> AbstractContextManager:
         """Autocast on ``device``."""

@@ -26,9 +26,10 @@ from easydict import EasyDict
 
 from train.session import Interrupted
 
-FREE_ON_RESUME = frozenset({  # what a continued run may change: none of these touches the numbers of a step (a new length moves the schedule)
-    "run_dir", "resume", "overwrite", "seeds", "device", "threads", "workers", "pause_after", "progress", "data_path", "epochs", "max_cpu_minutes",
-    "max_minutes", "patience", "validate_every", "checkpoint_every", "log_every", "max_bad_steps",
+# what a continued run may change: where and how long it runs, and what it shows
+FREE_ON_RESUME = frozenset({
+    "run_dir", "resume", "overwrite", "seeds", "device", "threads", "workers", "pause_after", "progress", "data_path", "cache",
+    "epochs", "max_cpu_minutes", "max_minutes", "patience", "validate_every", "checkpoint_every", "log_every", "max_bad_steps",
 })
 SESSION_ONLY = {"resume": False, "overwrite": False, "pause_after": None}
 EXIT_BAD_INPUT = 2
@@ -49,7 +50,8 @@ class Section:
         for field in dataclasses.fields(options_class):
             if field.name not in skip:
                 kinds = typing.get_args(hints[field.name]) or (hints[field.name],)
-                self.add("--" + field.name.replace("_", "-"), kinds[0], field.default, optional=type(None) in kinds, help=field.name.replace("_", " "))
+                flag, words = "--" + field.name.replace("_", "-"), field.name.replace("_", " ")
+                self.add(flag, kinds[0], field.default, optional=type(None) in kinds, help=words)
 
     def add(self, flag: str, kind: type = str, default=None, *, key: str | None = None, low=None, above=None, high=None, below=None,
             choices=None, optional: bool = False, help: str = ""):

@@ -1,4 +1,4 @@
-"""The folder of a run: made or refused at the start, filled with the configuration, and at the end with test table, plots and ``results.json``."""
+"""The folder of a run: made or refused at the start, filled with the configuration, at the end with test table and plots."""
 import shutil
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import yaml
 from dataloader.files import atomic_write
 from train import checkpoint, monitor
 from train.loop import Trainer, evaluate_model
-from train.options import saved_config
+from train.options import FREE_ON_RESUME, plain, saved_config
 
 RUN_FILES = ("config.yaml", checkpoint.LAST, checkpoint.BEST, "results.json", "log.txt", "tensorboard", "plots")
 
@@ -20,15 +20,19 @@ def prepare_run_folder(folder: Path, resume: bool, overwrite: bool):
         raise ValueError(f"run folder {folder} is a file; give another --run-dir")
     found = [name for name in RUN_FILES if (folder / name).exists()]
     if found and not resume and not overwrite:
-        raise ValueError(f"run folder {folder} already holds a run ({found[0]}); add --resume to go on, --overwrite to replace it, or another --run-dir")
+        mend = "add --resume to go on, --overwrite to replace it, or give another --run-dir"
+        raise ValueError(f"run folder {folder} already holds a run ({found[0]}); {mend}")
     for name in found if overwrite else ():
         shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
     folder.mkdir(parents=True, exist_ok=True)
 
 
 def save_config(folder: Path, config):
-    """``config.yaml`` of a run: what ``--config`` reads; options of one session (resume, overwrite, pause) are not part of it."""
-    with atomic_write(folder / "config.yaml") as temporary:
+    """Write ``config.yaml``, which ``--config`` reads. Where a run is resumed, only `FREE_ON_RESUME` may differ (``ValueError``)."""
+    path = folder / "config.yaml"
+    if path.exists():
+        checkpoint.check_same_run(folder, yaml.safe_load(path.read_text(encoding="utf-8")), plain(config), FREE_ON_RESUME)
+    with atomic_write(path) as temporary:
         Path(temporary).write_text(yaml.safe_dump(saved_config(config), sort_keys=False), encoding="utf-8")
 
 
@@ -36,8 +40,9 @@ def finish_run(trainer: Trainer, test_loader) -> dict:
     """Evaluate the best checkpoint on the test split; write ``results.json`` and ``plots/``, print the table; returns the results."""
     path = trainer.folder / checkpoint.BEST
     if trainer.best is None:
-        raise ValueError(f"no validation of {trainer.folder} gave a finite error, so there is no best checkpoint; lower --lr and train again")
-    checkpoint.load_weights(trainer.model, checkpoint.evaluation_weights(checkpoint.read_checkpoint(path, trainer.device)), path)
+        raise ValueError(f"no validation of {trainer.folder} gave a finite error, so nothing is best; lower --lr and train again")
+    content = checkpoint.read_checkpoint(path, trainer.device)
+    checkpoint.load_weights(trainer.model, checkpoint.evaluation_weights(content), path)
     result = evaluate_model(trainer.model, trainer.task, test_loader, trainer.device, trainer.options.precision)
     rows = trainer.task.table(result)
     results = {
@@ -58,8 +63,8 @@ def finish_run(trainer: Trainer, test_loader) -> dict:
     }
     monitor.write_json(trainer.folder / "results.json", results)
     plots = trainer.folder / "plots"
-    last = trainer.history[-1]
-    monitor.save_figure(plots / "learning_curve.png", monitor.draw_curves(trainer.history, trainer.task.curves, trainer.task.baselines(last)))
+    curves = monitor.draw_curves(trainer.history, trainer.task.curves, trainer.task.baselines(trainer.history[-1]))
+    monitor.save_figure(plots / "learning_curve.png", curves)
     if result.pairs:
         monitor.save_figure(plots / "predictions.png", monitor.draw_pairs(result.pairs))
         monitor.save_figure(plots / "errors.png", monitor.draw_errors(result.pairs))

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from easydict import EasyDict
 
+from models.factory import MODELS
 from models.nbody import NBodyOptions
 from train import checkpoint, monitor
-from train.losses import LOSSES
 from train.loop import Trainer
+from train.losses import LOSSES
 from train.nbody_task import PROTOCOLS, TRAIN_STARTS, build_model_for, build_task, split_loader
 from train.optimizers import OPTIMIZERS, PRECISIONS, SCHEDULES
-from train.options import OptionParser, add_run_options, add_training_options, find_device, plain, prepare_process, run_script
+from train.options import OptionParser, add_run_options, add_training_options, find_device, plain, prepare_process, run_script, saved_config
 from train.run_folder import finish_run, mean_table, prepare_run_folder, save_config
 from train.session import Interrupted
 
@@ -35,7 +36,7 @@ def build_parser() -> OptionParser:
     data.add("--train-starts", str, "all", choices=list(TRAIN_STARTS), help="windows of the training simulations")
     data.add("--cache", bool, False, help="read the edge basis from the cache beside the data")
     model = parser.section("model", "the network")
-    model.add("--model", str, "se3_transformer_nbody", key="name", help="name in models.factory")
+    model.add("--model", str, "se3_transformer_nbody", key="name", choices=list(MODELS), help="name in models.factory")
     model.add_fields(NBodyOptions, skip=DERIVED)
     loss = parser.section("loss", "what is minimised")
     loss.add("--loss", str, "mse", choices=list(LOSSES), help="cost of a residual")
@@ -47,6 +48,11 @@ def build_parser() -> OptionParser:
     return parser
 
 
+def protocol_presets(values: dict) -> dict:
+    """Defaults that depend on the protocol."""
+    return {"train_starts": PROTOCOLS[values["protocol"]].train_starts}
+
+
 def train_one(config: EasyDict) -> dict | None:
     """One seed from start to results; None if ``--pause-after`` ended the session."""
     folder = Path(config.run.run_dir)
@@ -56,44 +62,43 @@ def train_one(config: EasyDict) -> dict | None:
     prepare_run_folder(folder, config.run.resume, config.run.overwrite)
     save_config(folder, config)
     log = monitor.RunLog(folder / "log.txt")
-    log(f"{config.data.protocol}, seed {config.run.seed}: {len(train.dataset)} training windows, {len(val.dataset)} validation, {len(test.dataset)} test; "
-        f"{sum(weight.numel() for weight in model.parameters())} weights; run folder {folder}")
+    windows = f"{len(train.dataset)} training windows, {len(val.dataset)} validation, {len(test.dataset)} test"
+    weights = sum(weight.numel() for weight in model.parameters())
+    log(f"{config.data.protocol}, seed {config.run.seed}: {windows}; {weights} weights; run folder {folder}")
     trainer = Trainer(model, build_task(config), train, val, config, folder, device, log)
     if config.run.resume and (folder / checkpoint.LAST).exists():
         trainer.restore()
     return finish_run(trainer, test) if trainer.fit() else None
 
 
-def train_seeds(config: EasyDict) -> None:
-    """``--seeds n``: one run folder per seed, then the mean over seeds."""
+def train_seeds(config: EasyDict) -> list[dict] | None:
+    """``--seeds n``: one run folder per seed, then the table of the means; None if ``--pause-after`` ended the session."""
     parent = Path(config.run.run_dir)
     prepare_run_folder(parent, config.run.resume, config.run.overwrite)
     save_config(parent, config)
     tables = []
     for seed in range(config.run.seed, config.run.seed + config.run.seeds):
         one = EasyDict(plain(config))
-        one.run |= {"seed": seed, "seeds": 1, "run_dir": str(parent / f"seed_{seed}")}
+        one.run.update(seed=seed, seeds=1, run_dir=str(parent / f"seed_{seed}"))
         results = train_one(one)
         if results is None:
-            return
+            return None
         tables.append(results["test"])
     rows = mean_table(tables)
     log = monitor.RunLog(parent / "log.txt")
     log(f"{config.data.protocol}, mean +- standard deviation over {len(tables)} seeds")
     log(monitor.format_table(rows))
-    monitor.write_json(parent / "results.json", {"test": rows, "test_of_seed": tables, "config": plain(config)})
+    monitor.write_json(parent / "results.json", {"test": rows, "test_of_seed": tables, "config": saved_config(config)})
+    return rows
 
 
 def main(argv: list[str] | None = None):
     """Entry point of the command line."""
-    config = build_parser().parse_config(argv, lambda values: {"train_starts": PROTOCOLS[values["protocol"]].train_starts})
+    config = build_parser().parse_config(argv, protocol_presets)
     find_device(config.run.device)
     again = f"python -m train.train_nbody --run-dir {config.run.run_dir} --resume"
     try:
-        if config.run.seeds == 1:
-            results = train_one(config)
-        else:
-            results = train_seeds(config)
+        results = train_one(config) if config.run.seeds == 1 else train_seeds(config)
     except Interrupted as stop:
         raise Interrupted(f"{stop}; go on with: {again}") from None
     if results is None and config.run.pause_after:

@@ -10,8 +10,9 @@ import time
 import pytest
 import torch
 
-from tests.train.toy import ToyTask, toy_trainer
+from tests.train.toy import ToyData, ToySampler, ToyTask, toy_trainer
 from train import checkpoint
+from train.data_order import EpochLoader
 from train.run_folder import finish_run
 from train.session import Interrupted
 
@@ -42,7 +43,8 @@ def test_two_epochs_and_two_more_are_four(tmp_path, options):
     assert rest.fit()
     assert_same(whole, rest)
     if whole.averaged is not None:
-        assert all(torch.equal(a, b) for a, b in zip(whole.averaged.state_dict().values(), rest.averaged.state_dict().values(), strict=True))
+        pairs = zip(whole.averaged.state_dict().values(), rest.averaged.state_dict().values(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_a_signal_in_the_middle_of_an_epoch_loses_nothing(tmp_path):
@@ -83,6 +85,7 @@ def test_accumulated_batches_are_one_large_batch(tmp_path):
         assert torch.allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_a_non_finite_step_changes_nothing_and_is_counted(tmp_path):
     task = ToyTask()
     task.poison = frozenset({1})
@@ -93,6 +96,7 @@ def test_a_non_finite_step_changes_nothing_and_is_counted(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_a_non_finite_gradient_changes_nothing(tmp_path):
     class Steep(ToyTask):
         def loss(self, model, batch):
@@ -169,6 +173,7 @@ def test_another_configuration_is_not_resumed(tmp_path):
     toy_trainer(tmp_path, "--epochs", "1").fit()
     with pytest.raises(ValueError, match=r"model.width is 8 there and 16 here"):
         toy_trainer(tmp_path, "--resume", "--width", "16")
+    assert toy_trainer(tmp_path, "--resume", "--epochs", "1").position.epoch == 1, "the refused attempt left the run as it was"
 
 
 def test_low_precision_is_refused_unless_the_model_allows_it(tmp_path):
@@ -179,14 +184,14 @@ def test_low_precision_is_refused_unless_the_model_allows_it(tmp_path):
     assert next(trainer.model.parameters()).dtype == torch.float64
 
 
-def test_loader_processes_do_not_change_the_numbers(tmp_path):
-    from tests.train.toy import ToyData, ToySampler
-    from train.data_order import EpochLoader
-
+def test_the_data_order_is_a_function_of_seed_epoch_and_place():
     state = torch.get_rng_state()
-    batches = [[batch.x for batch in EpochLoader(ToyData(), ToySampler(40, 8, 5), workers).epoch(2, first)] for workers, first in ((0, 0), (1, 0), (0, 3))]
-    assert all(torch.equal(a, b) for a, b in zip(batches[0], batches[1], strict=True))
-    assert len(batches[2]) == 2 and torch.equal(batches[2][0], batches[0][3])
+    here, there, rest = (
+        [batch.x for batch in EpochLoader(ToyData(), ToySampler(40, 8, 5), workers).epoch(2, first)]
+        for workers, first in ((0, 0), (1, 0), (0, 3))
+    )
+    assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
+    assert len(rest) == 2 and torch.equal(rest[0], here[3])
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -1,4 +1,4 @@
-"""A small regression task with dropout (so that random states matter) for the tests of the training engine; also a script that a test can kill."""
+"""A small regression task with dropout (so that random states matter), and a script around it that a test can kill."""
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,11 +93,12 @@ def toy_parser(run_dir="run"):
 
 def toy_trainer(folder, *arguments, task=None, dropout=0.2, size=40):
     """Trainer in ``folder`` as a script would make it."""
-    command = ["--run-dir", str(folder), "--no-progress", "--epochs", "4", "--batch-size", "8", "--warmup-steps", "5", "--lr", "0.01", *arguments]
-    config = toy_parser().parse_config(command)
+    standard = ["--no-progress", "--epochs", "4", "--batch-size", "8", "--warmup-steps", "5", "--lr", "0.01"]
+    config = toy_parser().parse_config(["--run-dir", str(folder), *standard, *arguments])
     device = prepare_process(config)
     folder = Path(config.run.run_dir)
-    loaders = [EpochLoader(ToyData(size, seed), ToySampler(size, config.training.batch_size, config.run.seed, seed == 0)) for seed in (0, 1)]
+    batch_size, seed = config.training.batch_size, config.run.seed
+    loaders = [EpochLoader(ToyData(size, split), ToySampler(size, batch_size, seed, split == 0)) for split in (0, 1)]
     model = toy_model(config.model.width, dropout)
     prepare_run_folder(folder, config.run.resume, config.run.overwrite)
     save_config(folder, config)

@@ -1,0 +1,134 @@
+"""Laws of checkpoints and schedules: what is written comes back, damage and foreign files are one error."""
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from easydict import EasyDict
+from torch import nn
+
+from tests.train.toy import toy_model, toy_parser
+from train import checkpoint
+from train.optimizers import SCHEDULES, averaged_model, build_optimizer
+from train.run_folder import mean_table
+
+CPU = torch.device("cpu")
+
+
+def test_random_states_come_back(tmp_path):
+    draw = lambda: (random.random(), np.random.rand(), torch.rand(1).item())  # noqa: E731, NPY002
+    np.random.randn(1)  # noqa: NPY002 - leaves a cached normal number, which belongs to the state
+    checkpoint.save_checkpoint(tmp_path / "c.pt", {"random": checkpoint.random_states(CPU)})
+    first = draw()
+    checkpoint.restore_random_states(checkpoint.read_checkpoint(tmp_path / "c.pt")["random"], CPU)
+    assert draw() == first
+
+
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.8])
+def test_a_flipped_byte_is_found(tmp_path, place):
+    path = tmp_path / "c.pt"
+    checkpoint.save_checkpoint(path, {"weights": {"w": torch.zeros(10_000)}})
+    data = bytearray(path.read_bytes())
+    data[int(place * len(data))] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="c.pt is damaged or not a checkpoint"):
+        checkpoint.read_checkpoint(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
+def test_truncated_and_foreign_files_are_one_line(tmp_path, content):
+    path = tmp_path / "c.pt"
+    checkpoint.save_checkpoint(path, {"weights": {"w": torch.zeros(1000)}})
+    path.write_bytes(path.read_bytes()[:2000] if content is None else content)
+    with pytest.raises(ValueError, match="damaged or not a checkpoint") as error:
+        checkpoint.read_checkpoint(path)
+    assert "\n" not in str(error.value)
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path):
+    torch.save({"format": 1, "config": EasyDict(a=1)}, tmp_path / "c.pt")
+    with pytest.raises(ValueError, match="damaged or not a checkpoint"):
+        checkpoint.read_checkpoint(tmp_path / "c.pt")
+
+
+def test_a_missing_file_and_another_format_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist; give the checkpoint_best.pt"):
+        checkpoint.read_checkpoint(tmp_path / "none.pt")
+    torch.save({"format": 0}, tmp_path / "old.pt")
+    with pytest.raises(ValueError, match="has format 0, this version reads 1"):
+        checkpoint.read_checkpoint(tmp_path / "old.pt")
+
+
+def test_a_failed_write_leaves_the_old_checkpoint(tmp_path):
+    path = tmp_path / "c.pt"
+    checkpoint.save_checkpoint(path, {"step": 1})
+    with pytest.raises(Exception, match="pickle"):
+        checkpoint.save_checkpoint(path, {"step": 2, "bad": lambda: None})
+    assert checkpoint.read_checkpoint(path)["step"] == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["c.pt"]
+
+
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        (toy_model(9), r"weight '0.weight' has shape \(9, 3\), here \(8, 3\)"),
+        (nn.Sequential(nn.Linear(3, 8)), "no weight '3.weight'"),
+        (nn.Sequential(*toy_model(), nn.Linear(1, 1)), "weight '4.weight' has no place here"),
+    ],
+)
+def test_weights_of_another_model_name_the_key(other, message):
+    with pytest.raises(ValueError, match=message):
+        checkpoint.load_weights(toy_model(), other.state_dict(), "c.pt")
+
+
+def schedule_of(name, *arguments):
+    rates = ["--lr", "0.1", "--min-lr", "0.001", "--warmup-steps", "10"]
+    options = toy_parser().parse_config(["--schedule", name, *rates, *arguments]).training
+    optimizer = build_optimizer(toy_model(), options)
+    return SCHEDULES[name](optimizer, options), optimizer
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_rate_rises_linearly_at_first(name):
+    schedule, optimizer = schedule_of(name)
+    rates = []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.after_step(0.0)
+    assert np.allclose(rates, 0.1 * np.arange(1, 11) / 10)
+
+
+def test_the_cosine_ends_at_the_smallest_rate_and_is_half_way_in_the_middle():
+    schedule, optimizer = schedule_of("cosine", "--warmup-steps", "0")
+    optimizer.step()
+    for progress in (0.0, 0.5, 1.0):
+        schedule.after_step(progress)
+        assert math.isclose(optimizer.param_groups[0]["lr"], 0.001 + 0.099 * (1 + math.cos(math.pi * progress)) / 2)
+
+
+def test_the_average_forgets_the_initial_weights_early_and_is_slow_late():
+    model = nn.Linear(1, 1, bias=False)
+    averaged = averaged_model(model, 0.99)
+    with torch.no_grad():
+        model.weight.fill_(0.0)
+        averaged.update_parameters(model)
+        model.weight.fill_(1.0)
+        distances = []
+        for _ in range(1000):
+            averaged.update_parameters(model)
+            distances.append(1 - averaged.module.weight.item())
+    assert distances[20] < 1e-2, "with a constant decay of 0.99 this would be 0.81"
+    assert averaged.n_averaged == 1001
+
+
+def test_weight_decay_leaves_vectors_alone():
+    groups = build_optimizer(toy_model(), toy_parser().parse_config(["--weight-decay", "0.1"]).training).param_groups
+    assert [(group["weight_decay"], {weight.ndim for weight in group["params"]}) for group in groups] == [(0.1, {2}), (0.0, {1})]
+
+
+def test_the_mean_over_seeds():
+    tables = [[{"row": "model", "x": x}, {"row": "Linear", "x": 4.0}] for x in (1.0, 3.0)]
+    rows = mean_table(tables)
+    assert rows == [{"row": "model", "x": "2 +- 1.4"}, {"row": "Linear", "x": 4.0}]

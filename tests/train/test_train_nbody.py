@@ -1,0 +1,169 @@
+"""Laws of the N-body script on a small data set: protocols, baselines, resume, evaluation from the checkpoint, bad input."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dataloader.nbody import simulate_nbody
+from train import checkpoint, evaluate, train_nbody
+from train.losses import WeightedLoss
+from train.nbody_task import NBodyTask, build_model_for, build_task, split_loader, window_errors, window_statistics
+
+SMALL = ["--no-progress", "--layers", "1", "--channels", "4", "--lmax", "1", "--batch-size", "16", "--warmup-steps", "2", "--lr", "0.01"]
+CLOCKS = {"cpu_minutes", "minutes"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("nbody")
+    rng = np.random.RandomState(3)  # noqa: NPY002 - the public protocol is one of the legacy generator
+    for split, count in (("train", 40), ("test", 11), ("val", 9)):
+        simulated = simulate_nbody(count, rng)
+        np.savez(folder / f"nbody_{split}.npz", **{name: values.astype(np.float32) for name, values in simulated.items()})
+    return folder
+
+
+def run(folder, data, *arguments):
+    """Results of the script in ``folder``."""
+    train_nbody.main(["--run-dir", str(folder), "--data-path", str(data), *SMALL, *arguments])
+    return json.loads((Path(folder) / "results.json").read_text()) if (Path(folder) / "results.json").exists() else None
+
+
+def config_for(data, *arguments):
+    return train_nbody.build_parser().parse_config(["--data-path", str(data), *SMALL, *arguments], train_nbody.protocol_presets)
+
+
+def without_clocks(history):
+    return [{key: value for key, value in row.items() if key not in CLOCKS} for row in history]
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """An uninterrupted run of four epochs with everything switched on."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return folder, run(folder, data, "--epochs", "4", "--ema-decay", "0.9", "--updates", "2", "--waypoint-weight", "0.5")
+
+
+def test_four_epochs_are_two_and_two_more(whole, data, tmp_path):
+    folder, results = whole
+    options = ["--epochs", "4", "--ema-decay", "0.9", "--updates", "2", "--waypoint-weight", "0.5"]
+    assert run(tmp_path / "run", data, *options, "--pause-after", "2") is None
+    train_nbody.main(["--run-dir", str(tmp_path / "run"), "--resume"])
+    resumed = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert without_clocks(resumed["history"]) == without_clocks(results["history"])
+    assert resumed["test"] == results["test"]
+    one, two = (checkpoint.read_checkpoint(place / checkpoint.LAST) for place in (folder, tmp_path / "run"))
+    for part in ("weights", "averaged"):
+        assert all(torch.equal(one[part][key], two[part][key]) for key in one[part])
+    moments = one["optimizer"]["state"], two["optimizer"]["state"]
+    assert all(torch.equal(moments[0][i][key], moments[1][i][key]) for i in moments[0] for key in moments[0][i])
+
+
+def test_the_same_seed_gives_the_same_curve(whole, data, tmp_path):
+    options = ["--epochs", "4", "--ema-decay", "0.9", "--updates", "2", "--waypoint-weight", "0.5"]
+    again = run(tmp_path / "same", data, *options)
+    other = run(tmp_path / "other", data, *options, "--seed", "1")
+    assert without_clocks(again["history"]) == without_clocks(whole[1]["history"])
+    assert other["history"][0]["train_loss"] != again["history"][0]["train_loss"]
+
+
+def test_a_checkpoint_alone_gives_the_table_again(whole, data, tmp_path):
+    folder, results = whole
+    evaluate.main([str(folder / checkpoint.BEST), "--json", str(tmp_path / "rows.json")])
+    assert json.loads((tmp_path / "rows.json").read_text())["rows"] == results["test"]
+    validation = evaluate.evaluate_checkpoint(folder / checkpoint.BEST, "val")
+    assert validation[0]["x_mean"] == results["best"]["metrics"]["x"], "the best checkpoint holds the weights that were selected"
+
+
+def test_moved_or_missing_data_are_named(whole, tmp_path):
+    with pytest.raises(FileNotFoundError, match="preprocess_nbody"):
+        evaluate.evaluate_checkpoint(whole[0] / checkpoint.BEST, data_path=tmp_path)
+
+
+@pytest.mark.parametrize("protocol, horizon, start", [("p1000", 10, lambda i: 0), ("p500", 5, lambda i: int((49 - 5) / 11 * i))])
+def test_the_rows_are_those_of_the_protocols_windows(data, protocol, horizon, start):
+    """Linear and constant rows against the formula on the raw file, over every window (11 windows do not fill a batch)."""
+    config = config_for(data, "--protocol", protocol)
+    rows = build_task(config).table(build_task(config).evaluate(lambda batch: batch.labels, split_loader(config, "test")))
+    raw = np.load(data / "nbody_test.npz")
+    x, v = raw["positions"].astype(float), raw["velocities"].astype(float)
+    index, first = np.arange(11), np.array([start(i) for i in range(11)])
+    moved, pushed = x[index, first + horizon] - x[index, first], v[index, first + horizon] - v[index, first]
+    linear = ((0.1 * horizon * v[index, first] - moved) ** 2).mean((1, 2))
+    table = {row["row"]: row for row in rows}
+    assert table["model"]["x_mean"] == table["model"]["v_mean"] == 0
+    assert np.isclose(table["Linear"]["x_mean"], linear.mean(), rtol=1e-5)
+    assert np.isclose(table["Linear"]["x_median"], np.median(linear), rtol=1e-5)
+    assert np.isclose(table["Linear"]["v_mean"], (pushed**2).mean(), rtol=1e-5)
+    assert np.isclose(table["constant"]["x_mean"], (moved**2).mean(), rtol=1e-5)
+
+
+def test_window_statistics():
+    errors = np.arange(1.0, 101.0)
+    errors[-1] = 1e6
+    found = window_statistics(errors)
+    assert found["_trimmed"] == np.arange(1.0, 96.0).mean() and found["_median"] == 50.5
+    assert np.isclose(found["_stderr"], errors.std(ddof=1) / 10)
+    per_graph = window_errors(torch.tensor([[1.0, 1, 1], [3, 3, 3], [2, 0, 0]]), torch.tensor([0, 0, 1]), 2)
+    assert np.allclose(per_graph, [5.0, 4 / 3])
+
+
+def test_the_loss_is_the_mean_square_of_the_stacked_pair_plus_the_waypoints(data):
+    config = config_for(data, "--updates", "2", "--waypoint-weight", "0.5")
+    torch.manual_seed(0)
+    model, batch = build_model_for(config), next(iter(split_loader(config, "train", training=True)))
+    out, labels = model(batch), batch.labels
+    names = ("displacement", "velocity_change")
+    stacked = (torch.stack([out[name] for name in names]) - torch.stack([labels[name] for name in names])).square().mean()
+    way = (out["waypoints"] - labels["waypoints"]).square().mean()
+    assert torch.allclose(build_task(config).loss(model, batch)[0], stacked + 0.5 * way)
+    assert torch.equal(labels["waypoints"][:, -1], torch.cat([labels[name] for name in names], -1))
+
+
+def test_selection_is_relative_to_the_linear_row():
+    metrics = {"x": 0.01, "linear_x": 0.1, "v": 0.1, "linear_v": 0.2}
+    assert NBodyTask(10, WeightedLoss("mse", {"displacement": 1.0})).selection(metrics) == pytest.approx(0.6)
+
+
+def test_seeds_have_their_folders_and_a_table_of_means(data, tmp_path):
+    train_nbody.main(["--run-dir", str(tmp_path), "--data-path", str(data), *SMALL, "--epochs", "1", "--seeds", "2"])
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert (tmp_path / "seed_0" / checkpoint.BEST).exists() and (tmp_path / "seed_1" / checkpoint.BEST).exists()
+    assert "+-" in content["test"][0]["x_mean"] and isinstance(content["test"][1]["x_mean"], float)
+    train_nbody.main(["--run-dir", str(tmp_path), "--resume"])
+    assert json.loads((tmp_path / "results.json").read_text())["test"] == content["test"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--protocol", "p100"], "must be one of p1000, p500, got 'p100'"),
+        (["--heads", "3"], "heads"),
+        (["--cutoff", "-1"], "cutoff must be > 0"),
+        (["--updates", "3", "--waypoint-weight", "1"], "--updates must divide the 10 frames"),
+        (["--device", "cuda:77"], "--device cuda:77: not usable here"),
+        (["--data-path", "/nowhere"], "/nowhere/nbody_train.npz does not exist"),
+    ],
+)
+def test_bad_input_is_refused_before_a_run_folder_is_made(data, tmp_path, arguments, message):
+    with pytest.raises((ValueError, OSError), match=message) as error:
+        train_nbody.main(["--run-dir", str(tmp_path / "run"), "--data-path", str(data), *SMALL, *arguments])
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused(whole, data):
+    with pytest.raises(ValueError, match=r"model.channels is 4 there and 8 here"):
+        train_nbody.main(["--run-dir", str(whole[0]), "--resume", "--channels", "8"])
+
+
+@pytest.mark.parametrize("script", [["train/train_nbody.py"], ["-m", "train.train_nbody"]])
+def test_both_ways_to_call_the_script(script):
+    root = Path(__file__).resolve().parents[2]
+    call = subprocess.run([sys.executable, *script, "--epochs", "0"], cwd=root, capture_output=True, text=True)
+    assert call.returncode == 2
+    assert call.stderr.startswith("error: --epochs: must be >= 1, got 0") and call.stderr.count("\n") == 1

@@ -18,19 +18,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from dataloader.nbody import NBodyDataset, WindowBatchSampler
 from torch import Tensor, nn
 
+from dataloader.nbody import NBodyDataset, WindowBatchSampler
+from dataloader.nbody_simulation import FRAME_TIME
 from models.factory import build_model
 from train.data_order import EpochLoader
 from train.loop import Evaluation, Task
 from train.losses import WeightedLoss
 from train.options import plain
 
-FRAME_TIME = 0.1
 TRIMMED = 0.05  # share of the windows, those with the largest errors, that the trimmed mean leaves out
 QUANTITIES = {"x": "displacement", "v": "velocity_change"}
-TRAIN_STARTS = ("first", "spread", "all")
 EVALUATION_BATCH = 250
 
 
@@ -129,6 +128,19 @@ class NBodyTask(Task):
         return rows
 
 
+class MixedSampler(WindowBatchSampler):
+    """Half of the simulations of an epoch, drawn at random, at their first window, the others at any window."""
+
+    def _order(self) -> np.ndarray:
+        order = super()._order()
+        first = np.random.default_rng((self.seed, self.epoch, 1)).random(len(order)) < 0.5
+        return np.where(first, order - order % self.windows, order)
+
+
+# windows of the training simulations: name -> (windows the data set offers, sampler that draws one per simulation and epoch)
+TRAIN_STARTS = {"first": ("first", WindowBatchSampler), "all": ("all", WindowBatchSampler), "mixed": ("all", MixedSampler)}
+
+
 def _split_waypoints(waypoints: Tensor) -> dict[str, Tensor]:
     return {"displacement": waypoints[..., :3], "velocity_change": waypoints[..., 3:]}
 
@@ -148,10 +160,12 @@ def build_model_for(config) -> nn.Module:
 def split_loader(config, split: str, training: bool = False) -> EpochLoader:
     """Batches of a split: shuffled training windows, or all evaluation windows of the protocol in order."""
     protocol = PROTOCOLS[config.data.protocol]
-    starts = config.data.train_starts if training else protocol.starts
+    starts, sampler_class = TRAIN_STARTS[config.data.train_starts] if training else (protocol.starts, WindowBatchSampler)
     dataset = NBodyDataset(config.data.data_path, split, protocol.horizon, starts, waypoints=waypoints_of(config) if training else 0)
+    if config.data.cache:
+        dataset.open_cache(config.model.lmax)
     batch_size = config.training.batch_size if training else EVALUATION_BATCH
-    sampler = WindowBatchSampler(dataset, batch_size, seed=config.run.seed, shuffle=training)
+    sampler = sampler_class(dataset, batch_size, seed=config.run.seed, shuffle=training)
     return EpochLoader(dataset, sampler, config.run.workers if training else 0, config.run.seed)
 
 

@@ -28,7 +28,7 @@ from train.session import Interrupted
 
 # what a continued run may change: where and how long it runs, and what it shows
 FREE_ON_RESUME = frozenset({
-    "run_dir", "resume", "overwrite", "seeds", "device", "threads", "workers", "pause_after", "progress", "data_path", "cache",
+    "run_dir", "resume", "overwrite", "seeds", "device", "threads", "workers", "pause_after", "progress", "data_path",
     "epochs", "max_cpu_minutes", "max_minutes", "patience", "validate_every", "checkpoint_every", "log_every", "max_bad_steps",
 })
 SESSION_ONLY = {"resume": False, "overwrite": False, "pause_after": None}

@@ -33,8 +33,9 @@ def build_parser() -> OptionParser:
     data = parser.section("data", "what is learned from")
     data.add("--protocol", str, "p1000", choices=list(PROTOCOLS), help="p1000: 10 frames ahead from frame 0; p500: 5 frames, spread starts")
     data.add("--data-path", str, "data/nbody", help="folder with nbody_{train,val,test}.npz")
-    data.add("--train-starts", str, "all", choices=list(TRAIN_STARTS), help="windows of the training simulations")
-    data.add("--cache", bool, False, help="read the edge basis from the cache beside the data")
+    windows = "window drawn from a training simulation in an epoch: at frame 0, anywhere, or half and half"
+    data.add("--train-starts", str, "all", choices=list(TRAIN_STARTS), help=windows)
+    data.add("--cache", bool, False, help="read the edge basis of the windows that are in the cache beside the data, compute the others")
     model = parser.section("model", "the network")
     model.add("--model", str, "se3_transformer_nbody", key="name", choices=list(MODELS), help="name in models.factory")
     model.add_fields(NBodyOptions, skip=DERIVED)
@@ -62,9 +63,9 @@ def train_one(config: EasyDict) -> dict | None:
     prepare_run_folder(folder, config.run.resume, config.run.overwrite)
     save_config(folder, config)
     log = monitor.RunLog(folder / "log.txt")
-    windows = f"{len(train.dataset)} training windows, {len(val.dataset)} validation, {len(test.dataset)} test"
+    counts = f"{len(train.dataset)} training windows, {len(val.dataset)} validation, {len(test.dataset)} test"
     weights = sum(weight.numel() for weight in model.parameters())
-    log(f"{config.data.protocol}, seed {config.run.seed}: {windows}; {weights} weights; run folder {folder}")
+    log(f"{config.data.protocol}, seed {config.run.seed}: {counts}; {weights} weights; run folder {folder}")
     trainer = Trainer(model, build_task(config), train, val, config, folder, device, log)
     if config.run.resume and (folder / checkpoint.LAST).exists():
         trainer.restore()

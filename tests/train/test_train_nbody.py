@@ -23,7 +23,8 @@ def data(tmp_path_factory):
     rng = np.random.RandomState(3)  # noqa: NPY002 - the public protocol is one of the legacy generator
     for split, count in (("train", 40), ("test", 11), ("val", 9)):
         simulated = simulate_nbody(count, rng)
-        np.savez(folder / f"nbody_{split}.npz", **{name: values.astype(np.float32) for name, values in simulated.items()})
+        arrays = {name: values.astype(np.float32) for name, values in simulated.items()}
+        np.savez(folder / f"nbody_{split}.npz", **arrays, metadata=json.dumps({"dynamics": "charged"}))
     return folder
 
 
@@ -100,6 +101,21 @@ def test_the_rows_are_those_of_the_protocols_windows(data, protocol, horizon, st
     assert np.isclose(table["Linear"]["x_median"], np.median(linear), rtol=1e-5)
     assert np.isclose(table["Linear"]["v_mean"], (pushed**2).mean(), rtol=1e-5)
     assert np.isclose(table["constant"]["x_mean"], (moved**2).mean(), rtol=1e-5)
+
+
+def test_training_windows_are_drawn_as_asked(data):
+    """At frame 0; anywhere; half of them at frame 0: 40 simulations in 30 epochs, always each simulation once."""
+    share = {}
+    for name in ("first", "all", "mixed"):
+        loader = split_loader(config_for(data, "--train-starts", name), "train", training=True)
+        starts = []
+        for epoch in range(30):
+            loader.sampler.set_epoch(epoch)
+            simulation, start = loader.dataset.windows(np.concatenate(list(loader.sampler)))
+            assert sorted(simulation) == list(range(40))
+            starts.append(start)
+        share[name] = np.mean(np.concatenate(starts) == 0)
+    assert share["first"] == 1 and share["all"] < 0.06 and 0.45 < share["mixed"] < 0.6
 
 
 def test_window_statistics():

@@ -36,7 +36,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 DTYPES = ("float32", "float16")
 COMPLETE = {"kind": "complete"}  # graph rule: every pair of nodes
-MEND = "build it again with --rebuild"
+MEND = "build it again: preprocess script, option --rebuild"
 EDGES_PER_STEP = 16384
 
 # how much of each array is compared with its checksums when a cache is opened: number of blocks -> blocks
@@ -210,7 +210,7 @@ class BasisCache:
         manifest = _read_manifest(folder)
         settings = manifest["settings"]
         if settings["lmax"] != lmax:
-            raise ValueError(f"{folder} holds the basis of lmax {settings['lmax']}, wanted is lmax {lmax}; {MEND} and that lmax")
+            raise ValueError(f"{folder} holds the basis of lmax {settings['lmax']}, wanted is lmax {lmax}; {MEND} --lmax {lmax}")
         if settings["graph_rule"] != graph_rule:
             raise ValueError(f"{folder} holds the edges of the graph rule {settings['graph_rule']}, wanted is {graph_rule}; {MEND}")
         if manifest["data_hash"] != data_hash:

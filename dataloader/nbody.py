@@ -24,6 +24,7 @@ import torch
 
 from dataloader import files
 from dataloader.basis_cache import COMPLETE, BasisCache, why_unusable
+from dataloader.basis_cache import MEND as CACHE_MEND
 from dataloader.batching import AtomBatch, complete_edges, complete_graphs
 from dataloader.nbody_simulation import FRAME_TIME, simulate_nbody
 
@@ -130,7 +131,7 @@ class NBodyDataset:
     def _slots_of(self, cache: BasisCache) -> np.ndarray:
         """For every frame its place among the cached start frames, or -1."""
         if cache.data_hash != self.data_hash:
-            raise ValueError(f"{cache.folder} belongs to another data set than {self.path}; build it again with --rebuild")
+            raise ValueError(f"{cache.folder} belongs to other data than {self.path}; {CACHE_MEND}")
         slots = np.full(self.num_frames, -1)
         frames = cache.settings.selection["starts"]
         slots[frames] = np.arange(len(frames))

@@ -26,5 +26,17 @@ $(STAMP): requirements.txt pyproject.toml
 lint: env ## ruff
 	$(BIN)/ruff check models dataloader preprocess train benchmarks tests
 
+train: env ## preprocess the N-body data, train the default network, print the test table (a second call goes on or shows it again)
+	$(BIN)/python -m preprocess.preprocess_nbody --out $(DATA)/nbody
+	$(BIN)/python -m train.train_nbody --data-path $(DATA)/nbody --run-dir $(RUN) $(if $(wildcard $(RUN)/config.yaml),--resume) $(ARGS)
+
+bench: env ## install equiformer-pytorch beside the project and time the near field against it, then the basis cache
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	$(BIN)/python -m benchmarks.bench_near_field $(ARGS)
+	$(BIN)/python -m benchmarks.bench_basis_cache
+
+clean: ## remove runs and generated data, keep the environment
+	rm -rf runs $(DATA)
+
 test: env ## run the tests (under 10 minutes on two cores)
 	$(BIN)/python -m pytest

@@ -24,19 +24,24 @@ from models.se3_transformer import NodeEmbedding, SE3Layers, SE3Options
 
 @dataclasses.dataclass(frozen=True)
 class NBodyOptions(SE3Options):
-    """Options of :class:`SE3TransformerNBody`; defaults are those of the field for particles, plus iterative updates.
+    """Options of :class:`SE3TransformerNBody`; the defaults are the network of the results table.
 
     horizon: time from start to target; updates: number of state updates; share_updates: the same weights in every update;
     edge_motion: whether edges carry the relative velocity (invariants and vector).
     """
 
+    layers: int = 1
+    channels: int = 16
+    lmax: int = 2
+    heads: int = 4
+    value_divisor: int = 1
     envelope: str = "none"
     cutoff: float = 10.0
     radial_basis: str = "log_gaussian"
     radial_size: int = 16
     norm: str = "bias"
     horizon: float = 1.0
-    updates: int = 1
+    updates: int = 5
     share_updates: bool = False
     edge_motion: bool = True
 

@@ -107,7 +107,7 @@ class SE3Layers(nn.Module):
         """Rotations, envelope and trunk features of the edges; edge_scalars (edges, k), edge_vectors (edges, k, 3)."""
         if basis.lmax != self.options.lmax:
             raise ValueError(
-                f"the edge basis has lmax {basis.lmax}, the network needs lmax {self.options.lmax}: rebuild it with --lmax {self.options.lmax}"
+                f"the edge basis has lmax {basis.lmax}, the network {self.options.lmax}: rebuild it with --lmax {self.options.lmax}"
             )
         envelope = ENVELOPES[self.options.envelope](basis.length / self.options.cutoff).unsqueeze(-1)
         return EdgeGeometry(graph, basis.rotation(), basis.length, envelope, self.trunk(basis.length, edge_scalars), edge_vectors)

@@ -272,4 +272,5 @@ def single(case: Case, batch: AtomBatch, low: int, high: int) -> AtomBatch:
     graph = case.connect(batch.positions[rows], torch.tensor([high - low]))
     numbers = None if batch.atomic_numbers is None else batch.atomic_numbers[rows]
     features = {name: value[rows] for name, value in batch.node_features.items()}
-    return dataclasses.replace(batch, graph=graph, positions=batch.positions[rows], atomic_numbers=numbers, node_features=features, labels={})
+    alone = {"graph": graph, "positions": batch.positions[rows], "atomic_numbers": numbers, "node_features": features, "labels": {}}
+    return dataclasses.replace(batch, **alone)

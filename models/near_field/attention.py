@@ -68,7 +68,7 @@ class AttentionShape:
             )
         if self.values % self.heads:
             raise ValueError(
-                f"heads must divide channels // value_divisor = {self.values}, got heads {self.heads}; choose one of {_divisors(self.values)}"
+                f"heads must divide channels // value_divisor = {self.values}, got {self.heads}; choose one of {_divisors(self.values)}"
             )
 
     @property
@@ -151,7 +151,7 @@ class EdgeAttention(nn.Module):
         """Keys and values of the fused convolution, each with its pseudo channels last."""
         values, pseudo = self.shape.values, self.shape.pseudo_values
         if not pseudo:
-            return messages[..., :values], messages[..., values:]
+            return messages.chunk(2, -1)
         true = values - pseudo
         key_true, value_true, key_pseudo, value_pseudo = messages.split([true, true, pseudo, pseudo], -1)
         return torch.cat([key_true, key_pseudo], -1), torch.cat([value_true, value_pseudo], -1)

@@ -1,0 +1,394 @@
+"""Laws of the graph operations: two backends, one answer, with all derivatives; softmax, readout, topology."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from models import graph_ops
+from models.graph_ops import (
+    GraphIndex,
+    broadcast_nodes,
+    edge_dot,
+    edge_softmax,
+    gather_dst,
+    gather_src,
+    mean_nodes,
+    node_dot,
+    sum_edges,
+    sum_nodes,
+    use_backend,
+    weighted_sum,
+)
+
+BACKENDS = pytest.mark.parametrize(
+    "backend", ["torch", pytest.param("dgl", marks=pytest.mark.skipif(graph_ops.dgl is None, reason="no DGL for this Python"))]
+)
+LAWS = settings(max_examples=20, deadline=None, derandomize=True, database=None)
+
+# operation and the shapes of its inputs; "N", "E", "G" stand for the numbers of nodes, edges and graphs
+OPERATIONS = {
+    "gather_src": (gather_src, [("N", 2, 3)]),
+    "gather_dst": (gather_dst, [("N", 2, 3)]),
+    "sum_edges": (sum_edges, [("E", 2, 3)]),
+    "sum_edges of numbers": (sum_edges, [("E",)]),
+    "weighted_sum": (weighted_sum, [("N", 2, 3), ("E", 2, 1)]),
+    "weighted_sum, full weights": (weighted_sum, [("N", 2, 3), ("E", 2, 3)]),
+    "edge_dot": (edge_dot, [("E", 2, 3), ("N", 2, 3)]),
+    "node_dot": (node_dot, [("N", 2, 3), ("N", 2, 3)]),
+    "edge_softmax": (edge_softmax, [("E", 2)]),
+    "edge_softmax, envelope": (lambda graph, logits, envelope: edge_softmax(graph, logits, envelope.square() + 0.1), [("E", 2), ("E", 1)]),
+    "sum_nodes": (sum_nodes, [("N", 2)]),
+    "sum_nodes of numbers": (sum_nodes, [("N",)]),
+    "mean_nodes": (mean_nodes, [("N", 2)]),
+    "broadcast_nodes": (broadcast_nodes, [("G", 2)]),
+}
+EVERY_OPERATION = pytest.mark.parametrize("name", OPERATIONS)
+
+
+def topology(sizes: list[int], pairs: list[tuple[int, int]]) -> GraphIndex:
+    """A batch with node counts ``sizes``; each pair of numbers is read modulo the batch as (receiver, sender in its graph)."""
+    sizes_, offsets = torch.tensor(sizes, dtype=torch.long), [sum(sizes[:g]) for g in range(len(sizes))]
+    home = [g for g, size in enumerate(sizes) for _ in range(size)]
+    ends = []
+    for receiver, sender in pairs if home else []:
+        node = receiver % len(home)
+        ends.append((node, offsets[home[node]] + sender % sizes[home[node]]))
+    ends.sort(key=lambda end: end[0])
+    dst, src = (torch.tensor([end[side] for end in ends], dtype=torch.long) for side in (0, 1))
+    return GraphIndex.from_edges(src, dst, sizes_)
+
+
+@st.composite
+def topologies(draw) -> GraphIndex:
+    """Ragged batches: graphs of 0 to 4 nodes, isolated nodes, multi-edges, loops, no edges, no graphs."""
+    sizes = draw(st.lists(st.integers(0, 4), max_size=4))
+    return topology(sizes, draw(st.lists(st.tuples(st.integers(0, 15), st.integers(0, 3)), max_size=14)))
+
+
+# node 3 is isolated, graph 1 has no nodes, 0 -> 1 is a double edge, 5 -> 5 a loop
+CROOKED = topology([4, 0, 2], [(1, 0), (1, 0), (1, 2), (0, 1), (2, 2), (4, 1), (5, 1)])
+NO_EDGES = topology([2, 1], [])
+
+
+def inputs(graph: GraphIndex, shapes, dtype, seed: int = 0) -> list[Tensor]:
+    count = {"N": graph.num_nodes, "E": graph.num_edges, "G": graph.num_graphs}
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.randn(*(count.get(size, size) for size in shape), generator=generator, dtype=dtype).requires_grad_(True) for shape in shapes
+    ]
+
+
+def value_and_derivatives(operation, graph: GraphIndex, tensors: list[Tensor], backend: str) -> list[Tensor]:
+    """The value y, the gradient of sum(w y + y^2), and the gradient of the squared norm of that gradient."""
+    grad = functools.partial(torch.autograd.grad, materialize_grads=True)
+    with use_backend(backend):
+        value = operation(graph, *tensors)
+        weights = torch.linspace(1, 2, value.numel(), dtype=value.dtype).view_as(value)
+        first = grad((weights * value + value.square()).sum(), tensors, create_graph=True)
+        second = grad(sum(part.square().sum() for part in first), tensors)
+    return [value, *first, *second]
+
+
+def dense_answer(name: str, graph: GraphIndex, tensors: list[Tensor]) -> Tensor:
+    """The definition of each operation, written with incidence matrices (edges, nodes) and (graphs, nodes)."""
+    dtype = tensors[0].dtype
+    send = torch.nn.functional.one_hot(graph.src, max(graph.num_nodes, 1)).to(dtype)[:, : graph.num_nodes]
+    receive = torch.nn.functional.one_hot(graph.dst, max(graph.num_nodes, 1)).to(dtype)[:, : graph.num_nodes]
+    member = (torch.arange(graph.num_graphs).view(-1, 1) == graph.graph_of_node).to(dtype)
+
+    def spread(matrix: Tensor, values: Tensor) -> Tensor:
+        return torch.tensordot(matrix, values, 1)
+
+    def softmax(logits: Tensor, envelope: Tensor) -> Tensor:
+        weights = (logits - logits.max() if logits.numel() else logits).exp() * envelope
+        return weights / spread(receive @ receive.T, weights)
+
+    count = member.sum(1).clamp_min(1).view(-1, 1)
+    return {
+        "gather_src": lambda x: spread(send, x),
+        "gather_dst": lambda x: spread(receive, x),
+        "sum_edges": lambda e: spread(receive.T, e),
+        "weighted_sum": lambda x, w: spread(receive.T, spread(send, x) * w),
+        "edge_dot": lambda e, x: (e * spread(receive, x)).sum(-1),
+        "node_dot": lambda x, y: (spread(send, x) * spread(receive, y)).sum(-1),
+        "edge_softmax": lambda s, u=None: softmax(s, 1.0 if u is None else u.square() + 0.1),
+        "sum_nodes": lambda x: spread(member, x),
+        "mean_nodes": lambda x: spread(member, x) / count,
+        "broadcast_nodes": lambda g: spread(member.T, g),
+    }[name.split(",")[0].split(" of ")[0]](*tensors)
+
+
+@EVERY_OPERATION
+@BACKENDS
+@LAWS
+@given(graph=topologies(), seed=st.integers(0, 99))
+def test_value_is_the_dense_definition(name, backend, graph, seed):
+    operation, shapes = OPERATIONS[name]
+    tensors = inputs(graph, shapes, torch.float64, seed)
+    with use_backend(backend):
+        found = operation(graph, *tensors)
+    torch.testing.assert_close(found, dense_answer(name, graph, tensors), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.skipif(graph_ops.dgl is None, reason="no DGL for this Python")
+@EVERY_OPERATION
+@pytest.mark.parametrize(("dtype", "bar"), [(torch.float32, 2e-4), (torch.float64, 1e-11)], ids=["float32", "float64"])
+@settings(LAWS, max_examples=8)
+@given(graph=topologies(), seed=st.integers(0, 99))
+def test_backends_agree_with_first_and_second_derivatives(name, dtype, bar, graph, seed):
+    operation, shapes = OPERATIONS[name]
+    tensors = inputs(graph, shapes, dtype, seed)
+    expected, found = (value_and_derivatives(operation, graph, tensors, backend) for backend in ("torch", "dgl"))
+    for one, other in zip(expected, found, strict=True):
+        assert one.dtype == other.dtype == dtype
+        scale = max(1.0, float(one.detach().abs().max()) if one.numel() else 1.0)
+        torch.testing.assert_close(other / scale, one / scale, rtol=0, atol=bar)
+
+
+@EVERY_OPERATION
+@BACKENDS
+@pytest.mark.parametrize("graph", [CROOKED, NO_EDGES], ids=["crooked", "no edges"])
+def test_derivatives_match_differences(name, backend, graph):
+    """Twice differentiable, by differences: a kernel that detaches its first gradient fails here."""
+    operation, shapes = OPERATIONS[name]
+    tensors = inputs(graph, shapes, torch.float64)
+    with use_backend(backend):
+        call = functools.partial(operation, graph)
+        assert torch.autograd.gradcheck(call, tensors)
+        assert torch.autograd.gradgradcheck(call, tensors)
+
+
+@BACKENDS
+def test_force_loss_through_attention_matches_differences(backend):
+    """The parameter gradient of a loss on forces, for attention whose logits and values both depend on positions."""
+    graph = topology([4], [(i, j) for i in range(4) for j in range(4) if i != j])
+    generator = torch.Generator().manual_seed(0)
+    draw = functools.partial(torch.randn, generator=generator, dtype=torch.float64)
+    positions, weight = draw(4, 3).requires_grad_(True), draw(3, 2).requires_grad_(True)
+    target = draw(4, 3)
+
+    def loss(matrix: Tensor) -> Tensor:
+        vectors = gather_dst(graph, positions) - gather_src(graph, positions)
+        attention = edge_softmax(graph, torch.tanh(vectors @ matrix))  # (edges, 2)
+        energy = sum_nodes(graph, weighted_sum(graph, positions.square(), attention.sum(-1, keepdim=True))).sum()
+        (force,) = torch.autograd.grad(-energy, positions, create_graph=True)
+        return (force - target).square().sum()
+
+    direction, step = draw(3, 2), 1e-5
+    with use_backend(backend):
+        (gradient,) = torch.autograd.grad(loss(weight), weight)
+        slope = (loss(weight + step * direction) - loss(weight - step * direction)) / (2 * step)
+    assert abs(float(slope.detach())) > 1e-2  # the loss does depend on the weights
+    torch.testing.assert_close((gradient * direction).sum(), slope.detach(), rtol=1e-7, atol=1e-9)
+
+
+@BACKENDS
+def test_backend_is_the_one_asked_for(backend, monkeypatch):
+    """Without its kernels the DGL path cannot answer; the torch path never asks for them."""
+    monkeypatch.setattr(graph_ops, "dgl_ops", None)
+    calls = {name: OPERATIONS[name] for name in ("sum_edges", "weighted_sum", "edge_dot", "node_dot", "edge_softmax", "sum_nodes")}
+    for operation, shapes in calls.values():
+        tensors = inputs(CROOKED, shapes, torch.float64)
+        with use_backend(backend):
+            if backend == "torch":
+                operation(CROOKED, *tensors)
+                continue
+            with pytest.raises(AttributeError):
+                operation(CROOKED, *tensors)
+
+
+def test_backend_is_restored_and_checked():
+    with pytest.raises(RuntimeError, match="inside"), use_backend("torch"):
+        raise RuntimeError("inside")
+    assert graph_ops._forced_backend is None
+    with pytest.raises(ValueError, match="'torch' or 'dgl', got 'cuda'"), use_backend("cuda"):
+        pass
+
+
+# edge softmax
+
+
+@BACKENDS
+@LAWS
+@given(graph=topologies(), seed=st.integers(0, 99))
+def test_softmax_sums_to_one_and_ignores_a_shift_of_each_receiver(backend, graph, seed):
+    logits, shift = inputs(graph, [("E", 3), ("N", 3)], torch.float64, seed)
+    with use_backend(backend):
+        weights = edge_softmax(graph, 3 * logits)
+        total = sum_edges(graph, weights)
+        shifted = edge_softmax(graph, 3 * logits + gather_dst(graph, 50 * shift))
+    receives = torch.bincount(graph.dst, minlength=graph.num_nodes) > 0
+    torch.testing.assert_close(total, receives.to(total).view(-1, 1).expand_as(total), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(shifted, weights, rtol=1e-11, atol=1e-13)
+
+
+@BACKENDS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@LAWS
+@given(signs=st.lists(st.sampled_from([-1e4, 0.0, 1e4]), min_size=7, max_size=7))
+def test_softmax_survives_huge_logits(backend, dtype, signs):
+    logits = torch.tensor(signs, dtype=dtype).view(-1, 1).requires_grad_(True)
+    with use_backend(backend):
+        weights = edge_softmax(CROOKED, logits)
+        (gradient,) = torch.autograd.grad(weights.square().sum(), logits, create_graph=True)
+        (second,) = torch.autograd.grad(gradient.square().sum(), logits, materialize_grads=True)
+    assert all(torch.isfinite(part).all() for part in (weights, gradient, second))
+    for node in range(CROOKED.num_nodes):
+        incoming = CROOKED.dst == node
+        torch.testing.assert_close(weights[incoming], torch.softmax(logits[incoming], 0), rtol=1e-5, atol=0)
+
+
+@BACKENDS
+@LAWS
+@given(graph=topologies(), seed=st.integers(0, 99), data=st.data())
+def test_zero_envelope_removes_an_edge(backend, graph, seed, data):
+    """Weight 0 on it, and on the others the weights of the graph without it; all removed: all zero."""
+    (logits,) = inputs(graph, [("E", 2)], torch.float64, seed)
+    kept = torch.tensor(data.draw(st.lists(st.booleans(), min_size=graph.num_edges, max_size=graph.num_edges)), dtype=torch.bool)
+    smaller = GraphIndex.from_edges(graph.src[kept], graph.dst[kept], graph.nodes_per_graph)
+    with use_backend(backend):
+        weights = edge_softmax(graph, logits, kept.to(logits.dtype))
+        expected = edge_softmax(smaller, logits[kept])
+    assert not weights[~kept].any()
+    torch.testing.assert_close(weights[kept], expected, rtol=1e-12, atol=0)
+
+
+@BACKENDS
+def test_envelope_is_a_logarithm_in_the_logits(backend):
+    logits, raw = inputs(CROOKED, [("E", 2), ("E", 1)], torch.float64)
+    envelope = torch.sigmoid(raw)
+    with use_backend(backend):
+        found = edge_softmax(CROOKED, logits, envelope)
+        torch.testing.assert_close(found, edge_softmax(CROOKED, logits + envelope.log()), rtol=1e-13, atol=0)
+        assert torch.equal(found, edge_softmax(CROOKED, logits, envelope.squeeze(1)))
+
+
+# readout
+
+
+@BACKENDS
+@pytest.mark.parametrize("spread", [0.0, 1.0], ids=["equal", "random"])
+def test_sum_of_many_float32_values_is_accurate(backend, spread):
+    """50,000 nodes in one graph between two small ones, against the sum in float64."""
+    graph = topology([3, 50_000, 2], [])
+    values = 0.1 + spread * torch.rand(graph.num_nodes, 2, generator=torch.Generator().manual_seed(0))
+    exact = torch.stack([part.double().sum(0) for part in values.split([3, 50_000, 2])])
+    with use_backend(backend):
+        for found, expected in ((sum_nodes(graph, values), exact), (mean_nodes(graph, values), exact / graph.nodes_per_graph.view(-1, 1))):
+            assert found.dtype == torch.float32
+            assert float((found.double() / expected - 1).abs().max()) <= 2e-7
+
+
+@BACKENDS
+@LAWS
+@given(graph=topologies(), seed=st.integers(0, 99))
+def test_adjoints(backend, graph, seed):
+    """<sum_nodes x, g> = <x, broadcast_nodes g>, <sum_edges e, x> = <e, gather_dst x>, <e, node_dot(x, y)> = <weighted_sum(x, e), y>."""
+    nodes, others, edges, graphs = inputs(graph, [("N", 2), ("N", 2), ("E", 2), ("G", 2)], torch.float64, seed)
+    with use_backend(backend):
+        pairs = [
+            ((sum_nodes(graph, nodes) * graphs).sum(), (nodes * broadcast_nodes(graph, graphs)).sum()),
+            ((sum_edges(graph, edges) * nodes).sum(), (edges * gather_dst(graph, nodes)).sum()),
+            (
+                (edges[:, 0] * node_dot(graph, nodes, others)).sum(),
+                (weighted_sum(graph, nodes, edges[:, :1]) * others).sum(),
+            ),
+        ]
+    for left, right in pairs:
+        torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-12)
+
+
+# topology
+
+
+@LAWS
+@given(graph=topologies())
+def test_offsets_and_membership_describe_the_same_partition(graph):
+    assert graph.node_offsets[0] == 0 and graph.node_offsets[-1] == graph.num_nodes == len(graph.graph_of_node)
+    for index in range(graph.num_graphs):
+        low, high = graph.node_offsets[index : index + 2].tolist()
+        assert high - low == graph.nodes_per_graph[index]
+        assert (graph.graph_of_node[low:high] == index).all()
+
+
+def same_topology(one: GraphIndex, other: GraphIndex) -> bool:
+    names = ("src", "dst", "nodes_per_graph", "node_offsets", "graph_of_node")
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
+
+
+@pytest.mark.skipif(graph_ops.dgl is None, reason="no DGL for this Python")
+@LAWS
+@given(graph=topologies())
+def test_round_trip_through_dgl(graph):
+    """The batch of the single graphs as ``dgl.batch`` makes it, also with 32-bit ids, is the topology we started from."""
+    ends = []
+    for index, (low, high) in enumerate(zip(graph.node_offsets[:-1], graph.node_offsets[1:], strict=True)):
+        inside = graph.graph_of_node[graph.dst] == index
+        single = graph_ops.dgl.graph((graph.src[inside] - low, graph.dst[inside] - low), num_nodes=int(high - low))
+        ends.append(single)
+    if not ends:
+        return
+    batched = graph_ops.dgl.batch(ends)
+    for version in (batched, batched.int()):
+        again = GraphIndex.from_dgl(version)
+        assert same_topology(again, graph) and again.src.dtype == again.nodes_per_graph.dtype == torch.int64
+    assert [graph.dgl.num_nodes(), graph.dgl.num_edges()] == [graph.num_nodes, graph.num_edges]
+    assert all(torch.equal(*pair) for pair in zip(graph.dgl.edges(), (graph.src, graph.dst), strict=True))
+
+
+def test_pickled_topology_answers_alike():
+    (edges,) = inputs(CROOKED, [("E", 2)], torch.float64)
+    expected = sum_edges(CROOKED, edges)  # makes the DGL graph, which must not travel
+    travelling = pickle.dumps(CROOKED)
+    assert len(travelling) < 4000
+    again = pickle.loads(travelling)
+    assert same_topology(again, CROOKED) and torch.equal(sum_edges(again, edges), expected)
+
+
+def test_moving_to_the_same_device_keeps_the_topology():
+    assert CROOKED.to("cpu") is CROOKED
+    assert same_topology(CROOKED, topology([4, 0, 2], [(1, 0), (1, 0), (1, 2), (0, 1), (2, 2), (4, 1), (5, 1)]))
+    assert repr(CROOKED) == "GraphIndex(graphs=3, nodes=6, edges=7, device=cpu)"
+
+
+@pytest.mark.parametrize(
+    ("src", "dst", "quoted"),
+    [
+        ([0, 9], [1, 1], ["0 .. 2", "9"]),
+        ([0, 1], [1, 3], ["0 .. 2", "3"]),
+        ([-4, 1], [1, 1], ["0 .. 2", "-4"]),
+        ([0, 1, 2], [1, 1], ["(3,)", "(2,)"]),
+        ([[0, 1]], [[1, 1]], ["(1, 2)"]),
+    ],
+)
+def test_bad_ends_are_quoted(src, dst, quoted):
+    with pytest.raises(ValueError) as error:
+        GraphIndex.from_edges(torch.tensor(src), torch.tensor(dst), torch.tensor([3]))
+    assert all(part in str(error.value) for part in quoted) and "\n" not in str(error.value)
+
+
+@BACKENDS
+@pytest.mark.parametrize("operation", [sum_edges, edge_softmax], ids=["sum_edges", "edge_softmax"])
+def test_wrong_number_of_edge_rows_is_refused(backend, operation):
+    with use_backend(backend), pytest.raises(Exception, match="size|shape"):
+        operation(CROOKED, torch.zeros(CROOKED.num_edges + 1, 2))
+
+
+def test_import_is_silent_and_writes_nothing(tmp_path):
+    """DGL greets its first user on stderr and writes a file to the home folder unless it is told its backend."""
+    environment = {key: value for key, value in os.environ.items() if key != "DGLBACKEND"}
+    environment.update(HOME=str(tmp_path), USERPROFILE=str(tmp_path), OMP_NUM_THREADS="1")
+    command = [sys.executable, "-c", "import models.graph_ops"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert list(tmp_path.rglob("*")) == []

@@ -33,9 +33,14 @@ PICTURES = 4  # predictions-vs-targets pictures in tensorboard, evenly spaced ov
 
 @dataclass
 class Evaluation:
-    """Result of one pass over a split: scalar ``metrics``, and ``pairs``: quantity -> (predictions, targets) for the pictures."""
+    """Result of one pass over a split.
+
+    metrics: scalars of the model; baselines: row name -> the same scalars of a baseline on the same samples; pairs: quantity ->
+    (predictions, targets), for the pictures.
+    """
 
     metrics: dict[str, float]
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
     pairs: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
 
@@ -58,16 +63,12 @@ class Task(ABC):
         """Metrics over all batches of a split, the last incomplete one included."""
 
     @abstractmethod
-    def selection(self, metrics: Mapping[str, float]) -> float:
+    def selection(self, evaluation: Evaluation) -> float:
         """The number by which the best checkpoint is chosen on the validation split; lower is better."""
 
     @abstractmethod
     def table(self, evaluation: Evaluation) -> list[dict]:
         """Rows of the results table, baselines included."""
-
-    def baselines(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Level of a baseline for each of ``curves`` (dotted in the plot)."""
-        return {}
 
     def samples(self, batch) -> int:
         """Number of samples (graphs) in a batch."""
@@ -130,7 +131,9 @@ class Trainer:
     def fit(self) -> bool:
         """Train to the end of the plan; False if ``run.pause_after`` ended the session before. Raises `Interrupted` after a signal."""
         self._clock = (time.monotonic(), cpu_seconds())
-        self.monitor = monitor.Monitor(self.folder, self.total_steps, self.position.step, self.config.run.progress)
+        timed = self.options.max_cpu_minutes or self.options.max_minutes
+        total = None if timed else self.total_steps  # the bar foretells the end only where steps decide it
+        self.monitor = monitor.Monitor(self.folder, total, self.position.step, self.config.run.progress)
         first_epoch, pause = self.position.epoch, self.config.run.pause_after
         try:
             with SignalWatch() as self.signals:
@@ -203,8 +206,9 @@ class Trainer:
             self._skipped(scalars["loss"], rate)
         self.optimizer.zero_grad()
         self.position.step += 1
-        self.schedule.after_step(self.progress())
-        self.monitor.step(scalars["loss"], self.position.epoch)
+        progress = self.progress()
+        self.schedule.after_step(progress)
+        self.monitor.step(scalars["loss"], self.position.epoch, progress)
         if self.position.step % self.options.log_every == 0:
             values = {f"train/{name}": value for name, value in scalars.items()}
             seconds = time.perf_counter() - start
@@ -238,7 +242,7 @@ class Trainer:
     def _validate(self, train_means: Mapping[str, float]):
         evaluated = self.averaged.module if self.averaged is not None else self.model
         result = evaluate_model(evaluated, self.task, self.val_loader, self.device, self.options.precision)
-        score = float(self.task.selection(result.metrics))
+        score = float(self.task.selection(result))
         before, now = self.history[-1]["progress"] if self.history else 0.0, self.progress()
         row = {
             "epoch": self.position.epoch, "step": self.position.step, "cpu_minutes": self.position.cpu_seconds / 60,
@@ -248,7 +252,8 @@ class Trainer:
         self.history.append(row)
         better = math.isfinite(score) and (self.best is None or score < self.best["selection"])
         if better:
-            self.best = {"validation": len(self.history), "epoch": self.position.epoch, "selection": score, "metrics": result.metrics}
+            self.best = {"validation": len(self.history), "epoch": self.position.epoch, "selection": score}
+            self.best |= {"metrics": result.metrics, "baselines": result.baselines}
         self.schedule.after_validation(score)
         if better:
             self.save(checkpoint.BEST)  # before `last`: a kill in between repeats this validation instead of losing the best

@@ -36,20 +36,20 @@ class Monitor:
 
     Arguments
         folder    run folder; tensorboard files go to ``folder/tensorboard``
-        total     planned optimiser steps
+        total     planned optimiser steps, None if a time budget ends the run
         step      steps already done (tensorboard rows beyond it, left by a killed run, are dropped)
         progress  show the bar
     """
 
-    def __init__(self, folder: Path, total: int, step: int, progress: bool):
+    def __init__(self, folder: Path, total: int | None, step: int, progress: bool):
         self.board = SummaryWriter(folder / "tensorboard", purge_step=step)
         pause = 0.2 if sys.stderr.isatty() else 20.0
         self.bar = tqdm(total=total, initial=step, unit="step", disable=not progress, mininterval=pause, dynamic_ncols=True)
 
-    def step(self, loss: float, epoch: int):
-        """Advance the bar."""
+    def step(self, loss: float, epoch: int, progress: float):
+        """Advance the bar; ``progress`` is the fraction of the run that is done."""
         self.bar.update(1)
-        self.bar.set_postfix({"epoch": epoch, "loss": f"{loss:.4g}"}, refresh=False)
+        self.bar.set_postfix({"epoch": epoch, "loss": f"{loss:.4g}", "done": f"{min(1.0, progress):.1%}"}, refresh=False)
 
     def scalars(self, values: Mapping[str, float], step: int):
         """Rows of tensorboard."""

@@ -13,7 +13,7 @@ close encounters dominate that mean, so the table adds its standard error, the m
 largest window errors.
 Selection: x / x_linear + v / v_linear on the validation split.
 """
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,41 +91,36 @@ class NBodyTask(Task):
 
     def evaluate(self, model: nn.Module, batches: Iterable) -> Evaluation:
         """Statistics over all windows, of the model and of the Linear and constant rows."""
-        errors: dict[str, list] = {}
+        errors: dict[str, dict[str, list]] = {}
         pairs: dict[str, list] = {name: [] for name in QUANTITIES.values()}
         for batch in batches:
             prediction = model(batch)
             linear = {"displacement": self.time * batch.node_features["velocities"], "velocity_change": 0.0}
             for short, name in QUANTITIES.items():
                 target = batch.labels[name]
-                for prefix, guess in (("", prediction[name]), ("linear_", linear[name]), ("constant_", 0.0)):
+                for row, guess in (("model", prediction[name]), ("Linear", linear[name]), ("constant", 0.0)):
                     error = window_errors(guess - target, batch.graph.graph_of_node, batch.num_graphs)
-                    errors.setdefault(prefix + short, []).append(error)
+                    errors.setdefault(row, {}).setdefault(short, []).append(error)
                 pairs[name].append((prediction[name].float().cpu().numpy(), target.float().cpu().numpy()))
-        metrics = {}
-        for name, chunks in errors.items():
-            metrics |= {name + suffix: value for suffix, value in window_statistics(np.concatenate(chunks)).items()}
+        rows = {row: {} for row in errors}
+        for row, quantities in errors.items():
+            for name, chunks in quantities.items():
+                rows[row] |= {name + suffix: value for suffix, value in window_statistics(np.concatenate(chunks)).items()}
         joined = {name: tuple(np.concatenate(side) for side in zip(*chunks, strict=True)) for name, chunks in pairs.items()}
-        return Evaluation(metrics, joined)
+        return Evaluation(rows.pop("model"), rows, joined)
 
-    def selection(self, metrics: Mapping[str, float]) -> float:
+    def selection(self, evaluation: Evaluation) -> float:
         """x / x_linear + v / v_linear."""
-        return sum(metrics[name] / metrics[f"linear_{name}"] for name in QUANTITIES)
-
-    def baselines(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """The Linear row."""
-        return {name: metrics[f"linear_{name}"] for name in QUANTITIES}
+        return sum(evaluation.metrics[name] / evaluation.baselines["Linear"][name] for name in QUANTITIES)
 
     def table(self, evaluation: Evaluation) -> list[dict]:
         """Rows model, Linear, constant: mean, standard error, median and trimmed mean of x and v."""
-        rows = []
-        for label, prefix in (("model", ""), ("Linear", "linear_"), ("constant", "constant_")):
-            row: dict[str, object] = {"row": label}
-            for name in QUANTITIES:
-                for suffix in ("", "_stderr", "_median", "_trimmed"):
-                    row[name + (suffix or "_mean")] = evaluation.metrics[prefix + name + suffix]
-            rows.append(row)
-        return rows
+        rows = {"model": evaluation.metrics, **evaluation.baselines}
+        return [{"row": label, **{_column(name): value for name, value in row.items()}} for label, row in rows.items()]
+
+
+def _column(metric: str) -> str:
+    return f"{metric}_mean" if metric in QUANTITIES else metric
 
 
 class MixedSampler(WindowBatchSampler):

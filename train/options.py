@@ -80,6 +80,7 @@ def _reader(flag, kind, default, low, above, high, below, choices, optional) -> 
     ]
 
     def read(text):
+        """The checked value of ``text``."""
         if optional and text.lower() == "none":
             return None
         try:

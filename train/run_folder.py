@@ -63,7 +63,8 @@ def finish_run(trainer: Trainer, test_loader) -> dict:
     }
     monitor.write_json(trainer.folder / "results.json", results)
     plots = trainer.folder / "plots"
-    curves = monitor.draw_curves(trainer.history, trainer.task.curves, trainer.task.baselines(trainer.history[-1]))
+    reference = next(iter(trainer.best["baselines"].values()), {})
+    curves = monitor.draw_curves(trainer.history, trainer.task.curves, reference)
     monitor.save_figure(plots / "learning_curve.png", curves)
     if result.pairs:
         monitor.save_figure(plots / "predictions.png", monitor.draw_pairs(result.pairs))

@@ -129,7 +129,7 @@ def test_patience_stops_and_stays_stopped(tmp_path):
     class Worse(ToyTask):
         validations = 0
 
-        def selection(self, metrics):
+        def selection(self, evaluation):
             self.validations += 1
             return float(self.validations)
 

@@ -10,7 +10,7 @@ import torch
 
 from dataloader.nbody import simulate_nbody
 from train import checkpoint, evaluate, train_nbody
-from train.losses import WeightedLoss
+from train.loop import Evaluation
 from train.nbody_task import NBodyTask, build_model_for, build_task, split_loader, window_errors, window_statistics
 
 SMALL = ["--no-progress", "--layers", "1", "--channels", "4", "--lmax", "1", "--batch-size", "16", "--warmup-steps", "2", "--lr", "0.01"]
@@ -141,8 +141,8 @@ def test_the_loss_is_the_mean_square_of_the_stacked_pair_plus_the_waypoints(data
 
 
 def test_selection_is_relative_to_the_linear_row():
-    metrics = {"x": 0.01, "linear_x": 0.1, "v": 0.1, "linear_v": 0.2}
-    assert NBodyTask(10, WeightedLoss("mse", {"displacement": 1.0})).selection(metrics) == pytest.approx(0.6)
+    evaluation = Evaluation({"x": 0.01, "v": 0.1}, {"Linear": {"x": 0.1, "v": 0.2}})
+    assert NBodyTask(10).selection(evaluation) == pytest.approx(0.6)
 
 
 def test_seeds_have_their_folders_and_a_table_of_means(data, tmp_path):

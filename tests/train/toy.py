@@ -70,10 +70,10 @@ class ToyTask(Task):
     def evaluate(self, model, batches):
         sides = [(model(batch.x).numpy(), batch.y.numpy()) for batch in batches]
         prediction, target = (np.concatenate(side) for side in zip(*sides, strict=True))
-        return Evaluation({"error": float(np.square(prediction - target).mean())}, {"y": (prediction, target)})
+        return Evaluation({"error": float(np.square(prediction - target).mean())}, pairs={"y": (prediction, target)})
 
-    def selection(self, metrics):
-        return metrics["error"]
+    def selection(self, evaluation):
+        return evaluation.metrics["error"]
 
     def table(self, evaluation):
         return [{"row": "model", "error": evaluation.metrics["error"]}]

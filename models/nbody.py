@@ -57,7 +57,8 @@ class SE3TransformerNBody(nn.Module):
     """``model(batch) -> {"displacement", "velocity_change": (nodes, 3), "waypoints": (nodes, updates, 6)}``.
 
     Reads ``batch.graph``, ``batch.positions`` (nodes, 3), ``batch.node_features["velocities"]`` (nodes, 3) and ``["charges"]``
-    (nodes,), and ``batch.edge_basis`` for the first update if it is there.
+    (nodes,), ``batch.edge_features["springs"]`` (edges, 1) in place of q_i q_j where bodies hang on springs, and
+    ``batch.edge_basis`` for the first update if it is there.
     """
 
     def __init__(self, options: NBodyOptions):
@@ -74,13 +75,15 @@ class SE3TransformerNBody(nn.Module):
         speed = batch.node_features["velocities"]
         shift, change = torch.zeros_like(start), torch.zeros_like(speed)  # kept apart from the state: small changes stay exact
         charges = batch.node_features["charges"].to(start.dtype)
-        product = (charges.index_select(0, graph.src) * charges.index_select(0, graph.dst)).unsqueeze(-1)
+        coupling = batch.edge_features.get("springs")
+        if coupling is None:
+            coupling = (charges.index_select(0, graph.src) * charges.index_select(0, graph.dst)).unsqueeze(-1)
         tau = self.options.horizon / self.options.updates
         basis, hidden, waypoints = batch.edge_basis, None, []
         for step in range(self.options.updates):
             position, velocity = start + shift, speed + change
             basis = basis or EdgeBasis.from_vectors(edge_vectors(position, graph), self.options.lmax)
-            scalars, vectors = self._edge_features(graph, basis, position, velocity, product)
+            scalars, vectors = self._edge_features(graph, basis, position, velocity, coupling)
             fresh = self.embed(torch.stack([charges, velocity.square().sum(-1)], -1), velocity.unsqueeze(1))
             hidden = fresh if hidden is None else hidden + fresh
             update = self.updates[0 if self.options.share_updates else step]
@@ -92,15 +95,15 @@ class SE3TransformerNBody(nn.Module):
         path = torch.stack(waypoints, 1)
         return {"displacement": path[:, -1, :3], "velocity_change": path[:, -1, 3:], "waypoints": path}
 
-    def _edge_features(self, graph, basis, position, velocity, product) -> tuple[Tensor, Tensor | None]:
+    def _edge_features(self, graph, basis, position, velocity, coupling) -> tuple[Tensor, Tensor | None]:
         """Invariants (edges, 1 or 3) and vectors (edges, 1, 3) or None."""
         if not self.options.edge_motion:
-            return product, None
+            return coupling, None
         relative = velocity.index_select(0, graph.dst) - velocity.index_select(0, graph.src)
         direction = edge_vectors(position, graph) / basis.length.clamp_min(1e-3).unsqueeze(-1)
         closing = (direction * relative).sum(-1, keepdim=True)
         speed = relative.square().sum(-1, keepdim=True)
-        return torch.cat([product, closing, speed], -1), relative.unsqueeze(1)
+        return torch.cat([coupling, closing, speed], -1), relative.unsqueeze(1)
 
 
 class StateUpdate(nn.Module):

@@ -71,17 +71,7 @@ class AtomBatch:
 
         A cached basis is no better than the type it is stored in: asked for a finer type, the batch drops it and the model computes it.
         """
-
-        def move(value):
-            if isinstance(value, dict):
-                return {name: move(content) for name, content in value.items()}
-            if isinstance(value, Tensor):
-                return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
-            if isinstance(value, EdgeBasis):
-                return value.to(device, dtype)
-            return value
-
-        moved = {field.name: move(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        moved = {field.name: _moved(getattr(self, field.name), device, dtype) for field in dataclasses.fields(self)}
         if device is not None:
             moved["graph"] = self.graph.to(device)
         if self.edge_basis is not None and dtype is not None and torch.finfo(dtype).eps < torch.finfo(self.edge_basis.packed.dtype).eps:
@@ -124,6 +114,16 @@ class AtomBatch:
         graph.ndata.update({name: value for name, value in nodes.items() if value is not None})
         graph.edata.update({name: value for name, value in edges.items() if value is not None})
         return graph
+
+
+def _moved(value, device, dtype: torch.dtype | None):
+    if isinstance(value, dict):
+        return {name: _moved(content, device, dtype) for name, content in value.items()}
+    if isinstance(value, Tensor):
+        return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+    if isinstance(value, EdgeBasis):
+        return value.to(device, dtype)
+    return value
 
 
 def edges_per_graph(graph: GraphIndex) -> Tensor:

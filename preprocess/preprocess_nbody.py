@@ -78,11 +78,16 @@ def data_settings(data) -> dict:
 def make_simulations(folder: Path, settings: dict, rebuild: bool):
     """Write the npz files that are not there yet; ``ValueError`` if the folder holds other or damaged data, unless ``rebuild``."""
     finished = {} if rebuild else finished_files(folder, settings)
-    manifest = {"settings": settings, "files": dict(finished)}
-    files.write_json(folder / MANIFEST, manifest)
+    checksums = dict(finished)
+
+    def note_finished():
+        done = {split: checksums[split] for split in SPLITS if split in checksums}
+        files.write_json(folder / MANIFEST, {"settings": settings, "files": done})
+
+    note_finished()
     rng = np.random.RandomState(settings["seed"])  # noqa: NPY002 - the legacy generator is part of the protocol
     for split in SPLITS:
-        if len(manifest["files"]) == len(SPLITS):
+        if len(checksums) == len(SPLITS):
             return
         start = draw_starts(settings[split], rng, settings["bodies"], settings["dynamics"])
         if split in finished:
@@ -93,8 +98,8 @@ def make_simulations(folder: Path, settings: dict, rebuild: bool):
         with files.atomic_write(path) as temporary, open(temporary, "wb") as file:
             metadata = json.dumps({"split": split, **settings})
             np.savez(file, metadata=metadata, **{name: values.astype(np.float32) for name, values in content.items()})
-        manifest["files"][split] = files.file_checksum(path)
-        files.write_json(folder / MANIFEST, manifest)
+        checksums[split] = files.file_checksum(path)
+        note_finished()
 
 
 def finished_files(folder: Path, settings: dict) -> dict[str, str]:

@@ -29,6 +29,7 @@ class EquivariantLinear(nn.Module):
         self.register_buffer("mask", None if bool(same.all()) else same.to(self.weight.dtype), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(nodes, rows, channels_in) -> (nodes, rows, channels_out)."""
         weight = self.weight if self.mask is None else self.weight * self.mask
         parts = [x[:, degree_slice(l)] @ weight[l] for l in range(self.lmax + 1)]
         if self.bias is not None:
@@ -135,6 +136,7 @@ class AttentiveSelfInteraction(nn.Module):
         self.register_buffer("mix_mask", kind_out.view(-1, 1) != kind_in, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(nodes, rows, channels_in) -> (nodes, rows, channels_out)."""
         out = []
         for l, network in enumerate(self.networks):
             part = x[:, degree_slice(l)]  # (nodes, 2l + 1, channels_in)

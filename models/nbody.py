@@ -71,6 +71,7 @@ class SE3TransformerNBody(nn.Module):
         self.updates = nn.ModuleList(StateUpdate(options) for _ in range(distinct))
 
     def forward(self, batch) -> dict[str, Tensor]:
+        """State changes of all particles of an ``AtomBatch``."""
         graph, start = batch.graph, batch.positions
         speed = batch.node_features["velocities"]
         shift, change = torch.zeros_like(start), torch.zeros_like(speed)  # kept apart from the state: small changes stay exact

@@ -118,6 +118,7 @@ class EdgeAttention(nn.Module):
         self.register_buffer("head_sum", indicator / math.sqrt(values * num_rows(shape.lmax)), persistent=False)
 
     def forward(self, x: Tensor, geometry: EdgeGeometry) -> Tensor:
+        """(nodes, rows, channels_in) -> (nodes, rows, channels_out)."""
         graph, values = geometry.graph, self.shape.values
         messages = self.convolution(self._source(x, geometry), geometry.rotation, geometry.hidden, self._along(geometry))
         keys, value = self._split(messages)

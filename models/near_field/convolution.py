@@ -71,6 +71,7 @@ class EdgeFrameConvolution(nn.Module):
         return self.even[m] * same, self.odd[m - 1] * (1 - same) if m else None
 
     def forward(self, source: Tensor, rotation: Tensor, hidden: Tensor, along: Tensor | None = None) -> Tensor:
+        """Messages (edges, rows, channels_out) of sources (edges, rows, channels_in)."""
         edges = source.shape[0]
         framed = torch.bmm(rotation, source)  # rows ordered by |m|
         if along is not None:

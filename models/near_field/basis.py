@@ -108,30 +108,28 @@ def _triangle(l: int, device: torch.device) -> Tensor:
 
 
 @functools.cache
-def _unpacking(lmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Where each entry of the dense rotation stands in [1, 0, packed], its sign, and the sign of each row under the half turn."""
+def _unpacking(lmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where each entry of the dense rotation stands in [1, 0, packed], (rows^2,), and its sign for plain and flipped edges (2, rows^2)."""
     rows = num_rows(lmax)
     source = torch.ones(rows, rows, dtype=torch.long)  # column 1 holds zeros
-    sign = torch.ones(rows, rows, dtype=dtype)
-    half_turn = torch.ones(rows, dtype=dtype)
+    sign = torch.ones(2, rows, rows, dtype=dtype)
     source[0, 0] = 0
     start = 2
     turn = _wigner(torch.diag(torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64)).unsqueeze(0), lmax)
     for l in range(1, lmax + 1):
-        size = 2 * l + 1
+        size, block = 2 * l + 1, degree_slice(l)
         row, column = torch.triu_indices(size, size)
         position = torch.arange(start, start + len(row))
-        source[degree_slice(l), degree_slice(l)] = (
-            torch.zeros(size, size, dtype=torch.long).index_put((row, column), position).index_put((column, row), position)
-        )
+        upper = torch.zeros(size, size, dtype=torch.long).index_put((row, column), position)
+        source[block, block] = upper.index_put((column, row), position)
         below = torch.tril(torch.ones(size, size, dtype=torch.bool), -1)
         order = torch.arange(size)
         odd = (order.view(-1, 1) + order) % 2 == 1
-        sign[degree_slice(l), degree_slice(l)] = torch.where(below & odd, -1.0, 1.0).to(dtype)
-        half_turn[degree_slice(l)] = turn[l - 1].view(size, size).diagonal().to(dtype)
+        sign[:, block, block] = torch.where(below & odd, -1.0, 1.0).to(dtype)
+        sign[1, block] *= turn[l - 1].view(size, size).diagonal().to(dtype).unsqueeze(-1)
         start += len(row)
     by_order = rows_by_order(lmax)
-    return source[by_order].flatten().to(device), sign[by_order].flatten().to(device), half_turn[by_order].to(device)
+    return source[by_order].flatten().to(device), sign[:, by_order].flatten(1).to(device)
 
 
 @dataclasses.dataclass
@@ -166,10 +164,8 @@ class EdgeBasis:
         Row order of the result is :func:`models.irreps.rows_by_order`. Block sparse but dense in memory: one batched product
         with it is three times faster than one product per degree.
         """
-        source, sign, half_turn = _unpacking(self.lmax, self.packed.dtype, self.packed.device)
-        edges = self.packed.shape[0]
-        rows = num_rows(self.lmax)
-        unit = self.packed.new_ones(edges, 1)
+        source, sign = _unpacking(self.lmax, self.packed.dtype, self.packed.device)
+        unit = self.packed.new_ones(self.packed.shape[0], 1)
         extended = torch.cat([unit, torch.zeros_like(unit), self.packed], -1)
-        dense = (extended.index_select(1, source) * sign).view(edges, rows, rows)
-        return dense * torch.where(self.flipped.unsqueeze(-1), half_turn, 1.0).unsqueeze(-1)
+        dense = extended.index_select(1, source) * sign.index_select(0, self.flipped.long())
+        return dense.view(-1, num_rows(self.lmax), num_rows(self.lmax))

@@ -24,11 +24,12 @@ from dataloader import files
 from dataloader.basis_cache import COMPLETE, DTYPES, BasisCache, CacheSettings, GraphEdges, complete_pairs
 from dataloader.nbody import SPLITS, NBodyDataset, baseline_errors, cache_folder, split_file
 from dataloader.nbody_simulation import BOX, DYNAMICS, FRAME_TIME, FRAMES, STEPS_PER_FRAME, TIME_STEP, draw_starts, integrate
+from models.nbody import NBodyOptions
+from train.nbody_task import PROTOCOLS
 from train.options import OptionParser, run_script
 
 FORMAT = 1
 MANIFEST = "nbody_manifest.json"
-PROTOCOLS = {"p1000": (10, "first"), "p500": (5, "spread")}  # horizon in frames, windows
 
 
 def build_parser() -> OptionParser:
@@ -43,7 +44,7 @@ def build_parser() -> OptionParser:
     data.add("--dynamics", str, "charged", choices=list(DYNAMICS), help="what acts between the particles")
     data.add("--rebuild", bool, False, help="replace what is in the folder")
     cache = parser.section("cache", "basis cache")
-    cache.add("--lmax", int, 3, low=1, high=10, help="largest degree")
+    cache.add("--lmax", int, NBodyOptions.lmax, low=1, high=10, help="largest degree, that of the network")
     cache.add("--cache-dtype", str, "float32", choices=list(DTYPES), key="dtype", help="of the packed frames")
     cache.add("--cache-starts", str, "0", key="starts", help="start frames to cache: 0 or 0,10,20 or all or none")
     return parser
@@ -151,8 +152,8 @@ def graphs_of(dataset: NBodyDataset, starts: list[int]) -> Iterator[GraphEdges]:
 def baseline_table(folder: Path) -> str:
     """Rows Linear and constant of both protocols on the test split."""
     lines = [f"{'test split':<12}{'row':<10}{'x':>8}{'v':>8}"]
-    for name, (horizon, starts) in PROTOCOLS.items():
-        for row, error in baseline_errors(NBodyDataset(folder, "test", horizon, starts)).items():
+    for name, protocol in PROTOCOLS.items():
+        for row, error in baseline_errors(NBodyDataset(folder, "test", protocol.horizon, protocol.starts)).items():
             lines.append(f"{name:<12}{row:<10}{error['x']:8.4f}{error['v']:8.4f}")
     return "\n".join(lines)
 

@@ -42,7 +42,7 @@ class Protocol:
     train_starts: str
 
 
-PROTOCOLS = {"p1000": Protocol(10, "first", "all"), "p500": Protocol(5, "spread", "all")}
+PROTOCOLS = {"p1000": Protocol(10, "first", "mixed"), "p500": Protocol(5, "spread", "all")}
 
 
 def window_statistics(errors: np.ndarray) -> dict[str, float]:

@@ -199,10 +199,16 @@ def add_run_options(parser: OptionParser, run_dir: str):
     run.add("--progress", bool, True, help="progress bar")
 
 
-def add_training_options(parser: OptionParser, optimizers, schedules, precisions):
-    """Length, optimiser, schedule, averaging and bookkeeping of the training; the three arguments are registries."""
+def add_training_options(parser: OptionParser, optimizers, schedules, precisions, **defaults):
+    """Length, optimiser, schedule, averaging and bookkeeping of the training; the three arguments are registries.
+
+    ``defaults`` (``lr=0.003``) take the place of the general ones for a script that knows better.
+    """
     training = parser.section("training", "length, optimiser, schedule")
-    add = training.add
+
+    def add(flag: str, kind: type, default, **limits):
+        training.add(flag, kind, defaults.get(flag.lstrip("-").replace("-", "_"), default), **limits)
+
     add("--epochs", int, 100, low=1, help="planned passes over the training data")
     add("--max-cpu-minutes", float, None, above=0, help="stop when the process has used this much CPU time")
     add("--max-minutes", float, None, above=0, help="stop after this much wall time")

@@ -33,8 +33,8 @@ def build_parser() -> OptionParser:
     data = parser.section("data", "what is learned from")
     data.add("--protocol", str, "p1000", choices=list(PROTOCOLS), help="p1000: 10 frames ahead from frame 0; p500: 5 frames, spread starts")
     data.add("--data-path", str, "data/nbody", help="folder with nbody_{train,val,test}.npz")
-    windows = "window drawn from a training simulation in an epoch: at frame 0, anywhere, or half and half"
-    data.add("--train-starts", str, "all", choices=list(TRAIN_STARTS), help=windows)
+    windows = "window drawn from a training simulation in an epoch: at frame 0, anywhere, or half and half (default of p1000; all for p500)"
+    data.add("--train-starts", str, None, choices=list(TRAIN_STARTS), help=windows)
     data.add("--cache", bool, False, help="read the edge basis of the windows that are in the cache beside the data, compute the others")
     model = parser.section("model", "the network")
     model.add("--model", str, "se3_transformer_nbody", key="name", choices=list(MODELS), help="name in models.factory")
@@ -44,8 +44,8 @@ def build_parser() -> OptionParser:
     loss.add("--loss-scale", float, 1.0, above=0, help="where a robust loss bends")
     loss.add("--weight-displacement", float, 1.0, low=0, help="weight of x")
     loss.add("--weight-velocity", float, 1.0, low=0, help="weight of v")
-    loss.add("--waypoint-weight", float, 0.0, low=0, help="weight of the same loss at the states between the updates of the model")
-    add_training_options(parser, OPTIMIZERS, SCHEDULES, PRECISIONS)
+    loss.add("--waypoint-weight", float, 0.5, low=0, help="weight of the same loss at the states between the updates of the model")
+    add_training_options(parser, OPTIMIZERS, SCHEDULES, PRECISIONS, epochs=60, lr=3e-3, ema_decay=0.995)
     return parser
 
 

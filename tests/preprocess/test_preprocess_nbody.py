@@ -12,6 +12,7 @@ import pytest
 
 from dataloader.nbody import SPLITS, NBodyDataset, cache_folder
 from dataloader.nbody_simulation import simulate_nbody
+from models.nbody import NBodyOptions
 from preprocess import preprocess_nbody
 from preprocess.preprocess_nbody import cached_starts, main
 
@@ -73,7 +74,7 @@ def test_cached_starts_and_variants(tmp_path):
     few = ["--train", "2", "--test", "2", "--val", "1", "--bodies", "3"]
     main([*few, "--dynamics", "springs", "--cache-starts", "0,7", "--out", str(tmp_path)])
     dataset = NBodyDataset(tmp_path, "train", 10, "all")
-    dataset.open_cache(3)
+    dataset.open_cache(NBodyOptions.lmax)
     assert dataset[[7]].edge_basis is not None and dataset[[6]].edge_basis is None
     assert dataset[[0]].edge_features["springs"].shape == (6, 1)
     main([*few, "--cache-starts", "none", "--out", str(tmp_path / "none")])

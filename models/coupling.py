@@ -5,14 +5,14 @@ All tables come from ``e3nn.o3.wigner_3j`` (real basis, polar axis y, l = 1 in t
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from e3nn import o3
 from torch import Tensor
 
+from models.irreps import table
 
-@functools.cache
+
+@table
 def clebsch_gordan(l1: int, l2: int, l3: int) -> Tensor:
     """Real Clebsch-Gordan tensor C (2 l1 + 1, 2 l2 + 1, 2 l3 + 1) float64 with ``sum_{ab} C_abm C_abn = delta_mn``.
 

@@ -22,7 +22,7 @@ _DERIVED = {"edge_scalars", "edge_vectors"}
 
 def model_options(name: str) -> dict[str, object]:
     """Option names of the network ``name`` and their defaults. Raises ValueError for an unknown network."""
-    if name not in MODELS:
+    if not isinstance(name, str) or name not in MODELS:
         raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name!r}")
     _, options = MODELS[name]
     return {field.name: field.default for field in dataclasses.fields(options) if field.name not in _DERIVED}
@@ -41,7 +41,7 @@ def build_model(config: dict) -> nn.Module:
     chosen = {key: value for key, value in config.items() if key != "name"}
     for key, value in chosen.items():
         if key not in defaults:
-            near = difflib.get_close_matches(key, defaults, 1)
+            near = difflib.get_close_matches(str(key), defaults, 1)
             raise ValueError(
                 f"unknown option {key!r} of model {name}" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(defaults)}")
             )

@@ -53,7 +53,8 @@ class GraphIndex:
             and not 0 <= int(torch.minimum(src.min(), dst.min())) <= int(torch.maximum(src.max(), dst.max())) < self.num_nodes
         ):
             raise ValueError(
-                f"edge ends must lie in 0 .. {self.num_nodes - 1}, got {int(src.min())} .. {int(torch.maximum(src.max(), dst.max()))}"
+                f"edge ends must lie in 0 .. {self.num_nodes - 1}, "
+                f"got {int(torch.minimum(src.min(), dst.min()))} .. {int(torch.maximum(src.max(), dst.max()))}"
             )
         self.node_offsets = torch.cat([nodes_per_graph.new_zeros(1), nodes_per_graph.cumsum(0)])
         self.graph_of_node = torch.repeat_interleave(torch.arange(self.num_graphs, device=src.device), nodes_per_graph)
@@ -182,13 +183,17 @@ def edge_softmax(graph: GraphIndex, logits: Tensor, envelope: Tensor | None = No
     ``a_e = u_e exp(s_e) / sum_{e' -> i} u_e' exp(s_e')`` with an optional envelope u (edges,) or (edges, 1) that takes an edge out
     smoothly at the cutoff. A node whose envelopes are all zero gets zero weights. Returns (edges, heads).
     """
-    shift = _incoming_max(graph, logits.detach())
-    weights = torch.exp(logits - gather_dst(graph, shift))
+    level = logits.detach()
     if envelope is not None:
-        weights = weights * envelope.reshape(-1, 1)
-    total = sum_edges(graph, weights)
-    tiny = torch.finfo(total.dtype).tiny
-    return weights / gather_dst(graph, total.clamp_min(tiny))
+        envelope = envelope.reshape(-1, 1)
+        level = level + envelope.detach().log()  # -inf: an edge that is out sets no maximum
+    shift = _incoming_max(graph, level)
+    shift = torch.where(shift == -torch.inf, 0.0, shift)
+    weights = torch.exp((logits - gather_dst(graph, shift)).clamp_max(80.0))  # only an edge that is out can stand above
+    if envelope is not None:
+        weights = weights * envelope
+    total = sum_edges(graph, weights)  # 1 or more, or exactly 0
+    return weights / gather_dst(graph, torch.where(total > 0, total, 1.0))
 
 
 def _incoming_max(graph: GraphIndex, values: Tensor) -> Tensor:
@@ -204,6 +209,8 @@ def sum_nodes(graph: GraphIndex, nodes: Tensor) -> Tensor:
 
     float32 is summed in float64, since a running float32 sum loses 1e-5 of the result at 50,000 nodes.
     """
+    if nodes.shape[0] != graph.num_nodes:  # DGL's kernel would not notice
+        raise ValueError(f"a batch of {graph.num_nodes} nodes needs as many rows of node values, got {nodes.shape[0]}")
     wide = nodes.double() if nodes.dtype == torch.float32 else nodes
     kernel = _kernel_graph(graph, wide)
     if kernel is not None:

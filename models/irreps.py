@@ -13,6 +13,11 @@ import torch
 from torch import Tensor
 
 
+def table(function):
+    """Cache a function that makes tensors of a few numbers; they are ordinary tensors even if first asked for in inference mode."""
+    return functools.cache(torch.inference_mode(False)(function))
+
+
 def num_rows(lmax: int) -> int:
     """Number of components of all degrees 0 .. lmax."""
     return (lmax + 1) ** 2
@@ -23,14 +28,14 @@ def degree_slice(l: int) -> slice:
     return slice(l * l, (l + 1) ** 2)
 
 
-@functools.cache
+@table
 def degree_of_row(lmax: int) -> Tensor:
     """Degree of each row: ((lmax + 1)^2,) int64, e.g. [0, 1, 1, 1] for lmax = 1."""
     degrees = torch.arange(lmax + 1)
     return torch.repeat_interleave(degrees, 2 * degrees + 1)
 
 
-@functools.cache
+@table
 def rows_by_order(lmax: int) -> Tensor:
     """Permutation of the rows that puts equal |m| together: m = 0 of l = 0..lmax, then +m of l = m..lmax, -m of l = m..lmax for
     m = 1..lmax.

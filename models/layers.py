@@ -111,7 +111,7 @@ class GatedNonlinearity(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         scalars = x[:, 0, : self.true]
-        gates = torch.sigmoid(self.gates(scalars)).view(x.shape[0], self.lmax + 1, -1)
+        gates = torch.sigmoid(self.gates(scalars)).view(-1, self.lmax + 1, x.shape[-1])
         gated = x * gates.index_select(1, self.degree)
         first = torch.cat([nn.functional.silu(scalars), gated[:, 0, self.true :]], -1).unsqueeze(1)
         return torch.cat([first, gated[:, 1:]], 1)
@@ -120,7 +120,7 @@ class GatedNonlinearity(nn.Module):
 class AttentiveSelfInteraction(nn.Module):
     """Channel mixing by weights that depend on the node: ``out_l = softmax_in(MLP_l(<x_la, x_lb>)) x_l`` (SE(3)-Transformer, eq. 12).
 
-    The Gram matrix of the channels of each degree (channels_in^2 invariants) passes layer norm, leaky ReLU and a linear map to
+    The Gram matrix of the channels of each degree (channels_in^2 invariants) passes layer norm, SiLU and a linear map to
     (channels_out, channels_in) weights. ``forward(x (nodes, rows, channels_in)) -> (nodes, rows, channels_out)``.
     """
 

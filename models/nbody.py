@@ -14,6 +14,7 @@ as in the public N-body data.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 from torch import Tensor, nn
@@ -49,8 +50,8 @@ class NBodyOptions(SE3Options):
         super().__post_init__()
         if self.updates < 1:
             raise ValueError(f"updates must be >= 1, got {self.updates}")
-        if not self.horizon > 0:
-            raise ValueError(f"horizon must be > 0, got {self.horizon}")
+        if not 0 < self.horizon < math.inf:
+            raise ValueError(f"horizon must be > 0 and finite, got {self.horizon}")
 
 
 class SE3TransformerNBody(nn.Module):

@@ -11,12 +11,13 @@ cutoff, an envelope on every weight. Cost: linear in edges.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 from torch import Tensor, nn
 
 from models.graph_ops import GraphIndex
-from models.irreps import num_rows
+from models.irreps import channel_parity, num_rows
 from models.layers import NormNonlinearity
 from models.near_field.attention import AttentionShape, EdgeAttention, EdgeGeometry
 from models.near_field.basis import EdgeBasis
@@ -51,8 +52,10 @@ class SE3Options:
     edge_vectors: int = 0
 
     def __post_init__(self):
-        if not self.cutoff > 0:
-            raise ValueError(f"cutoff must be > 0, got {self.cutoff}; give the radius of the neighbourhood")
+        if not 0 < self.cutoff < math.inf:
+            raise ValueError(f"cutoff must be > 0 and finite, got {self.cutoff}; give the radius of the neighbourhood")
+        if self.lmax > 11:
+            raise ValueError(f"lmax must be <= 11, the largest degree with coupling tables, got {self.lmax}")
         for name, least in (
             ("layers", 1),
             ("channels", 1),
@@ -67,6 +70,7 @@ class SE3Options:
         for name, table in (("envelope", ENVELOPES), ("radial_basis", RADIAL_BASES)):
             if getattr(self, name) not in table:
                 raise ValueError(f"{name} must be one of {', '.join(table)}, got {getattr(self, name)!r}")
+        channel_parity(self.channels, self.pseudo_channels)  # refuses as many pseudo channels as channels
 
     def attention(self, channels_in: int, channels_out: int, **changes) -> AttentionShape:
         """Sizes of one attention layer of this network."""

@@ -21,14 +21,13 @@ Cost per edge: lmax 3, about 1.5 microseconds to compute, less to read from a ca
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import torch
 from torch import Tensor
 
 from models.coupling import clebsch_gordan
 from models.graph_ops import GraphIndex
-from models.irreps import degree_slice, num_rows, rows_by_order
+from models.irreps import degree_slice, num_rows, rows_by_order, table
 
 
 def packed_size(lmax: int) -> int:
@@ -88,7 +87,7 @@ def _wigner(rotation: Tensor, lmax: int) -> list[Tensor]:
     return matrices
 
 
-@functools.cache
+@table
 def _raise_degree(l: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Matrix ((2l - 1)^2 9, (2l + 1)^2) that takes D^(l-1) x D^1 to D^l = C^T (D^(l-1) x D^1) C."""
     isometry = clebsch_gordan(l - 1, 1, l)
@@ -101,13 +100,13 @@ def _pack(matrices: list[Tensor], lmax: int) -> Tensor:
     return torch.cat([matrix[:, _triangle(l, matrix.device)] for l, matrix in zip(range(1, lmax + 1), matrices, strict=True)], -1)
 
 
-@functools.cache
+@table
 def _triangle(l: int, device: torch.device) -> Tensor:
     row, column = torch.triu_indices(2 * l + 1, 2 * l + 1)
     return (row * (2 * l + 1) + column).to(device)
 
 
-@functools.cache
+@table
 def _unpacking(lmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Where each entry of the dense rotation stands in [1, 0, packed], (rows^2,), and its sign for plain and flipped edges (2, rows^2)."""
     rows = num_rows(lmax)

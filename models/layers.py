@@ -7,6 +7,7 @@ carry the opposite parity and are kept apart by masks on the weights; with ``pse
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -115,6 +116,13 @@ class GatedNonlinearity(nn.Module):
         gated = x * gates.index_select(1, self.degree)
         first = torch.cat([nn.functional.silu(scalars), gated[:, 0, self.true :]], -1).unsqueeze(1)
         return torch.cat([first, gated[:, 1:]], 1)
+
+
+NONLINEARITIES: dict[str, Callable[[int, int, int], nn.Module]] = {  # name -> (lmax, channels, pseudo) -> layer
+    "layer": lambda lmax, channels, pseudo: NormNonlinearity(lmax, channels, "layer"),
+    "bias": lambda lmax, channels, pseudo: NormNonlinearity(lmax, channels, "bias"),
+    "gate": GatedNonlinearity,
+}
 
 
 class AttentiveSelfInteraction(nn.Module):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from models.graph_ops import GraphIndex
 from models.irreps import channel_parity, num_rows
-from models.layers import NormNonlinearity
+from models.layers import NONLINEARITIES
 from models.near_field.attention import AttentionShape, EdgeAttention, EdgeGeometry
 from models.near_field.basis import EdgeBasis
 from models.radial import ENVELOPES, RADIAL_BASES, RadialTrunk
@@ -30,7 +30,7 @@ class SE3Options:
 
     cutoff is the radius (in the units of the positions) at which the envelope is zero and to which the radial basis is scaled;
     with ``envelope="none"`` (complete graphs) it is only the scale of the basis. edge_scalars: invariant edge features;
-    edge_vectors: vector ones.
+    edge_vectors: vector ones. norm: the non-linearity after each block, "layer" or "bias" (on norms) or "gate".
     """
 
     layers: int = 4
@@ -67,7 +67,7 @@ class SE3Options:
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
-        for name, table in (("envelope", ENVELOPES), ("radial_basis", RADIAL_BASES)):
+        for name, table in (("envelope", ENVELOPES), ("radial_basis", RADIAL_BASES), ("norm", NONLINEARITIES)):
             if getattr(self, name) not in table:
                 raise ValueError(f"{name} must be one of {', '.join(table)}, got {getattr(self, name)!r}")
         channel_parity(self.channels, self.pseudo_channels)  # refuses as many pseudo channels as channels
@@ -103,7 +103,8 @@ class SE3Layers(nn.Module):
         self.blocks = nn.ModuleList(
             EdgeAttention(shape, self_interaction=options.self_interaction, skip=options.skip) for _ in range(options.layers)
         )
-        self.norms = nn.ModuleList(NormNonlinearity(options.lmax, options.channels, options.norm) for _ in range(options.layers))
+        nonlinearity = NONLINEARITIES[options.norm]
+        self.norms = nn.ModuleList(nonlinearity(options.lmax, options.channels, options.pseudo_channels) for _ in range(options.layers))
 
     def geometry(
         self, graph: GraphIndex, basis: EdgeBasis, edge_scalars: Tensor | None = None, edge_vectors: Tensor | None = None

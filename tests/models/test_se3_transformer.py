@@ -80,6 +80,8 @@ CASES = [
     property_case("attentive", self_interaction="attentive"),
     property_case("skip-sum", skip="sum"),
     property_case("norm-bias", norm="bias"),
+    property_case("norm-gate", norm="gate"),
+    property_case("pseudo-gate", norm="gate", pseudo_channels=2, heads=1),
     property_case("cosine-gaussian", envelope="cosine", radial_basis="gaussian"),
     property_case("log-gaussian", radial_basis="log_gaussian"),
     property_case("raw-distance", radial_basis="raw"),

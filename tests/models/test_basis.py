@@ -209,6 +209,16 @@ def test_no_edges():
     assert basis.rotation().shape == (0, 16, 16) and basis.packed.shape == (0, 49) and basis.length.shape == (0,)
 
 
+def test_use_in_inference_mode_spoils_nothing():
+    """Tables first made without gradients serve training afterwards; no other test makes those of lmax 6."""
+    vectors = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = EdgeBasis.from_vectors(vectors, 6).rotation()
+    turn = EdgeBasis.from_vectors(vectors.requires_grad_(True), 6).rotation()
+    assert torch.equal(turn, expected)
+    assert torch.isfinite(torch.autograd.grad(turn.sum(), vectors)[0]).all()
+
+
 def test_change_of_type():
     basis = EdgeBasis.from_vectors(draw(6, 3, seed=0), 3)
     single = basis.to(dtype=torch.float32)

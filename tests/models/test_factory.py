@@ -100,9 +100,11 @@ def test_integer_passes_as_float():
 MISTAKES = [
     ({"name": "se3_transfomer"}, ["'se3_transfomer'", "se3_transformer_nbody"]),
     ({"name": None}, ["None", "se3_transformer_nbody"]),
+    ({"name": ["se3_transformer_nbody"]}, ["['se3_transformer_nbody']"]),
     ({"chanels": 8}, ["'chanels'", "did you mean 'channels'"]),
     ({"zzz": 8}, ["'zzz'", "known: ", "radial_basis"]),
     ({"edge_vectors": 2}, ["'edge_vectors'", "known: "]),
+    ({3: 4}, ["3", "known: "]),
     ({"layers": "two"}, ["layers", "int", "'two'"]),
     ({"layers": 2.0}, ["layers", "int", "2.0"]),
     ({"layers": True}, ["layers", "int", "True"]),
@@ -113,10 +115,13 @@ MISTAKES = [
     ({"cutoff": -1.0}, ["cutoff must be > 0", "-1.0", "radius"]),
     ({"cutoff": 0}, ["cutoff must be > 0", "0.0", "radius"]),
     ({"cutoff": float("nan")}, ["cutoff must be > 0", "nan"]),
+    ({"cutoff": float("inf")}, ["cutoff must be > 0 and finite", "inf"]),
     ({"horizon": 0}, ["horizon must be > 0", "0.0"]),
+    ({"horizon": float("inf")}, ["horizon must be > 0 and finite", "inf"]),
     ({"layers": 0}, ["layers must be >= 1", "0"]),
     ({"channels": -8}, ["channels must be >= 1", "-8"]),
     ({"lmax": 0}, ["lmax must be >= 1", "0"]),
+    ({"lmax": 12}, ["lmax must be <= 11", "12"]),
     ({"heads": 0}, ["heads must be >= 1", "0"]),
     ({"value_divisor": 0}, ["value_divisor must be >= 1", "0"]),
     ({"radial_size": 0}, ["radial_size must be >= 1", "0"]),
@@ -131,6 +136,8 @@ MISTAKES = [
     ({"skip": "none"}, ["'cat' or 'sum'", "'none'"]),
     ({"norm": "batch"}, ["layer, bias", "'batch'"]),
     ({"pseudo_channels": -1}, ["0 .. 7", "-1"]),
+    ({"pseudo_channels": 8}, ["0 .. 7", "8"]),
+    ({"pseudo_channels": 20}, ["0 .. 7", "20"]),
 ]
 
 

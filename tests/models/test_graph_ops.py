@@ -1,4 +1,4 @@
-"""Laws of the graph operations: two backends, one answer, with all derivatives; softmax, readout, topology."""
+"""Laws of the graph operations: two backends, one answer, with all derivatives; readout, topology."""
 
 from __future__ import annotations
 
@@ -29,11 +29,7 @@ from models.graph_ops import (
     use_backend,
     weighted_sum,
 )
-
-BACKENDS = pytest.mark.parametrize(
-    "backend", ["torch", pytest.param("dgl", marks=pytest.mark.skipif(graph_ops.dgl is None, reason="no DGL for this Python"))]
-)
-LAWS = settings(max_examples=20, deadline=None, derandomize=True, database=None)
+from tests.models.graphs import BACKENDS, CROOKED, LAWS, NO_EDGES, inputs, topologies, topology
 
 # operation and the shapes of its inputs; "N", "E", "G" stand for the numbers of nodes, edges and graphs
 OPERATIONS = {
@@ -53,39 +49,6 @@ OPERATIONS = {
     "broadcast_nodes": (broadcast_nodes, [("G", 2)]),
 }
 EVERY_OPERATION = pytest.mark.parametrize("name", OPERATIONS)
-
-
-def topology(sizes: list[int], pairs: list[tuple[int, int]]) -> GraphIndex:
-    """A batch with node counts ``sizes``; each pair of numbers is read modulo the batch as (receiver, sender in its graph)."""
-    sizes_, offsets = torch.tensor(sizes, dtype=torch.long), [sum(sizes[:g]) for g in range(len(sizes))]
-    home = [g for g, size in enumerate(sizes) for _ in range(size)]
-    ends = []
-    for receiver, sender in pairs if home else []:
-        node = receiver % len(home)
-        ends.append((node, offsets[home[node]] + sender % sizes[home[node]]))
-    ends.sort(key=lambda end: end[0])
-    dst, src = (torch.tensor([end[side] for end in ends], dtype=torch.long) for side in (0, 1))
-    return GraphIndex.from_edges(src, dst, sizes_)
-
-
-@st.composite
-def topologies(draw) -> GraphIndex:
-    """Ragged batches: graphs of 0 to 4 nodes, isolated nodes, multi-edges, loops, no edges, no graphs."""
-    sizes = draw(st.lists(st.integers(0, 4), max_size=4))
-    return topology(sizes, draw(st.lists(st.tuples(st.integers(0, 15), st.integers(0, 3)), max_size=14)))
-
-
-# node 3 is isolated, graph 1 has no nodes, 0 -> 1 is a double edge, 5 -> 5 a loop
-CROOKED = topology([4, 0, 2], [(1, 0), (1, 0), (1, 2), (0, 1), (2, 2), (4, 1), (5, 1)])
-NO_EDGES = topology([2, 1], [])
-
-
-def inputs(graph: GraphIndex, shapes, dtype, seed: int = 0) -> list[Tensor]:
-    count = {"N": graph.num_nodes, "E": graph.num_edges, "G": graph.num_graphs}
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        torch.randn(*(count.get(size, size) for size in shape), generator=generator, dtype=dtype).requires_grad_(True) for shape in shapes
-    ]
 
 
 def value_and_derivatives(operation, graph: GraphIndex, tensors: list[Tensor], backend: str) -> list[Tensor]:
@@ -215,64 +178,6 @@ def test_backend_is_restored_and_checked():
         pass
 
 
-# edge softmax
-
-
-@BACKENDS
-@LAWS
-@given(graph=topologies(), seed=st.integers(0, 99))
-def test_softmax_sums_to_one_and_ignores_a_shift_of_each_receiver(backend, graph, seed):
-    logits, shift = inputs(graph, [("E", 3), ("N", 3)], torch.float64, seed)
-    with use_backend(backend):
-        weights = edge_softmax(graph, 3 * logits)
-        total = sum_edges(graph, weights)
-        shifted = edge_softmax(graph, 3 * logits + gather_dst(graph, 50 * shift))
-    receives = torch.bincount(graph.dst, minlength=graph.num_nodes) > 0
-    torch.testing.assert_close(total, receives.to(total).view(-1, 1).expand_as(total), rtol=1e-13, atol=1e-13)
-    torch.testing.assert_close(shifted, weights, rtol=1e-11, atol=1e-13)
-
-
-@BACKENDS
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@LAWS
-@given(signs=st.lists(st.sampled_from([-1e4, 0.0, 1e4]), min_size=7, max_size=7))
-def test_softmax_survives_huge_logits(backend, dtype, signs):
-    logits = torch.tensor(signs, dtype=dtype).view(-1, 1).requires_grad_(True)
-    with use_backend(backend):
-        weights = edge_softmax(CROOKED, logits)
-        (gradient,) = torch.autograd.grad(weights.square().sum(), logits, create_graph=True)
-        (second,) = torch.autograd.grad(gradient.square().sum(), logits, materialize_grads=True)
-    assert all(torch.isfinite(part).all() for part in (weights, gradient, second))
-    for node in range(CROOKED.num_nodes):
-        incoming = CROOKED.dst == node
-        torch.testing.assert_close(weights[incoming], torch.softmax(logits[incoming], 0), rtol=1e-5, atol=0)
-
-
-@BACKENDS
-@LAWS
-@given(graph=topologies(), seed=st.integers(0, 99), data=st.data())
-def test_zero_envelope_removes_an_edge(backend, graph, seed, data):
-    """Weight 0 on it, and on the others the weights of the graph without it; all removed: all zero."""
-    (logits,) = inputs(graph, [("E", 2)], torch.float64, seed)
-    kept = torch.tensor(data.draw(st.lists(st.booleans(), min_size=graph.num_edges, max_size=graph.num_edges)), dtype=torch.bool)
-    smaller = GraphIndex.from_edges(graph.src[kept], graph.dst[kept], graph.nodes_per_graph)
-    with use_backend(backend):
-        weights = edge_softmax(graph, logits, kept.to(logits.dtype))
-        expected = edge_softmax(smaller, logits[kept])
-    assert not weights[~kept].any()
-    torch.testing.assert_close(weights[kept], expected, rtol=1e-12, atol=0)
-
-
-@BACKENDS
-def test_envelope_is_a_logarithm_in_the_logits(backend):
-    logits, raw = inputs(CROOKED, [("E", 2), ("E", 1)], torch.float64)
-    envelope = torch.sigmoid(raw)
-    with use_backend(backend):
-        found = edge_softmax(CROOKED, logits, envelope)
-        torch.testing.assert_close(found, edge_softmax(CROOKED, logits + envelope.log()), rtol=1e-13, atol=0)
-        assert torch.equal(found, edge_softmax(CROOKED, logits, envelope.squeeze(1)))
-
-
 # readout
 
 
@@ -370,6 +275,7 @@ def test_moving_to_the_same_device_keeps_the_topology():
         ([0, 9], [1, 1], ["0 .. 2", "9"]),
         ([0, 1], [1, 3], ["0 .. 2", "3"]),
         ([-4, 1], [1, 1], ["0 .. 2", "-4"]),
+        ([0, 1], [1, -1], ["0 .. 2", "-1 .. 1"]),
         ([0, 1, 2], [1, 1], ["(3,)", "(2,)"]),
         ([[0, 1]], [[1, 1]], ["(1, 2)"]),
     ],
@@ -385,6 +291,14 @@ def test_bad_ends_are_quoted(src, dst, quoted):
 def test_wrong_number_of_edge_rows_is_refused(backend, operation):
     with use_backend(backend), pytest.raises(Exception, match="size|shape"):
         operation(CROOKED, torch.zeros(CROOKED.num_edges + 1, 2))
+
+
+@BACKENDS
+@pytest.mark.parametrize("readout", [sum_nodes, mean_nodes], ids=["sum_nodes", "mean_nodes"])
+@pytest.mark.parametrize("rows", [CROOKED.num_nodes - 1, CROOKED.num_nodes + 1])
+def test_wrong_number_of_node_rows_is_refused(backend, readout, rows):
+    with use_backend(backend), pytest.raises(ValueError, match=f"6 nodes .* got {rows}"):
+        readout(CROOKED, torch.ones(rows, 2))
 
 
 def test_import_is_silent_and_writes_nothing(tmp_path):

@@ -74,6 +74,7 @@ def test_each_node_alone(name, pseudo_in, pseudo_out):
     assert together.shape == (4, num_rows(LMAX), OUT if name in MIXING else CHANNELS)
     for node in range(len(x)):
         torch.testing.assert_close(made(x[node : node + 1])[0], together[node], rtol=0, atol=1e-13)
+    assert made(x[:0]).shape == (0, *together.shape[1:])
 
 
 @EVERY_LAYER
@@ -163,6 +164,14 @@ def test_norm_nonlinearity_by_the_formula(kind):
     scale = shifted * torch.sigmoid(shifted) / norm
     for l in range(LMAX + 1):
         torch.testing.assert_close(out[:, degree_slice(l)], x[:, degree_slice(l)] * scale[:, l : l + 1], rtol=1e-12, atol=1e-14)
+
+
+def test_layer_made_in_inference_mode_spoils_no_other():
+    """The layers share the table of degrees; no other test makes that of lmax 7."""
+    with torch.inference_mode():
+        NormNonlinearity(7, 2)
+    x = torch.randn(2, 64, 2, requires_grad=True)
+    assert torch.isfinite(torch.autograd.grad(NormNonlinearity(7, 2)(x).sum(), x)[0]).all()
 
 
 def test_unknown_norm_is_refused():

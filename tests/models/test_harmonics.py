@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 import pytest
 import torch
 from e3nn import o3
@@ -13,8 +14,10 @@ from scipy.integrate import lebedev_rule
 from scipy.special import eval_legendre
 from torch import Tensor
 
+from benchmarks.bench_special_functions import exact_harmonics
+from models import harmonics
 from models.coupling import clebsch_gordan
-from models.harmonics import spherical_harmonics
+from models.harmonics import solid_harmonics, spherical_harmonics
 from models.irreps import degree_of_row, degree_slice, num_rows, rows_by_order
 from models.near_field.basis import EdgeBasis
 
@@ -111,10 +114,131 @@ def test_derivatives_match_differences():
     assert torch.autograd.gradcheck(call, vectors) and torch.autograd.gradgradcheck(call, vectors)
 
 
-@pytest.mark.parametrize("lmax", [-1, 12])
-def test_degrees_outside_the_table_are_refused(lmax):
-    with pytest.raises(ValueError, match=f"0 .. 11, got {lmax}"):
-        spherical_harmonics(torch.ones(1, 3), lmax)
+@pytest.mark.parametrize("function", [spherical_harmonics, solid_harmonics])
+def test_bad_input_is_refused(function):
+    with pytest.raises(ValueError, match=">= 0, got -1"):
+        function(torch.ones(1, 3), -1)
+    with pytest.raises(ValueError, match=r"shape \(..., 3\), got .* \(2, 4\)"):
+        solid_harmonics(torch.ones(2, 4), 1)
+    with pytest.raises(ValueError, match="got torch.int64"):
+        solid_harmonics(torch.ones(2, 3, dtype=torch.int64), 1)
+
+
+@pytest.mark.parametrize("shape", [(3,), (0, 3), (2, 0, 3), (4, 1, 3)], ids=str)
+def test_any_batch_shape(shape):
+    assert solid_harmonics(torch.ones(shape), 3).shape == spherical_harmonics(torch.ones(shape), 3).shape == (*shape[:-1], 16)
+
+
+# any degree
+
+HIGH = 40
+CLOSE_TO_POLE = torch.tensor([[0.6 * t, -1.0, 0.8 * t] for t in (0.0, 1e-6, 1e-3, 0.01, 0.03, 0.1, 0.3)], dtype=torch.float64)
+
+
+def many_directions() -> Tensor:
+    equator = torch.tensor([[0.6, 1e-5, 0.8], [1.0, 0.0, 0.0]], dtype=torch.float64)
+    return torch.cat([CLOSE_TO_POLE, equator, draw(5, 3, seed=1)])
+
+
+@pytest.mark.parametrize(("degree", "bars"), [(3, (5e-7, 1e-15)), (20, (5e-6, 1e-14)), (HIGH, (6e-6, 2e-14))])
+def test_error_at_high_degree(degree, bars):
+    """Against 60 digits, relative to the largest component of the degree, poles and equator included."""
+    for dtype, bar in zip((torch.float32, torch.float64), bars, strict=True):
+        vectors = many_directions().to(dtype)
+        exact = torch.stack([exact_harmonics(vector, degree) for vector in vectors])
+        found = spherical_harmonics(vectors, degree)[:, degree_slice(degree)].double()
+        assert float(((found - exact).abs().amax(1) / exact.abs().amax(1)).max()) <= bar
+
+
+def test_orthogonal_at_high_degree():
+    """mean over the sphere of Y_lm Y_l'm' = delta / (2 l + 1) for all degrees to 40, on a product rule that is exact for them."""
+    nodes, weights = (torch.as_tensor(part) for part in np.polynomial.legendre.leggauss(HIGH + 1))
+    angles = 2 * torch.pi * torch.arange(2 * HIGH + 1, dtype=torch.float64) / (2 * HIGH + 1)
+    circle = (1 - nodes.square()).sqrt()[:, None]
+    points = torch.stack([circle * angles.sin(), nodes[:, None].expand(-1, len(angles)), circle * angles.cos()], -1).flatten(0, 1)
+    values = spherical_harmonics(points, HIGH)
+    overlap = values.T @ (values * weights.repeat_interleave(len(angles))[:, None]) / (2 * len(angles))
+    torch.testing.assert_close(overlap, torch.diag(1 / (2 * degree_of_row(HIGH) + 1).double()), rtol=0, atol=5e-14)
+
+
+def test_addition_theorem_at_high_degree():
+    one, other = many_directions(), draw(14, 3, seed=2)
+    cosine = torch.nn.functional.cosine_similarity(one, other, -1)
+    products = spherical_harmonics(one, HIGH) * spherical_harmonics(other, HIGH)
+    for l in range(HIGH + 1):
+        legendre = torch.as_tensor(eval_legendre(l, cosine.numpy()))
+        torch.testing.assert_close(products[:, degree_slice(l)].sum(-1), legendre, rtol=0, atol=1e-13)
+
+
+def test_solid_harmonics_are_homogeneous():
+    """S(s v) = s^l S(v), and S is the spherical one on the unit sphere."""
+    vectors, degree = many_directions(), degree_of_row(HIGH)
+    values = solid_harmonics(vectors, HIGH)
+    torch.testing.assert_close(solid_harmonics(-2 * vectors, HIGH), (-2.0) ** degree * values, rtol=1e-14, atol=0)
+    length = vectors.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(values / length**degree, spherical_harmonics(vectors, HIGH), rtol=0, atol=1e-13)
+
+
+def weights_of(degrees: tuple[int, ...], seed: int = 9) -> Tensor:
+    """Random weights of the rows of a few degrees, zero for all others."""
+    chosen = torch.isin(degree_of_row(HIGH), torch.tensor(degrees))
+    return torch.where(chosen, draw(num_rows(HIGH), seed=seed), 0.0)
+
+
+@pytest.mark.parametrize("degree", [1, 2, 7, 23, HIGH])
+def test_solid_harmonics_are_harmonic(degree):
+    """The Laplacian vanishes, by second derivatives; and v . grad S = l S."""
+    vectors = many_directions()
+    vectors = (vectors / vectors.norm(dim=-1, keepdim=True)).requires_grad_(True)
+    value = solid_harmonics(vectors, HIGH) @ weights_of((degree,))
+    (gradient,) = torch.autograd.grad(value.sum(), vectors, create_graph=True)
+    torch.testing.assert_close((gradient * vectors).sum(-1), degree * value, rtol=0, atol=1e-13 * degree**2)
+    hessian = torch.stack([torch.autograd.grad(gradient[:, a].sum(), vectors, retain_graph=True)[0] for a in range(3)], 1)
+    torch.testing.assert_close(hessian, hessian.mT, rtol=0, atol=1e-12 * max(1, degree**2))
+    trace = hessian.diagonal(dim1=1, dim2=2).sum(-1)
+    assert float(trace.abs().max()) <= 1e-13 * max(1.0, float(hessian.detach().abs().max()))
+    assert degree == 1 or float(hessian.detach().abs().amax((1, 2)).min()) > 0.1
+
+
+def test_second_derivatives_at_the_origin():
+    """At r = 0 only degree 2 has second derivatives, and they are the same as elsewhere."""
+    vectors = torch.zeros(2, 3, dtype=torch.float64)
+    vectors[1] = torch.tensor([0.3, -0.2, 0.5])
+    for degrees, same in [((2,), True), ((0, 1, *range(3, HIGH + 1)), False)]:
+        point = vectors.clone().requires_grad_(True)
+        (gradient,) = torch.autograd.grad((solid_harmonics(point, HIGH) @ weights_of(degrees)).sum(), point, create_graph=True)
+        rows = [torch.autograd.grad(gradient[:, a].sum(), point, retain_graph=True)[0] for a in range(3)]
+        at_origin, elsewhere = torch.stack(rows, 1)
+        assert bool(at_origin.any()) == same and elsewhere.any()
+        if same:
+            torch.testing.assert_close(at_origin, elsewhere, rtol=0, atol=1e-14)
+
+
+def test_solid_derivatives_of_any_order():
+    """Numeric differences of values, gradients and gradients of gradients, a zero vector among them."""
+    vectors = draw(3, 3, seed=3)
+    vectors[1] = 0
+    vectors.requires_grad_(True)
+    call = functools.partial(solid_harmonics, lmax=5)
+    assert torch.autograd.gradcheck(call, vectors) and torch.autograd.gradgradcheck(call, vectors)
+    weights = draw(num_rows(5), seed=4)
+
+    def gradient(point: Tensor) -> Tensor:
+        return torch.autograd.grad((solid_harmonics(point, 5) @ weights).square().sum(), point, create_graph=True)[0]
+
+    assert torch.autograd.gradgradcheck(gradient, vectors)
+
+
+def test_pieces_change_nothing(monkeypatch):
+    """Vectors are taken in pieces; the size of a piece is no part of the answer."""
+    results = []
+    for size in (10_000, 7):
+        monkeypatch.setattr(harmonics, "PIECE", size)
+        vectors = draw(20, 3, seed=7).requires_grad_(True)
+        values = solid_harmonics(vectors, 6)
+        results.append([values, *torch.autograd.grad(values.square().sum(), vectors)])
+    for whole, parts in zip(*results, strict=True):
+        torch.testing.assert_close(whole, parts, rtol=1e-13, atol=1e-11)
 
 
 # coupling

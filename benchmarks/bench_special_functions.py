@@ -1,11 +1,11 @@
 """Special functions of the far field: times and errors of harmonics and of spherical Bessel functions.
 
     python benchmarks/bench_special_functions.py
-    python benchmarks/bench_special_functions.py --vectors 200000 --json special_functions.json
+    python benchmarks/bench_special_functions.py --vectors 20000 --json special_functions.json
 
-Harmonics: ``Y_lm`` of all degrees to l of random vectors, float32, against e3nn (which ends at l = 11): forward, with gradient, and with
-the gradient of the gradient's square. Bessel functions: ``j_0 .. j_l`` of x in 0 .. 32, against scipy in float64, and ``G_l`` of x^2. All
-tasks of a table take turns in one process; times are medians of CPU milliseconds.
+Harmonics: ``Y_lm`` of all degrees to l of random vectors, float32, against e3nn (which ends at l = 11, and has no guard at zero here):
+forward, with gradient, and with the gradient of the gradient's square. Bessel functions: ``j_0 .. j_l`` of x in 0 .. 32, against scipy in
+float64, and ``G_l`` of x^2. All tasks of a table take turns in one process; times are medians of CPU milliseconds.
 Errors, against 60 digits: harmonics relative to the largest component of the highest degree, near the pole too; Bessel functions in units
 of rounding, relative to ``|j_l|`` for l >= x and to 1 / x for l < x, the worst over all degrees.
 """

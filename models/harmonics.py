@@ -13,9 +13,10 @@ by ``|v| sqrt(l^2 - m^2) / l``. The usual three-term recurrence in y and r^2 los
 Derivatives: with the trilinear form ``T(G, v, S) = sum_a v_a <G, D_a S>``, the three maps it defines by leaving out one argument have
 each other as derivatives. Gradients keep the values and nothing else. Components are stored as rows over vectors; results are
 transposed views of them (the last dimension has the largest stride).
-Cost on one thread: 1 to 3 ns per value, about twice that with the gradient; less than e3nn's tabulated polynomials from degree 2 on (1.3 to 6
-times at degrees 3 to 11). Largest error relative to the largest component of a degree, at l = 20 and 40: 1.5e-6 and 2.7e-6 in float32, 4e-15
-and 7e-15 in float64 (``benchmarks/bench_special_functions.py``). Range: solid harmonics are powers and overflow where ``|v|^l`` does.
+Cost on one thread: 1 to 3 ns per value, about twice that with the gradient; less than e3nn's tabulated polynomials from degree 2 on
+(1.3 to 6 times at degrees 3 to 11). Largest error relative to the largest component of a degree, at l = 20 and 40: 1.5e-6 and 2.7e-6
+in float32, 4e-15 and 7e-15 in float64 (``benchmarks/bench_special_functions.py``). Range: solid harmonics are powers and overflow where
+``|v|^l`` does.
 """
 
 from __future__ import annotations

@@ -34,6 +34,8 @@ from models.near_field.basis import EdgeBasis, packed_frames, packed_size
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+ENTRIES = {"data_hash": str, "settings": dict, "block_bytes": int, "arrays": dict}  # of the manifest
+ARRAYS = ("length", "packed", "flipped", "nodes", "edge_offsets")
 DTYPES = ("float32", "float16")
 COMPLETE = {"kind": "complete"}  # graph rule: every pair of nodes
 MEND = "build it again: preprocess script, option --rebuild"
@@ -320,6 +322,10 @@ def _read_manifest(folder: Path) -> dict:
     checksum = manifest.pop("checksum", None)
     if checksum != files.json_checksum(manifest):
         raise ValueError(f"{path} is damaged (its checksum does not fit); {MEND}")
+    lacks = [name for name, kind in ENTRIES.items() if not isinstance(manifest.get(name), kind)]
+    lacks = lacks or [f"array {name}" for name in ARRAYS if name not in manifest["arrays"]]
+    if lacks:
+        raise ValueError(f"{path} is of another program (it has no {lacks[0]}); {MEND}")
     return manifest
 
 

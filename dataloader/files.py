@@ -9,6 +9,7 @@ a time. Cost: one fsync of the file and one of its folder.
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import hashlib
 import json
@@ -23,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 TEMPORARY = ".unfinished-"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BLOCK_BYTES = 4 << 20  # of blockwise checksums
 # what reading an npz raises when a byte of it is not as written
 DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, KeyError, AttributeError, NotImplementedError, TypeError)
@@ -32,7 +34,7 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, KeyErro
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """``with atomic_write(path) as temporary:`` write the file ``temporary``; at the end of the block it becomes ``path``.
 
-    On an error in the block it vanishes, and what stood at ``path`` stays.
+    On an error in the block it vanishes, and what stood at ``path`` stays. A full disk is an ``OSError`` that names ``path``.
     """
     path = Path(path)
     clear_leftovers(path)
@@ -44,8 +46,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         yield temporary
         sync(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        _name_full_disk(error, path)
         raise
     sync(path.parent)
 
@@ -71,11 +74,17 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         if path.exists():
             os.replace(path, retired)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        _name_full_disk(error, path)
         raise
     sync(path.parent)
     shutil.rmtree(retired, ignore_errors=True)
+
+
+def _name_full_disk(error: BaseException, path: Path):
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        raise OSError(f"{path} cannot be written ({error.strerror}); free some disk space, or write elsewhere") from None
 
 
 def clear_leftovers(path: Path):
@@ -132,6 +141,8 @@ def read_npz(path: str | Path, names: Iterable[str], mend: str) -> dict[str, np.
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; {mend}")
     try:
+        if not zipfile.is_zipfile(path):
+            raise zipfile.BadZipFile("no zip archive, or its end is missing")
         with np.load(path, allow_pickle=False) as archive:
             missing = [name for name in names if name not in archive.files]
             content = {} if missing else {name: archive[name] for name in names}

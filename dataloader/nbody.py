@@ -60,10 +60,7 @@ def read_nbody(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     numbers that are not finite (names the array and the simulation).
     """
     content = files.read_npz(path, ("positions", "velocities", "charges", "metadata"), MEND)
-    try:
-        metadata = json.loads(str(content.pop("metadata")))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged (metadata: {error}); {MEND}") from None
+    metadata = _read_metadata(path, str(content.pop("metadata")))
     if metadata.get("dynamics") == "springs":
         content |= files.read_npz(path, ("springs",), MEND)
     shape = content["positions"].shape
@@ -76,10 +73,25 @@ def read_nbody(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
             raise ValueError(f"{path}: {name} must have the shape {wanted[name]} beside positions {shape}, got {values.shape}; {MEND}")
         if not np.issubdtype(values.dtype, np.floating):
             raise ValueError(f"{path}: {name} must be floating-point numbers, got {values.dtype}; {MEND}")
-        finite = np.isfinite(values.reshape(simulations, -1)).all(axis=1)
+        with np.errstate(over="ignore"):  # float64 beyond float32 is found by the next line
+            content[name] = values.astype(np.float32, copy=False)
+        finite = np.isfinite(content[name].reshape(simulations, -1)).all(axis=1)
         if not finite.all():
-            raise ValueError(f"{path}: {name} of simulation {int(np.argmin(finite))} are not finite; {MEND}")
-    return {name: values.astype(np.float32, copy=False) for name, values in content.items()}, metadata
+            raise ValueError(f"{path}: {name} of simulation {int(np.argmin(finite))} are not finite in float32; {MEND}")
+    return content, metadata
+
+
+def _read_metadata(path: str | Path, text: str) -> dict:
+    try:
+        metadata = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged (metadata: {error}); {MEND}") from None
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{path} is damaged (metadata: {type(metadata).__name__}, not a dictionary); {MEND}")
+    frame_time = metadata.get("frame_time", FRAME_TIME)
+    if frame_time != FRAME_TIME:
+        raise ValueError(f"{path}: frames must be {FRAME_TIME} apart, its metadata say {frame_time!r}; {MEND}")
+    return metadata
 
 
 class NBodyDataset:
@@ -119,7 +131,8 @@ class NBodyDataset:
         self.springs = arrays.get("springs")
         self.num_simulations, self.num_frames, self.bodies, _ = self.positions.shape
         if not 1 <= horizon <= self.num_frames - 1:
-            raise ValueError(f"horizon must be in 1 .. {self.num_frames - 1} frames, got {horizon}")
+            held = f"{self.path} has {self.num_frames} frames"
+            raise ValueError(f"{held}: horizon must be in 1 .. {self.num_frames - 1} frames, got {horizon}; shorten it, or {MEND}")
         if waypoints < 0 or (waypoints and horizon % waypoints):
             raise ValueError(f"waypoints must divide the horizon of {horizon} frames (0: none), got {waypoints}")
         self.horizon, self.starts, self.waypoints = horizon, starts, waypoints
@@ -133,8 +146,11 @@ class NBodyDataset:
         if cache.data_hash != self.data_hash:
             raise ValueError(f"{cache.folder} belongs to other data than {self.path}; {CACHE_MEND}")
         slots = np.full(self.num_frames, -1)
-        frames = cache.settings.selection["starts"]
-        slots[frames] = np.arange(len(frames))
+        frames = cache.settings.selection.get("starts", ())
+        if len(cache) != len(frames) * self.num_simulations or not all(0 <= frame < self.num_frames for frame in frames):
+            held = f"{cache.folder} holds {len(cache)} graphs of the start frames {list(frames)}"
+            raise ValueError(f"{held}, {self.path} has {self.num_simulations} simulations of {self.num_frames} frames; {CACHE_MEND}")
+        slots[list(frames)] = np.arange(len(frames))
         return slots
 
     @property

@@ -181,10 +181,17 @@ def test_caches_of_something_else_are_refused(complete):
     assert "belongs to another data set" in refusal(folder, wanted, data_hash="hash of other data")
     assert "graph rule {'kind': 'complete'}, wanted is {'kind': 'cutoff', 'cutoff': 1.5}" in refusal(folder, wanted, graph_rule=CUTOFF)
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest.pop("checksum")
-    manifest["format"] = 99
-    files.write_json(folder / "manifest.json", manifest | {"checksum": files.json_checksum(manifest)})
-    assert "has the format version 99, this program reads 1" in refusal(folder, wanted)
+    del manifest["checksum"]
+    arrays = {name: value for name, value in manifest["arrays"].items() if name != "packed"}
+    cases = {
+        "has the format version 99, this program reads 1": {"format": 99},
+        "is of another program (it has no settings)": {"settings": None},
+        "is of another program (it has no array packed)": {"arrays": arrays},
+    }
+    for message, change in cases.items():
+        foreign = manifest | change
+        files.write_json(folder / "manifest.json", foreign | {"checksum": files.json_checksum(foreign)})
+        assert message in refusal(folder, wanted)
 
 
 def test_interrupted_build_leaves_the_old_cache(complete):

@@ -1,5 +1,6 @@
 """Files are whole or absent, and damage is one line."""
 
+import errno
 import os
 
 import numpy as np
@@ -29,6 +30,14 @@ def test_interrupted_write_leaves_the_old_file(tmp_path, error):
         temporary.write_text("half")
         raise error
     assert path.read_text() == "old" and names(tmp_path) == ["result"]
+
+
+@pytest.mark.parametrize("writer", [files.atomic_write, files.atomic_folder])
+def test_full_disk_names_the_file_and_leaves_nothing(tmp_path, writer):
+    message = r"result cannot be written \(No space left on device\); free some disk space"
+    with pytest.raises(OSError, match=message), writer(tmp_path / "result"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert names(tmp_path) == []
 
 
 def test_killed_writers_leftovers_are_cleared(tmp_path):

@@ -1,6 +1,7 @@
 """Windows, labels and order of the N-body data set; the numbers of the public data; bad files."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -128,6 +129,17 @@ def test_cache_of_other_data_is_refused(folder, tmp_path):
         NBodyDataset(folder, "train", 5).open_cache(2)
 
 
+@pytest.mark.parametrize("selection", [{}, {"starts": [0, 1]}, {"starts": [99]}], ids=str)
+def test_cache_whose_rows_are_not_those_of_its_starts_is_refused(tmp_path, selection):
+    write(tmp_path)
+    dataset = NBodyDataset(tmp_path, "train", 1)
+    settings = CacheSettings(1, COMPLETE, selection=selection)
+    BasisCache.build(cache_folder(tmp_path, "train"), graphs_of(dataset, [0]), settings, dataset.data_hash)
+    held = re.escape(f"holds 7 graphs of the start frames {selection.get('starts', [])}")
+    with pytest.raises(ValueError, match=rf"{held}, .* has 7 simulations of 12 frames; .*--rebuild"):
+        dataset.open_cache(1)
+
+
 def test_loader_workers_share_data_and_cache(folder):
     dataset = NBodyDataset(folder, "train", 5)
     dataset.open_cache(3)
@@ -215,7 +227,10 @@ SHAPE = (SIMULATIONS, FRAMES, BODIES, 3)
         ({"positions": nan_at(SHAPE, 5, 2, 1, 0)}, "positions of simulation 5 are not finite"),
         ({"velocities": nan_at(SHAPE, 3)}, "velocities of simulation 3 are not finite"),
         ({"charges": nan_at((7, 3), 6, 0)}, "charges of simulation 6 are not finite"),
+        ({"velocities": np.full(SHAPE, 1e300)}, "velocities of simulation 0 are not finite in float32"),
         ({"metadata": "{"}, "is damaged"),
+        ({"metadata": "[1]"}, r"is damaged \(metadata: list, not a dictionary\)"),
+        ({"metadata": json.dumps({"frame_time": 0.5})}, "frames must be 0.1 apart, its metadata say 0.5"),
         ({"metadata": json.dumps({"dynamics": "springs"})}, "has no array 'springs'"),
     ],
 )
@@ -232,7 +247,7 @@ def test_bad_files_are_one_line(tmp_path, change, message):
         ({"split": "test"}, FileNotFoundError, r"nbody_test\.npz does not exist; make the data with `python -m preprocess"),
         ({"split": "holdout"}, ValueError, "split must be one of train, test, val, got 'holdout'"),
         ({"starts": "middle"}, ValueError, "starts must be one of first, spread, all, got 'middle'"),
-        ({"horizon": 0}, ValueError, r"horizon must be in 1 \.\. 11 frames, got 0"),
+        ({"horizon": 0}, ValueError, r"npz has 12 frames: horizon must be in 1 \.\. 11 frames, got 0; shorten it, or make"),
         ({"horizon": 12}, ValueError, r"horizon must be in 1 \.\. 11 frames, got 12"),
         ({"waypoints": 3}, ValueError, r"waypoints must divide the horizon of 5 frames \(0: none\), got 3"),
     ],

@@ -130,6 +130,8 @@ class Trainer:
 
     def fit(self) -> bool:
         """Train to the end of the plan; False if ``run.pause_after`` ended the session before. Raises `Interrupted` after a signal."""
+        if not self._open():
+            return True
         self._clock = (time.monotonic(), cpu_seconds())
         timed = self.options.max_cpu_minutes or self.options.max_minutes
         total = None if timed else self.total_steps  # the bar foretells the end only where steps decide it
@@ -137,7 +139,7 @@ class Trainer:
         first_epoch, pause = self.position.epoch, self.config.run.pause_after
         try:
             with SignalWatch() as self.signals:
-                while not self.ended_by():
+                while self._open():
                     if pause and self.position.epoch - first_epoch >= pause:
                         return False
                     self._epoch()
@@ -145,6 +147,10 @@ class Trainer:
         finally:
             self.monitor.close()
         return True
+
+    def _open(self) -> bool:
+        """Whether something is left to do; an epoch that was begun is always brought to its validation."""
+        return self.position.batch > 0 or not self.ended_by()
 
     def ended_by(self) -> str | None:
         """What has ended the run (``epochs``, ``budget``, ``patience``), or None while it goes on."""
@@ -175,14 +181,12 @@ class Trainer:
         position = self.position
         self.model.train()
         batches = self.train_loader.epoch(position.epoch, position.batch)
-        while group := list(islice(batches, self.options.accumulate)):
+        while self.progress() < 1 and (group := list(islice(batches, self.options.accumulate))):
             self._step([batch.to(device=self.device, dtype=self.arithmetic.dtype) for batch in group])
             position.batch += len(group)
             if self.options.checkpoint_every and position.step % self.options.checkpoint_every == 0:
                 self.save(checkpoint.LAST)
             self._stop_if_signalled()
-            if self.progress() >= 1:
-                break
         train_means = {name: total / position.sums["samples"] for name, total in position.sums.items() if name != "samples"}
         position.epoch, position.batch, position.sums = position.epoch + 1, 0, {}
         if position.epoch % self.options.validate_every == 0 or self.ended_by():

@@ -46,11 +46,14 @@ def test_two_epochs_and_two_more_are_four(tmp_path, options):
         assert all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_a_signal_in_the_middle_of_an_epoch_loses_nothing(tmp_path):
+@pytest.mark.parametrize("step, place", [(8, (1, 3)), (10, (1, 5)), (20, (3, 5))])
+def test_a_signal_in_any_step_loses_nothing(tmp_path, step, place):
+    """Also in the last step of an epoch, whose validation is still to come, and in the last one of the run."""
+
     class Stops(ToyTask):
         def loss(self, model, batch):
             value = super().loss(model, batch)
-            if self.calls == 8:
+            if self.calls == step:
                 os.kill(os.getpid(), signal.SIGTERM)
             return value
 
@@ -59,9 +62,31 @@ def test_a_signal_in_the_middle_of_an_epoch_loses_nothing(tmp_path):
     with pytest.raises(Interrupted, match="SIGTERM"):
         toy_trainer(tmp_path / "parts", task=Stops()).fit()
     rest = toy_trainer(tmp_path / "parts", "--resume")
-    assert (rest.position.epoch, rest.position.batch, rest.position.step) == (1, 3, 8)
+    assert (rest.position.epoch, rest.position.batch, rest.position.step) == (*place, step)
     rest.fit()
     assert_same(whole, rest)
+    assert rest.ended_by() == "epochs"
+
+
+def test_a_signal_when_the_budget_is_spent_leaves_the_validation_to_the_resumed_run(tmp_path):
+    class Slow(ToyTask):
+        def loss(self, model, batch):
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().loss(model, batch)
+
+    with pytest.raises(Interrupted):
+        toy_trainer(tmp_path, "--max-minutes", "0.004", task=Slow()).fit()
+    rest = toy_trainer(tmp_path, "--resume")
+    rest.fit()
+    assert rest.position.step == 1 and len(rest.history) == 1 and rest.ended_by() == "budget"
+
+
+def test_a_finished_run_is_resumed_without_a_trace(tmp_path):
+    toy_trainer(tmp_path, "--epochs", "1").fit()
+    before = sorted(path.name for path in (tmp_path / "tensorboard").iterdir()), (tmp_path / checkpoint.LAST).read_bytes()
+    assert toy_trainer(tmp_path, "--resume", "--epochs", "1").fit()
+    assert (sorted(path.name for path in (tmp_path / "tensorboard").iterdir()), (tmp_path / checkpoint.LAST).read_bytes()) == before
 
 
 def test_same_seed_same_numbers_and_other_seed_others(tmp_path):

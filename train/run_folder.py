@@ -1,5 +1,8 @@
 """The folder of a run: made or refused at the start, filled with the configuration, at the end with test table and plots."""
+import errno
+import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,34 +13,60 @@ from dataloader.files import atomic_write
 from train import checkpoint, monitor
 from train.loop import Trainer, evaluate_model
 from train.options import FREE_ON_RESUME, plain, saved_config
+from train.session import Interrupted, SignalWatch
 
 RUN_FILES = ("config.yaml", checkpoint.LAST, checkpoint.BEST, "results.json", "log.txt", "tensorboard", "plots")
 
 
 def prepare_run_folder(folder: Path, resume: bool, overwrite: bool):
-    """Make ``folder``, or refuse (``ValueError``) one that holds a run unless it is resumed or overwritten."""
+    """Make ``folder``, or refuse (``ValueError``) one that cannot be written, or that holds a run unless it is resumed or overwritten."""
+    if resume and overwrite:
+        raise ValueError(f"--resume goes on with the run in {folder}, --overwrite throws it away; give one of them")
+    try:
+        _prepare(folder, resume, overwrite)
+    except OSError as error:
+        raise ValueError(f"run folder {folder} cannot be written ({error.strerror}); give another --run-dir") from None
+
+
+def _prepare(folder: Path, resume: bool, overwrite: bool):
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"run folder {folder} is a file; give another --run-dir")
     found = [name for name in RUN_FILES if (folder / name).exists()]
     if found and not resume and not overwrite:
         mend = "add --resume to go on, --overwrite to replace it, or give another --run-dir"
         raise ValueError(f"run folder {folder} already holds a run ({found[0]}); {mend}")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     for name in found if overwrite else ():
         shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 def save_config(folder: Path, config):
     """Write ``config.yaml``, which ``--config`` reads. Where a run is resumed, only `FREE_ON_RESUME` may differ (``ValueError``)."""
     path = folder / "config.yaml"
     if path.exists():
-        checkpoint.check_same_run(folder, yaml.safe_load(path.read_text(encoding="utf-8")), plain(config), FREE_ON_RESUME)
+        saved = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(saved, Mapping) or "task" not in saved:
+            raise ValueError(f"{path} is damaged (it names no task); bring it back, or start another run with --run-dir")
+        checkpoint.check_same_run(folder, saved, plain(config), FREE_ON_RESUME)
     with atomic_write(path) as temporary:
         Path(temporary).write_text(yaml.safe_dump(saved_config(config), sort_keys=False), encoding="utf-8")
 
 
 def finish_run(trainer: Trainer, test_loader) -> dict:
-    """Evaluate the best checkpoint on the test split; write ``results.json`` and ``plots/``, print the table; returns the results."""
+    """Evaluate the best checkpoint on the test split; write ``results.json`` and ``plots/``, print the table; returns the results.
+
+    A first signal waits until all is written, then it is an `Interrupted`; a second one interrupts at once.
+    """
+    with SignalWatch() as signals:
+        results = _finish(trainer, test_loader)
+    if signals.stop is not None:
+        raise Interrupted(f"{signals.stop}: {trainer.folder / 'results.json'} is written")
+    return results
+
+
+def _finish(trainer: Trainer, test_loader) -> dict:
     path = trainer.folder / checkpoint.BEST
     if trainer.best is None:
         raise ValueError(f"no validation of {trainer.folder} gave a finite error, so nothing is best; lower --lr and train again")
@@ -78,6 +107,8 @@ def report(trainer: Trainer, results: dict):
     folder, log = trainer.folder, trainer.log
     log(f"test split, weights of epoch {trainer.best['epoch']} (best on the validation split), {results['cpu_minutes']:.2f} CPU minutes, "
         f"{results['parameters']} weights, ended by {results['ended_by']}")
+    if results["skipped_steps"]:
+        log(f"note: {results['skipped_steps']} of {results['steps']} steps had a non-finite loss or gradient and changed no weight")
     log(monitor.format_table(results["test"]))
     log(f"results {folder / 'results.json'}   plots {folder / 'plots'}   checkpoint {folder / checkpoint.BEST}   "
         f"tensorboard --logdir {folder / 'tensorboard'}")

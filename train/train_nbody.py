@@ -8,6 +8,7 @@
 
 The run folder holds config.yaml, checkpoint_last.pt, checkpoint_best.pt, tensorboard/, plots/, results.json and log.txt.
 """
+import shlex
 from pathlib import Path
 
 from easydict import EasyDict
@@ -15,11 +16,12 @@ from easydict import EasyDict
 from models.factory import MODELS
 from models.nbody import NBodyOptions
 from train import checkpoint, monitor
+from train.data_order import EpochLoader
 from train.loop import Trainer
 from train.losses import LOSSES
 from train.nbody_task import PROTOCOLS, TRAIN_STARTS, build_model_for, build_task, split_loader
 from train.optimizers import OPTIMIZERS, PRECISIONS, SCHEDULES
-from train.options import OptionParser, add_run_options, add_training_options, find_device, plain, prepare_process, run_script, saved_config
+from train.options import OptionParser, add_run_options, add_training_options, plain, prepare_process, run_script, saved_config
 from train.run_folder import finish_run, mean_table, prepare_run_folder, save_config
 from train.session import Interrupted
 
@@ -54,33 +56,48 @@ def protocol_presets(values: dict) -> dict:
     return {"train_starts": PROTOCOLS[values["protocol"]].train_starts}
 
 
+def build_trainer(config: EasyDict) -> tuple[Trainer, EpochLoader]:
+    """The trainer of one seed and its test data. Writes nothing; ``ValueError`` or ``OSError`` for whatever cannot be trained."""
+    device = prepare_process(config)
+    model, task = build_model_for(config), build_task(config)
+    train, val, test = (split_loader(config, split, training=split == "train") for split in ("train", "val", "test"))
+    folder = Path(config.run.run_dir)
+    return Trainer(model, task, train, val, config, folder, device, monitor.RunLog(folder / "log.txt")), test
+
+
 def train_one(config: EasyDict) -> dict | None:
     """One seed from start to results; None if ``--pause-after`` ended the session."""
-    folder = Path(config.run.run_dir)
-    device = prepare_process(config)
-    train, val, test = (split_loader(config, split, training=split == "train") for split in ("train", "val", "test"))
-    model = build_model_for(config)
+    trainer, test = build_trainer(config)
+    folder, log = trainer.folder, trainer.log
     prepare_run_folder(folder, config.run.resume, config.run.overwrite)
     save_config(folder, config)
-    log = monitor.RunLog(folder / "log.txt")
-    counts = f"{len(train.dataset)} training windows, {len(val.dataset)} validation, {len(test.dataset)} test"
-    weights = sum(weight.numel() for weight in model.parameters())
+    sizes = [len(loader.dataset) for loader in (trainer.train_loader, trainer.val_loader, test)]
+    counts = "{} training windows, {} validation, {} test".format(*sizes)
+    weights = sum(weight.numel() for weight in trainer.model.parameters())
     log(f"{config.data.protocol}, seed {config.run.seed}: {counts}; {weights} weights; run folder {folder}")
-    trainer = Trainer(model, build_task(config), train, val, config, folder, device, log)
     if config.run.resume and (folder / checkpoint.LAST).exists():
         trainer.restore()
+    elif config.run.resume:
+        log(f"there is no {checkpoint.LAST} in {folder}: starts at the beginning")
     return finish_run(trainer, test) if trainer.fit() else None
+
+
+def config_of_seed(config: EasyDict, seed: int) -> EasyDict:
+    """The configuration of one of several seeds, in its own folder."""
+    one = EasyDict(plain(config))
+    one.run.update(seed=seed, seeds=1, run_dir=str(Path(config.run.run_dir) / f"seed_{seed}"))
+    return one
 
 
 def train_seeds(config: EasyDict) -> list[dict] | None:
     """``--seeds n``: one run folder per seed, then the table of the means; None if ``--pause-after`` ended the session."""
     parent = Path(config.run.run_dir)
+    configs = [config_of_seed(config, config.run.seed + place) for place in range(config.run.seeds)]
+    build_trainer(configs[0])  # bad input is refused before anything is written
     prepare_run_folder(parent, config.run.resume, config.run.overwrite)
     save_config(parent, config)
     tables = []
-    for seed in range(config.run.seed, config.run.seed + config.run.seeds):
-        one = EasyDict(plain(config))
-        one.run.update(seed=seed, seeds=1, run_dir=str(parent / f"seed_{seed}"))
+    for one in configs:
         results = train_one(one)
         if results is None:
             return None
@@ -96,12 +113,12 @@ def train_seeds(config: EasyDict) -> list[dict] | None:
 def main(argv: list[str] | None = None):
     """Entry point of the command line."""
     config = build_parser().parse_config(argv, protocol_presets)
-    find_device(config.run.device)
-    again = f"python -m train.train_nbody --run-dir {config.run.run_dir} --resume"
+    again = f"python -m train.train_nbody --run-dir {shlex.quote(config.run.run_dir)} --resume"
     try:
         results = train_one(config) if config.run.seeds == 1 else train_seeds(config)
-    except Interrupted as stop:
-        raise Interrupted(f"{stop}; go on with: {again}") from None
+    except (Interrupted, KeyboardInterrupt) as stop:
+        begun = (Path(config.run.run_dir) / "config.yaml").exists()
+        raise Interrupted((str(stop) or "interrupted") + (f"; go on with: {again}" if begun else "")) from None
     if results is None and config.run.pause_after:
         monitor.RunLog()(f"paused after {config.run.pause_after} epochs; go on with: {again}")
 

@@ -110,7 +110,7 @@ def test_accumulated_batches_are_one_large_batch(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
-def test_a_non_finite_step_changes_nothing_and_is_counted(tmp_path):
+def test_a_non_finite_step_changes_nothing_and_is_counted(tmp_path, capsys):
     task = ToyTask()
     task.poison = frozenset({1})
     trainer = toy_trainer(tmp_path, "--epochs", "1", "--batch-size", "40", task=task)
@@ -118,6 +118,8 @@ def test_a_non_finite_step_changes_nothing_and_is_counted(tmp_path):
     trainer.fit()
     assert trainer.position.skipped == 1 and trainer.position.step == 1
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
+    finish_run(trainer, trainer.val_loader)
+    assert "note: 1 of 1 steps had a non-finite loss or gradient and changed no weight" in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
@@ -176,6 +178,19 @@ def test_the_best_checkpoint_is_the_best_validation_and_gives_its_error_again(tm
     assert list((tmp_path / "tensorboard").iterdir())
 
 
+def test_a_signal_while_results_are_written_waits_for_them(tmp_path):
+    class Stops(ToyTask):
+        def table(self, evaluation):
+            os.kill(os.getpid(), signal.SIGINT)
+            return super().table(evaluation)
+
+    trainer = toy_trainer(tmp_path, "--epochs", "1", task=Stops())
+    trainer.fit()
+    with pytest.raises(Interrupted, match=r"SIGINT: .*results.json is written"):
+        finish_run(trainer, trainer.val_loader)
+    assert (tmp_path / "results.json").exists() and (tmp_path / "plots" / "errors.png").exists()
+
+
 def test_evaluation_uses_the_averaged_weights(tmp_path):
     trainer = toy_trainer(tmp_path, "--epochs", "1", "--ema-decay", "0.9")
     trainer.fit()
@@ -191,6 +206,23 @@ def test_a_used_run_folder_is_refused_unless_asked(tmp_path):
         toy_trainer(tmp_path)
     assert not toy_trainer(tmp_path, "--overwrite").history
     assert not (tmp_path / checkpoint.LAST).exists()
+
+
+def test_a_run_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"run folder .*/file/run cannot be written \(Not a directory\); give another --run-dir"):
+        toy_trainer(tmp_path / "file" / "run")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(ValueError, match=r"run folder .*/run cannot be written \(Permission denied\); give another --run-dir"):
+        toy_trainer(tmp_path / "run")
+
+
+@pytest.mark.parametrize("text", ["", "3", "lr: 1"])
+def test_a_damaged_configuration_is_not_resumed(tmp_path, text):
+    toy_trainer(tmp_path, "--epochs", "1").fit()
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match="config.yaml"):
+        toy_trainer(tmp_path, "--resume")
 
 
 def test_another_configuration_is_not_resumed(tmp_path):

@@ -1,5 +1,6 @@
 """Laws of the N-body script on a small data set: protocols, baselines, resume, evaluation from the checkpoint, bad input."""
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from dataloader.nbody import simulate_nbody
 from train import checkpoint, evaluate, train_nbody
 from train.loop import Evaluation
 from train.nbody_task import NBodyTask, build_model_for, build_task, split_loader, window_errors, window_statistics
+from train.session import Interrupted
 
 SMALL = ["--no-progress", "--layers", "1", "--channels", "4", "--lmax", "1", "--batch-size", "16", "--warmup-steps", "2", "--lr", "0.01"]
 CLOCKS = {"cpu_minutes", "minutes"}
@@ -145,13 +147,16 @@ def test_selection_is_relative_to_the_linear_row():
     assert NBodyTask(10).selection(evaluation) == pytest.approx(0.6)
 
 
-def test_seeds_have_their_folders_and_a_table_of_means(data, tmp_path):
-    train_nbody.main(["--run-dir", str(tmp_path), "--data-path", str(data), *SMALL, "--epochs", "1", "--seeds", "2"])
-    content = json.loads((tmp_path / "results.json").read_text())
-    assert (tmp_path / "seed_0" / checkpoint.BEST).exists() and (tmp_path / "seed_1" / checkpoint.BEST).exists()
+def test_seeds_have_their_folders_and_a_table_of_means_also_after_an_interruption(data, tmp_path):
+    folder = tmp_path / "seeds"
+    assert run(folder, data, "--epochs", "2", "--seeds", "2", "--pause-after", "1") is None
+    assert (folder / "seed_0" / checkpoint.LAST).exists() and not (folder / "seed_1").exists()
+    train_nbody.main(["--run-dir", str(folder), "--resume"])
+    content = json.loads((folder / "results.json").read_text())
     assert "+-" in content["test"][0]["x_mean"] and isinstance(content["test"][1]["x_mean"], float)
-    train_nbody.main(["--run-dir", str(tmp_path), "--resume"])
-    assert json.loads((tmp_path / "results.json").read_text())["test"] == content["test"]
+    assert content["test_of_seed"] == [run(tmp_path / seed, data, "--epochs", "2", "--seed", seed)["test"] for seed in "01"]
+    train_nbody.main(["--run-dir", str(folder), "--resume"])
+    assert json.loads((folder / "results.json").read_text()) == content
 
 
 @pytest.mark.parametrize(
@@ -160,7 +165,11 @@ def test_seeds_have_their_folders_and_a_table_of_means(data, tmp_path):
         (["--protocol", "p100"], "must be one of p1000, p500, got 'p100'"),
         (["--heads", "3"], "heads"),
         (["--cutoff", "-1"], "cutoff must be > 0"),
+        (["--heads", "3", "--seeds", "2"], "heads"),
+        (["--updates", "0"], "updates must be >= 1, got 0"),
         (["--updates", "3", "--waypoint-weight", "1"], "--updates must divide the 10 frames"),
+        (["--weight-displacement", "0", "--weight-velocity", "0"], "loss weights must be >= 0 and not all zero"),
+        (["--precision", "bfloat16"], "bfloat16 is not safe for SE3TransformerNBody"),
         (["--device", "cuda:77"], "--device cuda:77: not usable here"),
         (["--data-path", "/nowhere"], "/nowhere/nbody_train.npz does not exist"),
     ],
@@ -170,6 +179,49 @@ def test_bad_input_is_refused_before_a_run_folder_is_made(data, tmp_path, argume
         train_nbody.main(["--run-dir", str(tmp_path / "run"), "--data-path", str(data), *SMALL, *arguments])
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def content(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], r"already holds a run \(config.yaml\); add --resume to go on, --overwrite to replace it"),
+        (["--overwrite", "--precision", "bfloat16"], "bfloat16 is not safe"),
+        (["--overwrite", "--resume"], "--resume goes on with the run in .*, --overwrite throws it away; give one of them"),
+        (["--resume", "--lr", "0.5"], r"training.lr is 0.01 there and 0.5 here"),
+    ],
+)
+def test_a_refused_call_leaves_the_run_in_the_folder_alone(whole, data, arguments, message):
+    before = content(whole[0])
+    with pytest.raises(ValueError, match=message):
+        run(whole[0], data, *arguments)
+    assert content(whole[0]) == before
+
+
+def test_an_interruption_outside_the_training_says_how_to_go_on(data, tmp_path, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train_nbody, "finish_run", interrupted)
+        with pytest.raises(Interrupted, match="interrupted; go on with: python -m train.train_nbody --run-dir '.*/a run' --resume"):
+            run(tmp_path / "a run", data, "--epochs", "1")
+        patched.setattr(train_nbody, "build_trainer", interrupted)
+        with pytest.raises(Interrupted, match="^interrupted$"):
+            run(tmp_path / "none", data)
+    train_nbody.main(["--run-dir", str(tmp_path / "a run"), "--resume"])
+    assert (tmp_path / "a run" / "results.json").exists() and not (tmp_path / "none").exists()
+
+
+def test_a_run_stopped_before_its_first_checkpoint_starts_at_the_beginning(whole, data, tmp_path, capsys):
+    shutil.copytree(whole[0], tmp_path / "run")
+    (tmp_path / "run" / checkpoint.LAST).unlink()
+    train_nbody.main(["--run-dir", str(tmp_path / "run"), "--resume"])
+    assert f"there is no {checkpoint.LAST} in {tmp_path / 'run'}: starts at the beginning" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["test"] == whole[1]["test"]
 
 
 def test_a_checkpoint_of_another_model_is_refused(whole, data):

@@ -11,11 +11,13 @@ Errors of the user are ``ValueError`` or ``OSError`` with a one-line message: `r
 import argparse
 import dataclasses
 import difflib
+import math
 import os
 import random
 import signal
 import sys
 import typing
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -57,8 +59,9 @@ class Section:
             choices=None, optional: bool = False, help: str = ""):
         """Declare ``flag``; ``key`` is its name in the configuration (default: the flag with underscores).
 
-        ``low <= value <= high`` and ``above < value < below`` are checked; ``kind=bool`` makes a ``--flag / --no-flag`` pair;
-        ``optional`` (or a default of None) lets the word ``none`` stand for None.
+        ``low <= value <= high`` and ``above < value < below`` are checked; a number without an upper limit must be finite (``high=inf``
+        admits inf), a text without choices must not be empty. ``kind=bool`` makes a ``--flag / --no-flag`` pair; ``optional`` (or a
+        default of None) lets the word ``none`` stand for None.
         """
         key = key or flag.lstrip("-").replace("-", "_")
         if kind is bool:
@@ -74,6 +77,8 @@ class Section:
 def _reader(flag, kind, default, low, above, high, below, choices, optional) -> Callable[[str], object]:
     """A function text -> value that raises ``ArgumentTypeError`` with the value, the limit and the mend."""
     mend = f"leave {flag} out for the default {default}" if default is not None else f"leave {flag} out"
+    if kind is float and high is None and below is None:
+        below = math.inf
     rules = [
         (low, lambda value: value >= low, ">="), (above, lambda value: value > above, ">"),
         (high, lambda value: value <= high, "<="), (below, lambda value: value < below, "<"),
@@ -83,6 +88,8 @@ def _reader(flag, kind, default, low, above, high, below, choices, optional) -> 
         """The checked value of ``text``."""
         if optional and text.lower() == "none":
             return None
+        if not text:
+            raise argparse.ArgumentTypeError(f"must not be empty; {mend}")
         try:
             value = kind(text)
         except ValueError:
@@ -134,7 +141,7 @@ class OptionParser(argparse.ArgumentParser):
         source = given.pop("config")
         if given.get("resume"):
             chosen = self.read_yaml(Path(given.get("run_dir", defaults.get("run_dir"))) / "config.yaml", resumed=True)
-        if source:
+        if source is not None:
             chosen |= self.read_yaml(source)
         chosen |= given
         values = defaults | (presets(defaults | chosen) if presets else {}) | chosen
@@ -147,21 +154,36 @@ class OptionParser(argparse.ArgumentParser):
         path = Path(path)
         if not path.is_file():
             mend = "there is no run to resume; start it without --resume" if resumed else "give an existing yaml file to --config"
-            raise FileNotFoundError(f"{path} does not exist: {mend}")
+            raise FileNotFoundError(f"{path} {'is no file' if path.exists() else 'does not exist'}: {mend}")
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: not utf-8, or a number with thousands of digits
             raise ValueError(f"{path} is not readable as yaml: {error}") from None
         if not isinstance(content, Mapping):
             raise ValueError(f"{path} must hold option names with values, got {type(content).__name__}")
-        flat = {}
         task = content.pop("task", self.task)
         if task != self.task:
             raise ValueError(f"{path} configures the task {task!r}, this script trains {self.task!r}; use the script train_{task}")
+        flat = {}
         for key, value in content.items():
-            entries = value.items() if key in self.sections and isinstance(value, Mapping) else [(key, value)]
-            flat |= {entry: self._checked(path, entry, content) for entry, content in entries}
+            for entry, setting in self._entries(path, key, value):
+                if entry in flat:
+                    raise ValueError(f"{path}: {entry} stands there twice; keep one of them")
+                flat[entry] = self._checked(path, entry, setting)
         return flat
+
+    def _entries(self, path: Path, key: str, value) -> list[tuple[str, object]]:
+        """Options of one line of a yaml file: itself, or those of the section it names."""
+        named = value is None or isinstance(value, Mapping)
+        if key not in self.sections or (key in self.actions_of_key and not named):
+            return [(key, value)]
+        if not named:
+            raise ValueError(f"{path}: the section {key} must hold option names with values, got {value!r}")
+        for entry in value or ():
+            home = next((section.name for section in self.sections.values() if entry in section.actions), key)
+            if home != key:
+                raise ValueError(f"{path}: {entry!r} is no option of the section {key}; it belongs to {home}")
+        return list((value or {}).items())
 
     def _checked(self, path: Path, key: str, value):
         action = self.actions_of_key.get(key)
@@ -215,14 +237,14 @@ def add_training_options(parser: OptionParser, optimizers, schedules, precisions
     add("--batch-size", int, 128, low=1, help="graphs in a batch")
     add("--accumulate", int, 1, low=1, help="batches whose gradients make one step")
     add("--optimizer", str, "adam", choices=list(optimizers), help="optimiser")
-    add("--lr", float, 1e-3, above=0, help="largest learning rate")
-    add("--weight-decay", float, 0.0, low=0, help="weight decay")
+    add("--lr", float, 1e-3, above=0, high=100, help="largest learning rate")
+    add("--weight-decay", float, 0.0, low=0, high=100, help="weight decay")
     add("--beta2", float, 0.999, low=0, below=1, help="memory of the squared gradients")
     add("--schedule", str, "cosine", choices=list(schedules), help="learning rate over the run")
     add("--warmup-steps", int, 100, low=0, help="steps of linear warm-up")
     add("--min-lr", float, 1e-5, low=0, help="learning rate at the end")
     add("--plateau-patience", int, 10, low=1, help="plateau schedule: validations without progress before the rate halves")
-    add("--clip-norm", float, 1.0, above=0, help="largest gradient norm; inf for none")
+    add("--clip-norm", float, 1.0, above=0, high=math.inf, help="largest gradient norm; inf for none")
     add("--ema-decay", float, 0.0, low=0, below=1, help="averaging of the weights for evaluation; 0 for none")
     add("--precision", str, "float32", choices=list(precisions), help="arithmetic")
     add("--patience", int, None, low=1, help="stop after this many validations without a better one")
@@ -238,18 +260,19 @@ def prepare_process(config: EasyDict) -> torch.device:
     random.seed(config.run.seed)
     np.random.seed(config.run.seed)  # noqa: NPY002 - libraries that draw from the global generator follow the seed too
     torch.manual_seed(config.run.seed)
+    warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")  # a first step with a non-finite loss moves no weight
     return find_device(config.run.device)
 
 
 def find_device(name: str) -> torch.device:
-    """``torch.device(name)`` if this machine has it, else ``ValueError``."""
+    """``torch.device(name)`` if this machine has it and it holds numbers, else ``ValueError``."""
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0].split(". ")[0][:120]
         raise ValueError(f"--device {name}: not usable here ({reason}); give --device cpu") from None
-    return device
+    return torch.device("cpu") if device.type == "cpu" else device  # a checkpoint tagged cpu:1 could not be read again
 
 
 def plain(value):
@@ -268,6 +291,14 @@ def saved_config(config: EasyDict) -> dict:
     return content
 
 
+def user_message(error: Exception) -> str:
+    """One line for the user."""
+    text = " ".join(str(error).split())
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return f"out of memory ({text.split('. ')[0]}); make the batch, the network or the data smaller"
+    return text
+
+
 def run_script(main: Callable[[], None]):
     """Run ``main``: user errors become one line on stderr and exit code 2, an interrupted training exit code 130.
 
@@ -281,8 +312,8 @@ def run_script(main: Callable[[], None]):
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError, torch.OutOfMemoryError) as error:
         if os.environ.get("FARFIELD_TRACEBACK"):
             raise
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        print(f"error: {user_message(error)}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)

@@ -3,6 +3,7 @@ import dataclasses
 import os
 
 import pytest
+import torch
 import yaml
 
 from tests.train.toy import toy_parser
@@ -30,6 +31,15 @@ def test_an_explicit_default_still_beats_yaml(tmp_path):
     assert config.training.epochs == 100 and config.run.progress is True
 
 
+def test_a_section_may_be_empty_and_may_have_the_name_of_an_option(tmp_path):
+    parser = toy_parser()
+    parser.section("loss", "what is minimised").add("--loss", str, "mse", help="cost")
+    file = tmp_path / "some.yaml"
+    for text in ("training:\nloss: mae", "training: {}\nloss: {loss: mae}"):
+        file.write_text(text)
+        assert parser.parse_config(["--config", str(file)]).loss == {"loss": "mae"}
+
+
 def test_a_saved_configuration_reads_back_as_itself(tmp_path):
     config = toy_parser().parse_config(["--clip-norm", "inf", "--max-cpu-minutes", "3", "--seed", "5", "--width", "3"])
     file = tmp_path / "config.yaml"
@@ -44,6 +54,11 @@ def test_a_saved_configuration_reads_back_as_itself(tmp_path):
         ("--epochs 0", "--epochs: must be >= 1, got 0; leave --epochs out for the default 100"),
         ("--lr 0", "--lr: must be > 0, got 0.0"),
         ("--lr nan", "--lr: must be > 0, got nan"),
+        ("--lr inf", "--lr: must be <= 100, got inf"),
+        ("--min-lr inf", "--min-lr: must be < inf, got inf"),
+        ("--clip-norm nan", "--clip-norm: must be > 0, got nan"),
+        ("--run-dir=", "--run-dir: must not be empty; leave --run-dir out for the default run"),
+        ("--config=", ". is no file: give an existing yaml file to --config"),
         ("--batch-size 2.5", "--batch-size: must be a whole number, got '2.5'"),
         ("--beta2 1", "--beta2: must be < 1, got 1.0"),
         ("--optimizer adem", "--optimizer: must be one of adam, adamw, radam, nadam, got 'adem'; did you mean 'adam'"),
@@ -70,6 +85,10 @@ def test_bad_arguments_are_one_line(argv, message, tmp_path, monkeypatch):
         ("progress: 3", "progress must be true or false, got 3"),
         ("- 1", "must hold option names with values, got list"),
         ("a: [", "is not readable as yaml"),
+        ("epochs: " + 5000 * "9", "is not readable as yaml"),
+        ("training: 3", "the section training must hold option names with values, got 3"),
+        ("training: {width: 3}", "'width' is no option of the section training; it belongs to model"),
+        ("training: {epochs: 3}\nepochs: 4", "epochs stands there twice"),
         ("task: qm9", "configures the task 'qm9', this script trains 'toy'"),
     ],
 )
@@ -96,7 +115,9 @@ def test_fields_of_a_dataclass_become_options():
     assert parser.parse_config(["--mode", "none", "--twice", "--size", "4"]).model == {"size": 4, "mode": None, "twice": True}
 
 
-@pytest.mark.parametrize("error, code", [(ValueError("a\nb"), 2), (FileNotFoundError("no file"), 2), (Interrupted("go on with x"), 130)])
+@pytest.mark.parametrize(
+    "error, code", [(ValueError("a\nb"), 2), (FileNotFoundError("no file"), 2), (MemoryError(), 2), (Interrupted("go on with x"), 130)]
+)
 def test_a_script_ends_with_one_line_and_its_code(error, code, capsys, monkeypatch):
     monkeypatch.delenv("FARFIELD_TRACEBACK", raising=False)
 
@@ -117,8 +138,12 @@ def test_a_defect_of_the_program_keeps_its_traceback():
         run_script(main)
 
 
-@pytest.mark.parametrize("name", ["nonsense", "cuda:99", "meta:x"])
+@pytest.mark.parametrize("name", ["nonsense", "cuda:99", "meta", "meta:x"])
 def test_a_device_that_is_not_there_is_one_line(name):
     with pytest.raises(ValueError, match=f"--device {name}: not usable here.*--device cpu") as error:
         find_device(name)
     assert os.linesep not in str(error.value)
+
+
+def test_there_is_one_cpu():
+    assert find_device("cpu:3") == find_device("cpu") == torch.device("cpu")

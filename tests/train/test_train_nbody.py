@@ -10,13 +10,19 @@ import pytest
 import torch
 
 from dataloader.nbody import simulate_nbody
-from train import checkpoint, evaluate, train_nbody
+from train import checkpoint, evaluate, monitor, train_nbody
 from train.loop import Evaluation
 from train.nbody_task import NBodyTask, build_model_for, build_task, split_loader, window_errors, window_statistics
 from train.session import Interrupted
 
 SMALL = ["--no-progress", "--layers", "1", "--channels", "4", "--lmax", "1", "--batch-size", "16", "--warmup-steps", "2", "--lr", "0.01"]
 CLOCKS = {"cpu_minutes", "minutes"}
+
+
+@pytest.fixture(autouse=True)
+def no_plots(monkeypatch):
+    """Plots are tested with the loop; here they would be most of the time."""
+    monkeypatch.setattr(monitor, "save_figure", lambda path, figure: None)
 
 
 @pytest.fixture(scope="module")

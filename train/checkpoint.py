@@ -5,6 +5,7 @@ its final place, flushed and renamed: at any moment the name points to a whole c
 record in the file.
 """
 import functools
+import pickle
 import platform
 import random
 import zipfile
@@ -20,6 +21,11 @@ from dataloader.files import atomic_write
 FORMAT = 1
 PACKAGES = ("torch", "dgl", "e3nn", "numpy", "farfield")
 LAST, BEST = "checkpoint_last.pt", "checkpoint_best.pt"
+MAYBE = (dict, type(None))
+ENTRIES = {
+    "config": dict, "weights": dict, "averaged": MAYBE, "optimizer": dict, "schedule": dict, "position": dict, "random": dict,
+    "history": list, "best": MAYBE, "versions": dict,
+}
 
 
 @functools.cache
@@ -60,9 +66,17 @@ def restore_random_states(states: dict, device: torch.device):
 
 
 def save_checkpoint(path, content: dict):
-    """Write ``content`` (see `Trainer.state`) atomically to ``path``."""
+    """Write ``content`` (see `Trainer.state`) atomically to ``path``; ``OSError`` where the disk is full."""
     with atomic_write(path) as temporary:
-        torch.save({"format": FORMAT, **content}, temporary)
+        try:
+            torch.save({"format": FORMAT, **content}, temporary)
+        except RuntimeError as error:  # torch's writer hides the number of the error
+            reason = f"{path} cannot be written ({_short(error)})"
+            raise OSError(f"{reason}: is the disk full? free some space and go on with --resume") from None
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]
 
 
 def read_checkpoint(path, device="cpu") -> dict:
@@ -71,6 +85,8 @@ def read_checkpoint(path, device="cpu") -> dict:
     Raises ``FileNotFoundError`` when there is none, ``ValueError`` when the file is damaged, foreign, or of another format.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"checkpoint {path} is a folder; give {path / BEST}")
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist; give the {BEST} or {LAST} of a run folder")
     try:
@@ -80,12 +96,21 @@ def read_checkpoint(path, device="cpu") -> dict:
             raise ValueError(f"record {damaged} has a wrong checksum")
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = "it holds more than numbers" if isinstance(error, pickle.UnpicklingError) else _short(error)
         mend = "use the other checkpoint of the run or train again"
         raise ValueError(f"checkpoint {path} is damaged or not a checkpoint ({reason}); {mend}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"checkpoint {path} has format {found}, this version reads {FORMAT}; train again or use the version that wrote it")
+    return content
+
+
+def read_run(path, device="cpu") -> dict:
+    """Content of a checkpoint of a run with all its parts; errors as in `read_checkpoint`."""
+    content = read_checkpoint(path, device)
+    for name, kind in ENTRIES.items():
+        if not isinstance(content.get(name), kind):
+            raise ValueError(f"checkpoint {path} is not of a run: it has no {name}; give the {BEST} or {LAST} of a run folder")
     return content
 
 
@@ -113,8 +138,9 @@ def evaluation_weights(content: dict) -> dict:
 
 def check_same_run(path, saved: dict, wanted: dict, free: frozenset[str]):
     """``ValueError`` naming the first key outside ``free`` in which the configuration ``wanted`` departs from the saved one."""
-    if saved["task"] != wanted["task"]:
-        raise ValueError(f"cannot resume {path}: its task is {saved['task']!r}, not {wanted['task']!r}; start another run with --run-dir")
+    task = saved.get("task")
+    if task != wanted["task"]:
+        raise ValueError(f"cannot resume {path}: its task is {task!r}, not {wanted['task']!r}; start another run with --run-dir")
     for section in sorted((saved.keys() | wanted.keys()) - {"task"}):
         old, new = saved.get(section, {}), wanted.get(section, {})
         for key in sorted(old.keys() | new.keys()):

@@ -8,6 +8,7 @@ on. The numbers are those of the run's ``results.json``.
 """
 import argparse
 import importlib
+from pathlib import Path
 
 import torch
 from easydict import EasyDict
@@ -22,7 +23,7 @@ TASKS = {"nbody": "train.nbody_task"}  # task -> module with build_task, build_m
 
 class _OneLineParser(argparse.ArgumentParser):
     def error(self, message: str):
-        raise ValueError(f"{message} (--help lists all options)")
+        raise ValueError(f"{message.removeprefix('argument ')} (--help lists all options)")
 
 
 def evaluate_checkpoint(path, split: str = "test", data_path=None, device: torch.device | str = "cpu") -> list[dict]:
@@ -31,10 +32,11 @@ def evaluate_checkpoint(path, split: str = "test", data_path=None, device: torch
     Raises ``ValueError`` or ``FileNotFoundError`` for a checkpoint or data that are missing, damaged or foreign.
     """
     device = torch.device(device)
-    content = checkpoint.read_checkpoint(path, device)
+    content = checkpoint.read_run(path, device)
     config = EasyDict(content["config"])
-    if config.task not in TASKS:
-        raise ValueError(f"checkpoint {path} is of the unknown task {config.task!r}; known: {', '.join(TASKS)}")
+    for what, name, known in (("task", config.get("task"), TASKS), ("precision", config.training.precision, PRECISIONS)):
+        if name not in known:
+            raise ValueError(f"checkpoint {path} is of the unknown {what} {name!r}; known: {', '.join(known)}")
     module = importlib.import_module(TASKS[config.task])
     if data_path is not None:
         config.data.data_path = str(data_path)
@@ -56,6 +58,8 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--json", metavar="FILE", help="also write the rows to this file")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
+    if options.json is not None and (Path(options.json).is_dir() or not Path(options.json).parent.is_dir()):
+        raise ValueError(f"--json {options.json}: give a file in a folder that exists")
     rows = evaluate_checkpoint(options.checkpoint, options.split, options.data_path, find_device(options.device))
     monitor.RunLog()(f"{options.split} split, {options.checkpoint}\n{monitor.format_table(rows)}")
     if options.json:

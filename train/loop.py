@@ -301,11 +301,11 @@ class Trainer:
     def restore(self):
         """Continue from ``checkpoint_last.pt``; ``ValueError`` if it belongs to another model or configuration."""
         path = self.folder / checkpoint.LAST
-        content = checkpoint.read_checkpoint(path, self.device)
+        content = checkpoint.read_run(path, self.device)
         checkpoint.check_same_run(path, content["config"], plain(self.config), FREE_ON_RESUME)
         checkpoint.load_weights(self.model, content["weights"], path)
         if self.averaged is not None:
-            checkpoint.load_weights(self.averaged, content["averaged"], path)
+            checkpoint.load_weights(self.averaged, content["averaged"] or {}, path)
         self.optimizer.load_state_dict(content["optimizer"])
         self.schedule.load_state_dict(content["schedule"])
         self.position = Position(**content["position"])

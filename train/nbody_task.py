@@ -110,7 +110,11 @@ class NBodyTask(Task):
         return Evaluation(rows.pop("model"), rows, joined)
 
     def selection(self, evaluation: Evaluation) -> float:
-        """x / x_linear + v / v_linear."""
+        """x / x_linear + v / v_linear; ``ValueError`` for data in which nothing happens."""
+        for name in QUANTITIES:
+            if evaluation.baselines["Linear"][name] == 0:
+                reason = f"the Linear row of the validation split has no error in {name}: nothing happens in these data"
+                raise ValueError(f"{reason}; give others with --data-path")
         return sum(evaluation.metrics[name] / evaluation.baselines["Linear"][name] for name in QUANTITIES)
 
     def table(self, evaluation: Evaluation) -> list[dict]:
@@ -140,21 +144,28 @@ def _split_waypoints(waypoints: Tensor) -> dict[str, Tensor]:
     return {"displacement": waypoints[..., :3], "velocity_change": waypoints[..., 3:]}
 
 
+def protocol_of(config) -> Protocol:
+    """The protocol of ``config.data``; ``ValueError`` for one there is not (in the checkpoint of another version)."""
+    if config.data.protocol not in PROTOCOLS:
+        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {config.data.protocol!r}")
+    return PROTOCOLS[config.data.protocol]
+
+
 def build_task(config) -> NBodyTask:
     """The task of ``config.data`` and ``config.loss``."""
     weights = {"displacement": config.loss.weight_displacement, "velocity_change": config.loss.weight_velocity}
     objective = WeightedLoss(config.loss.loss, weights, config.loss.loss_scale)
-    return NBodyTask(PROTOCOLS[config.data.protocol].horizon, objective, config.loss.waypoint_weight)
+    return NBodyTask(protocol_of(config).horizon, objective, config.loss.waypoint_weight)
 
 
 def build_model_for(config) -> nn.Module:
     """The model of ``config.model`` with the horizon of the protocol."""
-    return build_model({**plain(config.model), "horizon": FRAME_TIME * PROTOCOLS[config.data.protocol].horizon})
+    return build_model({**plain(config.model), "horizon": FRAME_TIME * protocol_of(config).horizon})
 
 
 def split_loader(config, split: str, training: bool = False) -> EpochLoader:
     """Batches of a split: shuffled training windows, or all evaluation windows of the protocol in order."""
-    protocol = PROTOCOLS[config.data.protocol]
+    protocol = protocol_of(config)
     starts, sampler_class = TRAIN_STARTS[config.data.train_starts] if training else (protocol.starts, WindowBatchSampler)
     dataset = NBodyDataset(config.data.data_path, split, protocol.horizon, starts, waypoints=waypoints_of(config) if training else 0)
     if config.data.cache:
@@ -168,7 +179,7 @@ def waypoints_of(config) -> int:
     """Labels on the way: one for every update of the model when they are supervised, else none."""
     if config.loss.waypoint_weight == 0:
         return 0
-    updates, horizon = config.model.updates, PROTOCOLS[config.data.protocol].horizon
+    updates, horizon = config.model.updates, protocol_of(config).horizon
     if horizon % updates:
         mend = f"--updates must divide the {horizon} frames of {config.data.protocol}, or give --waypoint-weight 0"
         raise ValueError(f"cannot supervise the states between {updates} updates: {mend}")

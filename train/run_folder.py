@@ -70,7 +70,7 @@ def _finish(trainer: Trainer, test_loader) -> dict:
     path = trainer.folder / checkpoint.BEST
     if trainer.best is None:
         raise ValueError(f"no validation of {trainer.folder} gave a finite error, so nothing is best; lower --lr and train again")
-    content = checkpoint.read_checkpoint(path, trainer.device)
+    content = checkpoint.read_run(path, trainer.device)
     checkpoint.load_weights(trainer.model, checkpoint.evaluation_weights(content), path)
     result = evaluate_model(trainer.model, trainer.task, test_loader, trainer.device, trainer.options.precision)
     rows = trainer.task.table(result)

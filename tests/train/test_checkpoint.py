@@ -1,6 +1,7 @@
 """Laws of checkpoints and schedules: what is written comes back, damage and foreign files are one error."""
 import math
 import random
+import resource
 
 import numpy as np
 import pytest
@@ -48,11 +49,13 @@ def test_truncated_and_foreign_files_are_one_line(tmp_path, content):
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path):
     torch.save({"format": 1, "config": EasyDict(a=1)}, tmp_path / "c.pt")
-    with pytest.raises(ValueError, match="damaged or not a checkpoint"):
+    with pytest.raises(ValueError, match=r"damaged or not a checkpoint \(it holds more than numbers\)"):
         checkpoint.read_checkpoint(tmp_path / "c.pt")
 
 
 def test_a_missing_file_and_another_format_are_named(tmp_path):
+    with pytest.raises(ValueError, match=f"is a folder; give {tmp_path}/checkpoint_best.pt"):
+        checkpoint.read_checkpoint(tmp_path)
     with pytest.raises(FileNotFoundError, match="does not exist; give the checkpoint_best.pt"):
         checkpoint.read_checkpoint(tmp_path / "none.pt")
     torch.save({"format": 0}, tmp_path / "old.pt")
@@ -67,6 +70,31 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path):
         checkpoint.save_checkpoint(path, {"step": 2, "bad": lambda: None})
     assert checkpoint.read_checkpoint(path)["step"] == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint(tmp_path):
+    path = tmp_path / "c.pt"
+    checkpoint.save_checkpoint(path, {"step": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="c.pt cannot be written .*is the disk full.*--resume") as error:
+            checkpoint.save_checkpoint(path, {"weights": torch.zeros(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(error.value)
+    assert checkpoint.read_checkpoint(path)["step"] == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["c.pt"]
+
+
+@pytest.mark.parametrize("change", [{"config": None}, {"position": None}, {"weights": [1]}, {"history": None}])
+def test_a_checkpoint_without_all_parts_is_not_of_a_run(tmp_path, change):
+    whole = {name: [] if kind is list else {} for name, kind in checkpoint.ENTRIES.items()}
+    checkpoint.save_checkpoint(tmp_path / "c.pt", whole | {"averaged": None, "best": None})
+    assert checkpoint.read_run(tmp_path / "c.pt")["averaged"] is None
+    checkpoint.save_checkpoint(tmp_path / "c.pt", whole | change)
+    with pytest.raises(ValueError, match=f"c.pt is not of a run: it has no {next(iter(change))}; give the"):
+        checkpoint.read_run(tmp_path / "c.pt")
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,12 @@ def test_selection_is_relative_to_the_linear_row():
     assert NBodyTask(10).selection(evaluation) == pytest.approx(0.6)
 
 
+def test_data_in_which_nothing_happens_are_refused():
+    evaluation = Evaluation({"x": 0.01, "v": 0.1}, {"Linear": {"x": 0.1, "v": 0.0}})
+    with pytest.raises(ValueError, match="the Linear row of the validation split has no error in v: nothing happens"):
+        NBodyTask(10).selection(evaluation)
+
+
 def test_seeds_have_their_folders_and_a_table_of_means_also_after_an_interruption(data, tmp_path):
     folder = tmp_path / "seeds"
     assert run(folder, data, "--epochs", "2", "--seeds", "2", "--pause-after", "1") is None
@@ -185,6 +191,28 @@ def test_bad_input_is_refused_before_a_run_folder_is_made(data, tmp_path, argume
         train_nbody.main(["--run-dir", str(tmp_path / "run"), "--data-path", str(data), *SMALL, *arguments])
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "section, key, message",
+    [
+        ("data", "protocol", "protocol must be one of p1000, p500, got 'other'"),
+        ("training", "precision", "is of the unknown precision 'other'; known: float32"),
+        ("model", "name", "model must be one of se3_transformer_nbody, got 'other'"),
+    ],
+)
+def test_a_checkpoint_of_another_version_is_one_line(whole, tmp_path, section, key, message):
+    saved = checkpoint.read_run(whole[0] / checkpoint.BEST)
+    saved["config"][section][key] = "other"
+    checkpoint.save_checkpoint(tmp_path / "c.pt", saved)
+    with pytest.raises(ValueError, match=message):
+        evaluate.evaluate_checkpoint(tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize("place", [".", "missing/rows.json"])
+def test_rows_are_written_where_there_is_a_place(whole, tmp_path, place):
+    with pytest.raises(ValueError, match="--json .*: give a file in a folder that exists"):
+        evaluate.main([str(whole[0] / checkpoint.BEST), "--json", str(tmp_path / place)])
 
 
 def content(folder):

@@ -43,8 +43,7 @@ class Monitor:
 
     def __init__(self, folder: Path, total: int | None, step: int, progress: bool):
         self.board = SummaryWriter(folder / "tensorboard", purge_step=step)
-        pause = 0.2 if sys.stderr.isatty() else 20.0
-        self.bar = tqdm(total=total, initial=step, unit="step", disable=not progress, mininterval=pause, dynamic_ncols=True)
+        self.bar = progress_bar(total, initial=step, unit="step", disable=not progress)
 
     def step(self, loss: float, epoch: int, progress: float):
         """Advance the bar; ``progress`` is the fraction of the run that is done."""
@@ -64,6 +63,11 @@ class Monitor:
         """Flush and let go of the files."""
         self.bar.close()
         self.board.close()
+
+
+def progress_bar(total: int | None, **more) -> tqdm:
+    """A bar on stderr; where that is a file, a line every 20 seconds."""
+    return tqdm(total=total, mininterval=0.2 if sys.stderr.isatty() else 20.0, dynamic_ncols=True, **more)
 
 
 def write_json(path, content):

@@ -15,6 +15,7 @@ from dataloader.nbody_simulation import simulate_nbody
 from models.nbody import NBodyOptions
 from preprocess import preprocess_nbody
 from preprocess.preprocess_nbody import cached_starts, main
+from train.session import Interrupted
 
 SMALL = ["--train", "5", "--test", "4", "--val", "3", "--lmax", "2"]
 
@@ -100,7 +101,7 @@ def test_interrupted_simulation_goes_on_where_it_stopped(made, tmp_path, monkeyp
 
     real = preprocess_nbody.integrate
     monkeypatch.setattr(preprocess_nbody, "integrate", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted, match="interrupted; the same command, without --rebuild, makes what .* lacks"):
         run(tmp_path)
     assert sorted(path.name for path in tmp_path.glob("*.npz")) == sorted(f"nbody_{split}.npz" for split in SPLITS[: stop_at - 1])
     run(tmp_path)
@@ -116,12 +117,27 @@ def test_interrupted_cache_is_absent_and_made_again(made, tmp_path, monkeypatch)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(preprocess_nbody, "graphs_of", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted):
         run(tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
     monkeypatch.setattr(preprocess_nbody, "graphs_of", real)
     run(tmp_path)
     assert content(tmp_path) == content(made)
+
+
+def test_interrupted_rebuild_leaves_nothing_old(made, tmp_path, monkeypatch):
+    def interrupted(start, *arguments, **more):
+        if len(start["charges"]) == 4:  # the test split
+            raise KeyboardInterrupt
+        return real(start, *arguments, **more)
+
+    folder, real = copied(made, tmp_path), preprocess_nbody.integrate
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(preprocess_nbody, "integrate", interrupted)
+        run(folder, "--seed", "7", "--rebuild")
+    assert sorted(content(folder)) == ["nbody_manifest.json", "nbody_train.npz"]
+    run(folder, "--seed", "7")
+    assert sorted(content(folder)) == sorted(content(made)) and content(folder) != content(made)
 
 
 def test_lost_split_is_made_again(made, tmp_path):
@@ -151,6 +167,13 @@ def test_damage_and_other_settings_are_refused_and_rebuilt(made, tmp_path):
     run(folder, "--seed", "7", "--rebuild")
     assert json.loads((folder / "nbody_manifest.json").read_text())["settings"]["seed"] == 7
     NBodyDataset(folder, "test", 10).open_cache(2)
+
+
+def test_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place, reason in (("file", "File exists"), ("file/nbody", "Not a directory")):
+        with pytest.raises(ValueError, match=rf"--out .* cannot be made a folder \({reason}\); give another --out"):
+            run(tmp_path / place)
 
 
 def test_strangers_files_are_not_overwritten(tmp_path):

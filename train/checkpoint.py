@@ -109,7 +109,7 @@ def read_run(path, device="cpu") -> dict:
     """Content of a checkpoint of a run with all its parts; errors as in `read_checkpoint`."""
     content = read_checkpoint(path, device)
     for name, kind in ENTRIES.items():
-        if not isinstance(content.get(name), kind):
+        if name not in content or not isinstance(content[name], kind):
             raise ValueError(f"checkpoint {path} is not of a run: it has no {name}; give the {BEST} or {LAST} of a run folder")
     return content
 

@@ -1,0 +1,114 @@
+"""Standing waves about a centre, ``B_LM(r) = j_L(kappa r) Y_LM(r^)``: values, truncation, and the kernel made of them.
+
+Y is normalised to ``sum_m Y_lm^2 = 1``. The gradient of a wave is made of its neighbours in degree, with the ladders D_a of the solid
+harmonics (``models/harmonics.py``),
+
+    (d_a B)_L := (1 / kappa) dB_L / dx_a = (D_a B_(L-1) - D_a^T B_(L+1)) / (2 L + 1),
+
+and the kernel of degree l is ``j_l(kappa |r|) Y_l(r^) = (-1)^l Y_l(grad / kappa) j_0(kappa |r|)``. With Euler's relation for Y_l this gives
+the addition theorem for every degree from that of degree zero, without a single Gaunt coefficient:
+
+    j_l(kappa |r - s|) Y_lm = sum_LM E^l_(m, LM)(r) B_LM(s),    E^0_LM = (2 L + 1) B_LM,
+    E^l_m = -(1 / l) sum_(a, m') (D_a)_(m m') d_a E^(l-1)_m'        (d_a acting on B; the weight 2 L + 1 stays).
+
+E^l is a constant sparse matrix (the Gaunt coefficients, exact to rounding at any degree) times B up to degree L + l. Cutting the sum at
+L <= L_t keeps whole degrees: what remains turns exactly like the kernel, at any L_t.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.bessel import leading_term, scaled_bessel, spherical_bessel
+from models.harmonics import _adjoint, _derivative, _ladders
+from models.irreps import degree_of_row, degree_slice, num_rows, table
+
+
+def standing_waves(solid: Tensor, squared: Tensor, kappa: float, unit: Tensor, lmax: int) -> Tensor:
+    """``j_L(kappa r) Y_LM(r^)`` for L = 0 .. lmax, smooth at r = 0: (nodes, rows).
+
+    solid: harmonics of r / unit (nodes, >= rows); squared: r^2 (nodes,); unit: the length in which ``solid`` is measured, a number.
+    """
+    radial = leading_term(kappa * unit, lmax) * scaled_bessel(kappa**2 * squared, lmax)  # (nodes, lmax + 1)
+    degree = degree_of_row(lmax).to(solid.device)
+    return solid[:, : num_rows(lmax)] * radial.index_select(1, degree)
+
+
+def _wave_gradient(rows: Tensor, axis: int, ladders: list) -> Tensor:
+    """``d_a`` of waves up to degree L + 1 (rows, n): waves up to degree L."""
+    top = round(rows.shape[0] ** 0.5) - 2
+    direction = torch.zeros(3, 1, dtype=rows.dtype)
+    direction[axis] = 1
+    blocks = []
+    for l in range(top + 1):
+        step = -_adjoint(rows[degree_slice(l + 1)], ladders[l])[axis]
+        if l:
+            step = step + _derivative(rows[degree_slice(l - 1)], direction, ladders[l - 1])
+        blocks.append(step / (2 * l + 1))
+    return torch.cat(blocks)
+
+
+@table
+def translation_table(lmax: int, truncation: int) -> tuple[Tensor, Tensor]:
+    """The matrix T of ``E[(lm, LM)] = sum T B_L'M'``, and its transpose, as sparse float64 tensors.
+
+    Rows: (lmax + 1)^2 kernel components x (truncation + 1)^2 source moments; columns: waves of degrees 0 .. truncation + lmax.
+    """
+    size, moments = num_rows(truncation + lmax), num_rows(truncation)
+    columns = []
+    ladders = _ladders(truncation + lmax + 1, torch.float64, torch.device("cpu"))
+    for start in range(0, size, 512):  # unit vectors in
+        width = min(512, size - start)
+        waves = torch.zeros(size, width, dtype=torch.float64)
+        waves[start : start + width] = torch.eye(width, dtype=torch.float64)
+        layers = [waves.unsqueeze(0)]  # E^l without the weight 2 L + 1: (2 l + 1, rows, width)
+        for l in range(1, lmax + 1):
+            before = layers[-1]
+            slopes = [torch.stack([_wave_gradient(part, axis, ladders) for part in before]) for axis in range(3)]
+            fixed = [torch.eye(3, dtype=torch.float64)[:, axis : axis + 1] for axis in range(3)]
+            raised = [_derivative(slope.flatten(1), unit, ladders[l - 1]) for slope, unit in zip(slopes, fixed, strict=True)]
+            layers.append((-sum(raised) / l).unflatten(1, slopes[0].shape[1:]))
+        columns.append(torch.cat([layer[:, :moments] for layer in layers]).to_sparse())
+    weight = (2 * degree_of_row(truncation) + 1).double()
+    parts = torch.cat(columns, 2).coalesce()
+    row, wave, column = parts.indices()
+    values = parts.values() * weight[wave]
+    kept = values.abs() > 1e-13
+    indices = torch.stack([row * moments + wave, column])[:, kept]
+    matrix = torch.sparse_coo_tensor(indices, values[kept], (num_rows(lmax) * moments, size), check_invariants=True).coalesce()
+    return matrix, matrix.t().coalesce()
+
+
+@functools.cache
+def _legendre_squares(lmax: int, top: int) -> np.ndarray:
+    """Squares of the 3j symbols (l L1 L2; 0 0 0) for l <= lmax and L1, L2 <= top: (lmax + 1, top + 1, top + 1)."""
+    nodes, weights = np.polynomial.legendre.leggauss(top + lmax // 2 + 1)
+    values = np.polynomial.legendre.legvander(nodes, top)
+    return np.stack([values.T @ (values * (weights * values[:, l] / 2)[:, None]) for l in range(lmax + 1)]).clip(min=0)
+
+
+@functools.cache
+def truncation_degree(size: float, tolerance: float, lmax: int) -> int:
+    """Smallest L_t that keeps every kernel of degree <= lmax within ``tolerance`` for ``size = kappa x radius``.
+
+    The error is the root mean square of the dropped terms over all pairs of points on the sphere of that radius, relative to the kernel's:
+    both are sums over (L1, L2) of ``(2 L1 + 1)(2 L2 + 1) (3j)^2 (j_L1 j_L2)^2``. Inside the sphere it is smaller.
+    """
+    top = int(size + 12 * (size + 1) ** (1 / 3)) + 30
+    waves = spherical_bessel(torch.tensor(size, dtype=torch.float64), top).numpy() ** 2 * (2 * np.arange(top + 1) + 1)
+    power = (_legendre_squares(lmax, top) * waves[:, None] * waves).sum(1)  # by source degree: (lmax + 1, top + 1)
+    dropped = np.cumsum(power[:, ::-1], 1)[:, ::-1]  # from this degree on
+    fine = (dropped[:, 1:] <= tolerance**2 * dropped[:, :1]).all(0)
+    return int(np.argmax(fine)) if fine.any() else top
+
+
+def truncation_error(size: float, truncation: int, lmax: int) -> float:
+    """Error that :func:`truncation_degree` would allow at this truncation, rounded up to a power of ten (at most 1)."""
+    allowed = 1.0
+    while allowed > 1e-12 and truncation_degree(size, allowed / 10, lmax) <= truncation:
+        allowed /= 10
+    return allowed

@@ -59,14 +59,14 @@ class PairwiseExpansion(nn.Module):
     def __init__(self, wave_numbers: tuple[float, ...], lmax: int, options: ExpansionOptions | None = None):
         super().__init__()
         self.lmax, self.options = lmax, options or ExpansionOptions()
-        self.register_buffer("kappa", torch.tensor(wave_numbers, dtype=torch.float64), persistent=False)
+        self.wave_numbers = wave_numbers
         self.register_buffer("degree", degree_of_row(lmax), persistent=False)
 
     def forward(self, graph: GraphIndex, positions: Tensor, queries: Tensor, keys: Tensor, values: Tensor, coefficients: Tensor) -> Tensor:
         """The sum of the module's formula; shapes as there."""
         sizes = tuple(graph.nodes_per_graph.tolist())
         widest = max(sizes, default=1)
-        per_atom = max(1, widest * (coefficients.shape[1] * num_rows(self.lmax) + 3 * self.kappa.shape[0] * (self.lmax + 1)))
+        per_atom = max(1, widest * (coefficients.shape[1] * num_rows(self.lmax) + 3 * len(self.wave_numbers) * (self.lmax + 1)))
         most = max(1, self.options.budget // per_atom)
         steps = []
         for run in graph_runs(sizes, most):
@@ -88,7 +88,7 @@ class PairwiseExpansion(nn.Module):
     def _piece(self, targets: Tensor, queries: Tensor, sources: Tensor, keys: Tensor, values: Tensor, coefficients: Tensor) -> Tensor:
         """Receivers (g, n, ...) and senders (g, m, ...) of g graphs: (g n, heads, rows, V)."""
         separation = targets.unsqueeze(2) - sources.unsqueeze(1)  # (g, n, m, 3)
-        kappa = self.kappa.to(targets.dtype)
+        kappa = targets.new_tensor(self.wave_numbers)
         squared = separation.square().sum(-1, keepdim=True) * kappa.square()
         radial = scaled_bessel(squared, self.lmax)  # (g, n, m, Q, l)
         weights = coefficients * leading_term(kappa, self.lmax).T.unsqueeze(1)  # (l, h, Q)

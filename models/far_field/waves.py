@@ -20,12 +20,13 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+import scipy.sparse
 import torch
 from torch import Tensor
 
 from models.bessel import leading_term, scaled_bessel, spherical_bessel
-from models.harmonics import _adjoint, _derivative, _ladders
-from models.irreps import degree_of_row, degree_slice, num_rows, table
+from models.harmonics import _derivative, _ladders
+from models.irreps import degree_of_row, num_rows, table
 
 
 def standing_waves(solid: Tensor, squared: Tensor, kappa: float, unit: Tensor, lmax: int) -> Tensor:
@@ -38,18 +39,24 @@ def standing_waves(solid: Tensor, squared: Tensor, kappa: float, unit: Tensor, l
     return solid[:, : num_rows(lmax)] * radial.index_select(1, degree)
 
 
-def _wave_gradient(rows: Tensor, axis: int, ladders: list) -> Tensor:
-    """``d_a`` of waves up to degree L + 1 (rows, n): waves up to degree L."""
-    top = round(rows.shape[0] ** 0.5) - 2
-    direction = torch.zeros(3, 1, dtype=rows.dtype)
-    direction[axis] = 1
-    blocks = []
-    for l in range(top + 1):
-        step = -_adjoint(rows[degree_slice(l + 1)], ladders[l])[axis]
-        if l:
-            step = step + _derivative(rows[degree_slice(l - 1)], direction, ladders[l - 1])
-        blocks.append(step / (2 * l + 1))
-    return torch.cat(blocks)
+def _axis_ladders(lmax: int) -> list[list[np.ndarray]]:
+    """``D_a`` for a = x, y, z from degree l - 1 to l = 1 .. lmax: three matrices (2 l + 1, 2 l - 1) for each l."""
+    ladders = _ladders(lmax, torch.float64, torch.device("cpu"))
+    axes = torch.eye(3, dtype=torch.float64).unsqueeze(-1)
+    return [
+        [_derivative(torch.eye(2 * l - 1, dtype=torch.float64), axis, ladders[l - 1]).numpy() for axis in axes] for l in range(1, lmax + 1)
+    ]
+
+
+def _wave_gradient(axis: int, steps: list[list[np.ndarray]]) -> scipy.sparse.csr_array:
+    """``d_a`` as a matrix of the waves of degrees 0 .. len(steps); rows of the highest degree lack their upper neighbour."""
+    top = len(steps)
+    blocks = [[None] * (top + 1) for _ in range(top + 1)]
+    for l in range(1, top + 1):
+        blocks[l][l - 1] = steps[l - 1][axis] / (2 * l + 1)
+        blocks[l - 1][l] = -steps[l - 1][axis].T / (2 * l - 1)
+    blocks[0][0] = np.zeros((1, 1))
+    return scipy.sparse.block_array(blocks, format="csr")
 
 
 @table
@@ -58,29 +65,21 @@ def translation_table(lmax: int, truncation: int) -> tuple[Tensor, Tensor]:
 
     Rows: (lmax + 1)^2 kernel components x (truncation + 1)^2 source moments; columns: waves of degrees 0 .. truncation + lmax.
     """
+    steps = _axis_ladders(truncation + lmax)
     size, moments = num_rows(truncation + lmax), num_rows(truncation)
-    columns = []
-    ladders = _ladders(truncation + lmax + 1, torch.float64, torch.device("cpu"))
-    for start in range(0, size, 512):  # unit vectors in
-        width = min(512, size - start)
-        waves = torch.zeros(size, width, dtype=torch.float64)
-        waves[start : start + width] = torch.eye(width, dtype=torch.float64)
-        layers = [waves.unsqueeze(0)]  # E^l without the weight 2 L + 1: (2 l + 1, rows, width)
-        for l in range(1, lmax + 1):
-            before = layers[-1]
-            slopes = [torch.stack([_wave_gradient(part, axis, ladders) for part in before]) for axis in range(3)]
-            fixed = [torch.eye(3, dtype=torch.float64)[:, axis : axis + 1] for axis in range(3)]
-            raised = [_derivative(slope.flatten(1), unit, ladders[l - 1]) for slope, unit in zip(slopes, fixed, strict=True)]
-            layers.append((-sum(raised) / l).unflatten(1, slopes[0].shape[1:]))
-        columns.append(torch.cat([layer[:, :moments] for layer in layers]).to_sparse())
-    weight = (2 * degree_of_row(truncation) + 1).double()
-    parts = torch.cat(columns, 2).coalesce()
-    row, wave, column = parts.indices()
-    values = parts.values() * weight[wave]
-    kept = values.abs() > 1e-13
-    indices = torch.stack([row * moments + wave, column])[:, kept]
-    matrix = torch.sparse_coo_tensor(indices, values[kept], (num_rows(lmax) * moments, size), check_invariants=True).coalesce()
-    return matrix, matrix.t().coalesce()
+    layers = [[scipy.sparse.eye_array(size, format="csr")]]  # E^l_m as matrices of B, without the weight 2 L + 1
+    slopes = [_wave_gradient(axis, steps) for axis in range(3)] if lmax else []
+    for l in range(1, lmax + 1):
+        raised = [[slope @ part for part in layers[-1]] for slope in slopes]
+        terms = [[(steps[l - 1][a][m, k], raised[a][k]) for a in range(3) for k in range(2 * l - 1)] for m in range(2 * l + 1)]
+        layers.append([sum(-number / l * part for number, part in term if number) for term in terms])
+    weight = scipy.sparse.diags_array(2.0 * degree_of_row(truncation).numpy() + 1)
+    matrix = scipy.sparse.vstack([weight @ part[:moments] for layer in layers for part in layer]).tocoo()
+    kept = abs(matrix.data) > 1e-13
+    indices = torch.from_numpy(np.stack([matrix.row, matrix.col])[:, kept]).long()
+    values = torch.from_numpy(matrix.data[kept])
+    result = torch.sparse_coo_tensor(indices, values, (num_rows(lmax) * moments, size), check_invariants=True).coalesce()
+    return result, result.t().coalesce()
 
 
 @functools.cache

@@ -38,7 +38,7 @@ class ExpansionOptions:
 
     tolerance: float = 1e-4
     design_radius: float = 10.0
-    budget: int = 2**20
+    budget: int = 2**21
 
     def __post_init__(self):
         if not 0 < self.tolerance <= 0.1:
@@ -155,11 +155,10 @@ class MultipoleExpansion(nn.Module):
             waves = standing_waves(solid, squared, kappa, unit, truncation + self.lmax)
             sources.append(waves[:, : num_rows(truncation)])
             spread = _ConstantMap.apply(waves.T.contiguous(), *self._table(truncation, waves))
-            targets.append(spread.unflatten(0, (num_rows(self.lmax), -1)))  # (rows, moments of this kappa, nodes)
+            targets.append(spread.unflatten(0, (num_rows(self.lmax), -1)).permute(2, 0, 1))  # (nodes, rows, moments of this kappa)
         moments = self.readout(graph, torch.cat(sources, 1), keys, values)
-        waves = torch.cat(targets, 1).permute(2, 0, 1).contiguous()
         scale = coefficients.index_select(0, self.degree).index_select(2, self.node).transpose(0, 1).contiguous()  # (heads, rows, moments)
-        return self.readout.read_back(graph, waves, scale, queries, moments)
+        return self.readout.read_back(graph, torch.cat(targets, 2), scale, queries, moments)
 
     def _table(self, truncation: int, like: Tensor) -> tuple[Tensor, Tensor]:
         key = (truncation, like.dtype, like.device)

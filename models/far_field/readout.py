@@ -10,7 +10,7 @@ of every order are contractions of the same form (:class:`_Contraction`), and no
 
 Sums run as matrix products over whole graphs, consecutive graphs of one size together, large graphs in pieces: the products
 (key x value) or (moment x value) of an atom exist for one piece at a time, and (atom x moment x key x value) never. Nothing is padded.
-Sums over the pieces of a graph are made in float64.
+float32 adds up a few pieces; the sums of those are made in float64.
 
 Cost: atoms x moments x heads x keys x values multiply-adds for each of the two maps; five times that for the gradient of both.
 """
@@ -27,8 +27,10 @@ from torch.autograd import Function
 
 from models.graph_ops import GraphIndex
 
-BUDGET = 2**20  # numbers in a temporary of one piece
-MOST_ATOMS = 512  # atoms in one float32 sum
+BUDGET = 2**21  # numbers in a temporary of one piece
+MOST_ATOMS = 512  # atoms in one piece
+TOGETHER = 4  # pieces in one float32 sum
+BLOCK = 64  # moments that are read back together
 
 
 class Run(NamedTuple):
@@ -64,16 +66,30 @@ def graph_runs(sizes: tuple[int, ...], most: int) -> tuple[Run, ...]:
 
 
 class _Sum:
-    """Sum of the pieces of a run, in float64 if there is more than one."""
+    """Sum of parts: up to ``TOGETHER`` in the dtype of the parts, those sums in float64."""
 
-    def __init__(self, pieces: int):
-        self.pieces, self.total = pieces, None
+    def __init__(self):
+        self.recent, self.count, self.total = None, 0, None
 
     def add(self, part: Tensor) -> None:
-        if self.pieces > 1:
-            self.total = part.double() if self.total is None else self.total.add_(part)
-        else:
-            self.total = part
+        """Add a tensor that nobody else holds."""
+        self.recent = part if self.recent is None else self.recent.add_(part)
+        self._counted()
+
+    def add_product(self, left: Tensor, right: Tensor) -> None:
+        """Add ``left @ right``, both (batch, ., .), without making it first."""
+        self.recent = left @ right if self.recent is None else self.recent.baddbmm_(left, right)
+        self._counted()
+
+    def _counted(self) -> None:
+        self.count += 1
+        if self.count == TOGETHER:
+            self.total, self.recent, self.count = self.result(torch.float64), None, 0
+
+    def result(self, dtype: torch.dtype) -> Tensor:
+        if self.total is None:
+            return self.recent.to(dtype)
+        return (self.total if self.recent is None else self.total + self.recent).to(dtype)
 
 
 class MomentForm:
@@ -93,13 +109,13 @@ class MomentForm:
         most = max(16, min(MOST_ATOMS, self.budget // max(1, heads * keys * values)))
         for run in graph_runs(self.sizes, most):
             moment = given["moment"][run.graphs].flatten(2) if "moment" in given else None  # (k, p, h d v)
-            total = _Sum(len(run.pieces))
+            total = _Sum()
             for nodes in run.pieces:
                 parts = {name: given[name][nodes].unflatten(0, (run.count, -1)) for name in given if name != "moment"}
                 into = {name: result[name][nodes] for name in wanted - {"moment"}}
                 self._piece(wanted, parts, moment, (heads, keys, values), total, into)
             if "moment" in wanted:
-                result["moment"][run.graphs] = total.total.unflatten(2, (heads, keys, values)).to(like.dtype)
+                result["moment"][run.graphs] = total.result(like.dtype).unflatten(2, (heads, keys, values))
         return result
 
     def _shapes(self, given: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -121,7 +137,7 @@ class MomentForm:
         if wanted & {"moment", "wave"}:
             pair = (parts["key"].unsqueeze(-1) * parts["value"].unsqueeze(-2)).flatten(2)  # (k, m, h d v)
         if "moment" in wanted:
-            total.add(parts["wave"].transpose(1, 2) @ pair)
+            total.add_product(parts["wave"].transpose(1, 2), pair)
         if "wave" in wanted:
             into["wave"].copy_((pair @ moment.transpose(1, 2)).flatten(0, 1))
         if wanted & {"key", "value"}:
@@ -147,15 +163,15 @@ class ReadForm:
         heads, _, waves = shapes["scale"]
         values = shapes["out"][-1]
         result = {name: like.new_zeros(shapes[name]) for name in wanted}
-        step = min(waves, 64)
-        most = max(16, min(MOST_ATOMS, self.budget // max(1, heads * step * values)))
-        scale_sum = [_Sum(2) for _ in range(0, waves, step)]
+        step = min(waves, BLOCK)
+        most = max(16, min(MOST_ATOMS, self.budget // max(1, 4 * heads * step * values)))  # read three times: better in the cache
+        scale_sum = [_Sum() for _ in range(0, waves, step)]
         for run in graph_runs(self.sizes, most):
             for number, start in enumerate(range(0, waves, step)):
                 block = slice(start, min(start + step, waves))
                 self._block(wanted, given, result, run, block, scale_sum[number])
-        if "scale" in wanted and scale_sum[0].total is not None:
-            result["scale"].copy_(torch.cat([part.total for part in scale_sum], -1))
+        if "scale" in wanted and any(size > 0 for size in self.sizes):
+            result["scale"] = torch.cat([part.result(like.dtype) for part in scale_sum], -1)
         return result
 
     def _shapes(self, given: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -179,7 +195,7 @@ class ReadForm:
         if "moment" in given:
             part = given["moment"][run.graphs, block].permute(0, 2, 3, 1, 4)
             values, moment = part.shape[-1], part.flatten(3)
-        total = _Sum(len(run.pieces))
+        total = _Sum()
         for nodes in run.pieces:
             split = {name: given[name][nodes].unflatten(0, (run.count, -1)).transpose(1, 2) for name in ("query", "out") if name in given}
             query, out = split.get("query"), split.get("out")  # (k, h, m, d), (k, h, m, t, v)
@@ -200,10 +216,11 @@ class ReadForm:
             if "query" in wanted:
                 result["query"][nodes].add_((spread @ moment.transpose(-1, -2)).transpose(1, 2).flatten(0, 1))
             if "moment" in wanted:
-                total.add(query.transpose(-1, -2) @ spread)  # (k, h, d, p v)
+                total.add_product(query.transpose(-1, -2).flatten(0, 1), spread.flatten(0, 1))  # (k h, d, p v)
         if "moment" in wanted:
-            values = result["moment"].shape[-1]
-            result["moment"][run.graphs, block] = total.total.unflatten(-1, (-1, values)).permute(0, 3, 1, 2, 4).to(result["moment"].dtype)
+            _, _, heads, _, values = result["moment"].shape
+            summed = total.result(result["moment"].dtype).unflatten(0, (-1, heads)).unflatten(-1, (-1, values))
+            result["moment"][run.graphs, block] = summed.permute(0, 3, 1, 2, 4)
 
 
 class _Contraction(Function):
@@ -219,6 +236,7 @@ class _Contraction(Function):
 
     @staticmethod
     def backward(ctx, cotangent: Tensor) -> tuple:
+        """All gradients in one sweep that shares its products, or each as a contraction of its own if they shall have derivatives."""
         form = ctx.form
         names = [name for name in form.slots if name != ctx.left_out]
         every = dict(zip(names, ctx.saved_tensors, strict=True)) | {ctx.left_out: cotangent}

@@ -141,7 +141,7 @@ class MultipoleExpansion(nn.Module):
         node = torch.arange(len(truncations)).repeat_interleave(torch.tensor([num_rows(degree) for degree in truncations]))
         self.register_buffer("node", node, persistent=False)
         self._tables: dict = {}
-        self._warned = False
+        self._warned, self._largest = False, options.design_radius
 
     def forward(self, graph: GraphIndex, positions: Tensor, queries: Tensor, keys: Tensor, values: Tensor, coefficients: Tensor) -> Tensor:
         """The sum of the module's formula; shapes as there."""
@@ -167,16 +167,19 @@ class MultipoleExpansion(nn.Module):
         return self._tables[key]
 
     def _check_radius(self, squared: Tensor) -> None:
-        """One warning with the error to expect, the first time a graph is larger than the design radius."""
+        """One warning with the error to expect, the first time a graph is too large for its moments."""
         if self._warned or not squared.numel():
             return
         radius = float(squared.detach().max().sqrt())
-        if radius > self.options.design_radius * 1.0001:
-            each = zip(self.wave_numbers, self.truncations, strict=True)
-            error = max(truncation_error(kappa * radius, degree, self.lmax) for kappa, degree in each)
+        if not radius > self._largest:
+            return
+        self._largest = radius
+        each = zip(self.wave_numbers, self.truncations, strict=True)
+        error = max(truncation_error(kappa * radius, degree, self.lmax) for kappa, degree in each)
+        if error > self.options.tolerance:
             warnings.warn(
                 f"an atom is {radius:.3g} Angstrom from its graph's centroid, beyond design_radius {self.options.design_radius:g}: the "
-                f"far field's error may reach {error:.0e} instead of {self.options.tolerance:.0e}; "
+                f"far field's error may reach {error:.1e} instead of {self.options.tolerance:.1e}; "
                 f"set design_radius to {radius:.3g} or more",
                 stacklevel=3,
             )

@@ -90,24 +90,27 @@ def _legendre_squares(lmax: int, top: int) -> np.ndarray:
     return np.stack([values.T @ (values * (weights * values[:, l] / 2)[:, None]) for l in range(lmax + 1)]).clip(min=0)
 
 
-@functools.cache
-def truncation_degree(size: float, tolerance: float, lmax: int) -> int:
-    """Smallest L_t that keeps every kernel of degree <= lmax within ``tolerance`` for ``size = kappa x radius``.
+@functools.lru_cache(maxsize=1024)
+def _truncation_errors(size: float, lmax: int) -> np.ndarray:
+    """Error of every truncation 0, 1, ... for ``size = kappa x radius``, the worst of the kernels of degree <= lmax.
 
-    The error is the root mean square of the dropped terms over all pairs of points on the sphere of that radius, relative to the kernel's:
-    both are sums over (L1, L2) of ``(2 L1 + 1)(2 L2 + 1) (3j)^2 (j_L1 j_L2)^2``. Inside the sphere it is smaller.
+    It is the root mean square of the dropped terms over all pairs of points on the sphere of that radius, relative to the kernel's: both
+    are sums over (L1, L2) of ``(2 L1 + 1)(2 L2 + 1) (3j)^2 (j_L1 j_L2)^2``. Inside the sphere it is smaller.
     """
     top = int(size + 12 * (size + 1) ** (1 / 3)) + 30
     waves = spherical_bessel(torch.tensor(size, dtype=torch.float64), top).numpy() ** 2 * (2 * np.arange(top + 1) + 1)
     power = (_legendre_squares(lmax, top) * waves[:, None] * waves).sum(1)  # by source degree: (lmax + 1, top + 1)
     dropped = np.cumsum(power[:, ::-1], 1)[:, ::-1]  # from this degree on
-    fine = (dropped[:, 1:] <= tolerance**2 * dropped[:, :1]).all(0)
-    return int(np.argmax(fine)) if fine.any() else top
+    return np.sqrt(dropped[:, 1:] / dropped[:, :1]).max(0)
+
+
+def truncation_degree(size: float, tolerance: float, lmax: int) -> int:
+    """Smallest L_t that keeps every kernel of degree <= lmax within ``tolerance`` of itself for ``size = kappa x radius``."""
+    fine = _truncation_errors(size, lmax) <= tolerance
+    return int(np.argmax(fine)) if fine.any() else fine.shape[0]
 
 
 def truncation_error(size: float, truncation: int, lmax: int) -> float:
-    """Error that :func:`truncation_degree` would allow at this truncation, rounded up to a power of ten (at most 1)."""
-    allowed = 1.0
-    while allowed > 1e-12 and truncation_degree(size, allowed / 10, lmax) <= truncation:
-        allowed /= 10
-    return allowed
+    """Error to expect of a truncation, relative to the kernel, for ``size = kappa x radius``."""
+    errors = _truncation_errors(size, lmax)
+    return float(errors[min(truncation, errors.shape[0] - 1)])

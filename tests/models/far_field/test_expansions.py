@@ -156,7 +156,7 @@ def test_beyond_the_design_radius_one_warning_quotes_the_error():
     graph = batch([20])
     inputs = graph, ball(graph, 12.0), *features(graph), draw(2, 2, 1, seed=8)
     expansion = build("multipole", (0.8,), 1, tolerance=1e-5, design_radius=6.0)
-    with pytest.warns(UserWarning, match=r"12 Angstrom .* design_radius 6: .* instead of 1e-05") as caught:
+    with pytest.warns(UserWarning, match=r"12 Angstrom .* design_radius 6: .* instead of 1.0e-05") as caught:
         expansion(*inputs)
     assert len(caught) == 1
     with warnings.catch_warnings():

@@ -1,0 +1,173 @@
+"""Attention over all atoms of a graph: every atom hears every other one through a long-ranged equivariant kernel, at linear cost.
+
+For each head h, with invariant weights and values of every degree,
+
+    out_i[h, l m, lam mu, c] = (1 / Z_i) sum_j <phi(q_ih), phi(k_jh)> f_lh(r_ij) Y_lm(r^_ij) v_j[h, lam mu, c]
+    message_i[L M, h, c]     = sum_(l, lam) W[l lam L, h, c] sum_(m mu) C(l m, lam mu; L M) out_i[h, l m, lam mu, c],     l + lam + L even
+
+(the linear attention of E2Former-FMM, section 3, with the exact expansions of ``expansions.py``, learned weights for every path, and only
+the paths that keep parity), then a linear map of the channels. ``q`` and ``k`` are linear in the scalars of the atom.
+
+Z is a constant by default: the message of a molecule does not change when a copy of it appears far away, beyond the tail of the kernel.
+``normalisation="attention"`` is the published form, ``Z_i = sum_j <phi(q_i), phi(k_j)>``: a far copy halves every message.
+
+Cost: see ``readout.py``; values are narrowed to ``value_channels`` a head first, keys to ``key_features``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models.coupling import clebsch_gordan
+from models.far_field.expansions import EXPANSIONS, ExpansionOptions
+from models.far_field.radial import RadialOptions, RadialSpectrum
+from models.graph_ops import GraphIndex, broadcast_nodes, sum_nodes
+from models.irreps import degree_slice, num_rows, table
+from models.layers import EquivariantLinear
+
+
+class FeatureMap(NamedTuple):
+    """What is applied to queries and keys, and whether its values are positive (a sum of them may then divide)."""
+
+    function: Callable[[Tensor], Tensor]
+    positive: bool
+
+
+FEATURE_MAPS = {
+    "elu": FeatureMap(lambda x: nn.functional.elu(x) + 1, True),
+    "softplus": FeatureMap(nn.functional.softplus, True),
+    "identity": FeatureMap(lambda x: x, False),  # with one feature: learned charges
+}
+
+
+def constant_normalisation(graph: GraphIndex, queries: Tensor, keys: Tensor, constant: float) -> float:
+    """The same number for every atom of every graph: size-consistent."""
+    return constant
+
+
+def attention_normalisation(graph: GraphIndex, queries: Tensor, keys: Tensor, constant: float) -> Tensor:
+    """Sum of the weights over the graph, at least 1e-8: (nodes, heads, 1, 1)."""
+    total = broadcast_nodes(graph, sum_nodes(graph, keys))
+    return (queries * total).sum(-1).clamp_min(1e-8)[..., None, None]
+
+
+NORMALISATIONS = {"none": constant_normalisation, "attention": attention_normalisation}
+
+
+@dataclasses.dataclass(frozen=True)
+class FarFieldOptions:
+    """Sizes and choices of a :class:`FarFieldAttention`.
+
+    channels, lmax: of the features in and out. kernel_lmax: highest degree of the kernel. key_features, value_channels: per head.
+    feature_map, normalisation, expansion: names in ``FEATURE_MAPS``, ``NORMALISATIONS``, ``EXPANSIONS``. typical_atoms: atoms that
+    contribute to a message, from the training data; with normalisation "none" messages are divided by key_features x typical_atoms.
+    accuracy, radial: see their classes. Raises ValueError in one line for sizes < 1, unknown names, and "attention" with "identity".
+    """
+
+    channels: int
+    lmax: int
+    kernel_lmax: int = 2
+    heads: int = 4
+    key_features: int = 8
+    value_channels: int = 4
+    feature_map: str = "elu"
+    normalisation: str = "none"
+    typical_atoms: float = 1.0
+    expansion: str = "multipole"
+    accuracy: ExpansionOptions = ExpansionOptions()
+    radial: RadialOptions = RadialOptions()
+
+    def __post_init__(self):
+        for name in ("channels", "heads", "key_features", "value_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} of the far field must be >= 1, got {getattr(self, name)}")
+        for name in ("lmax", "kernel_lmax"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} of the far field must be >= 0, got {getattr(self, name)}")
+        for name, known in (("feature_map", FEATURE_MAPS), ("normalisation", NORMALISATIONS), ("expansion", EXPANSIONS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} of the far field must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.normalisation == "attention" and not FEATURE_MAPS[self.feature_map].positive:
+            raise ValueError(f"normalisation 'attention' divides by a sum of positive weights: feature_map {self.feature_map!r} has none")
+        if not (math.isfinite(self.typical_atoms) and self.typical_atoms > 0):
+            raise ValueError(f"typical_atoms must be > 0, got {self.typical_atoms}")
+
+
+def _paths(kernel_lmax: int, lmax: int) -> list[tuple[int, int, int]]:
+    """Parity-keeping (kernel degree, value degree, output degree)."""
+    degrees = [(l, lam, out) for l in range(kernel_lmax + 1) for lam in range(lmax + 1) for out in range(lmax + 1)]
+    return [(l, lam, out) for l, lam, out in degrees if abs(l - lam) <= out <= l + lam and (l + lam + out) % 2 == 0]
+
+
+@table
+def _coupling_tables(kernel_lmax: int, lmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Kernel x value rows to the rows of all paths, (path rows, pairs), and their sum into output rows, (rows, path rows)."""
+    paths = _paths(kernel_lmax, lmax)
+    couple, collect = [], []
+    for l, lam, out in paths:
+        block = torch.zeros(2 * out + 1, num_rows(kernel_lmax), num_rows(lmax), dtype=torch.float64)
+        block[:, degree_slice(l), degree_slice(lam)] = clebsch_gordan(l, lam, out).permute(2, 0, 1)
+        couple.append(block.flatten(1))
+        gather = torch.zeros(num_rows(lmax), 2 * out + 1, dtype=torch.float64)
+        gather[degree_slice(out)] = torch.eye(2 * out + 1, dtype=torch.float64) / sum(path[2] == out for path in paths) ** 0.5
+        collect.append(gather)
+    return torch.cat(couple).to(device, dtype), torch.cat(collect, 1).to(device, dtype)
+
+
+class KernelCoupling(nn.Module):
+    """Kernel degree x value degree into every output degree, with one weight for every path, head and channel.
+
+    ``forward(x (nodes, heads, kernel rows, value rows x channels)) -> (nodes, rows, heads x channels)``; paths (l, lam, L) are those
+    with ``|l - lam| <= L <= l + lam`` and l + lam + L even. Weights start at variance 1, each degree divided by the root of its path count.
+    """
+
+    def __init__(self, kernel_lmax: int, lmax: int, heads: int, channels: int):
+        super().__init__()
+        self.kernel_lmax, self.lmax, self.channels = kernel_lmax, lmax, channels
+        self.paths = _paths(kernel_lmax, lmax)
+        path_of_row = [number for number, (_, _, out) in enumerate(self.paths) for _ in range(2 * out + 1)]
+        self.register_buffer("path_of_row", torch.tensor(path_of_row), persistent=False)
+        self.weight = nn.Parameter(torch.randn(heads, len(self.paths), channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        couple, collect = _coupling_tables(self.kernel_lmax, self.lmax, x.dtype, x.device)
+        pairs = x.unflatten(3, (-1, self.channels)).flatten(2, 3)  # (nodes, heads, kernel rows x value rows, channels)
+        messages = (couple @ pairs) * self.weight.index_select(1, self.path_of_row)
+        return (collect @ messages).transpose(1, 2).flatten(2)
+
+
+class FarFieldAttention(nn.Module):
+    """Messages from all atoms of the graph: ``forward(graph, positions (nodes, 3), x (nodes, rows, channels))`` -> the shape of x.
+
+    Positions in Angstrom, open boundaries. E(3)-equivariant to rounding with every expansion in ``EXPANSIONS``, which share all
+    parameters; graphs of a batch never see each other; differentiable to any order in positions and features.
+    """
+
+    def __init__(self, options: FarFieldOptions):
+        super().__init__()
+        self.options = options
+        heads, width = options.heads, options.heads * options.value_channels
+        self.queries = nn.Linear(options.channels, heads * options.key_features)
+        self.keys = nn.Linear(options.channels, heads * options.key_features)
+        self.values = EquivariantLinear(options.lmax, options.channels, width)
+        self.radial = RadialSpectrum(options.kernel_lmax, heads, options.radial)
+        self.expansion = EXPANSIONS[options.expansion](self.radial.wave_numbers, options.kernel_lmax, options.accuracy)
+        self.coupling = KernelCoupling(options.kernel_lmax, options.lmax, heads, options.value_channels)
+        self.output = EquivariantLinear(options.lmax, width, options.channels)
+
+    def forward(self, graph: GraphIndex, positions: Tensor, x: Tensor) -> Tensor:
+        """Positions (nodes, 3) and features (nodes, rows, channels) -> messages (nodes, rows, channels)."""
+        options, scalars = self.options, x[:, 0]
+        phi = FEATURE_MAPS[options.feature_map].function
+        queries = phi(self.queries(scalars)).unflatten(1, (options.heads, -1))  # (nodes, heads, features)
+        keys = phi(self.keys(scalars)).unflatten(1, (options.heads, -1))
+        values = self.values(x).unflatten(2, (options.heads, -1)).transpose(1, 2).flatten(2)  # (nodes, heads, rows x channels)
+        heard = self.expansion(graph, positions, queries, keys, values, self.radial())
+        total = NORMALISATIONS[options.normalisation](graph, queries, keys, options.key_features * options.typical_atoms)
+        return self.output(self.coupling(heard / total))

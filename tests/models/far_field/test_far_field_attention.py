@@ -1,0 +1,136 @@
+"""Laws of the attention: equivariance, one answer from every expansion, size consistency, all derivatives."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from models.far_field.attention import FEATURE_MAPS, FarFieldAttention, FarFieldOptions
+from models.far_field.expansions import EXPANSIONS, ExpansionOptions
+from models.far_field.radial import RadialOptions
+from models.irreps import num_rows
+from tests.models.far_field.clouds import CORNERS, ball, batch, draw
+from tests.models.turns import orthogonal, relative_error, turned
+
+BOTH = pytest.mark.parametrize("expansion", EXPANSIONS)
+TIGHT = ExpansionOptions(tolerance=1e-7, design_radius=6.0)
+
+
+def build(seed: int = 0, dtype: torch.dtype = torch.float64, **options) -> FarFieldAttention:
+    """The same parameters for the same sizes, whatever the expansion."""
+    torch.manual_seed(seed)
+    return FarFieldAttention(FarFieldOptions(**{"channels": 6, "lmax": 2, "heads": 2, "accuracy": TIGHT, **options})).to(dtype)
+
+
+@pytest.mark.parametrize("normalisation", ["none", "attention"])
+@pytest.mark.parametrize("feature_map", FEATURE_MAPS)
+def test_expansions_share_parameters_and_answer(feature_map, normalisation):
+    if normalisation == "attention" and not FEATURE_MAPS[feature_map].positive:
+        with pytest.raises(ValueError, match="positive"):
+            FarFieldOptions(4, 1, feature_map=feature_map, normalisation=normalisation)
+        return
+    graph = batch(CORNERS)
+    positions, x = ball(graph, 6.0), draw(graph.num_nodes, 9, 6, seed=2)
+    models = [build(expansion=name, feature_map=feature_map, normalisation=normalisation) for name in EXPANSIONS]
+    models[1].load_state_dict(models[0].state_dict())
+    first, second = (model(graph, positions, x) for model in models)
+    assert first.shape == x.shape
+    assert relative_error(second, first) < 1e-7
+
+
+@BOTH
+@pytest.mark.parametrize(("dtype", "bar"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("proper", [True, False])
+def test_equivariant(expansion, dtype, bar, proper):
+    graph, turn = batch(CORNERS), orthogonal(1, proper)
+    positions, x = ball(graph, 6.0), draw(graph.num_nodes, 9, 6, seed=2)
+    model = build(expansion=expansion, dtype=dtype, kernel_lmax=3, accuracy=ExpansionOptions(0.01, 6.0))
+    here = model(graph, positions.to(dtype), x.to(dtype)).double()
+    there = model(graph, (positions @ turn.T + 3).to(dtype), turned(x, turn, 2).to(dtype)).double()
+    assert relative_error(there, turned(here, turn, 2)) < bar
+
+
+def test_every_output_degree_is_reached_from_every_value_degree_and_channel():
+    """Three directions of atoms: no path is lost, scalars alone reach all degrees."""
+    graph = batch([6])
+    model = build(kernel_lmax=2)
+    x = torch.zeros(6, 9, 6, dtype=torch.float64)
+    x[:, 0] = draw(6, 6, seed=1)
+    found = model(graph, ball(graph, 4.0), x)
+    assert (found.abs().amax((0, 2)) > 1e-8).all()
+    assert len(model.coupling.paths) == 11
+
+
+def two_copies(model: FarFieldAttention, distance: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Messages of a molecule alone, and the same atoms' with a copy moved away by ``distance``."""
+    alone = batch([5])
+    positions, x = ball(alone, 1.5), draw(5, num_rows(model.options.lmax), 6, seed=2)
+    away = positions + torch.tensor([distance, 0, 0], dtype=torch.float64)
+    pair = model(batch([10]), torch.cat([positions, away]), torch.cat([x, x]))
+    return model(alone, positions, x).detach(), pair[:5].detach()
+
+
+LONG = RadialOptions(fmm_num_kappa=64, fmm_kappa_max=1.2)
+
+
+@pytest.mark.parametrize("l", [0, 1])
+def test_far_copy_changes_messages_like_the_tail_of_the_kernel(l):
+    """Without normalisation a copy adds a field that falls as 1 / r^(l + 1), measured by the slope between 50 and 100 Angstrom."""
+    model = build(lmax=l, kernel_lmax=l, expansion="pairwise", radial=LONG)
+    with torch.no_grad():
+        model.radial.table[:l] = 0
+    changes = []
+    for distance in (50.0, 100.0):
+        alone, paired = two_copies(model, distance)
+        changes.append(float((paired - alone).norm() / alone.norm()))
+    assert math.log2(changes[0] / changes[1]) == pytest.approx(l + 1, abs=0.1)
+    assert changes[1] < 0.1
+
+
+def test_far_copy_halves_messages_of_attention():
+    model = build(lmax=1, kernel_lmax=1, expansion="pairwise", radial=LONG, normalisation="attention")
+    alone, paired = two_copies(model, 60.0)
+    assert float((paired * alone).sum() / alone.square().sum()) == pytest.approx(0.5, abs=0.05)
+
+
+@BOTH
+@pytest.mark.parametrize("normalisation", ["none", "attention"])
+def test_all_derivatives(expansion, normalisation):
+    """In positions, features and every parameter; graphs of one atom and of two in one place included."""
+    graph = batch([1, 2])
+    model = build(
+        channels=1,
+        lmax=1,
+        kernel_lmax=1,
+        heads=1,
+        key_features=1,
+        value_channels=1,
+        expansion=expansion,
+        normalisation=normalisation,
+        accuracy=ExpansionOptions(tolerance=0.1, design_radius=1.0),
+        radial=RadialOptions(fmm_num_kappa=2),
+    )
+    positions = torch.tensor([[0.3, 0.2, 0.1], [1, 2, 3], [1, 2, 3]], dtype=torch.float64)
+    inputs = (positions.requires_grad_(), draw(3, 4, 1, seed=1).requires_grad_(), *model.parameters())
+    assert torch.autograd.gradcheck(lambda positions, x, *_: model(graph, positions, x), inputs)
+    assert torch.autograd.gradgradcheck(lambda positions, x, *_: model(graph, positions, x), inputs)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("heads", 0),
+        ("key_features", 0),
+        ("kernel_lmax", -1),
+        ("expansion", "planewaves"),
+        ("feature_map", "relu"),
+        ("normalisation", "softmax"),
+        ("typical_atoms", 0.0),
+    ],
+)
+def test_refuses_in_one_line(option, value):
+    with pytest.raises(ValueError, match=option) as caught:
+        FarFieldOptions(**{"channels": 4, "lmax": 1, option: value})
+    assert str(value) in str(caught.value) and "\n" not in str(caught.value)

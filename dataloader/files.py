@@ -96,6 +96,13 @@ def clear_leftovers(path: Path):
             leftover.unlink(missing_ok=True)
 
 
+def make_folder(path: Path):
+    """Make a folder, with its parents, if it is not there; ``OSError`` if that cannot be done or nothing can be written into it."""
+    path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 def sync(path: Path):
     """Flush a file or the entries of a folder to the disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -141,12 +148,16 @@ def read_npz(path: str | Path, names: Iterable[str], mend: str) -> dict[str, np.
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; {mend}")
     try:
-        if not zipfile.is_zipfile(path):
-            raise zipfile.BadZipFile("no zip archive, or its end is missing")
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in names if name not in archive.files]
-            content = {} if missing else {name: archive[name] for name in names}
-            found = archive.files
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise zipfile.BadZipFile("no zip archive, or its end is missing")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                missing = [name for name in names if name not in archive.files]
+                content = {} if missing else {name: archive[name] for name in names}
+                found = archive.files
+    except PermissionError as error:
+        raise PermissionError(f"{path} cannot be read ({error.strerror}); mend its permissions") from None
     except DAMAGE as error:
         raise ValueError(f"{path} is damaged or no npz file ({_first_line(error)}); {mend}") from None
     if missing:

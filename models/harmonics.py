@@ -59,7 +59,7 @@ def spherical_harmonics(vectors: Tensor, lmax: int) -> Tensor:
 
 
 @table
-def _ladders(lmax: int, dtype: torch.dtype, device: torch.device) -> list[tuple[Tensor, Tensor, Tensor]]:
+def gradient_ladders(lmax: int, dtype: torch.dtype, device: torch.device) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Per degree l = 1 .. lmax the factors (keep, up, down) of each row m of degree l - 1, (2 l - 1, 1) each.
 
     ``D_y`` takes row m to row m with ``keep``; ``D_z`` and ``D_x`` take it to row m + 1 with ``up`` and to row m - 1 with ``down``.
@@ -78,7 +78,7 @@ def _ladders(lmax: int, dtype: torch.dtype, device: torch.device) -> list[tuple[
     return ladders
 
 
-def _derivative(block: Tensor, vectors: Tensor, ladder: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def ladder_step(block: Tensor, vectors: Tensor, ladder: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """``sum_a v_a D_a S`` of rows of degree l - 1 (2 l - 1, n) and vectors (3, n): rows of degree l (2 l + 1, n)."""
     (x, y, z), (keep, up, down) = vectors, ladder
     middle = block.shape[0] // 2
@@ -109,7 +109,7 @@ def _blocks(rows: Tensor) -> list[Tensor]:
 
 
 def _ladders_of(blocks: list[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
-    return _ladders(len(blocks) - 1, blocks[0].dtype, blocks[0].device)
+    return gradient_ladders(len(blocks) - 1, blocks[0].dtype, blocks[0].device)
 
 
 def _pieces(*parts: Tensor) -> zip:
@@ -129,7 +129,7 @@ class _SolidHarmonics(Function):
         for columns, part in _pieces(values, vectors):
             blocks = _blocks(columns)
             for l, ((lower, upper), ladder) in enumerate(zip(pairwise(blocks), _ladders_of(blocks), strict=True), 1):
-                torch.div(_derivative(lower, part, ladder), l, out=upper)
+                torch.div(ladder_step(lower, part, ladder), l, out=upper)
         ctx.save_for_backward(values)
         return values
 
@@ -167,7 +167,7 @@ class _Directional(Function):
         """``sum_a v_a D_a S_(l-1)``, rows of degree l."""
         ctx.save_for_backward(vectors, right)
         blocks = _blocks(right)
-        steps = [_derivative(block, vectors, ladder) for block, ladder in zip(blocks[:-1], _ladders_of(blocks), strict=True)]
+        steps = [ladder_step(block, vectors, ladder) for block, ladder in zip(blocks[:-1], _ladders_of(blocks), strict=True)]
         return torch.cat([torch.zeros_like(blocks[0]), *steps])
 
     @staticmethod

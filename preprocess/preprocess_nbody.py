@@ -177,9 +177,9 @@ def main(argv: list[str] | None = None):
     settings = data_settings(config.data)
     cache_settings = CacheSettings(config.cache.lmax, COMPLETE, config.cache.dtype, {"starts": starts})
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
     except OSError as error:
-        raise ValueError(f"--out {folder} cannot be made a folder ({error.strerror}); give another --out") from None
+        raise ValueError(f"--out {folder} cannot be written ({error.strerror}); give another --out") from None
     try:
         if config.data.rebuild:
             remove_all(folder)

@@ -1,6 +1,4 @@
 """The folder of a run: made or refused at the start, filled with the configuration, at the end with test table and plots."""
-import errno
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +7,7 @@ import numpy as np
 import torch
 import yaml
 
-from dataloader.files import atomic_write
+from dataloader.files import atomic_write, make_folder
 from train import checkpoint, monitor
 from train.loop import Trainer, evaluate_model
 from train.options import FREE_ON_RESUME, plain, saved_config
@@ -35,9 +33,7 @@ def _prepare(folder: Path, resume: bool, overwrite: bool):
     if found and not resume and not overwrite:
         mend = "add --resume to go on, --overwrite to replace it, or give another --run-dir"
         raise ValueError(f"run folder {folder} already holds a run ({found[0]}); {mend}")
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    make_folder(folder)
     for name in found if overwrite else ():
         shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from models.bessel import leading_term, scaled_bessel, spherical_bessel
-from models.harmonics import _derivative, _ladders
+from models.harmonics import gradient_ladders, ladder_step
 from models.irreps import degree_of_row, num_rows, table
 
 
@@ -41,10 +41,10 @@ def standing_waves(solid: Tensor, squared: Tensor, kappa: float, unit: Tensor, l
 
 def _axis_ladders(lmax: int) -> list[list[np.ndarray]]:
     """``D_a`` for a = x, y, z from degree l - 1 to l = 1 .. lmax: three matrices (2 l + 1, 2 l - 1) for each l."""
-    ladders = _ladders(lmax, torch.float64, torch.device("cpu"))
+    ladders = gradient_ladders(lmax, torch.float64, torch.device("cpu"))
     axes = torch.eye(3, dtype=torch.float64).unsqueeze(-1)
     return [
-        [_derivative(torch.eye(2 * l - 1, dtype=torch.float64), axis, ladders[l - 1]).numpy() for axis in axes] for l in range(1, lmax + 1)
+        [ladder_step(torch.eye(2 * l - 1, dtype=torch.float64), axis, ladders[l - 1]).numpy() for axis in axes] for l in range(1, lmax + 1)
     ]
 
 

@@ -118,6 +118,18 @@ def test_reading_names_the_file_and_the_mend(tmp_path):
         assert "\n" not in str(error.value)
 
 
+def test_file_without_permission_is_not_called_damaged(tmp_path, monkeypatch):
+    path = tmp_path / "data.npz"
+    np.savez(path, a=np.arange(3))
+
+    def refused(*arguments, **more):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refused)  # root may read anything
+    with pytest.raises(PermissionError, match=r"data\.npz cannot be read \(Permission denied\); mend its permissions"):
+        files.read_npz(path, ["a"], "make it")
+
+
 def test_json_must_be_a_dictionary(tmp_path):
     path = tmp_path / "x.json"
     for text in ("{", "[1]", "\x00"):

@@ -169,11 +169,14 @@ def test_damage_and_other_settings_are_refused_and_rebuilt(made, tmp_path):
     NBodyDataset(folder, "test", 10).open_cache(2)
 
 
-def test_folder_that_cannot_be_made_is_one_line(tmp_path):
+def test_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     for place, reason in (("file", "File exists"), ("file/nbody", "Not a directory")):
-        with pytest.raises(ValueError, match=rf"--out .* cannot be made a folder \({reason}\); give another --out"):
+        with pytest.raises(ValueError, match=rf"--out .* cannot be written \({reason}\); give another --out"):
             run(tmp_path / place)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(ValueError, match=r"--out .* cannot be written \(Permission denied\); give another --out"):
+        run(tmp_path)
 
 
 def test_strangers_files_are_not_overwritten(tmp_path):

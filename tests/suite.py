@@ -267,7 +267,7 @@ class CutoffSuite(ModelCases):
             positions = torch.tensor([[0.0, 0.0, 0.0], [0.6, 0.8, 0.0]]) * torch.tensor([[1.0], [distance]])
             outs.append(model(replaced(case, batch, positions)))
         for name in case.outputs:
-            assert float((outs[0][name] - outs[1][name]).abs().max()) <= 1e-9, name
+            assert float((outs[0][name] - outs[1][name]).detach().abs().max()) <= 1e-9, name
 
 
 def single(case: Case, batch: AtomBatch, low: int, high: int) -> AtomBatch:

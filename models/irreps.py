@@ -28,6 +28,14 @@ def degree_slice(l: int) -> slice:
     return slice(l * l, (l + 1) ** 2)
 
 
+def split_degrees(x: Tensor) -> tuple[Tensor, ...]:
+    """Features (nodes, (lmax + 1)^2, channels) by degree: views (nodes, 2l + 1, channels) for l = 0 .. lmax; the gradient is
+    one concatenation.
+    """
+    lmax = round(x.shape[1] ** 0.5) - 1
+    return x.split([2 * l + 1 for l in range(lmax + 1)], 1)
+
+
 @table
 def degree_of_row(lmax: int) -> Tensor:
     """Degree of each row: ((lmax + 1)^2,) int64, e.g. [0, 1, 1, 1] for lmax = 1."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from models.irreps import channel_parity, degree_of_row, degree_slice
+from models.irreps import channel_parity, degree_of_row, split_degrees
 
 
 class EquivariantLinear(nn.Module):
@@ -23,7 +23,6 @@ class EquivariantLinear(nn.Module):
 
     def __init__(self, lmax: int, channels_in: int, channels_out: int, *, bias: bool = False, pseudo_in: int = 0, pseudo_out: int = 0):
         super().__init__()
-        self.lmax = lmax
         self.weight = nn.Parameter(torch.randn(lmax + 1, channels_in, channels_out) / math.sqrt(channels_in))
         self.bias = nn.Parameter(torch.zeros(channels_out - pseudo_out)) if bias else None
         same = channel_parity(channels_in, pseudo_in).view(-1, 1) == channel_parity(channels_out, pseudo_out)
@@ -32,20 +31,19 @@ class EquivariantLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(nodes, rows, channels_in) -> (nodes, rows, channels_out)."""
         weight = self.weight if self.mask is None else self.weight * self.mask
-        parts = [x[:, degree_slice(l)] @ weight[l] for l in range(self.lmax + 1)]
+        parts = [part @ matrix for part, matrix in zip(split_degrees(x), weight.unbind(), strict=True)]
         if self.bias is not None:
             bias = torch.nn.functional.pad(self.bias, (0, weight.shape[-1] - self.bias.shape[0]))
             parts[0] = parts[0] + bias
         return torch.cat(parts, 1)
 
 
-def degree_norms(x: Tensor, lmax: int, epsilon: float) -> Tensor:
+def degree_norms(x: Tensor, epsilon: float) -> Tensor:
     """``sqrt(sum_m x_lm^2 + epsilon^2)`` of every degree and channel: (nodes, rows, channels) -> (nodes, lmax + 1, channels).
 
     The epsilon inside the root keeps all derivatives finite at a zero feature.
     """
-    squares = x.square()
-    sums = [squares[:, degree_slice(l)].sum(1) for l in range(lmax + 1)]
+    sums = [part.sum(1) for part in split_degrees(x.square())]
     return (torch.stack(sums, 1) + epsilon**2).sqrt()
 
 
@@ -61,12 +59,12 @@ class NormNonlinearity(nn.Module):
         super().__init__()
         if kind not in NORM_MAPS:
             raise ValueError(f"norm must be one of {', '.join(NORM_MAPS)}, got {kind!r}")
-        self.lmax, self.epsilon = lmax, epsilon
+        self.epsilon = epsilon
         self.map = NORM_MAPS[kind](lmax, channels)
         self.register_buffer("degree", degree_of_row(lmax), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        norm = degree_norms(x, self.lmax, self.epsilon)
+        norm = degree_norms(x, self.epsilon)
         scale = nn.functional.silu(self.map(norm)) / norm
         return x * scale.index_select(1, self.degree)
 
@@ -128,27 +126,32 @@ NONLINEARITIES: dict[str, Callable[[int, int, int], nn.Module]] = {  # name -> (
 class AttentiveSelfInteraction(nn.Module):
     """Channel mixing by weights that depend on the node: ``out_l = softmax_in(MLP_l(<x_la, x_lb>)) x_l`` (SE(3)-Transformer, eq. 12).
 
-    The Gram matrix of the channels of each degree (channels_in^2 invariants) passes layer norm, SiLU and a linear map to
-    (channels_out, channels_in) weights. ``forward(x (nodes, rows, channels_in)) -> (nodes, rows, channels_out)``.
+    The Gram matrix of the channels of each degree (its upper triangle, invariants of channels of one kind) passes layer norm, SiLU and a
+    linear map to (channels_out, channels_in) weights. ``forward(x (nodes, rows, channels_in)) -> (nodes, rows, channels_out)``.
     """
 
     def __init__(self, lmax: int, channels_in: int, channels_out: int, *, pseudo_in: int = 0, pseudo_out: int = 0):
         super().__init__()
-        self.lmax, self.channels_in, self.channels_out = lmax, channels_in, channels_out
-        self.networks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(channels_in**2, eps=1e-4), nn.SiLU(), nn.Linear(channels_in**2, channels_in * channels_out))
-            for _ in range(lmax + 1)
-        )
+        self.channels_in, self.channels_out = channels_in, channels_out
         kind_in, kind_out = channel_parity(channels_in, pseudo_in), channel_parity(channels_out, pseudo_out)
-        self.register_buffer("gram_mask", (kind_in.view(-1, 1) == kind_in).flatten(), persistent=False)
-        self.register_buffer("mix_mask", kind_out.view(-1, 1) != kind_in, persistent=False)
+        first, second = torch.triu_indices(channels_in, channels_in)
+        invariant = (first * channels_in + second)[kind_in[first] == kind_in[second]]
+        self.register_buffer("invariant", invariant, persistent=False)
+        foreign = kind_out.view(-1, 1) != kind_in
+        self.register_buffer("foreign", foreign if bool(foreign.any()) else None, persistent=False)
+        self.networks = nn.ModuleList(self._network(len(invariant), channels_in * channels_out) for _ in range(lmax + 1))
+
+    @staticmethod
+    def _network(invariants: int, weights: int) -> nn.Module:
+        return nn.Sequential(nn.LayerNorm(invariants, eps=1e-4), nn.SiLU(), nn.Linear(invariants, weights))
 
     def forward(self, x: Tensor) -> Tensor:
         """(nodes, rows, channels_in) -> (nodes, rows, channels_out)."""
         out = []
-        for l, network in enumerate(self.networks):
-            part = x[:, degree_slice(l)]  # (nodes, 2l + 1, channels_in)
-            gram = (part.transpose(1, 2) @ part).flatten(1) * self.gram_mask
-            weights = network(gram).view(-1, self.channels_out, self.channels_in).masked_fill(self.mix_mask, -torch.inf)
+        for part, network in zip(split_degrees(x), self.networks, strict=True):  # (nodes, 2l + 1, channels_in)
+            gram = (part.transpose(1, 2) @ part).flatten(1).index_select(1, self.invariant)
+            weights = network(gram).view(-1, self.channels_out, self.channels_in)
+            if self.foreign is not None:
+                weights = weights.masked_fill(self.foreign, -torch.inf)
             out.append(part @ torch.softmax(weights, -1).transpose(1, 2))
         return torch.cat(out, 1)

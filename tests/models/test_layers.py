@@ -143,11 +143,11 @@ def test_linear_map_keeps_the_variance_at_the_start():
 @pytest.mark.parametrize("epsilon", [1e-2, 0.5])
 def test_norms_by_the_formula(epsilon):
     x = features(5)
-    found = degree_norms(x, LMAX, epsilon)
+    found = degree_norms(x, epsilon)
     for l in range(LMAX + 1):
         expected = torch.sqrt(x[:, degree_slice(l)].norm(dim=1) ** 2 + epsilon**2)
         torch.testing.assert_close(found[:, l], expected, rtol=1e-14, atol=0)
-    at_zero = degree_norms(torch.zeros_like(x), LMAX, epsilon)
+    at_zero = degree_norms(torch.zeros_like(x), epsilon)
     torch.testing.assert_close(at_zero, torch.full_like(at_zero, epsilon), rtol=1e-15, atol=0)
 
 
@@ -155,7 +155,7 @@ def test_norms_by_the_formula(epsilon):
 def test_norm_nonlinearity_by_the_formula(kind):
     """Every degree and channel keeps its direction and takes the length |x| / n silu(g(n)), n^2 = |x|^2 + epsilon^2."""
     made, x = layer(f"norm, {kind}", 0, 0), features(6)
-    out, norm = made(x), degree_norms(x, LMAX, made.epsilon)
+    out, norm = made(x), degree_norms(x, made.epsilon)
     if kind == "bias":
         shifted = norm + made.map.shift
     else:

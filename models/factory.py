@@ -17,7 +17,7 @@ from models.nbody import NBodyOptions, SE3TransformerNBody
 MODELS = {"se3_transformer_nbody": (SE3TransformerNBody, NBodyOptions)}
 
 # set by the network from its inputs, not by the user
-_DERIVED = {"edge_scalars", "edge_vectors"}
+DERIVED = {"edge_scalars", "edge_vectors"}
 
 
 def model_options(name: str) -> dict[str, object]:
@@ -25,7 +25,7 @@ def model_options(name: str) -> dict[str, object]:
     if not isinstance(name, str) or name not in MODELS:
         raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name!r}")
     _, options = MODELS[name]
-    return {field.name: field.default for field in dataclasses.fields(options) if field.name not in _DERIVED}
+    return {field.name: field.default for field in dataclasses.fields(options) if field.name not in DERIVED}
 
 
 def build_model(config: dict) -> nn.Module:

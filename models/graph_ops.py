@@ -127,9 +127,12 @@ def use_backend(name: str):
 
 def _kernel_graph(graph: GraphIndex, values: Tensor):
     """The DGL graph if DGL computes this call, else None (torch computes it)."""
-    if _forced_backend == "torch" or values.dtype not in (torch.float32, torch.float64):
+    if _forced_backend == "torch":
         return None
-    return graph.dgl
+    kernel = graph.dgl if values.dtype in (torch.float32, torch.float64) else None
+    if kernel is None and _forced_backend == "dgl":
+        raise RuntimeError(f"the installed DGL does not serve {values.dtype} on {values.device}; leave the choice of the backend out")
+    return kernel
 
 
 def gather_src(graph: GraphIndex, nodes: Tensor) -> Tensor:

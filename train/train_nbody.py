@@ -13,7 +13,7 @@ from pathlib import Path
 
 from easydict import EasyDict
 
-from models.factory import MODELS
+from models.factory import DERIVED, MODELS
 from models.nbody import NBodyOptions
 from train import checkpoint, monitor
 from train.data_order import EpochLoader
@@ -24,8 +24,6 @@ from train.optimizers import OPTIMIZERS, PRECISIONS, SCHEDULES
 from train.options import OptionParser, add_run_options, add_training_options, plain, prepare_process, run_script, saved_config
 from train.run_folder import finish_run, mean_table, prepare_run_folder, save_config
 from train.session import Interrupted
-
-DERIVED = ("horizon", "edge_scalars", "edge_vectors")  # model options that follow from the protocol and from other options
 
 
 def build_parser() -> OptionParser:
@@ -40,7 +38,7 @@ def build_parser() -> OptionParser:
     data.add("--cache", bool, False, help="read the edge basis of the windows that are in the cache beside the data, compute the others")
     model = parser.section("model", "the network")
     model.add("--model", str, "se3_transformer_nbody", key="name", choices=list(MODELS), help="name in models.factory")
-    model.add_fields(NBodyOptions, skip=DERIVED)
+    model.add_fields(NBodyOptions, skip=(*DERIVED, "horizon"))  # the protocol decides the horizon
     loss = parser.section("loss", "what is minimised")
     loss.add("--loss", str, "mse", choices=list(LOSSES), help="cost of a residual")
     loss.add("--loss-scale", float, 1.0, above=0, help="where a robust loss bends")

@@ -170,6 +170,13 @@ def test_backend_is_the_one_asked_for(backend, monkeypatch):
                 operation(CROOKED, *tensors)
 
 
+def test_a_forced_backend_is_not_replaced_in_silence():
+    """A comparison of the two backends must never compare torch with itself."""
+    graph = GraphIndex.from_edges(torch.tensor([0]), torch.tensor([1]), torch.tensor([2]))
+    with use_backend("dgl"), pytest.raises(RuntimeError, match="bfloat16"):
+        sum_edges(graph, torch.ones(1, 2, dtype=torch.bfloat16))
+
+
 def test_backend_is_restored_and_checked():
     with pytest.raises(RuntimeError, match="inside"), use_backend("torch"):
         raise RuntimeError("inside")

@@ -24,7 +24,9 @@ from scipy.integrate import lebedev_rule
 from torch import Tensor, nn
 
 from dataloader.files import write_json
-from models.far_field.expansions import ExpansionOptions, MultipoleExpansion, PairwiseExpansion
+from models.far_field.multipole import MultipoleExpansion
+from models.far_field.options import ExpansionOptions
+from models.far_field.pairwise import PairwiseExpansion
 from models.graph_ops import GraphIndex
 from models.harmonics import spherical_harmonics
 from models.irreps import degree_of_row, num_rows

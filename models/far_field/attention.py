@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from models.coupling import clebsch_gordan
-from models.far_field.expansions import EXPANSIONS, ExpansionOptions
+from models.far_field.expansions import EXPANSIONS
+from models.far_field.options import ExpansionOptions
 from models.far_field.radial import RadialOptions, RadialSpectrum
 from models.graph_ops import GraphIndex, broadcast_nodes, sum_nodes
 from models.irreps import degree_slice, num_rows, table

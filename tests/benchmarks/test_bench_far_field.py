@@ -3,7 +3,7 @@
 import torch
 
 from benchmarks.bench_far_field import LMAX, RADIUS, PlaneWaveBaseline, inputs, ours, wave_numbers
-from models.far_field.expansions import PairwiseExpansion
+from models.far_field.pairwise import PairwiseExpansion
 
 
 def test_programs_agree():

@@ -8,7 +8,10 @@ import pytest
 import torch
 from scipy.special import spherical_jn
 
-from models.far_field.expansions import EXPANSIONS, ExpansionOptions, MultipoleExpansion, PairwiseExpansion
+from models.far_field.expansions import EXPANSIONS
+from models.far_field.multipole import MultipoleExpansion
+from models.far_field.options import ExpansionOptions
+from models.far_field.pairwise import PairwiseExpansion
 from models.graph_ops import broadcast_nodes
 from models.harmonics import spherical_harmonics
 from models.irreps import degree_of_row, degree_slice

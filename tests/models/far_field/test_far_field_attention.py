@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from models.far_field.attention import FEATURE_MAPS, FarFieldAttention, FarFieldOptions
-from models.far_field.expansions import EXPANSIONS, ExpansionOptions
+from models.far_field.expansions import EXPANSIONS
+from models.far_field.options import ExpansionOptions
 from models.far_field.radial import RadialOptions
 from models.irreps import num_rows
 from tests.models.far_field.clouds import CORNERS, ball, batch, draw

@@ -1,0 +1,36 @@
+"""Options that all expansions of the far field's kernel share."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpansionOptions:
+    """Accuracy and memory of an expansion.
+
+    tolerance: relative error of the kernel inside the design radius. design_radius: distance from the centroid (Angstrom) up to which
+    ``tolerance`` holds; larger graphs stay exactly equivariant and are announced by one warning. budget: numbers in a temporary tensor.
+    Raises ValueError for a tolerance outside (0, 0.1] and lengths or budgets that are not positive.
+    """
+
+    tolerance: float = 1e-4
+    design_radius: float = 10.0
+    budget: int = 2**21
+
+    def __post_init__(self):
+        if not 0 < self.tolerance <= 0.1:
+            raise ValueError(f"tolerance of the far field must be in (0, 0.1], got {self.tolerance}")
+        if not (math.isfinite(self.design_radius) and self.design_radius > 0):
+            raise ValueError(f"design_radius must be > 0 Angstrom and finite, got {self.design_radius}")
+        if self.budget < 1:
+            raise ValueError(f"budget of the far field must be >= 1 number, got {self.budget}")
+
+
+def refuse_cell(expansion: str, cell: Tensor | None) -> None:
+    """ValueError if an expansion for open systems is given periodic cells."""
+    if cell is not None:
+        raise ValueError(f"expansion {expansion!r} is for open systems, got periodic cells; choose expansion 'lattice' or 'auto'")

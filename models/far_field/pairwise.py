@@ -1,0 +1,68 @@
+"""The far field's sum over pairs as it stands: exact, quadratic in the size of a graph. Formula and call: ``expansions.py``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from models.bessel import leading_term, scaled_bessel
+from models.far_field.options import ExpansionOptions, refuse_cell
+from models.far_field.readout import graph_runs
+from models.graph_ops import GraphIndex
+from models.harmonics import solid_harmonics
+from models.irreps import degree_of_row, num_rows
+
+
+class PairwiseExpansion(nn.Module):
+    """The sum itself, atom by atom: exact, quadratic in the size of a graph, memory bounded by ``options.budget``.
+
+    Kernels are ``leading_term x scaled_bessel(kappa^2 r^2) x`` solid harmonic: nothing is divided by r. If a batch needs more than one
+    piece, the backward pass computes each piece again instead of keeping it.
+    """
+
+    def __init__(self, wave_numbers: tuple[float, ...], lmax: int, options: ExpansionOptions | None = None):
+        super().__init__()
+        self.lmax, self.options = lmax, options or ExpansionOptions()
+        self.wave_numbers = wave_numbers
+        self.register_buffer("degree", degree_of_row(lmax), persistent=False)
+
+    def forward(
+        self, graph: GraphIndex, positions: Tensor, queries: Tensor, keys: Tensor, values: Tensor, coefficients: Tensor, cell=None
+    ) -> Tensor:
+        """The sum of ``expansions.py``; shapes as there. Raises ValueError for periodic cells."""
+        refuse_cell("pairwise", cell)
+        sizes = tuple(graph.nodes_per_graph.tolist())
+        widest = max(sizes, default=1)
+        per_atom = max(1, widest * (coefficients.shape[1] * num_rows(self.lmax) + 3 * len(self.wave_numbers) * (self.lmax + 1)))
+        most = max(1, self.options.budget // per_atom)
+        steps = []
+        for run in graph_runs(sizes, most):
+            senders = slice(run.pieces[0].start, run.pieces[-1].stop)
+            steps += [(run.count, receivers, senders) for receivers in run.pieces]
+        parts = []
+        for count, receivers, senders in steps:
+            near = (tensor[receivers].unflatten(0, (count, -1)) for tensor in (positions, queries))
+            far = (tensor[senders].unflatten(0, (count, -1)) for tensor in (positions, keys, values))
+            arguments = (*near, *far, coefficients)
+            if len(steps) > 1 and torch.is_grad_enabled():
+                parts.append(checkpoint(self._piece, *arguments, use_reentrant=False, preserve_rng_state=False))
+            else:
+                parts.append(self._piece(*arguments))
+        if not parts:
+            return values.new_zeros(0, values.shape[1], num_rows(self.lmax), values.shape[2])
+        return torch.cat(parts)
+
+    def _piece(self, targets: Tensor, queries: Tensor, sources: Tensor, keys: Tensor, values: Tensor, coefficients: Tensor) -> Tensor:
+        """Receivers (g, n, ...) and senders (g, m, ...) of g graphs: (g n, heads, rows, V)."""
+        separation = targets.unsqueeze(2) - sources.unsqueeze(1)  # (g, n, m, 3)
+        kappa = targets.new_tensor(self.wave_numbers)
+        squared = separation.square().sum(-1, keepdim=True) * kappa.square()
+        radial = scaled_bessel(squared, self.lmax)  # (g, n, m, Q, l)
+        weights = coefficients * leading_term(kappa, self.lmax).T.unsqueeze(1)  # (l, h, Q)
+        radial = torch.einsum("gnmql,lhq->ghnlm", radial, weights)
+        attention = torch.einsum("gnhd,gmhd->ghnm", queries, keys).unsqueeze(3)
+        harmonics = solid_harmonics(separation, self.lmax).permute(0, 1, 3, 2).unsqueeze(1)  # (g, 1, n, rows, m)
+        kernel = (radial * attention).index_select(3, self.degree) * harmonics  # (g, h, n, rows, m)
+        found = kernel.flatten(2, 3) @ values.transpose(1, 2)  # (g, h, n rows, v)
+        return found.unflatten(2, (targets.shape[1], -1)).transpose(1, 2).flatten(0, 1)

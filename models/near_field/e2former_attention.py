@@ -1,0 +1,162 @@
+"""E2Former's attention inside a cutoff: invariant weights for each edge and head, equivariant values by kernels of several orders.
+
+    w_ij[c] = a_ij,h(c) g(e_ij)[c],        a_ij = u(r_ij) softmax_j(score_ij; u),
+
+with u the envelope, g linear in the edge invariants and channels divided evenly over heads. What is summed depends on the order:
+
+    zero-order      out_i = Lin( sum_j w_ij (.) x_j )
+    first-order     out_i = convolution of order 1 of V x with weights w             (``wigner6j.py``)
+    second-order    the same of order 2, values V x of half as many channels
+    all-order       all three, with C, C/2 and C/4 channels from the same a, gated: G_1 zero + G_2 first + (1 - G_2) second
+
+The envelope enters the softmax as a factor of every exponential and once more on the weight, so energy and forces are continuous
+when a neighbour crosses the cutoff, even the only one. Weights "softplus": ``u softplus(score) / typical_neighbours``, no sum over
+neighbours. Cost: linear in edges; channels are mixed on nodes only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from models.graph_ops import edge_softmax
+from models.layers import EquivariantLinear
+from models.near_field.geometry import NearFieldGeometry
+from models.near_field.harmonic_sum import KERNELS
+from models.near_field.scores import SCORES
+from models.near_field.wigner6j import FORMS, WignerConvolution
+
+
+def softmax_weights(logits: Tensor, geometry: NearFieldGeometry, typical_neighbours: float) -> Tensor:
+    """Smooth softmax over the neighbours of each node (edges, heads)."""
+    return edge_softmax(geometry.graph, logits, geometry.envelope) * geometry.envelope
+
+
+def softplus_weights(logits: Tensor, geometry: NearFieldGeometry, typical_neighbours: float) -> Tensor:
+    """Weights of which none depends on another neighbour (edges, heads)."""
+    return nn.functional.softplus(logits) * geometry.envelope / typical_neighbours
+
+
+WEIGHTS = {"softmax": softmax_weights, "softplus": softplus_weights}
+
+
+@dataclasses.dataclass(frozen=True)
+class NearFieldOptions:
+    """Sizes and choices of a :class:`NearFieldAttention`.
+
+    lmax, channels: of the features in and out. heads: divides the channels of every branch. hidden: width of the edge invariants.
+    attention_order, score, weights, convolution_form, kernel_implementation: names in ``ORDERS``, ``SCORES``, ``WEIGHTS``, ``FORMS``,
+    ``KERNELS``. score_width: numbers a head compares. typical_neighbours: divisor of weights "softplus".
+    Raises ValueError in one line for sizes < 1, heads that do not divide, unknown names.
+    """
+
+    lmax: int
+    channels: int
+    heads: int = 4
+    hidden: int = 64
+    attention_order: str = "first-order"
+    score: str = "QK_alpha"
+    score_width: int = 8
+    weights: str = "softmax"
+    typical_neighbours: float = 20.0
+    convolution_form: str = "edge"
+    kernel_implementation: str = "math"
+
+    def __post_init__(self):
+        for name, least in (("lmax", 1), ("channels", 1), ("heads", 1), ("hidden", 1), ("score_width", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} of the near field must be >= {least}, got {getattr(self, name)}")
+        known = {"attention_order": ORDERS, "score": SCORES, "weights": WEIGHTS}
+        known |= {"convolution_form": FORMS, "kernel_implementation": KERNELS}
+        for name, names in known.items():
+            if getattr(self, name) not in names:
+                raise ValueError(f"{name} of the near field must be one of {', '.join(names)}, got {getattr(self, name)!r}")
+        if not self.typical_neighbours > 0:
+            raise ValueError(f"typical_neighbours must be > 0, got {self.typical_neighbours}")
+        divisor = ORDERS[self.attention_order].narrowest
+        if self.channels % (divisor * self.heads):
+            raise ValueError(
+                f"{self.attention_order} attention divides {self.channels} channels by {divisor} and over {self.heads} heads; "
+                f"choose channels that are a multiple of {divisor * self.heads}"
+            )
+
+
+class EdgeWeights(nn.Module):
+    """``w_ij[c] = a_ij,h(c) g(e_ij)[c]``: (edges, heads) and the invariants to (edges, channels)."""
+
+    def __init__(self, hidden: int, channels: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.radial = nn.Linear(hidden, channels)
+        nn.init.ones_(self.radial.bias)
+
+    def forward(self, attention: Tensor, geometry: NearFieldGeometry) -> Tensor:
+        radial = self.radial(geometry.invariants).view(attention.shape[0], self.heads, -1)
+        return (radial * attention.unsqueeze(-1)).flatten(1)
+
+
+class ZeroOrder(nn.Module):
+    """Weighted sum of the neighbours' features, then a linear map: no direction in the message."""
+
+    narrowest = 1
+
+    def __init__(self, options: NearFieldOptions):
+        super().__init__()
+        self.kernel = KERNELS[options.kernel_implementation]
+        self.weights = EdgeWeights(options.hidden, options.channels, options.heads)
+        self.out = EquivariantLinear(options.lmax, options.channels, options.channels, bias=True)
+
+    def forward(self, x: Tensor, attention: Tensor, geometry: NearFieldGeometry) -> Tensor:
+        weights = self.weights(attention, geometry)
+        return self.out(self.kernel(geometry.neighbourhoods, geometry.harmonics(0), weights, x).squeeze(1))
+
+
+class ConvolutionOrder(nn.Module):
+    """Values narrowed by ``divisor``, then the Wigner convolution of ``order``."""
+
+    def __init__(self, options: NearFieldOptions, order: int, divisor: int):
+        super().__init__()
+        narrow = options.channels // divisor
+        self.weights = EdgeWeights(options.hidden, narrow, options.heads)
+        self.value = EquivariantLinear(options.lmax, options.channels, narrow)
+        self.convolution = WignerConvolution(
+            order, options.lmax, narrow, options.channels, options.convolution_form, options.kernel_implementation
+        )
+        self.bias = nn.Parameter(torch.zeros(options.channels))
+
+    def forward(self, x: Tensor, attention: Tensor, geometry: NearFieldGeometry) -> Tensor:
+        out = self.convolution(self.value(x), self.weights(attention, geometry), geometry)
+        return torch.cat([out[:, :1] + self.bias, out[:, 1:]], 1)
+
+
+class FirstOrder(ConvolutionOrder):
+    """Convolution of order 1 with all channels."""
+
+    narrowest = 1
+
+    def __init__(self, options: NearFieldOptions):
+        super().__init__(options, 1, self.narrowest)
+
+
+ORDERS = {"zero-order": ZeroOrder, "first-order": FirstOrder}
+
+
+class NearFieldAttention(nn.Module):
+    """Attention over the edges inside the cutoff: ``forward(x (nodes, rows, channels), geometry) -> (nodes, rows, channels)``.
+
+    The residual connection and the norm are the block's.
+    """
+
+    def __init__(self, options: NearFieldOptions):
+        super().__init__()
+        self.options = options
+        self.score = SCORES[options.score](options.lmax, options.channels, options.heads, options.hidden, options.score_width)
+        self.branch = ORDERS[options.attention_order](options)
+
+    def forward(self, x: Tensor, geometry: NearFieldGeometry) -> Tensor:
+        """(nodes, rows, channels) -> (nodes, rows, channels)."""
+        logits = self.score(x, geometry)
+        attention = WEIGHTS[self.options.weights](logits, geometry, self.options.typical_neighbours)
+        return self.branch(x, attention, geometry)

@@ -1,0 +1,101 @@
+"""What all attention layers of a network share about the edges of a batch; made once per forward pass.
+
+Direction. A kernel of degree l is a spherical harmonic of the direction of the edge, which has no limit at length zero. The
+direction is therefore softened, ``u = v / sqrt(|v|^2 + s^2)``, and the kernel is the solid harmonic ``S_l(u)`` (``harmonics.py``,
+"norm": sum_m S_lm(u)^2 = |u|^(2 l)). It is smooth everywhere, zero at coincident atoms, 0.1 % below a unit vector's at twenty
+times s, and a homogeneous polynomial of v times a scalar, so that it can be moved from edges to nodes (``wigner6j.py``).
+
+Cost: linear in edges; the harmonics are computed once for all layers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from models.graph_ops import GraphIndex, sum_edges
+from models.harmonics import solid_harmonics
+from models.irreps import num_rows
+from models.near_field.harmonic_sum import Neighbourhoods
+
+SOFTENING = 0.05  # Angstrom: far below any distance between atoms, large enough for float32 derivatives at zero length
+
+
+@dataclasses.dataclass
+class NearFieldGeometry:
+    """Edges of a batch as the near field reads them.
+
+    Attributes
+        graph        topology
+        positions    (nodes, 3)
+        vectors      (edges, 3), x_dst - x_src (+ images)
+        length       (edges,), zero length has zero gradient
+        envelope     (edges, 1), 1 at length zero, 0 at the cutoff with two continuous derivatives
+        invariants   (edges, hidden), radial basis and elements of both ends through the trunk that all layers share
+        images       (edges, 3) displacement of the receiving atom by lattice vectors, or None
+        softening    s of the softened direction, in the unit of the positions
+    """
+
+    graph: GraphIndex
+    positions: Tensor
+    vectors: Tensor
+    length: Tensor
+    envelope: Tensor
+    invariants: Tensor
+    images: Tensor | None = None
+    softening: float = SOFTENING
+    _harmonics: Tensor | None = dataclasses.field(default=None, init=False, repr=False)
+
+    @classmethod
+    def from_positions(
+        cls,
+        graph: GraphIndex,
+        positions: Tensor,
+        *,
+        envelope: Callable[[Tensor], Tensor],
+        invariants: Callable[[Tensor], Tensor],
+        images: Tensor | None = None,
+    ) -> NearFieldGeometry:
+        """Geometry from positions (nodes, 3); ``envelope`` and ``invariants`` are functions of the lengths (edges,).
+
+        images (edges, 3): ``image_shift @ cell`` of every edge, or None in open space. ``envelope`` gives (edges,), ``invariants``
+        (edges, hidden).
+        """
+        vectors = positions.index_select(0, graph.dst) - positions.index_select(0, graph.src)
+        if images is not None:
+            vectors = vectors + images
+        length = safe_length(vectors)
+        return cls(graph, positions, vectors, length, envelope(length).view(-1, 1), invariants(length), images)
+
+    @functools.cached_property
+    def softened_length(self) -> Tensor:
+        """``sqrt(|v|^2 + s^2)`` (edges, 1)."""
+        return (self.vectors.square().sum(-1, keepdim=True) + self.softening**2).sqrt()
+
+    def harmonics(self, lmax: int) -> Tensor:
+        """Solid harmonics of the softened direction for degrees 0 .. lmax: (edges, (lmax + 1)^2); computed once, cut to size."""
+        rows = num_rows(lmax)
+        if self._harmonics is None or self._harmonics.shape[1] < rows:
+            self._harmonics = solid_harmonics(self.vectors / self.softened_length, lmax)
+        return self._harmonics[:, :rows]
+
+    @functools.cached_property
+    def surroundings(self) -> Tensor:
+        """Invariants summed over the edges that end in a node, each with its envelope: (nodes, hidden)."""
+        return sum_edges(self.graph, self.invariants * self.envelope)
+
+    @functools.cached_property
+    def neighbourhoods(self) -> Neighbourhoods:
+        """The edges grouped by the node they end in, for the sums of messages."""
+        return Neighbourhoods(self.graph.src, self.graph.dst, self.graph.num_nodes, self.graph.num_nodes)
+
+
+def safe_length(vectors: Tensor) -> Tensor:
+    """Length of vectors (edges, 3): (edges,); a zero vector has length 0 with zero first and second derivatives."""
+    squared = vectors.square().sum(-1)
+    empty = squared == 0
+    return torch.where(empty, 0.0, torch.where(empty, 1.0, squared).sqrt())

@@ -140,7 +140,35 @@ class FirstOrder(ConvolutionOrder):
         super().__init__(options, 1, self.narrowest)
 
 
-ORDERS = {"zero-order": ZeroOrder, "first-order": FirstOrder}
+class SecondOrder(ConvolutionOrder):
+    """Convolution of order 2 with half the channels."""
+
+    narrowest = 2
+
+    def __init__(self, options: NearFieldOptions):
+        super().__init__(options, 2, self.narrowest)
+
+
+class AllOrder(nn.Module):
+    """``G_1 zero + G_2 first + (1 - G_2) second``, gates ``G = sigmoid(Lin(sum_j u_ij e_ij) + Lin(x_i, l = 0))`` for each channel."""
+
+    narrowest = 4
+
+    def __init__(self, options: NearFieldOptions):
+        super().__init__()
+        self.zero = ZeroOrder(options)
+        self.first = ConvolutionOrder(options, 1, 2)
+        self.second = ConvolutionOrder(options, 2, 4)
+        self.gate = nn.Linear(options.channels + options.hidden, 2 * options.channels)
+
+    def forward(self, x: Tensor, attention: Tensor, geometry: NearFieldGeometry) -> Tensor:
+        gates = torch.sigmoid(self.gate(torch.cat([x[:, 0], geometry.surroundings], -1)))
+        gate_zero, gate_first = gates.unsqueeze(1).chunk(2, -1)
+        first, second = self.first(x, attention, geometry), self.second(x, attention, geometry)
+        return gate_zero * self.zero(x, attention, geometry) + second + gate_first * (first - second)
+
+
+ORDERS = {"zero-order": ZeroOrder, "first-order": FirstOrder, "second-order": SecondOrder, "all-order": AllOrder}
 
 
 class NearFieldAttention(nn.Module):

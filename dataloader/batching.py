@@ -28,6 +28,7 @@ class AtomBatch:
         atomic_numbers  (nodes,) int64, or None where particles are no atoms
         node_features   name -> (nodes, ...);   edge_features   name -> (edges, ...)
         cell            (graphs, 3, 3), rows are lattice vectors, or None
+        periodic        (graphs, 3) bool, directions in which a structure repeats, or None = all three wherever there is a cell
         image_shift     (edges, 3) integer cell vectors added to the receiving atom, or None
         labels          name -> (nodes, ...) or (graphs, ...)
         edge_basis      basis of the edges in their order if it was cached, else None: the model computes it
@@ -42,12 +43,14 @@ class AtomBatch:
     image_shift: Tensor | None = None
     labels: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     edge_basis: EdgeBasis | None = None
+    periodic: Tensor | None = None
 
     def __post_init__(self):
         rows = [("positions", self.positions, self.num_nodes, "nodes"), ("atomic_numbers", self.atomic_numbers, self.num_nodes, "nodes")]
         rows += [(f"node_features[{name!r}]", value, self.num_nodes, "nodes") for name, value in self.node_features.items()]
         rows += [(f"edge_features[{name!r}]", value, self.num_edges, "edges") for name, value in self.edge_features.items()]
         rows += [("cell", self.cell, self.num_graphs, "graphs"), ("image_shift", self.image_shift, self.num_edges, "edges")]
+        rows.append(("periodic", self.periodic, self.num_graphs, "graphs"))
         if self.edge_basis is not None:
             rows.append(("edge_basis.packed", self.edge_basis.packed, self.num_edges, "edges"))
         for name, value, count, unit in rows:
@@ -79,7 +82,9 @@ class AtomBatch:
         return AtomBatch(**moved)
 
     @classmethod
-    def from_dgl(cls, graph, cell: Tensor | None = None, labels: dict[str, Tensor] | None = None) -> AtomBatch:
+    def from_dgl(
+        cls, graph, cell: Tensor | None = None, labels: dict[str, Tensor] | None = None, periodic: Tensor | None = None
+    ) -> AtomBatch:
         """Batch of a (batched) ``dgl.DGLGraph``, edges in its order.
 
         ndata ``positions`` (nodes, 3) is required, ``atomic_numbers`` is optional, all other ndata become node features; edata
@@ -97,12 +102,14 @@ class AtomBatch:
             edge_features=edges,
             cell=cell,
             labels=dict(labels or {}),
+            periodic=periodic,
         )
 
     def to_dgl(self):
         """``dgl.DGLGraph`` with the node and edge data of this batch and its division into graphs; the inverse of :meth:`from_dgl`.
 
-        Cell, labels and a cached basis are not on the graph. Raises ``RuntimeError`` where the installed DGL cannot serve the device.
+        Cell, periodic directions, labels and a cached basis are not on the graph. Raises ``RuntimeError`` where the installed DGL cannot
+        serve the device.
         """
         if self.graph.dgl is None:
             raise RuntimeError(f"the installed DGL cannot serve the device {self.positions.device}; move the batch to the cpu first")

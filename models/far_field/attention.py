@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from models.coupling import clebsch_gordan
 from models.far_field.expansions import EXPANSIONS
+from models.far_field.lattice import periodic_cell
 from models.far_field.options import ExpansionOptions
 from models.far_field.radial import RadialOptions, RadialSpectrum
 from models.graph_ops import GraphIndex, broadcast_nodes, sum_nodes
@@ -146,8 +147,9 @@ class KernelCoupling(nn.Module):
 class FarFieldAttention(nn.Module):
     """Messages from all atoms of the graph: ``forward(graph, positions (nodes, 3), x (nodes, rows, channels))`` -> the shape of x.
 
-    Positions in Angstrom, open boundaries. E(3)-equivariant to rounding with every expansion in ``EXPANSIONS``, which share all
-    parameters; graphs of a batch never see each other; differentiable to any order in positions and features.
+    Positions in Angstrom; open boundaries, or with ``cell`` periodic ones (expansion "lattice"). E(3)-equivariant to rounding with every
+    expansion in ``EXPANSIONS``, which share all parameters; graphs of a batch never see each other; differentiable to any order in
+    positions and features, with "lattice" also in the cell (twice).
     """
 
     def __init__(self, options: FarFieldOptions):
@@ -162,13 +164,20 @@ class FarFieldAttention(nn.Module):
         self.coupling = KernelCoupling(options.kernel_lmax, options.lmax, heads, options.value_channels)
         self.output = EquivariantLinear(options.lmax, width, options.channels)
 
-    def forward(self, graph: GraphIndex, positions: Tensor, x: Tensor) -> Tensor:
-        """Positions (nodes, 3) and features (nodes, rows, channels) -> messages (nodes, rows, channels)."""
+    def forward(
+        self, graph: GraphIndex, positions: Tensor, x: Tensor, cell: Tensor | None = None, periodic: Tensor | None = None
+    ) -> Tensor:
+        """Positions (nodes, 3) and features (nodes, rows, channels) -> messages (nodes, rows, channels).
+
+        cell: (graphs, 3, 3), rows are lattice vectors. periodic: (graphs, 3) bool, None for all directions wherever there is a cell; if all
+        are False the cell is ignored. Raises ValueError for slabs and wires and for batches of open and periodic structures.
+        """
+        cell = periodic_cell(graph.num_graphs, cell, periodic)
         options, scalars = self.options, x[:, 0]
         phi = FEATURE_MAPS[options.feature_map].function
         queries = phi(self.queries(scalars)).unflatten(1, (options.heads, -1))  # (nodes, heads, features)
         keys = phi(self.keys(scalars)).unflatten(1, (options.heads, -1))
         values = self.values(x).unflatten(2, (options.heads, -1)).transpose(1, 2).flatten(2)  # (nodes, heads, rows x channels)
-        heard = self.expansion(graph, positions, queries, keys, values, self.radial())
+        heard = self.expansion(graph, positions, queries, keys, values, self.radial(), cell)
         total = NORMALISATIONS[options.normalisation](graph, queries, keys, options.key_features * options.typical_atoms)
         return self.output(self.coupling(heard / total))

@@ -5,12 +5,13 @@
 j = i included (it contributes ``f_0(0)``). All are modules with one call,
 ``expansion(graph, positions (nodes, 3), queries, keys (nodes, heads, features), values (nodes, heads, V),
 coefficients (lmax + 1, heads, Q), cell=None) -> (nodes, heads, (lmax + 1)^2, V)``, none has parameters, and all are differentiable to any
-order in every argument. Cells (graphs, 3, 3) are for periodic structures only.
+order in every argument. Cells (graphs, 3, 3) are for periodic structures only: ``lattice`` needs them, the others refuse them.
 """
 
 from __future__ import annotations
 
+from models.far_field.lattice import LatticeExpansion
 from models.far_field.multipole import MultipoleExpansion
 from models.far_field.pairwise import PairwiseExpansion
 
-EXPANSIONS = {"pairwise": PairwiseExpansion, "multipole": MultipoleExpansion}
+EXPANSIONS = {"pairwise": PairwiseExpansion, "multipole": MultipoleExpansion, "lattice": LatticeExpansion}

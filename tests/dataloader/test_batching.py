@@ -21,6 +21,7 @@ def ragged_batch() -> AtomBatch:
         cell=torch.eye(3).repeat(3, 1, 1),
         image_shift=torch.tensor([[0, 0, 0], [1, 0, 0], [-1, 0, 0], [0, 0, 2], [0, 0, -2]]),
         labels={"energy": torch.randn(3), "forces": torch.randn(6, 3)},
+        periodic=torch.tensor([[True, True, True], [False, False, False], [True, True, False]]),
     )
 
 
@@ -28,10 +29,10 @@ def test_dgl_round_trip():
     batch = ragged_batch()
     graph = batch.to_dgl()
     assert graph.batch_num_nodes().tolist() == [3, 1, 2] and graph.batch_num_edges().tolist() == [3, 0, 2]
-    back = AtomBatch.from_dgl(graph, cell=batch.cell, labels=batch.labels)
+    back = AtomBatch.from_dgl(graph, cell=batch.cell, labels=batch.labels, periodic=batch.periodic)
     for name in ("src", "dst", "nodes_per_graph"):
         assert torch.equal(getattr(back.graph, name), getattr(batch.graph, name))
-    for name in ("positions", "atomic_numbers", "image_shift", "cell"):
+    for name in ("positions", "atomic_numbers", "image_shift", "cell", "periodic"):
         assert torch.equal(getattr(back, name), getattr(batch, name))
     assert torch.equal(back.node_features["velocities"], batch.node_features["velocities"])
     assert torch.equal(back.edge_features["bonds"], batch.edge_features["bonds"])
@@ -55,12 +56,13 @@ def test_floating_type_changes_and_integers_stay():
     batch = ragged_batch().to(dtype=torch.float64)
     assert batch.positions.dtype == batch.labels["energy"].dtype == batch.cell.dtype == torch.float64
     assert batch.atomic_numbers.dtype == batch.image_shift.dtype == torch.int64
+    assert torch.equal(batch.periodic, ragged_batch().periodic)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no second device here")
 def test_everything_moves_to_the_device():
     moved = ragged_batch().to("cuda")
-    tensors = [moved.positions, moved.atomic_numbers, moved.edge_features["bonds"], moved.labels["forces"], moved.graph.src]
+    tensors = [moved.positions, moved.periodic, moved.atomic_numbers, moved.edge_features["bonds"], moved.labels["forces"], moved.graph.src]
     assert all(value.device.type == "cuda" for value in tensors)
 
 
@@ -78,6 +80,7 @@ def test_a_cached_basis_is_dropped_rather_than_called_finer_than_it_is():
         ("positions", torch.zeros(5, 3), r"positions must have one row for each of the 6 nodes, got the shape \(5, 3\)"),
         ("edge_features", {"bonds": torch.zeros(4)}, r"edge_features\['bonds'\] must have one row for each of the 5 edges"),
         ("cell", torch.zeros(1, 3, 3), "cell must have one row for each of the 3 graphs"),
+        ("periodic", torch.ones(2, 3, dtype=torch.bool), "periodic must have one row for each of the 3 graphs"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(field, value, message):

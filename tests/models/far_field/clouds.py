@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from models.far_field.expansions import EXPANSIONS
 from models.graph_ops import GraphIndex, broadcast_nodes, mean_nodes
 
 CORNERS = [9, 1, 5, 5, 14]  # a lone atom, and two graphs of one size
+OPEN = [name for name in EXPANSIONS if name != "lattice"]  # expansions that need no cell
 SHAPE = (2, 3, 4)  # heads, key features, values
 
 

@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from models.far_field.attention import FEATURE_MAPS, FarFieldAttention, FarFieldOptions
-from models.far_field.expansions import EXPANSIONS
 from models.far_field.options import ExpansionOptions
 from models.far_field.radial import RadialOptions
 from models.irreps import num_rows
-from tests.models.far_field.clouds import CORNERS, ball, batch, draw
+from tests.models.far_field.clouds import CORNERS, OPEN, ball, batch, draw
 from tests.models.turns import orthogonal, relative_error, turned
 
-BOTH = pytest.mark.parametrize("expansion", EXPANSIONS)
+BOTH = pytest.mark.parametrize("expansion", OPEN)
 TIGHT = ExpansionOptions(tolerance=1e-7, design_radius=6.0)
 
 
@@ -34,7 +33,7 @@ def test_expansions_share_parameters_and_answer(feature_map, normalisation):
         return
     graph = batch(CORNERS)
     positions, x = ball(graph, 6.0), draw(graph.num_nodes, 9, 6, seed=2)
-    models = [build(expansion=name, feature_map=feature_map, normalisation=normalisation) for name in EXPANSIONS]
+    models = [build(expansion=name, feature_map=feature_map, normalisation=normalisation) for name in OPEN]
     models[1].load_state_dict(models[0].state_dict())
     first, second = (model(graph, positions, x) for model in models)
     assert first.shape == x.shape

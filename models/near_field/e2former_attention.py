@@ -62,7 +62,7 @@ class NearFieldOptions:
     weights: str = "softmax"
     typical_neighbours: float = 20.0
     convolution_form: str = "edge"
-    kernel_implementation: str = "math"
+    kernel_implementation: str = "memory_efficient"
 
     def __post_init__(self):
         for name, least in (("lmax", 1), ("channels", 1), ("heads", 1), ("hidden", 1), ("score_width", 1)):

@@ -20,7 +20,7 @@ from torch import Tensor
 from models.graph_ops import GraphIndex, sum_edges
 from models.harmonics import solid_harmonics
 from models.irreps import num_rows
-from models.near_field.harmonic_sum import Neighbourhoods
+from models.near_field.neighbourhoods import Neighbourhoods
 
 SOFTENING = 0.05  # Angstrom: far below any distance between atoms, large enough for float32 derivatives at zero length
 

@@ -96,7 +96,7 @@ class WignerConvolution(nn.Module):
     and for an order no path of which reaches a degree up to lmax.
     """
 
-    def __init__(self, order: int, lmax: int, channels_in: int, channels_out: int, form: str = "edge", kernel: str = "math"):
+    def __init__(self, order: int, lmax: int, channels_in: int, channels_out: int, form: str = "edge", kernel: str = "memory_efficient"):
         super().__init__()
         for name, value, known in (("form", form, FORMS), ("kernel", kernel, KERNELS)):
             if value not in known:

@@ -13,5 +13,11 @@ from __future__ import annotations
 from models.far_field.lattice import LatticeExpansion
 from models.far_field.multipole import MultipoleExpansion
 from models.far_field.pairwise import PairwiseExpansion
+from models.far_field.planewave import PlaneWaveExpansion
 
-EXPANSIONS = {"pairwise": PairwiseExpansion, "multipole": MultipoleExpansion, "lattice": LatticeExpansion}
+EXPANSIONS = {
+    "pairwise": PairwiseExpansion,
+    "multipole": MultipoleExpansion,
+    "planewave": PlaneWaveExpansion,
+    "lattice": LatticeExpansion,
+}

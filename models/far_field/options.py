@@ -7,19 +7,25 @@ import math
 
 from torch import Tensor
 
+from models.far_field.quadrature import RULES
+
 
 @dataclasses.dataclass(frozen=True)
 class ExpansionOptions:
     """Accuracy and memory of an expansion.
 
     tolerance: relative error of the kernel inside the design radius. design_radius: distance from the centroid (Angstrom) up to which
-    ``tolerance`` holds; larger graphs stay exactly equivariant and are announced by one warning. budget: numbers in a temporary tensor.
+    ``tolerance`` holds; larger graphs are announced by one warning. budget: numbers in a temporary tensor.
+    recompute: make the factors of geometry again in the backward pass instead of keeping them.
     Raises ValueError for a tolerance outside (0, 0.1] and lengths or budgets that are not positive.
     """
 
     tolerance: float = 1e-4
     design_radius: float = 10.0
     budget: int = 2**21
+    rule: str = "lebedev"
+    directions: int | None = None
+    recompute: bool = False
 
     def __post_init__(self):
         if not 0 < self.tolerance <= 0.1:
@@ -28,6 +34,10 @@ class ExpansionOptions:
             raise ValueError(f"design_radius must be > 0 Angstrom and finite, got {self.design_radius}")
         if self.budget < 1:
             raise ValueError(f"budget of the far field must be >= 1 number, got {self.budget}")
+        if self.rule not in RULES:
+            raise ValueError(f"rule of the far field's directions must be one of {', '.join(RULES)}, got {self.rule!r}")
+        if self.directions is not None:
+            RULES[self.rule].sized(self.directions)  # says which number is nearest
 
 
 def refuse_cell(expansion: str, cell: Tensor | None) -> None:

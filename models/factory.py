@@ -12,9 +12,13 @@ import difflib
 
 from torch import nn
 
+from models.e2former import E2Former, E2FormerOptions
 from models.nbody import NBodyOptions, SE3TransformerNBody
 
-MODELS = {"se3_transformer_nbody": (SE3TransformerNBody, NBodyOptions)}
+MODELS = {
+    "se3_transformer_nbody": (SE3TransformerNBody, NBodyOptions),
+    "e2former": (E2Former, E2FormerOptions),
+}
 
 # set by the network from its inputs, not by the user
 DERIVED = {"edge_scalars", "edge_vectors"}

@@ -1,0 +1,353 @@
+"""E2Former and its hybrid with a far field: energies, forces and stresses of molecules and materials.
+
+    elements, positions -> edges (harmonics, envelope, invariants) -> embedding -> [attention, feed-forward] x layers -> energy
+
+    embedding     x_i = element_i + (1 / avg_degree) sum_j u(r_ij) Y(r^_ij) f_l(e_ij)          (edge-degree embedding)
+    invariants    e_ij = MLP(radial basis of r_ij, element_i, element_j), one trunk for all layers, computed once
+    blocks        near field, far field or both, as the schedule says                           (``blocks.py``)
+    heads         energy of every graph; forces and stress as its derivatives, or forces read from degree 1    (``heads.py``)
+
+Sources: Li et al. 2025, E2Former, and E2Former-FMM. What differs by choice: true parity, no pair is cut off by a list of nearest
+neighbours (an envelope fades every edge), linear maps read one shared radial network, and everything is exactly equivariant.
+Cost: linear in edges and atoms.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from e3nn import o3
+from torch import Tensor, nn
+
+from models.blocks import Block, BlockOptions, Scene, parse_schedule
+from models.far_field.attention import FarFieldOptions
+from models.far_field.options import ExpansionOptions
+from models.far_field.radial import RadialOptions
+from models.graph_ops import GraphIndex, broadcast_nodes, gather_dst, gather_src, sum_edges
+from models.heads import MAX_ATOMIC_NUMBER, EnergyHead, VectorHead, strained
+from models.layers import EquivariantLinear
+from models.near_field.e2former_attention import NearFieldOptions
+from models.near_field.geometry import NearFieldGeometry
+from models.norms import EquivariantNorm
+from models.radial import ENVELOPES, RADIAL_BASES, RadialTrunk
+
+if TYPE_CHECKING:
+    from dataloader.batching import AtomBatch
+
+
+@dataclasses.dataclass(frozen=True)
+class E2FormerOptions(RadialOptions):
+    """Options of an :class:`E2Former`, with the field's names; lengths in Angstrom.
+
+    irreps: features, one channel count for all degrees 0 .. lmax: "32x0e+32x1o+32x2e" with the true parity (-1)^l. The papers write the
+    same features "32x0e+32x1e+32x2e" (all even) and let mirror images differ; that spelling is accepted, the parity is true all the same.
+    schedule, layers: which attention in which layer, see ``blocks.py``.
+    cutoff, envelope, radial_basis, radial_size, radial_hidden: edges and their shared trunk; element_size: numbers of an element there.
+    heads, score, score_width, attention_weights, convolution_form, kernel_implementation: near field, see ``NearFieldOptions``.
+    avg_degree: mean number of neighbours, avg_atoms: mean number of atoms, of the training data.
+    far_*, fmm_*: far field, see ``FarFieldOptions``, ``ExpansionOptions`` and ``RadialOptions``; long_scale: its first weight in a hybrid.
+    norm, feed_forward, ffn_ratio: of a block; ffn_ratio x channels inside the feed-forward network. drop_path: stochastic depth.
+    forces: "conservative" (-dE/dx), "direct" (read from degree 1: faster, no energy conservation) or "none". stress: predict it as well,
+    from the cells of the batch; only with conservative forces.
+    """
+
+    irreps: str = "32x0e+32x1o+32x2e"
+    schedule: str = "hybrid-first-order"
+    layers: int = 2
+    cutoff: float = 5.0
+    envelope: str = "polynomial"
+    radial_basis: str = "bessel"
+    radial_size: int = 8
+    radial_hidden: int = 64
+    element_size: int = 16
+    heads: int = 4
+    score: str = "QK_alpha"
+    score_width: int = 8
+    attention_weights: str = "softmax"
+    convolution_form: str = "edge"
+    kernel_implementation: str = "math"
+    avg_degree: float = 16.0
+    avg_atoms: float = 20.0
+    far_heads: int = 4
+    far_key_features: int = 8
+    far_value_channels: int = 4
+    far_kernel_lmax: int = 2
+    far_feature_map: str = "elu"
+    far_normalisation: str = "none"
+    far_expansion: str = "multipole"
+    far_tolerance: float = 1e-4
+    far_design_radius: float = 10.0
+    long_scale: float = 1.0
+    norm: str = "rms_norm_sh"
+    feed_forward: str = "gate"
+    ffn_ratio: int = 1
+    drop_path: float = 0.0
+    forces: str = "conservative"
+    stress: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        _, lmax = parse_irreps(self.irreps)
+        if lmax < 1:
+            raise ValueError(f"irreps must hold at least degrees 0 and 1, got {self.irreps!r}; write e.g. 32x0e+32x1o")
+        for name in ("layers", "radial_size", "radial_hidden", "element_size", "ffn_ratio"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        for name in ("cutoff", "avg_degree", "avg_atoms"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be > 0 and finite, got {getattr(self, name)}")
+        for name, known in (("envelope", SMOOTH_ENVELOPES), ("radial_basis", RADIAL_BASES), ("forces", FORCES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.stress and self.forces != "conservative":
+            raise ValueError(f"stress is a derivative of the energy: it needs forces 'conservative', got {self.forces!r}")
+        for order in set(self.attentions()) - {"fmm-node"}:
+            dataclasses.replace(self.near(), attention_order=order.removeprefix("hybrid-"))  # refuses sizes that do not divide
+        self.block()
+
+    @property
+    def channels(self) -> int:
+        """Channels of every degree."""
+        return parse_irreps(self.irreps)[0]
+
+    @property
+    def lmax(self) -> int:
+        """Largest degree of the features."""
+        return parse_irreps(self.irreps)[1]
+
+    def attentions(self) -> list[str]:
+        """Name of the attention in every layer."""
+        return parse_schedule(self.schedule, self.layers)
+
+    def near(self) -> NearFieldOptions:
+        """Near-field attention of any layer, but for its order."""
+        return NearFieldOptions(
+            lmax=self.lmax,
+            channels=self.channels,
+            heads=self.heads,
+            hidden=self.radial_hidden,
+            attention_order="zero-order",
+            score=self.score,
+            score_width=self.score_width,
+            weights=self.attention_weights,
+            typical_neighbours=self.avg_degree,
+            convolution_form=self.convolution_form,
+            kernel_implementation=self.kernel_implementation,
+        )
+
+    def far(self) -> FarFieldOptions:
+        """Far-field attention of any layer."""
+        names = [field.name for field in dataclasses.fields(RadialOptions)]
+        return FarFieldOptions(
+            channels=self.channels,
+            lmax=self.lmax,
+            kernel_lmax=self.far_kernel_lmax,
+            heads=self.far_heads,
+            key_features=self.far_key_features,
+            value_channels=self.far_value_channels,
+            feature_map=self.far_feature_map,
+            normalisation=self.far_normalisation,
+            typical_atoms=self.avg_atoms,
+            expansion=self.far_expansion,
+            accuracy=ExpansionOptions(tolerance=self.far_tolerance, design_radius=self.far_design_radius),
+            radial=RadialOptions(**{name: getattr(self, name) for name in names}),
+        )
+
+    def block(self) -> BlockOptions:
+        """Block of any layer."""
+        return BlockOptions(
+            near=self.near(),
+            far=self.far(),
+            norm=self.norm,
+            feed_forward=self.feed_forward,
+            hidden=self.ffn_ratio * self.channels,
+            drop_path=self.drop_path,
+            long_scale=self.long_scale,
+        )
+
+
+def parse_irreps(text: str) -> tuple[int, int]:
+    """Channels and lmax of "32x0e+32x1o+32x2e" or, in the papers' spelling, "32x0e+32x1e+32x2e".
+
+    Raises ValueError in one line for unreadable text, unequal channel counts, missing or repeated degrees and other parities.
+    """
+    example = "write e.g. 32x0e+32x1o+32x2e"
+    try:
+        irreps = o3.Irreps(text)
+    except (ValueError, AttributeError, TypeError):
+        raise ValueError(f"irreps {text!r} cannot be read; {example}") from None
+    if not len(irreps) or [ir.l for _, ir in irreps] != list(range(len(irreps))):
+        raise ValueError(f"irreps must name every degree from 0 once and in order, got {text!r}; {example}")
+    if len({channels for channels, _ in irreps}) != 1 or irreps[0].mul < 1:
+        raise ValueError(f"irreps must have equally many channels >= 1 of every degree, got {text!r}; {example}")
+    if {ir.p * (-1) ** ir.l for _, ir in irreps} != {1} and {ir.p for _, ir in irreps} != {1}:
+        raise ValueError(f"irreps must have parity (-1)^l, or all even as in the papers, got {text!r}; {example}")
+    return irreps[0].mul, len(irreps) - 1
+
+
+class EdgeDegreeEmbedding(nn.Module):
+    """First features of a node from its surroundings: ``(1 / avg_degree) sum_j u(r_ij) Y_lm(r^_ij) (W_l e_ij)``.
+
+    ``forward(geometry) -> (nodes, rows, channels)``. The map W_l of the invariants acts on the sum, which is the same.
+    """
+
+    def __init__(self, lmax: int, hidden: int, channels: int, avg_degree: float):
+        super().__init__()
+        self.lmax, self.avg_degree = lmax, avg_degree
+        self.linear = EquivariantLinear(lmax, hidden, channels)
+
+    def forward(self, geometry: NearFieldGeometry) -> Tensor:
+        harmonics = geometry.harmonics(self.lmax) * (geometry.envelope / self.avg_degree)  # (edges, rows)
+        return self.linear(sum_edges(geometry.graph, harmonics.unsqueeze(-1) * geometry.invariants.unsqueeze(1)))
+
+
+class E2Former(nn.Module):
+    """``model(batch) -> {"energy": (graphs,) float64, "forces": (nodes, 3), "stress": (graphs, 3, 3)}``, in eV and Angstrom.
+
+    Reads ``batch.graph``, ``positions``, ``atomic_numbers``, ``cell`` and ``image_shift``. Which of forces and stress are there say the
+    options. The graph must hold every edge shorter than the cutoff; longer ones count for nothing.
+
+    Derivatives are taken inside, also under ``torch.no_grad()``. They can be differentiated again in training mode, and in evaluation
+    mode if the positions ask for a gradient; otherwise evaluation gives plain numbers without a graph.
+    """
+
+    def __init__(self, options: E2FormerOptions):
+        super().__init__()
+        self.options = options
+        lmax, channels, size = options.lmax, options.channels, options.element_size
+        self.elements = nn.Embedding(MAX_ATOMIC_NUMBER + 1, channels)
+        self.edge_elements = nn.Embedding(MAX_ATOMIC_NUMBER + 1, 2 * size)
+        basis = RADIAL_BASES[options.radial_basis](options.cutoff, options.radial_size)
+        self.trunk = RadialTrunk(basis, 2 * size, options.radial_hidden)
+        self.edge_degree = EdgeDegreeEmbedding(lmax, options.radial_hidden, channels, options.avg_degree)
+        self.blocks = nn.ModuleList(Block(attention, options.block()) for attention in options.attentions())
+        self.norm = EquivariantNorm(options.norm, lmax, channels)
+        self.energy = EnergyHead(channels)
+        self.vectors = VectorHead(channels) if options.forces == "direct" else None
+
+    def set_reference(self, energies: Mapping[int, float], scale: float = 1.0, shift: float = 0.0) -> None:
+        """Energy of each element (eV, by atomic number), and scale and shift of the learned energy of an atom; see ``heads.py``."""
+        self.energy.reference.set(energies, scale, shift)
+
+    def reference_energy(self, batch: AtomBatch) -> Tensor:
+        """The constant part of the energies (graphs,) float64: labels minus this are what the network learns."""
+        return self.energy.reference(batch.graph, batch.atomic_numbers)
+
+    def forward(self, batch: AtomBatch) -> dict[str, Tensor]:
+        check_elements(batch.atomic_numbers)
+        return FORCES[self.options.forces](self, batch)
+
+    def features(self, batch: AtomBatch, positions: Tensor, cell: Tensor | None) -> Tensor:
+        """Features of every atom (nodes, rows, channels) after all layers."""
+        scene = self.scene(batch, positions, cell)
+        elements = self.elements(batch.atomic_numbers).unsqueeze(1)
+        x = self.edge_degree(scene.near)
+        x = torch.cat([x[:, :1] + elements, x[:, 1:]], 1)
+        for block in self.blocks:
+            x = block(x, scene)
+        return self.norm(x)
+
+    def scene(self, batch: AtomBatch, positions: Tensor, cell: Tensor | None) -> Scene:
+        """What all layers share, made once: edges, harmonics, envelope, invariants."""
+        graph, options = batch.graph, self.options
+        source, target = self.edge_elements(batch.atomic_numbers).chunk(2, -1)
+        elements = torch.cat([gather_src(graph, source), gather_dst(graph, target)], -1)
+        near = NearFieldGeometry.from_positions(
+            graph,
+            positions,
+            envelope=lambda length: ENVELOPES[options.envelope](length / options.cutoff),
+            invariants=lambda length: self.trunk(length, elements),
+            images=image_vectors(graph, cell, batch.image_shift),
+        )
+        return Scene(graph, positions, cell, near)
+
+
+def check_elements(atomic_numbers: Tensor | None) -> None:
+    """Raises ValueError unless there are atomic numbers, and all of them name an element."""
+    if atomic_numbers is None:
+        raise ValueError("the batch has no atomic_numbers: E2Former needs the element of every atom")
+    if atomic_numbers.numel():
+        low, high = (int(number) for number in atomic_numbers.aminmax())
+        if low < 1 or high > MAX_ATOMIC_NUMBER:
+            raise ValueError(f"atomic numbers must lie in 1 .. {MAX_ATOMIC_NUMBER}, got {low if low < 1 else high}")
+
+
+def image_vectors(graph: GraphIndex, cell: Tensor | None, image_shift: Tensor | None) -> Tensor | None:
+    """Displacement of the receiving atom of every edge (edges, 3), ``image_shift @ cell``; None in open space."""
+    if image_shift is None:
+        return None
+    if cell is None:
+        raise ValueError("image_shift was given without a cell: give the cell (graphs, 3, 3) as well")
+    cell_of_edge = gather_src(graph, broadcast_nodes(graph, cell))
+    return (image_shift.to(cell.dtype).unsqueeze(1) @ cell_of_edge).squeeze(1)
+
+
+def no_forces(model: E2Former, batch: AtomBatch) -> dict[str, Tensor]:
+    """Energy alone."""
+    x = model.features(batch, batch.positions, batch.cell)
+    return {"energy": model.energy(batch.graph, x, batch.atomic_numbers)}
+
+
+def direct_forces(model: E2Former, batch: AtomBatch) -> dict[str, Tensor]:
+    """Energy, and forces read from degree 1 without a derivative."""
+    x = model.features(batch, batch.positions, batch.cell)
+    return {"energy": model.energy(batch.graph, x, batch.atomic_numbers), "forces": model.vectors(x)}
+
+
+def conservative_forces(model: E2Former, batch: AtomBatch) -> dict[str, Tensor]:
+    """Energy and its derivatives by positions and, if asked for, by strain."""
+    graph, positions, cell = batch.graph, batch.positions, batch.cell
+    again = torch.is_grad_enabled() and (model.training or positions.requires_grad)
+    with torch.enable_grad():
+        if not positions.requires_grad:
+            positions = positions.detach().requires_grad_(True)
+        wanted, moved = [positions], positions
+        if model.options.stress:
+            if cell is None:
+                raise ValueError("stress needs a cell: give the batch its cell (graphs, 3, 3), or set stress to false")
+            strain, moved, cell = strained(graph, positions, cell)
+            wanted.append(strain)
+        energy = model.energy(graph, model.features(batch, moved, cell), batch.atomic_numbers)
+        gradients = torch.autograd.grad(energy.sum(), wanted, create_graph=again)
+    out = {"energy": energy if again else energy.detach(), "forces": -gradients[0]}
+    if model.options.stress:
+        out["stress"] = gradients[1] / torch.linalg.det(batch.cell).abs().view(-1, 1, 1)
+    return out
+
+
+FORCES: dict[str, Callable[[E2Former, AtomBatch], dict[str, Tensor]]] = {
+    "conservative": conservative_forces,
+    "direct": direct_forces,
+    "none": no_forces,
+}
+SMOOTH_ENVELOPES = [name for name in ENVELOPES if name != "none"]  # without one the energy would jump at the cutoff
+
+PRESETS: dict[str, dict[str, object]] = {
+    "small": {"irreps": "32x0e+32x1o+32x2e", "layers": 2, "cutoff": 5.0, "schedule": "hybrid-first-order"},
+    "base": {
+        "irreps": "64x0e+64x1o+64x2e",
+        "layers": 4,
+        "cutoff": 5.0,
+        "schedule": "hybrid-first-order",
+        "radial_hidden": 96,
+        "far_value_channels": 8,
+        "drop_path": 0.05,
+    },
+    "paper": {
+        "irreps": "128x0e+128x1o+128x2e",
+        "schedule": "first-order6+fmm-node2",
+        "cutoff": 6.0,
+        "radial_basis": "gaussian",
+        "radial_size": 128,
+        "radial_hidden": 128,
+        "element_size": 128,
+        "score_width": 32,
+        "avg_degree": 23.4,
+        "far_value_channels": 32,
+        "drop_path": 0.1,
+    },
+}

@@ -1,0 +1,101 @@
+"""What a network says about a structure: its energy, the forces on its atoms, its stress.
+
+    E = sum_i ( reference[Z_i] + shift + scale e(x_i) ),        F_i = -dE/dr_i,        sigma = (1 / V) dE/dstrain
+
+with e a small network of the scalars of an atom. Total energies of quantum chemistry are large (ethanol -4e3 eV, a carbon atom -1e3 eV)
+beside what is learned (0.01 eV): in float32 they lose their last digits. So the constants live in float64, whatever type the network
+is cast to, the sum over atoms is taken in float64, and energies leave as float64. Forces and stress leave in the type of the positions.
+
+Strain acts as r -> r (1 + strain) on positions and cell vectors alike (rows); its derivative is taken for the symmetric part, so the
+stress is symmetric. Positive stress is tension: eV / Angstrom^3, the sign of ASE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from models.graph_ops import GraphIndex, broadcast_nodes, sum_nodes
+
+MAX_ATOMIC_NUMBER = 118
+
+
+class AtomicReference(nn.Module):
+    """Energy of each element, and scale and shift of the learned part, as float64 buffers of the checkpoint.
+
+    They stay float64 when the network is cast (``.float()``, ``.to(torch.float32)``).
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("energy", torch.zeros(MAX_ATOMIC_NUMBER + 1, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+        self.register_buffer("shift", torch.zeros((), dtype=torch.float64))
+
+    def set(self, energies: Mapping[int, float], scale: float = 1.0, shift: float = 0.0) -> None:
+        """Energies by atomic number (eV), scale and shift of the learned energy of an atom (eV); elements left out get 0.
+
+        Raises ValueError for atomic numbers outside 1 .. 118, numbers that are not finite, and a scale that is not positive.
+        """
+        values = torch.zeros_like(self.energy)
+        for number, energy in energies.items():
+            if not 1 <= number <= MAX_ATOMIC_NUMBER:
+                raise ValueError(f"atomic numbers are 1 .. {MAX_ATOMIC_NUMBER}, got a reference energy for {number}")
+            values[number] = float(energy)
+        numbers = torch.cat([values.cpu(), torch.tensor([scale, shift], dtype=torch.float64)])
+        if not torch.isfinite(numbers).all() or scale <= 0:
+            raise ValueError(f"reference energies, scale and shift must be finite and scale > 0, got scale {scale}, shift {shift}")
+        self.energy.copy_(values)
+        self.scale.fill_(scale)
+        self.shift.fill_(shift)
+
+    def forward(self, graph: GraphIndex, atomic_numbers: Tensor) -> Tensor:
+        """Constant part of the energy of every graph (graphs,) float64."""
+        return sum_nodes(graph, self.energy.index_select(0, atomic_numbers) + self.shift)
+
+    def _apply(self, fn, recurse: bool = True):
+        exact = {name: buffer.clone() for name, buffer in self._buffers.items()}
+        super()._apply(fn, recurse)
+        for name, buffer in exact.items():
+            self._buffers[name] = buffer.to(self._buffers[name].device)
+        return self
+
+
+class EnergyHead(nn.Module):
+    """``forward(graph, x (nodes, rows, channels), atomic_numbers) -> (graphs,)`` float64, eV."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, 1))
+        self.reference = AtomicReference()
+
+    def forward(self, graph: GraphIndex, x: Tensor, atomic_numbers: Tensor) -> Tensor:
+        learned = self.reference.scale * self.network(x[:, 0]).squeeze(-1).double()
+        return sum_nodes(graph, learned) + self.reference(graph, atomic_numbers)
+
+
+class VectorHead(nn.Module):
+    """Forces straight from degree 1, no derivative: ``forward(x (nodes, rows, channels)) -> (nodes, 3)``; not conservative."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.linear = nn.Linear(channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x[:, 1:4]).squeeze(-1)
+
+
+def strained(graph: GraphIndex, positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A strain of zeros (graphs, 3, 3) that asks for a gradient, and the positions and cells under its symmetric part.
+
+    Raises ValueError for a cell without volume.
+    """
+    volume = torch.linalg.det(cell).abs()
+    if not bool((volume > 0).all()):
+        raise ValueError(f"stress needs cells with a volume > 0 Angstrom^3, got {float(volume.min())}; ask for no stress of open systems")
+    strain = torch.zeros_like(cell).requires_grad_(True)
+    symmetric = (strain + strain.transpose(1, 2)) / 2
+    moved = positions + (positions.unsqueeze(1) @ broadcast_nodes(graph, symmetric)).squeeze(1)
+    return strain, moved, cell + cell @ symmetric

@@ -16,8 +16,9 @@ class ExpansionOptions:
 
     tolerance: relative error of the kernel inside the design radius. design_radius: distance from the centroid (Angstrom) up to which
     ``tolerance`` holds; larger graphs are announced by one warning. budget: numbers in a temporary tensor.
+    rule, directions: of plane waves, a name in ``RULES`` and, instead of what ``tolerance`` asks for, a number of directions for every kappa.
     recompute: make the factors of geometry again in the backward pass instead of keeping them.
-    Raises ValueError for a tolerance outside (0, 0.1] and lengths or budgets that are not positive.
+    Raises ValueError for a tolerance outside (0, 0.1], lengths or budgets that are not positive, and rules that do not exist.
     """
 
     tolerance: float = 1e-4

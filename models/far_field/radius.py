@@ -8,12 +8,15 @@ from collections.abc import Callable
 from torch import Tensor
 
 
+SLACK = 1e-5  # part of the design radius that is rounding
+
+
 class RadiusGuard:
     """One warning with the error to expect, the first time an atom is so far from its centroid that the error exceeds ``promised``."""
 
     def __init__(self, design_radius: float, promised: float):
         self.design_radius, self.promised = design_radius, promised
-        self._warned, self._largest = False, design_radius
+        self._warned, self._largest = False, design_radius * (1 + SLACK)
 
     def check(self, squared: Tensor, error: Callable[[float], float]) -> None:
         """squared: distances^2 from the centroids (nodes,); error: of a radius, asked for larger graphs only. To be called by a forward."""

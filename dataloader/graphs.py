@@ -1,0 +1,199 @@
+"""Neighbour graphs: who sees whom within a cutoff, in open and periodic structures, found once and gathered for any batch.
+
+Edge j -> i for every atom i and every atom or image j != i with |x_i - x_j| < cutoff; the edge vector is
+
+    x_dst - x_src + image_shift @ cell,    image_shift integer,
+
+as in models.near_field.basis.edge_vectors. An atom sees its own images, never itself. Edges are sorted by (dst, src, image_shift), so a
+graph needs only the senders and the number of incoming edges of each atom:
+
+    src.npy (edges,) index inside the graph   degree.npy (nodes,)   nodes.npy (graphs,)   edge_offsets.npy (graphs + 1,)
+    shift.npy (edges, 3), left out where all structures are open   manifest.json (see dataloader.array_store)
+
+Pairs are found by vesin (cell lists, linear cost): 0.1 ms for 9 atoms, 5 ms for 370. A gather is one copy of rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import vesin
+from ase.geometry import complete_cell
+from torch import Tensor
+
+from dataloader import array_store, files
+from dataloader.structures import Structures, rows_of
+from models.graph_ops import GraphIndex
+
+FORMAT = 1
+WHAT = "farfield neighbour graphs"
+ARRAYS = ("src", "degree", "nodes", "edge_offsets")
+MEND = "build it again: preprocess script, option --rebuild"
+STRUCTURES_PER_STEP = 512
+SMALL = np.iinfo(np.uint16).max
+
+
+class Neighbors(NamedTuple):
+    """Directed edges of one structure: src, dst (edges,) int64, shift (edges, 3) int64; sorted by (dst, src, shift)."""
+
+    src: np.ndarray
+    dst: np.ndarray
+    shift: np.ndarray
+
+
+def check_cutoff(cutoff: float) -> float:
+    """The cutoff as a float; ``ValueError`` unless it is finite and > 0."""
+    if not (np.isfinite(cutoff) and cutoff > 0):
+        raise ValueError(f"cutoff must be finite and > 0 Angstrom, got {cutoff}")
+    return float(cutoff)
+
+
+def find_neighbors(positions: np.ndarray, cutoff: float, cell: np.ndarray | None = None, periodic: np.ndarray | None = None) -> Neighbors:
+    """Edges of one structure; positions (atoms, 3), cell (3, 3) with lattice vectors in rows, periodic (3,) bool; None: open."""
+    return _find(_finder(cutoff), positions, cell, periodic)
+
+
+def _finder(cutoff: float) -> vesin.NeighborList:
+    return vesin.NeighborList(cutoff=check_cutoff(cutoff), full_list=True, n_threads=1)
+
+
+def _find(finder: vesin.NeighborList, positions, cell, periodic) -> Neighbors:
+    open_structure = periodic is None or not np.any(periodic)
+    box = np.zeros((3, 3)) if open_structure else complete_cell(cell)  # vectors along which nothing repeats may be zero
+    pairs, shift = finder.compute(positions, box, False if open_structure else np.asarray(periodic, dtype=bool), "PS")
+    src, dst = pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64)  # vesin: x_j - x_i + S @ box for a pair (i, j)
+    if open_structure:
+        order = np.argsort(dst * len(positions) + src)
+        return Neighbors(src[order], dst[order], np.zeros((len(src), 3), np.int64))
+    shift = shift.astype(np.int64)
+    order = np.lexsort((*shift.T[::-1], src, dst))
+    return Neighbors(src[order], dst[order], shift[order])
+
+
+class NeighborStore:
+    """Neighbour graphs of a set of structures; made by :meth:`compute`, :meth:`build` or :meth:`open`.
+
+    cutoff: Angstrom. len: number of graphs. num_edges: directed edges. edges_per_graph, nodes_per_graph: (graphs,) int64.
+    """
+
+    def __init__(self, arrays: dict[str, np.ndarray], cutoff: float):
+        self.cutoff = cutoff
+        self._src, self._degree, self._shift = arrays["src"], arrays["degree"], arrays.get("shift")
+        self.nodes_per_graph = arrays["nodes"].astype(np.int64)
+        self._edge_offsets = arrays["edge_offsets"].astype(np.int64)
+        self._node_offsets = np.concatenate([[0], np.cumsum(self.nodes_per_graph)])
+        self.edges_per_graph = np.diff(self._edge_offsets)
+
+    def __len__(self) -> int:
+        return len(self.nodes_per_graph)
+
+    @property
+    def num_edges(self) -> int:
+        return len(self._src)
+
+    @property
+    def periodic(self) -> bool:
+        """Whether some structure has images."""
+        return self._shift is not None
+
+    def gather(self, graph_ids: np.ndarray) -> tuple[GraphIndex, Tensor | None]:
+        """Topology of a batch of the graphs ``graph_ids`` (graphs,) and their image shifts (edges, 3) int32 (None: all are open)."""
+        ids = np.asarray(graph_ids, dtype=np.int64).reshape(-1)
+        if len(ids) and not 0 <= ids.min() <= ids.max() < len(self):
+            raise IndexError(f"graphs are 0 .. {len(self) - 1}, got {ids.min()} .. {ids.max()}")
+        nodes, edges = self.nodes_per_graph[ids], self.edges_per_graph[ids]
+        edge_rows = rows_of(self._edge_offsets[ids], edges)
+        src = self._src[edge_rows].astype(np.int64) + np.repeat(np.cumsum(nodes) - nodes, edges)
+        degree = self._degree[rows_of(self._node_offsets[ids], nodes)].astype(np.int64)
+        dst = np.repeat(np.arange(len(degree)), degree)
+        graph = GraphIndex.from_edges(torch.from_numpy(src), torch.from_numpy(dst), torch.from_numpy(nodes))
+        shift = None if self._shift is None else torch.from_numpy(self._shift[edge_rows].astype(np.int32))
+        return graph, shift
+
+    @classmethod
+    def compute(cls, structures: Structures, cutoff: float, progress: Callable[[int], None] | None = None) -> NeighborStore:
+        """Graphs of ``structures`` in memory; for sets that are small or used once."""
+        parts: dict[str, list[np.ndarray]] = {name: [np.zeros((0, *shape), kind)] for name, (shape, kind) in _layout(structures).items()}
+        for rows in _graphs(structures, check_cutoff(cutoff), progress):
+            for name, values in rows.items():
+                parts[name].append(values.astype(parts[name][0].dtype))
+        return cls({name: np.concatenate(values) for name, values in parts.items()}, float(cutoff))
+
+    @classmethod
+    def build(
+        cls, folder: str | Path, structures: Structures, cutoff: float, progress: Callable[[int], None] | None = None
+    ) -> NeighborStore:
+        """Find the graphs of ``structures`` and write the store ``folder`` (replaced if it is there); memory does not grow with the data.
+
+        progress: called with the number of structures done since the last call.
+        """
+        settings = {"cutoff": check_cutoff(cutoff)}
+        with array_store.write_store(folder, WHAT, FORMAT, structures.data_hash, settings) as temporary, contextlib.ExitStack() as stack:
+            layout = _layout(structures).items()
+            write = {name: stack.enter_context(files.NpyWriter(temporary / f"{name}.npy", *kind)) for name, kind in layout}
+            for rows in _graphs(structures, settings["cutoff"], progress):
+                for name, values in rows.items():
+                    write[name].append(values)
+        return cls.open(folder, data_hash=structures.data_hash, cutoff=cutoff, verify="sizes")
+
+    @classmethod
+    def open(cls, folder: str | Path, *, data_hash: str, cutoff: float | None = None, verify: str = "full") -> NeighborStore:
+        """Open a store after checking that it is whole and belongs to the data and the cutoff (None: any).
+
+        verify: "full", "sample" or "sizes" as in :meth:`BasisCache.open`. Raises ``FileNotFoundError`` or ``ValueError``: one line with the
+        file and the mend.
+        """
+        manifest = array_store.read_manifest(folder, WHAT, FORMAT, ARRAYS, MEND)
+        found = manifest["settings"].get("cutoff")
+        if cutoff is not None and found != cutoff:
+            raise ValueError(f"{folder} holds the neighbours within {found} Angstrom, wanted is {cutoff}; {MEND} --cutoff {cutoff}")
+        if manifest["data_hash"] != data_hash:
+            held, wanted = manifest["data_hash"][:12], data_hash[:12]
+            raise ValueError(f"{folder} belongs to another data set (hash {held}..., the data here have {wanted}...); {MEND}")
+        return cls(array_store.map_arrays(folder, manifest, MEND, verify), found)
+
+
+def _layout(structures: Structures) -> dict[str, tuple[tuple, np.dtype]]:
+    """Row shape and type of every array."""
+    largest = int(structures.counts.max(initial=0))
+    layout = {"src": ((), np.dtype(np.uint16 if largest <= SMALL else np.int32)), "degree": ((), np.dtype(np.int32))}
+    layout |= {"nodes": ((), np.dtype(np.int32)), "edge_offsets": ((), np.dtype(np.int64))}
+    return layout | ({"shift": ((3,), np.dtype(np.int32))} if _has_images(structures) else {})
+
+
+def _has_images(structures: Structures) -> bool:
+    return structures.periodic is not None and bool(structures.periodic.any())
+
+
+def _graphs(structures: Structures, cutoff: float, progress: Callable[[int], None] | None) -> Iterator[dict[str, np.ndarray]]:
+    """Rows of the arrays, some hundred structures at a time."""
+    finder, edges = _finder(cutoff), 0
+    yield {"edge_offsets": np.zeros(1, np.int64)}
+    for first in range(0, len(structures), STRUCTURES_PER_STEP):
+        group = structures[first : first + STRUCTURES_PER_STEP]
+        found = [_find(finder, *_geometry(group, index)) for index in range(len(group))]
+        counts = np.array([len(one.src) for one in found])
+        rows = {
+            "src": np.concatenate([one.src for one in found]),
+            "degree": np.concatenate([np.bincount(one.dst, minlength=count) for one, count in zip(found, group.counts, strict=True)]),
+            "nodes": group.counts,
+            "edge_offsets": edges + np.cumsum(counts),
+        }
+        if _has_images(structures):
+            rows["shift"] = np.concatenate([one.shift for one in found])
+        edges += int(counts.sum())
+        yield rows
+        if progress is not None:
+            progress(len(group))
+
+
+def _geometry(structures: Structures, index: int) -> tuple:
+    first, last = structures.offsets[index], structures.offsets[index + 1]
+    if structures.cell is None:
+        return structures.positions[first:last], None, None
+    return structures.positions[first:last], structures.cell[index], structures.periodic[index]

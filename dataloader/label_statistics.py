@@ -1,0 +1,108 @@
+"""Numbers a network wants to know about its training set: reference energies per element, size of forces, neighbours, extent.
+
+Reference energies. With n_Z(s) atoms of element Z in structure s, least squares of E_s = sum_Z n_Z(s) e_Z in float64. Where the
+compositions do not tell the elements apart (one molecule, or one ratio of elements) the solution next to "every atom has the mean energy
+per atom" is taken, so a single molecule gives exactly its mean energy per atom for every element. Cost: linear in the structures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from dataloader import files
+from dataloader.structures import Structures
+
+
+def compositions(structures: Structures, elements: np.ndarray) -> np.ndarray:
+    """Number of atoms of each element (structures, elements) float64; other elements are not counted."""
+    column = np.searchsorted(elements, structures.atomic_numbers)
+    known = (column < len(elements)) & (elements[np.minimum(column, len(elements) - 1)] == structures.atomic_numbers)
+    cell = structures.structure_of_atom[known] * len(elements) + column[known]
+    return np.bincount(cell, minlength=len(structures) * len(elements)).reshape(len(structures), len(elements)).astype(np.float64)
+
+
+def fit_references(structures: Structures) -> dict[int, float]:
+    """Reference energy of every element, Z -> eV; ``ValueError`` for an empty set."""
+    if not len(structures):
+        raise ValueError("reference energies need at least one structure, got none")
+    counts = compositions(structures, structures.elements)
+    mean = structures.energy.sum() / structures.counts.sum()
+    residual = structures.energy - mean * structures.counts
+    deviation = np.linalg.lstsq(counts, residual, rcond=1e-9)[0]
+    return {int(number): float(mean + shift) for number, shift in zip(structures.elements, deviation, strict=True)}
+
+
+def reference_energy(structures: Structures, references: dict[int, float]) -> np.ndarray:
+    """Sum of the reference energies of the atoms of every structure (structures,) float64, eV; ``ValueError`` for an unknown element."""
+    unknown = [int(number) for number in structures.elements if int(number) not in references]
+    if unknown:
+        known = f"there are those of Z = {sorted(references)}"
+        raise ValueError(f"there is no reference energy of Z = {unknown[0]} ({known}); train with structures of that element")
+    elements = np.array(sorted(references))
+    return compositions(structures, elements) @ np.array([references[number] for number in elements.tolist()])
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """Numbers of a training set.
+
+    structures           their number
+    references           Z -> eV
+    energy_std           eV, of a structure, after the references
+    energy_per_atom_std  eV, likewise, each divided by its atoms
+    force_rms            eV/Angstrom, of a component; 0 without forces
+    average_neighbors    directed edges per atom
+    average_atoms, typical_atoms (median), largest_atoms
+    design_radius        largest distance of an atom from the centroid of its structure, Angstrom; what the far field is designed for
+    """
+
+    structures: int
+    references: dict[int, float]
+    energy_std: float
+    energy_per_atom_std: float
+    force_rms: float
+    average_neighbors: float
+    average_atoms: float
+    typical_atoms: int
+    largest_atoms: int
+    design_radius: float
+
+    @classmethod
+    def of(cls, structures: Structures, num_edges: int) -> Statistics:
+        """Statistics of ``structures`` whose neighbour graphs have ``num_edges`` directed edges together."""
+        references = fit_references(structures)
+        residual = structures.energy - reference_energy(structures, references)
+        return cls(
+            structures=len(structures),
+            references=references,
+            energy_std=float(residual.std()),
+            energy_per_atom_std=float((residual / structures.counts).std()),
+            force_rms=0.0 if structures.forces is None else float(np.sqrt(np.mean(structures.forces**2))),
+            average_neighbors=num_edges / structures.num_atoms,
+            average_atoms=float(structures.counts.mean()),
+            typical_atoms=int(np.median(structures.counts)),
+            largest_atoms=int(structures.counts.max()),
+            design_radius=float(np.linalg.norm(structures.positions - centroids(structures)[structures.structure_of_atom], axis=1).max()),
+        )
+
+    def save(self, path: str | Path):
+        """Write a json file, atomically."""
+        files.write_json(path, dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, path: str | Path, mend: str = "preprocess the data again") -> Statistics:
+        """Read what :meth:`save` wrote; ``FileNotFoundError`` or ``ValueError`` with file and ``mend`` if that cannot be had."""
+        content = files.read_json(path, mend)
+        names = {field.name for field in dataclasses.fields(cls)}
+        if set(content) != names:
+            raise ValueError(f"{path} must hold {', '.join(sorted(names))}, it holds {', '.join(sorted(content))}; {mend}")
+        return cls(**content | {"references": {int(number): energy for number, energy in content["references"].items()}})
+
+
+def centroids(structures: Structures) -> np.ndarray:
+    """Mean position of the atoms of every structure (structures, 3)."""
+    sums = np.add.reduceat(structures.positions, structures.offsets[:-1], axis=0) if len(structures) else np.zeros((0, 3))
+    return sums / structures.counts[:, None]

@@ -1,0 +1,227 @@
+"""A ragged set of structures with labels, in fixed units: eV, Angstrom, eV/Angstrom, eV/Angstrom^3.
+
+Atoms of all structures lie end to end in flat arrays, so that a subset is one gather (a slice: no copy) and a batch of any structures
+costs the same per atom whatever their sizes. Everything is float64: energies of whole molecules need it (float32 resolves 1e-3 eV at
+1e4 eV), and what a network reads is made smaller when batches are made. Sign conventions: forces = -dE/dx, stress = (dE/dstrain) / volume.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from dataloader import files
+
+LARGEST_NUMBER = 118
+UNITS = {"energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
+ATOM_ARRAYS = ("atomic_numbers", "positions", "forces")
+STRUCTURE_ARRAYS = ("counts", "energy", "cell", "periodic", "stress", "names")
+EXTRA = "extra_"  # prefix of the extra numbers in a file
+
+
+@dataclasses.dataclass
+class Structures:
+    """Structures laid end to end; ``ValueError`` that quotes structure and value for whatever cannot be right.
+
+    Attributes
+        atomic_numbers  (atoms,) int64, 1 .. 118
+        positions       (atoms, 3) float64, Angstrom
+        counts          (structures,) int64, atoms of each structure
+        energy          (structures,) float64, eV
+        forces          (atoms, 3) float64, eV/Angstrom, or None
+        cell            (structures, 3, 3) float64, rows are lattice vectors, Angstrom, or None: all are open
+        periodic        (structures, 3) bool, which lattice vectors repeat; given exactly if cell is
+        stress          (structures, 3, 3) float64, eV/Angstrom^3, or None
+        names           (structures,) text, or None
+        extra           name -> (structures,) further numbers, in the units of their file
+        theory          what made the labels, for the reader
+        check           verify the arrays (a subset of verified ones need not be)
+    """
+
+    atomic_numbers: np.ndarray
+    positions: np.ndarray
+    counts: np.ndarray
+    energy: np.ndarray
+    forces: np.ndarray | None = None
+    cell: np.ndarray | None = None
+    periodic: np.ndarray | None = None
+    stress: np.ndarray | None = None
+    names: np.ndarray | None = None
+    extra: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    theory: str = ""
+    check: dataclasses.InitVar[bool] = True
+
+    def __post_init__(self, check: bool):
+        if check:
+            _convert(self)
+            _check(self)
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @property
+    def num_atoms(self) -> int:
+        return len(self.positions)
+
+    @functools.cached_property
+    def offsets(self) -> np.ndarray:
+        """First atom of every structure, and the end (structures + 1,)."""
+        return np.concatenate([[0], np.cumsum(self.counts)])
+
+    @functools.cached_property
+    def structure_of_atom(self) -> np.ndarray:
+        """(atoms,)"""
+        return np.repeat(np.arange(len(self)), self.counts)
+
+    @functools.cached_property
+    def elements(self) -> np.ndarray:
+        """Atomic numbers that occur, in order."""
+        return np.unique(self.atomic_numbers)
+
+    @property
+    def data_hash(self) -> str:
+        """SHA-256 of geometry and labels (not of names and other words)."""
+        arrays = (getattr(self, name) for name in (*ATOM_ARRAYS, *STRUCTURE_ARRAYS) if name != "names")
+        return files.array_checksum(*(np.zeros(0) if array is None else array for array in arrays))
+
+    def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> Structures:
+        """A set of the chosen structures in the order of ``index`` (number, slice, list of numbers, or mask)."""
+        chosen = np.atleast_1d(np.arange(len(self))[index])
+        rows = rows_of(self.offsets[chosen], self.counts[chosen])
+        if isinstance(index, slice) and index.step in (None, 1):
+            first = self.offsets[chosen[0]] if len(chosen) else 0
+            rows, chosen = slice(first, first + len(rows)), index  # views, no copies
+        return self._select(rows, chosen)
+
+    def _select(self, rows, chosen) -> Structures:
+        places = dict.fromkeys(ATOM_ARRAYS, rows) | dict.fromkeys(STRUCTURE_ARRAYS, chosen)
+        arrays = {name: None if getattr(self, name) is None else getattr(self, name)[place] for name, place in places.items()}
+        extra = {name: values[chosen] for name, values in self.extra.items()}
+        return Structures(**arrays, extra=extra, theory=self.theory, check=False)
+
+    @classmethod
+    def concatenate(cls, sets: Sequence[Structures]) -> Structures:
+        """All structures of several sets, in order. Open structures get a cell of zeros beside periodic ones; extra numbers that not all
+        sets have are left out; a label that only some have is a ``ValueError``."""
+        if not sets:
+            raise ValueError("no sets of structures were given to concatenate")
+        arrays = {name: [getattr(part, name) for part in sets] for name in ATOM_ARRAYS + STRUCTURE_ARRAYS}
+        for name, missing in (("cell", np.zeros((1, 3, 3))), ("periodic", np.zeros((1, 3), bool)), ("names", np.array([""]))):
+            if any(values is not None for values in arrays[name]):
+                pairs = zip(arrays[name], sets, strict=True)
+                arrays[name] = [np.repeat(missing, len(part), 0) if values is None else values for values, part in pairs]
+        for name, values in arrays.items():
+            lacking = [place for place, value in enumerate(values) if value is None]
+            if 0 < len(lacking) < len(sets):
+                raise ValueError(f"set {lacking[0]} of {len(sets)} has no {name}, others have; leave it out, or read all without {name}")
+        joined = {name: None if values[0] is None else np.concatenate(values) for name, values in arrays.items()}
+        common = [name for name in sets[0].extra if all(name in part.extra for part in sets)]
+        extra = {name: np.concatenate([part.extra[name] for part in sets]) for name in common}
+        return cls(**joined, extra=extra, theory="; ".join(sorted({part.theory for part in sets if part.theory})), check=False)
+
+    def summary(self) -> str:
+        """Count, sizes, elements, and for every label its number, unit, mean and standard deviation, as lines for the reader."""
+        if not len(self):
+            return "0 structures"
+        symbols = " ".join(chemical_symbols[number] for number in self.elements)
+        kind = "open" if self.periodic is None else f"{int(self.periodic.any(1).sum())} periodic"
+        theory = f", labels: {self.theory}" if self.theory else ""
+        lines = [f"{len(self)} structures of {self.counts.min()}-{self.counts.max()} atoms, {symbols}, {kind}{theory}"]
+        for name, unit in UNITS.items():
+            values = getattr(self, name)
+            if values is not None:
+                unit_text = f"{name} ({unit})"
+                lines.append(f"  {unit_text:<24}{values.size:>10} numbers  mean {values.mean():14.6f}  std {values.std():12.6f}")
+        return "\n".join(lines)
+
+    def save(self, path: str | Path):
+        """Write an npz file, atomically."""
+        names = [name for name in ATOM_ARRAYS + STRUCTURE_ARRAYS if getattr(self, name) is not None]
+        content = {name: getattr(self, name) for name in names} | {EXTRA + name: values for name, values in self.extra.items()}
+        with files.atomic_write(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, arrays=np.array(list(content)), theory=np.array(self.theory), **content)
+
+    @classmethod
+    def load(cls, path: str | Path, mend: str = "preprocess the data again") -> Structures:
+        """Read what :meth:`save` wrote; ``FileNotFoundError`` or ``ValueError`` with file and ``mend`` if that cannot be had."""
+        head = files.read_npz(path, ("arrays", "theory"), mend)
+        content = files.read_npz(path, head["arrays"].tolist(), mend)
+        extra = {name.removeprefix(EXTRA): content.pop(name) for name in list(content) if name.startswith(EXTRA)}
+        try:
+            return cls(**content, extra=extra, theory=str(head["theory"]))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}; {mend}") from None
+
+
+def rows_of(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """``first[k], first[k] + 1, ... first[k] + counts[k] - 1`` for every k, one after the other."""
+    before = np.cumsum(counts) - counts
+    return np.arange(int(counts.sum())) + np.repeat(first - before, counts)
+
+
+def _convert(structures: Structures):
+    kinds = dict.fromkeys(("positions", "energy", "forces", "cell", "stress"), np.float64)
+    kinds |= {"atomic_numbers": np.int64, "counts": np.int64, "periodic": bool, "names": str}
+    for name, kind in kinds.items():
+        values = getattr(structures, name)
+        if values is not None:
+            values = np.asarray(values)
+            if kind is np.int64 and not np.issubdtype(values.dtype, np.integer):
+                raise ValueError(f"{name} must be whole numbers, got {values.dtype}")
+            setattr(structures, name, np.ascontiguousarray(values, dtype=kind))
+    structures.extra = {name: np.asarray(values) for name, values in structures.extra.items()}
+
+
+def _check(structures: Structures):
+    if structures.counts.ndim != 1 or (structures.counts < 1).any():
+        smallest = structures.counts.min(initial=0)
+        raise ValueError(f"counts must be a list of numbers >= 1, got the shape {structures.counts.shape} and the smallest {smallest}")
+    count, atoms = len(structures.counts), int(structures.counts.sum())
+    wanted = {
+        "atomic_numbers": (atoms,), "positions": (atoms, 3), "forces": (atoms, 3), "energy": (count,), "cell": (count, 3, 3),
+        "periodic": (count, 3), "stress": (count, 3, 3), "names": (count,),
+    }
+    arrays = {name: getattr(structures, name) for name in wanted}
+    wanted |= {f"extra[{name!r}]": (count,) for name in structures.extra}
+    arrays |= {f"extra[{name!r}]": values for name, values in structures.extra.items()}
+    for name, values in arrays.items():
+        if values is None:
+            continue
+        if values.shape != wanted[name]:
+            raise ValueError(f"{name} must have the shape {wanted[name]} for {count} structures of {atoms} atoms, got {values.shape}")
+        if np.issubdtype(values.dtype, np.floating) and not name.startswith("extra"):
+            _check_finite(structures, name, values)
+    numbers = structures.atomic_numbers
+    wrong = np.flatnonzero((numbers < 1) | (numbers > LARGEST_NUMBER))
+    if len(wrong):
+        where = structures.structure_of_atom[wrong[0]]
+        raise ValueError(f"atomic numbers must lie in 1 .. {LARGEST_NUMBER}, got {numbers[wrong[0]]} in structure {where}")
+    _check_cells(structures)
+
+
+def _check_finite(structures: Structures, name: str, values: np.ndarray):
+    finite = np.isfinite(values.reshape(len(values), -1)).all(1)
+    if not finite.all():
+        place = int(np.argmin(finite))
+        where = int(structures.structure_of_atom[place]) if name in ATOM_ARRAYS else place
+        raise ValueError(f"{name} of structure {where} are not finite ({np.ravel(values[place]).tolist()}); leave that structure out")
+
+
+def _check_cells(structures: Structures):
+    if (structures.cell is None) != (structures.periodic is None):
+        there, missing = ("cell", "periodic") if structures.periodic is None else ("periodic", "cell")
+        raise ValueError(f"{there} was given without {missing}: give both, or neither for open structures")
+    if structures.cell is None:
+        return
+    length = np.linalg.norm(structures.cell, axis=-1)
+    flat = np.abs(np.linalg.det(structures.cell)) <= 1e-9 * np.maximum(length.prod(1), 1e-300)
+    wrong = np.flatnonzero((structures.periodic & (length == 0)).any(1) | (structures.periodic.all(1) & flat))
+    if len(wrong):
+        cell = structures.cell[wrong[0]].tolist()
+        directions = structures.periodic[wrong[0]].tolist()
+        raise ValueError(f"structure {wrong[0]} is periodic along {directions} but its cell {cell} has no volume")

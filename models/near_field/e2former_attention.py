@@ -26,7 +26,7 @@ from models.layers import EquivariantLinear
 from models.near_field.geometry import NearFieldGeometry
 from models.near_field.harmonic_sum import KERNELS
 from models.near_field.scores import SCORES
-from models.near_field.wigner6j import FORMS, WignerConvolution
+from models.near_field.wigner6j import CANCELS, FORMS, WignerConvolution
 
 
 def softmax_weights(logits: Tensor, geometry: NearFieldGeometry, typical_neighbours: float) -> Tensor:
@@ -73,6 +73,8 @@ class NearFieldOptions:
         for name, names in known.items():
             if getattr(self, name) not in names:
                 raise ValueError(f"{name} of the near field must be one of {', '.join(names)}, got {getattr(self, name)!r}")
+        if self.convolution_form == "node" and self.kernel_implementation == "flash":
+            raise ValueError(CANCELS)
         if not self.typical_neighbours > 0:
             raise ValueError(f"typical_neighbours must be > 0, got {self.typical_neighbours}")
         divisor = ORDERS[self.attention_order].narrowest
@@ -180,7 +182,8 @@ class NearFieldAttention(nn.Module):
     def __init__(self, options: NearFieldOptions):
         super().__init__()
         self.options = options
-        self.score = SCORES[options.score](options.lmax, options.channels, options.heads, options.hidden, options.score_width)
+        sizes = (options.lmax, options.channels, options.heads, options.hidden, options.score_width)
+        self.score = SCORES[options.score](*sizes, piecewise=options.kernel_implementation != "math")
         self.branch = ORDERS[options.attention_order](options)
 
     def forward(self, x: Tensor, geometry: NearFieldGeometry) -> Tensor:

@@ -22,6 +22,7 @@ from models.harmonics import solid_harmonics
 from models.irreps import num_rows
 from models.near_field.neighbourhoods import Neighbourhoods
 
+CUBE = 4.0  # side of the cubes of local origins, Angstrom: a power of two
 SOFTENING = 0.05  # Angstrom: far below any distance between atoms, large enough for float32 derivatives at zero length
 
 
@@ -89,9 +90,55 @@ class NearFieldGeometry:
         return sum_edges(self.graph, self.invariants * self.envelope)
 
     @functools.cached_property
+    def local_origins(self) -> LocalOrigins:
+        """Sources and targets about origins near to them, for the node form of the Wigner convolution."""
+        return LocalOrigins.of(self.graph, self.positions, self.images)
+
+    @functools.cached_property
     def neighbourhoods(self) -> Neighbourhoods:
         """The edges grouped by the node they end in, for the sums of messages."""
         return Neighbourhoods(self.graph.src, self.graph.dst, self.graph.num_nodes, self.graph.num_nodes)
+
+
+@dataclasses.dataclass
+class LocalOrigins:
+    """Edges between sources about the centres of their cubes and pairs of a target and a cube.
+
+    A source is a node, or a periodic image of one. Space is cut into cubes of side ``CUBE``; centres are multiples of a power of two, so
+    differences to them are exact in floating point, however far from zero the positions are.
+
+    node (sources,), source_position (sources, 3) from the centre of its cube; target (pairs,), target_position (pairs, 3) from the centre
+    of the cube of the pair; edges: from sources to pairs.
+    """
+
+    node: Tensor
+    source_position: Tensor
+    target: Tensor
+    target_position: Tensor
+    edges: Neighbourhoods
+
+    @classmethod
+    def of(cls, graph: GraphIndex, positions: Tensor, images: Tensor | None) -> LocalOrigins:
+        """Origins of a graph with positions (nodes, 3) and displacements (edges, 3) of the receiving atoms, if periodic."""
+        node, source, place = _image_sources(graph, positions, images)
+        cube = (place.detach() / CUBE).round()  # (sources, 3) whole numbers
+        cubes, cube_of_source = cube.unique(dim=0, return_inverse=True)
+        pairs, pair_of_edge = (graph.dst * cubes.shape[0] + cube_of_source.index_select(0, source)).unique(return_inverse=True)
+        target = pairs.div(max(cubes.shape[0], 1), rounding_mode="floor")
+        centre = cubes.index_select(0, pairs - target * cubes.shape[0]) * CUBE
+        edges = Neighbourhoods(source, pair_of_edge, node.shape[0], target.shape[0])
+        return cls(node, place - cube * CUBE, target, positions.index_select(0, target) - centre, edges)
+
+
+def _image_sources(graph: GraphIndex, positions: Tensor, images: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Node of each different source (sources,), source of each edge (edges,), position of each source (sources, 3)."""
+    if images is None:
+        return torch.arange(graph.num_nodes, device=graph.src.device), graph.src, positions
+    key = torch.cat([graph.src.unsqueeze(1).to(torch.float64), images.detach().to(torch.float64)], 1)
+    different, source = key.unique(dim=0, return_inverse=True)
+    edge = source.new_empty(different.shape[0]).index_copy(0, source, torch.arange(graph.num_edges, device=source.device))
+    node = graph.src.index_select(0, edge)
+    return node, source, positions.index_select(0, node) - images.index_select(0, edge)
 
 
 def safe_length(vectors: Tensor) -> Tensor:

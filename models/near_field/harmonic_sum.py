@@ -15,8 +15,8 @@ one batched matrix product (``neighbourhoods.py``). Nothing of size (edges, r, c
 Implementations (``KERNELS``):
     math               one fused weighted sum of DGL for each m (``graph_ops``); its derivatives make (edges, r, c) tensors
     memory_efficient   the pieces above, in the type of the arguments: the same numbers
-    flash              the pieces with products in bfloat16 and sums in float32; logits, softmax and geometry are not touched. A relative error
-                       of about 4e-3, in values and in derivatives, so forces and energies disagree by as much
+    flash              the pieces with products in bfloat16 and sums in float32; logits, softmax and geometry are not touched. The relative
+                       error is about 5e-3, in values and in derivatives, so forces and energies disagree by as much
 Cost: edges x m x r x c multiply-adds for the value, three times that for the first derivatives, six times for the second.
 """
 

@@ -10,9 +10,11 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.graph_ops import node_dot
-from models.irreps import split_degrees
+from models.irreps import degree_of_row, split_degrees, table
+from models.layers import EquivariantLinear
 from models.near_field.geometry import NearFieldGeometry
 
 NORM_EPSILON = 1e-4
@@ -57,9 +59,12 @@ class ScalarMap(nn.Module):
 
 
 class QueryKeyScore(nn.Module):
-    """``QK_alpha``: ``a_ijh = act(g_h(e_ij) <P_q(x_i)_h, P_k(x_j)_h> / sqrt(d))`` with g linear in the edge invariants."""
+    """``QK_alpha``: ``a_ijh = act(g_h(e_ij) <P_q(x_i)_h, P_k(x_j)_h> / sqrt(d))`` with g linear in the edge invariants.
 
-    def __init__(self, lmax: int, channels: int, heads: int, hidden: int, width: int):
+    No edge tensor is larger than (edges, heads), whatever ``piecewise`` says.
+    """
+
+    def __init__(self, lmax: int, channels: int, heads: int, hidden: int, width: int, piecewise: bool = True):
         super().__init__()
         self.heads, self.width = heads, width
         self.invariants = ScalarMap(lmax, channels, heads * width, 2)
@@ -72,4 +77,57 @@ class QueryKeyScore(nn.Module):
         return leaky_silu(self.gate(geometry.invariants) * agreement)
 
 
-SCORES = {"QK_alpha": QueryKeyScore}
+class DotScore(nn.Module):
+    """``dot_alpha``: what both ends of an edge show along it, through a small network of the edge.
+
+    y = linear map of x to channels / ``narrowing`` channels; ``t_l = sum_m Y_lm(u_ij) y_lm`` of both ends and all degrees, times
+    factors linear in the edge invariants; Linear to (heads, width), LayerNorm, act, inner product with one learned vector for each head.
+    ``piecewise``: edges are taken some thousands at a time and recomputed for the derivatives, so that memory holds node tensors only.
+    """
+
+    narrowing = 1
+    piece = 1 << 12  # edges
+
+    def __init__(self, lmax: int, channels: int, heads: int, hidden: int, width: int, piecewise: bool = True):
+        super().__init__()
+        self.lmax, self.heads, self.piecewise = lmax, heads, piecewise
+        self.channels = max(channels // self.narrowing, 1)
+        seen = 2 * (lmax + 1) * self.channels
+        self.show = EquivariantLinear(lmax, channels, self.channels)
+        self.gate = nn.Linear(hidden, seen)
+        nn.init.ones_(self.gate.bias)
+        self.first = nn.Linear(seen, heads * width)
+        self.norm = nn.LayerNorm(width, eps=NORM_EPSILON)
+        self.vector = nn.Parameter(torch.randn(heads, width) / math.sqrt(width))
+
+    def forward(self, x: Tensor, geometry: NearFieldGeometry) -> Tensor:
+        """(nodes, rows, channels) -> (edges, heads)."""
+        graph, shown = geometry.graph, self.show(x)
+        edges = (graph.src, graph.dst, geometry.harmonics(self.lmax), geometry.invariants)
+        if not self.piecewise or graph.num_edges <= self.piece:
+            return self._logits(shown, *edges)
+        pieces = zip(*(values.split(self.piece) for values in edges), strict=True)
+        return torch.cat([checkpoint(self._logits, shown, *piece, use_reentrant=False) for piece in pieces])
+
+    def _logits(self, shown: Tensor, src: Tensor, dst: Tensor, harmonics: Tensor, invariants: Tensor) -> Tensor:
+        along = harmonics.unsqueeze(1) * degree_selector(self.lmax, harmonics.dtype, harmonics.device)  # (edges, lmax + 1, rows)
+        seen = torch.cat([torch.bmm(along, shown.index_select(0, end)).flatten(1) for end in (dst, src)], -1)
+        mixed = self.first(seen * self.gate(invariants)).view(len(src), self.heads, -1)
+        return (leaky_silu(self.norm(mixed)) * self.vector).sum(-1)
+
+
+class SmallDotScore(DotScore):
+    """``dot_alpha_small``: the same with an eighth of the channels."""
+
+    narrowing = 8
+
+
+@table
+def degree_selector(lmax: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``sqrt(2 l + 1)`` where a row belongs to degree l, else 0: (lmax + 1, rows)."""
+    degree = degree_of_row(lmax)
+    selected = nn.functional.one_hot(degree).T * (2 * torch.arange(lmax + 1).unsqueeze(1) + 1) ** 0.5
+    return selected.to(dtype=dtype, device=device)
+
+
+SCORES = {"QK_alpha": QueryKeyScore, "dot_alpha": DotScore, "dot_alpha_small": SmallDotScore}

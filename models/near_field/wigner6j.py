@@ -30,7 +30,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.coupling import clebsch_gordan
+from models.coupling import clebsch_gordan, wigner_6j
+from models.harmonics import solid_harmonics
 from models.irreps import degree_slice, num_rows, table
 from models.near_field.geometry import NearFieldGeometry
 from models.near_field.harmonic_sum import KERNELS
@@ -85,7 +86,90 @@ def edge_form(order: int, lmax: int, kernel, x: Tensor, weights: Tensor, geometr
     return edge_coupling(order, lmax, x.dtype, x.device) @ sums.flatten(1, 2)
 
 
-FORMS = {"edge": edge_form}
+class Moment(NamedTuple):
+    """[x^(degree_in) (x) S_moved]^degree of a source: ``moved`` of the order's degrees sit on the source; its rows."""
+
+    degree_in: int
+    moved: int
+    degree: int
+    rows: slice
+
+
+def source_moments(order: int, lmax: int) -> list[Moment]:
+    """Moments that reach some path: their number of rows is 9, 28, 58 at lmax 2 for order 0, 1, 2."""
+    moments, start = [], 0
+    paths = coupling_paths(order, lmax)
+    for moved in range(order + 1):
+        for lam in range(lmax + 1):
+            outs = [path.degree_out for path in paths if path.degree_in == lam]
+            for degree in range(abs(lam - moved), lam + moved + 1):
+                if any(abs(degree - (order - moved)) <= out <= degree + order - moved for out in outs):
+                    moments.append(Moment(lam, moved, degree, slice(start, start + 2 * degree + 1)))
+                    start += 2 * degree + 1
+    return moments
+
+
+def binomial_scale(order: int, moved: int) -> float:
+    """Factor of [S_moved(b) (x) S_(order - moved)(a)] in the solid harmonic S_order(a - b)."""
+
+    def scale(l: int) -> float:
+        return math.sqrt(math.factorial(l) / math.prod(range(1, 2 * l, 2)))
+
+    return (-1) ** moved * math.comb(order, moved) * scale(moved) * scale(order - moved) / scale(order)
+
+
+@table
+def source_coupling(order: int, lmax: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Takes the solid harmonics of a source (harmonic rows,) to the matrix from its features to its moments: (moment rows, rows, harmonics)."""
+    moments = source_moments(order, lmax)
+    matrix = torch.zeros(moments[-1].rows.stop, num_rows(lmax), num_rows(order), dtype=torch.float64)
+    for moment in moments:
+        coupling = clebsch_gordan(moment.degree_in, moment.moved, moment.degree)
+        matrix[moment.rows, degree_slice(moment.degree_in), degree_slice(moment.moved)] = coupling.permute(2, 0, 1)
+    return matrix.to(dtype=dtype, device=device)
+
+
+@table
+def target_coupling(order: int, lmax: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The same from the summed moments of a target to the components of all paths: (coupled rows, moment rows, harmonics)."""
+    moments = source_moments(order, lmax)
+    matrix = torch.zeros(coupled_rows(order, lmax), moments[-1].rows.stop, num_rows(order), dtype=torch.float64)
+    for path in coupling_paths(order, lmax):
+        for moment in moments:
+            rest = order - moment.moved
+            if moment.degree_in != path.degree_in or not abs(moment.degree - rest) <= path.degree_out <= moment.degree + rest:
+                continue
+            factor = math.sqrt(2 * order + 1) * binomial_scale(order, moment.moved) * recoupling(path, moment, order)
+            coupling = clebsch_gordan(moment.degree, rest, path.degree_out)
+            matrix[path.rows, moment.rows, degree_slice(rest)] = factor * coupling.permute(2, 0, 1)
+    return matrix.to(dtype=dtype, device=device)
+
+
+def recoupling(path: Path, moment: Moment, order: int) -> float:
+    """U of the recoupling: ``[x (x) [S_k (x) S_(l-k)]^l]^L`` in terms of ``[[x (x) S_k]^d (x) S_(l-k)]^L``."""
+    lam, out, k, d = path.degree_in, path.degree_out, moment.moved, moment.degree
+    sign = (-1) ** (lam + order + out)
+    return sign * math.sqrt((2 * d + 1) * (2 * order + 1)) * wigner_6j(lam, k, d, order - k, out, order)
+
+
+def node_form(order: int, lmax: int, kernel, x: Tensor, weights: Tensor, geometry: NearFieldGeometry) -> Tensor:
+    """The same coupled sums; edges carry ``w / (r^2 + s^2)^(order / 2)`` only."""
+    origins, kind = geometry.local_origins, (x.dtype, x.device)
+    moments = _couple(source_coupling(order, lmax, *kind), origins.source_position, x.index_select(0, origins.node))
+    sums = kernel(origins.edges, geometry.softened_length**-order, weights, moments).squeeze(1)  # (pairs, moment rows, channels)
+    coupled = _couple(target_coupling(order, lmax, *kind), origins.target_position, sums)
+    return x.new_zeros(x.shape[0], *coupled.shape[1:]).index_add(0, origins.target, coupled)
+
+
+def _couple(coupling: Tensor, positions: Tensor, x: Tensor) -> Tensor:
+    """Tensor products on nodes: coupling (out, rows, harmonics), positions (nodes, 3), x (nodes, rows, channels) -> (nodes, out, channels)."""
+    order = round(coupling.shape[-1] ** 0.5) - 1
+    matrices = solid_harmonics(positions, order) @ coupling.flatten(0, 1).T
+    return torch.bmm(matrices.view(-1, *coupling.shape[:2]), x)
+
+
+FORMS = {"edge": edge_form, "node": node_form}
+CANCELS = "form 'node' cancels large numbers, which kernel 'flash' rounds to 8 bits; take form 'edge' or kernel 'memory_efficient'"
 
 
 class WignerConvolution(nn.Module):
@@ -101,6 +185,8 @@ class WignerConvolution(nn.Module):
         for name, value, known in (("form", form, FORMS), ("kernel", kernel, KERNELS)):
             if value not in known:
                 raise ValueError(f"{name} of a Wigner convolution must be one of {', '.join(known)}, got {value!r}")
+        if form == "node" and kernel == "flash":
+            raise ValueError(CANCELS)
         if not 0 <= order <= 2 * lmax:
             raise ValueError(f"order of a Wigner convolution must be 0 .. {2 * lmax} at lmax {lmax}, got {order}")
         self.order, self.lmax, self.channels_out = order, lmax, channels_out

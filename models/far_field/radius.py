@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-
 SLACK = 1e-5  # part of the design radius that is rounding
 
 

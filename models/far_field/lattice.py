@@ -19,7 +19,8 @@ background of the opposite sign (tin-foil boundary for l >= 1). Half of the sphe
 cos k.r and sin k.r of single atoms; phases are ``2 pi n . (r H^-1 mod 1)``, blind to wrapping and precise in float32.
 
 Source: Ewald's reciprocal sum; Frenkel & Smit, Understanding Molecular Simulation, 12.1. Cost: ``readout.py`` with 2 K moments,
-K = V kappa_max^3 / (12 pi^2) vectors (the largest number in the batch): atoms x volume, quadratic for a growing cell of one density.
+K = V kappa_max^3 / (12 pi^2) vectors: atoms x volume, quadratic for a growing cell of one density. Geometry is made for a
+batch at once, sums are made graph by graph: faster than one padded sum for all, whose spectra differ.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from models.far_field.options import ExpansionOptions
 from models.far_field.readout import MomentReadout
 from models.graph_ops import GraphIndex, broadcast_nodes
 from models.harmonics import spherical_harmonics
-from models.irreps import degree_of_row, degree_slice, num_rows, table
+from models.irreps import degree_of_row, num_rows, table
 from models.radial import polynomial_envelope
 
 FLAT = 0.8  # part of kappa_max up to which the spectrum is not tapered
@@ -155,11 +156,10 @@ class LatticeExpansion(nn.Module):
         vectors, counted = reciprocal_vectors(cell, self.kappa_max)
         self._warn_of_empty_spheres(cell, counted)
         spectrum, harmonics = self._spectrum(vectors, counted, cell.double(), coefficients)
-        waves = self._waves(graph, positions, vectors, cell.double())
-        moments = self.readout(graph, waves, keys, values)
-        if graph.num_graphs == 1:
-            return self._read_one(graph, waves, spectrum[0], harmonics[0], queries, moments)
-        return self._read_many(graph, waves, spectrum, harmonics, queries, moments)
+        sizes, counts = graph.nodes_per_graph.tolist(), counted.sum(1).clamp_min(1).tolist()
+        parts = (tensor.split(sizes) for tensor in (self._phases(graph, positions, vectors, cell.double()), queries, keys, values))
+        each = zip(sizes, counts, *parts, spectrum.unbind(0), harmonics.unbind(0), strict=True)
+        return torch.cat([self._one(size, count, *rest) for size, count, *rest in each if size])
 
     def _spectrum(self, vectors: Tensor, counted: Tensor, cell: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """``+-2 g_lh(|k|) / V`` (graphs, K, l, heads), with the sign that (-i)^l has beside cos and sin, and Y(k^) (graphs, K, rows)."""
@@ -176,37 +176,26 @@ class LatticeExpansion(nn.Module):
         return spectrum, spherical_harmonics(wave_vector, self.lmax).to(dtype)
 
     @staticmethod
-    def _waves(graph: GraphIndex, positions: Tensor, vectors: Tensor, cell: Tensor) -> Tensor:
-        """cos and sin of k.r: (nodes, 2 K)."""
+    def _phases(graph: GraphIndex, positions: Tensor, vectors: Tensor, cell: Tensor) -> Tensor:
+        """k.r, the atoms wrapped into their cells: (nodes, K)."""
         inverse = broadcast_nodes(graph, torch.linalg.inv(cell))
         fractional = (positions.double().unsqueeze(1) @ inverse).squeeze(1)
         fractional = (fractional - fractional.detach().floor()).to(positions.dtype)
         own = broadcast_nodes(graph, vectors.to(positions.dtype))  # (nodes, K, 3)
-        phase = 2 * math.pi * (own @ fractional.unsqueeze(-1)).squeeze(-1)
-        return torch.cat([phase.cos(), phase.sin()], 1)
+        return 2 * math.pi * (own @ fractional.unsqueeze(-1)).squeeze(-1)
 
-    @staticmethod
-    def _turned(waves: Tensor) -> Tensor:
-        """Target factors of odd degrees: ``sin k.(r - s) = sin k.r cos k.s - cos k.r sin k.s``; those of even ones are ``waves``."""
-        cosine, sine = waves.chunk(2, 1)
-        return torch.cat([sine, -cosine], 1)
-
-    def _read_one(self, graph: GraphIndex, waves: Tensor, spectrum: Tensor, harmonics: Tensor, queries: Tensor, moments: Tensor) -> Tensor:
-        """One graph: spectrum and harmonics are the scale of the readout."""
-        targets = torch.stack([waves, self._turned(waves)], 1).index_select(1, self.degree % 2)
-        scale = torch.einsum("krh,kr->hrk", spectrum.index_select(1, self.degree), harmonics).repeat(1, 1, 2)
-        return self.readout.read_back(graph, targets, scale, queries, moments)
-
-    def _read_many(self, graph: GraphIndex, waves: Tensor, spectrum: Tensor, harmonics: Tensor, queries: Tensor, moments: Tensor) -> Tensor:
-        """Graphs with cells of their own: the spectrum weights their moments, degree by degree."""
-        own = broadcast_nodes(graph, harmonics.transpose(1, 2)).repeat(1, 1, 2)  # (nodes, rows, 2 K)
-        heard = []
-        for l in range(self.lmax + 1):
-            targets = own[:, degree_slice(l)] * (self._turned(waves) if l % 2 else waves).unsqueeze(1)
-            weighted = moments * spectrum[:, :, l].repeat(1, 2, 1)[..., None, None]
-            scale = torch.ones_like(targets[:1]).expand(queries.shape[1], -1, -1)
-            heard.append(self.readout.read_back(graph, targets, scale, queries, weighted))
-        return torch.cat(heard, 2)
+    def _one(
+        self, size: int, count: int, phases: Tensor, queries: Tensor, keys: Tensor, values: Tensor, spectrum: Tensor, harmonics: Tensor
+    ) -> Tensor:
+        """Graph of ``size`` atoms, its first ``count`` vectors, spectrum (K, l, heads), harmonics (K, rows) -> (atoms, heads, rows, V)."""
+        none = torch.zeros(0, dtype=torch.long)
+        alone = GraphIndex.from_edges(none, none, torch.tensor([size]))
+        cosine, sine = phases[:, :count].cos(), phases[:, :count].sin()
+        even, odd = torch.cat([cosine, sine], 1), torch.cat([sine, -cosine], 1)  # sin k.(r - s) = sin k.r cos k.s - cos k.r sin k.s
+        targets = torch.stack([even, odd], 1).index_select(1, self.degree % 2)  # (atoms, rows, 2 K)
+        scale = torch.einsum("krh,kr->hrk", spectrum[:count].index_select(1, self.degree), harmonics[:count]).repeat(1, 1, 2)
+        moments = self.readout(alone, even, keys, values)
+        return self.readout.read_back(alone, targets, scale, queries, moments)
 
     @staticmethod
     def _check(graph: GraphIndex, cell: Tensor | None) -> None:

@@ -104,6 +104,18 @@ def test_wrapping_and_translation_change_nothing(dtype, bar):
         assert relative_error(there, here) < bar
 
 
+def test_float32_does_not_care_how_many_cells_away_an_atom_is():
+    """Numbers that float32 holds exactly: bit for bit the same 300 cells away."""
+    cell = torch.diag(torch.tensor([8.0, 16.0, 4.0]))[None]
+    graph = batch([6])
+    positions = torch.randint(0, 256, (6, 3), generator=torch.Generator().manual_seed(0)) / 64
+    wave_numbers, coefficients = default_spectrum()
+    expansion, parts = LatticeExpansion(wave_numbers, 3), [part.float() for part in features(graph)]
+    away = positions + torch.tensor([300.0, -70, 111]) * cell[0].diagonal()
+    here, there = (expansion(graph, place, *parts, coefficients.float(), cell) for place in (positions, away))
+    assert torch.equal(here, there)
+
+
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("proper", [True, False])
 def test_turns_with_atoms_and_cell(proper, count):

@@ -170,7 +170,8 @@ class FarFieldAttention(nn.Module):
         """Positions (nodes, 3) and features (nodes, rows, channels) -> messages (nodes, rows, channels).
 
         cell: (graphs, 3, 3), rows are lattice vectors. periodic: (graphs, 3) bool, None for all directions wherever there is a cell; if all
-        are False the cell is ignored. Raises ValueError for slabs and wires and for batches of open and periodic structures.
+        are False the cell is ignored. With normalisation "none" a supercell gets its cell's messages; "attention" counts the atoms of the
+        cell, so a doubled cell halves them. Raises ValueError for slabs and wires and for batches of open and periodic structures.
         """
         cell = periodic_cell(graph.num_graphs, cell, periodic)
         options, scalars = self.options, x[:, 0]

@@ -287,6 +287,16 @@ def test_attention_in_a_crystal_turns_with_it():
     torch.testing.assert_close(open_model(graph, positions, x, cells, ~every), open_model(graph, positions, x))
 
 
+@pytest.mark.parametrize(("normalisation", "factor"), [("none", 1.0), ("attention", 0.5)])
+def test_messages_of_a_supercell(normalisation, factor):
+    graph, positions, cells = crystals([5], CELLS[:1] * 2)
+    x, model = draw(5, 9, 6, seed=2), attention(normalisation=normalisation)
+    here = model(graph, positions, x, cells)
+    double = cells * torch.tensor([2.0, 1, 1], dtype=torch.float64)[:, None]
+    there = model(batch([10]), torch.cat([positions, positions + cells[0, 0]]), torch.cat([x, x]), double)
+    assert relative_error(there, factor * torch.cat([here, here])) < 1e-12
+
+
 def test_a_cell_without_vectors_has_no_far_field_and_says_so_once():
     graph, positions, cells = crystals(cells=torch.stack([CELLS[0], CELLS[1] * 3, CELLS[2]]))
     spectrum = RadialSpectrum(2, 2).double()

@@ -10,8 +10,9 @@ Error law. With ``e_(lm, LM) = sum_s w_s Y_lm Y_LM - delta / (2 l + 1)`` of the 
     sum_m <error^2> = sum_L (2 L + 1) j_L(kappa r)^2 A_l(L),      A_l(L) = sum_mM e_(lm, LM)^2,      l + L even,
 
 where a rule of degree p has A_l(L) = 0 for l + L <= p: what remains are waves of degree L > p - l, small once L > kappa r. The number of
-directions is the smallest whose error, the worst over all r <= 2 R and l <= lmax, is within the tolerance of the kernel (root mean square
-over pairs of points on the sphere of radius R). Inside R the sum turns with the atoms up to that error; beyond, equivariance is lost.
+directions is the smallest that keeps the error within the tolerance of the kernel for every l <= lmax, both as root mean squares over
+pairs of points on the sphere of radius R, like the truncation of ``waves.py``; nearer pairs have smaller errors, opposite points of the
+sphere a few times larger ones. Inside R the sum turns with the atoms up to that error; far beyond, equivariance is lost.
 For kappa R << 1 a kernel of degree l is a difference of nearly equal waves: float32 loses (2 l + 1)!! / (kappa r)^l roundings of it.
 
 Cost: that of moments and read-back, ``readout.py``, with about (p + 1)^2 / 3 moments for each kappa (lebedev), p = X + 4 X^(1/3) + 5 and
@@ -69,11 +70,10 @@ def direction_error(rule: str, count: int, size: float, lmax: int) -> float:
     size = min(size, LARGEST_SIZE)
     top = _highest_degree(size)
     nodes, weights = np.polynomial.legendre.leggauss(int(size) + 16)  # pairs on a sphere: (distance / diameter)^2 is uniform
-    distances = 2 * size * np.sqrt(np.append((nodes + 1) / 2, 1.0))
-    waves = spherical_bessel(torch.from_numpy(distances), top).numpy() ** 2
-    kernel = weights / 2 @ waves[:-1, : lmax + 1]
-    spurious = (waves * (2 * np.arange(top + 1) + 1)) @ _aliasing(rule, count, lmax, top).T
-    return float(np.sqrt((spurious.max(0) / kernel).max()))
+    distances = 2 * size * np.sqrt((nodes + 1) / 2)
+    waves = weights / 2 @ spherical_bessel(torch.from_numpy(distances), top).numpy() ** 2
+    spurious = _aliasing(rule, count, lmax, top) @ (waves * (2 * np.arange(top + 1) + 1))
+    return float(np.sqrt((spurious / waves[: lmax + 1]).max()))
 
 
 @functools.lru_cache(maxsize=1024)

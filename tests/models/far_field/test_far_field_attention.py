@@ -34,10 +34,12 @@ def test_expansions_share_parameters_and_answer(feature_map, normalisation):
     graph = batch(CORNERS)
     positions, x = ball(graph, 6.0), draw(graph.num_nodes, 9, 6, seed=2)
     models = [build(expansion=name, feature_map=feature_map, normalisation=normalisation) for name in OPEN]
-    models[1].load_state_dict(models[0].state_dict())
-    first, second = (model(graph, positions, x) for model in models)
+    for model in models[1:]:
+        model.load_state_dict(models[0].state_dict())
+    first, *others = (model(graph, positions, x) for model in models)
     assert first.shape == x.shape
-    assert relative_error(second, first) < 1e-7
+    for other in others:
+        assert relative_error(other, first) < 1e-7
 
 
 @BOTH

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Callable
 
@@ -36,13 +37,19 @@ MAX_LAYERS = 100
 class Scene:
     """What all layers of a network share about the geometry of a batch.
 
-    positions (nodes, 3), cell (graphs, 3, 3) or None: for the far field; near: edges, harmonics, envelope and invariants.
+    near: edges, harmonics, envelope and invariants. positions (nodes, 3), cell (graphs, 3, 3) and periodic (graphs, 3) or None: for the
+    far field.
     """
 
-    graph: GraphIndex
-    positions: Tensor
-    cell: Tensor | None
     near: NearFieldGeometry
+    positions: Tensor
+    cell: Tensor | None = None
+    periodic: Tensor | None = None
+
+    @property
+    def graph(self) -> GraphIndex:
+        """Topology of the batch."""
+        return self.near.graph
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +77,8 @@ class BlockOptions:
             raise ValueError(f"hidden channels of the feed-forward network must be >= 1, got {self.hidden}")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path must be a probability in [0, 1), got {self.drop_path}")
+        if not math.isfinite(self.long_scale):
+            raise ValueError(f"long_scale must be finite, got {self.long_scale}")
 
 
 class NearLayer(nn.Module):
@@ -91,7 +100,7 @@ class FarLayer(nn.Module):
         self.attention = FarFieldAttention(options.far)
 
     def forward(self, x: Tensor, scene: Scene) -> Tensor:
-        return self.attention(scene.graph, scene.positions, x, scene.cell)
+        return self.attention(scene.graph, scene.positions, x, scene.cell, scene.periodic)
 
 
 class HybridLayer(nn.Module):

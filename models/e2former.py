@@ -27,11 +27,12 @@ from models.blocks import Block, BlockOptions, Scene, parse_schedule
 from models.far_field.attention import FarFieldOptions
 from models.far_field.options import ExpansionOptions
 from models.far_field.radial import RadialOptions
-from models.graph_ops import GraphIndex, broadcast_nodes, gather_dst, gather_src, sum_edges
+from models.graph_ops import GraphIndex, broadcast_nodes, gather_dst, gather_src
 from models.heads import MAX_ATOMIC_NUMBER, EnergyHead, VectorHead, strained
 from models.layers import EquivariantLinear
 from models.near_field.e2former_attention import NearFieldOptions
 from models.near_field.geometry import NearFieldGeometry
+from models.near_field.harmonic_sum import memory_efficient_sum
 from models.norms import EquivariantNorm
 from models.radial import ENVELOPES, RADIAL_BASES, RadialTrunk
 
@@ -192,7 +193,7 @@ def parse_irreps(text: str) -> tuple[int, int]:
 class EdgeDegreeEmbedding(nn.Module):
     """First features of a node from its surroundings: ``(1 / avg_degree) sum_j u(r_ij) Y_lm(r^_ij) (W_l e_ij)``.
 
-    ``forward(geometry) -> (nodes, rows, channels)``. The map W_l of the invariants acts on the sum, which is the same.
+    ``forward(geometry) -> (nodes, rows, channels)``. The map W_l of the invariants acts on the sum, which is the same and cheaper.
     """
 
     def __init__(self, lmax: int, hidden: int, channels: int, avg_degree: float):
@@ -201,15 +202,16 @@ class EdgeDegreeEmbedding(nn.Module):
         self.linear = EquivariantLinear(lmax, hidden, channels)
 
     def forward(self, geometry: NearFieldGeometry) -> Tensor:
-        harmonics = geometry.harmonics(self.lmax) * (geometry.envelope / self.avg_degree)  # (edges, rows)
-        return self.linear(sum_edges(geometry.graph, harmonics.unsqueeze(-1) * geometry.invariants.unsqueeze(1)))
+        weights = geometry.invariants * (geometry.envelope / self.avg_degree)  # (edges, hidden)
+        every = weights.new_ones(geometry.graph.num_nodes, 1, weights.shape[1])
+        return self.linear(memory_efficient_sum(geometry.neighbourhoods, geometry.harmonics(self.lmax), weights, every).squeeze(2))
 
 
 class E2Former(nn.Module):
     """``model(batch) -> {"energy": (graphs,) float64, "forces": (nodes, 3), "stress": (graphs, 3, 3)}``, in eV and Angstrom.
 
-    Reads ``batch.graph``, ``positions``, ``atomic_numbers``, ``cell`` and ``image_shift``. Which of forces and stress are there say the
-    options. The graph must hold every edge shorter than the cutoff; longer ones count for nothing.
+    Reads ``batch.graph``, ``positions``, ``atomic_numbers``, ``cell``, ``periodic`` and ``image_shift``. The options say which of forces
+    and stress are there. The graph must hold every edge shorter than the cutoff; longer ones count for nothing.
 
     Derivatives are taken inside, also under ``torch.no_grad()``. They can be differentiated again in training mode, and in evaluation
     mode if the positions ask for a gradient; otherwise evaluation gives plain numbers without a graph.
@@ -259,11 +261,11 @@ class E2Former(nn.Module):
         near = NearFieldGeometry.from_positions(
             graph,
             positions,
-            envelope=lambda length: ENVELOPES[options.envelope](length / options.cutoff),
+            envelope=lambda length: SMOOTH_ENVELOPES[options.envelope](length / options.cutoff),
             invariants=lambda length: self.trunk(length, elements),
             images=image_vectors(graph, cell, batch.image_shift),
         )
-        return Scene(graph, positions, cell, near)
+        return Scene(near, positions, cell, batch.periodic)
 
 
 def check_elements(atomic_numbers: Tensor | None) -> None:
@@ -324,7 +326,7 @@ FORCES: dict[str, Callable[[E2Former, AtomBatch], dict[str, Tensor]]] = {
     "direct": direct_forces,
     "none": no_forces,
 }
-SMOOTH_ENVELOPES = [name for name in ENVELOPES if name != "none"]  # without one the energy would jump at the cutoff
+SMOOTH_ENVELOPES = {name: envelope for name, envelope in ENVELOPES.items() if name != "none"}  # without one the energy jumps at the cutoff
 
 PRESETS: dict[str, dict[str, object]] = {
     "small": {"irreps": "32x0e+32x1o+32x2e", "layers": 2, "cutoff": 5.0, "schedule": "hybrid-first-order"},

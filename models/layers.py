@@ -47,6 +47,16 @@ def degree_norms(x: Tensor, epsilon: float) -> Tensor:
     return (torch.stack(sums, 1) + epsilon**2).sqrt()
 
 
+def layer_norm(x: Tensor, epsilon: float) -> Tensor:
+    """``(x - mean) / sqrt(variance + epsilon)`` over the last axis, with right derivatives of every order.
+
+    The third derivative of ``torch.nn.functional.layer_norm`` is wrong on the CPU (torch 2.13); networks whose outputs are forces meet it
+    when these are differentiated by positions and parameters.
+    """
+    centred = x - x.mean(-1, keepdim=True)
+    return centred * (centred.square().mean(-1, keepdim=True) + epsilon).rsqrt()
+
+
 class NormNonlinearity(nn.Module):
     """``x_l -> x_l / n_l * phi(g(n_l))`` with n the norm of every channel (SE(3)-Transformer, sec. 4; Thomas et al. 2018).
 
@@ -78,8 +88,7 @@ class DegreeLayerNorm(nn.Module):
         self.shift = nn.Parameter(torch.full((lmax + 1, channels), 0.5))
 
     def forward(self, norm: Tensor) -> Tensor:
-        centred = nn.functional.layer_norm(norm, norm.shape[-1:], eps=1e-4)
-        return centred * self.weight + self.shift
+        return layer_norm(norm, 1e-4) * self.weight + self.shift
 
 
 class DegreeBias(nn.Module):

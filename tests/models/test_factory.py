@@ -150,6 +150,73 @@ def test_each_mistake_is_one_line_with_value_and_mend(change, quoted):
     assert all(part in message for part in quoted), message
 
 
+E2FORMER_MISTAKES = [
+    ({"irreps": "8x0e+8x2e"}, ["'8x0e+8x2e'", "write e.g."]),
+    ({"irreps": "8x0e"}, ["degrees 0 and 1", "'8x0e'"]),
+    ({"irreps": "9x0e+9x1o"}, ["9 channels", "heads"]),
+    ({"schedule": "second-order", "irreps": "4x0e+4x1o"}, ["second-order", "4 channels"]),
+    ({"schedule": "third-order"}, ["'third-order'", "did you mean"]),
+    ({"layers": 0}, ["layers must be >= 1", "0"]),
+    ({"cutoff": 0}, ["cutoff must be > 0", "0.0"]),
+    ({"avg_degree": -1.0}, ["avg_degree must be > 0", "-1.0"]),
+    ({"avg_atoms": float("inf")}, ["avg_atoms must be > 0 and finite", "inf"]),
+    ({"radial_size": 0}, ["radial_size must be >= 1", "0"]),
+    ({"ffn_ratio": 0}, ["ffn_ratio must be >= 1", "0"]),
+    ({"envelope": "none"}, ["cosine, polynomial", "'none'"]),
+    ({"radial_basis": "fourier"}, ["bessel", "'fourier'"]),
+    ({"score": "MLP"}, ["QK_alpha", "'MLP'"]),
+    ({"attention_weights": "relu"}, ["softmax, softplus", "'relu'"]),
+    ({"norm": "batch"}, ["rms_norm_sh", "'batch'"]),
+    ({"feed_forward": "moe"}, ["gate", "'moe'"]),
+    ({"drop_path": 1.0}, ["drop_path", "[0, 1)", "1.0"]),
+    ({"forces": "both"}, ["conservative, direct, none", "'both'"]),
+    ({"forces": "direct", "stress": True}, ["stress", "'conservative'", "'direct'"]),
+    ({"far_expansion": "taylor"}, ["multipole", "'taylor'"]),
+    ({"far_heads": 0}, ["heads of the far field must be >= 1", "0"]),
+    ({"far_tolerance": 2.0}, ["tolerance", "(0, 0.1]", "2.0"]),
+    ({"far_design_radius": -3.0}, ["design_radius", "-3.0"]),
+    ({"fmm_num_kappa": 0}, ["fmm_num_kappa must be >= 1", "0"]),
+    ({"fmm_kapa_max": 1.0}, ["'fmm_kapa_max'", "did you mean 'fmm_kappa_max'"]),
+]
+
+
+@pytest.mark.parametrize(("change", "quoted"), E2FORMER_MISTAKES, ids=[str(change) for change, _ in E2FORMER_MISTAKES])
+def test_mistakes_in_e2former_options(change, quoted):
+    with pytest.raises(ValueError) as error:
+        build_model({"name": "e2former", **change})
+    message = str(error.value)
+    assert "\n" not in message and len(message) < 500
+    assert all(part in message for part in quoted), message
+
+
+def test_e2former_options_shape_the_network():
+    """Each of these options changes the weights, or what is computed with them: none is read and dropped."""
+    small = {"name": "e2former", "irreps": "8x0e+8x1o", "far_expansion": "pairwise", "fmm_num_kappa": 2}
+    base = shapes(build_model(small))
+    changes = [
+        {"irreps": "16x0e+16x1o"},
+        {"irreps": "8x0e+8x1o+8x2e"},
+        {"schedule": "first-order"},
+        {"layers": 1},
+        {"radial_size": 5},
+        {"radial_hidden": 12},
+        {"element_size": 3},
+        {"score": "dot_alpha"},
+        {"score_width": 2},
+        {"far_heads": 2},
+        {"far_key_features": 2},
+        {"far_value_channels": 1},
+        {"far_kernel_lmax": 1},
+        {"feed_forward": "sphere_grid"},
+        {"ffn_ratio": 2},
+        {"forces": "direct"},
+        {"fmm_num_kappa": 3},
+        {"fmm_radial_coeffs_mode": "shared"},
+    ]
+    for change in changes:
+        assert shapes(build_model({**small, **change})) != base, change
+
+
 def test_missing_name_lists_the_networks():
     with pytest.raises(ValueError, match="no 'name'.*se3_transformer_nbody"):
         build_model({"layers": 2})

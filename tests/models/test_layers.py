@@ -16,6 +16,7 @@ from models.layers import (
     GatedNonlinearity,
     NormNonlinearity,
     degree_norms,
+    layer_norm,
 )
 from tests.models.turns import orthogonal, relative_error, turned
 
@@ -252,3 +253,20 @@ def test_pseudo_channels_are_the_last():
     for pseudo in (-1, 4):
         with pytest.raises(ValueError, match=f"pseudo channels must be in 0 .. 3 .of 4 channels., got {pseudo}"):
             channel_parity(4, pseudo)
+
+
+def test_third_derivative_of_the_layer_norm():
+    """Against central differences of the second one; values as torch has them."""
+    x = draw(3, 5, seed=0).requires_grad_(True)
+    first, second, third, move = (draw(3, 5, seed=seed) for seed in (1, 2, 3, 4))
+    torch.testing.assert_close(layer_norm(x, 1e-4), nn.functional.layer_norm(x, (5,), eps=1e-4))
+
+    def slope(at: Tensor) -> Tensor:
+        (gradient,) = torch.autograd.grad((layer_norm(at, 1e-4) * first).sum(), at, create_graph=True)
+        (curvature,) = torch.autograd.grad((gradient * second).sum(), at, create_graph=True)
+        return (curvature * third).sum()
+
+    (found,) = torch.autograd.grad(slope(x), x)
+    step = 1e-5
+    expected = (slope(x + step * move) - slope(x - step * move)) / (2 * step)
+    assert abs(float(((found * move).sum() - expected).detach())) <= 1e-7 * max(1.0, abs(float(expected.detach())))

@@ -182,10 +182,13 @@ def test_fixed_directions_quote_their_error_once():
     assert len(caught) == 1 and f"{direction_error('lebedev', 50, 4.0, 2):.1e}" in str(caught[0].message)
     assert expansion.directions == (50, 50) and expansion.moments == 100
     graph = batch([20])
-    inputs = graph, ball(graph, 4.9), *features(graph), draw(3, 2, 2, seed=8)
+    rest = *features(graph), draw(3, 2, 2, seed=8)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        expansion(*inputs)
+        for seed in range(4):  # on the design radius, but for rounding
+            expansion(graph, ball(graph, 5.0, seed), *rest)
+    with pytest.warns(UserWarning, match=f"instead of {direction_error('lebedev', 50, 4.0, 2):.1e}; set design_radius to 5.5 or more"):
+        expansion(graph, ball(graph, 5.5), *rest)
 
 
 def test_beyond_the_design_radius_one_warning_quotes_the_error():

@@ -73,10 +73,11 @@ def test_half_of_an_antipodal_rule_gives_the_same_averages_of_even_functions(nam
     assert ((averages(kept, 3, top) - averages(whole, 3, top))[even]).abs().max() < 1e-13
 
 
-def test_unequal_weights_of_a_pair_are_no_symmetry():
+def test_nearly_opposite_directions_and_unequal_weights_are_no_symmetry():
     rule = RULES["lebedev"](3)
-    tilted = Quadrature(rule.directions, rule.weights * (1 + 0.1 * rule.directions[:, 0]))
-    assert half(tilted) is tilted
+    heavier = Quadrature(rule.directions, rule.weights * (1 + 0.1 * rule.directions[:, 0]))
+    tilted = Quadrature(rule.directions + np.eye(6, 3) * 1e-6, rule.weights)
+    assert half(heavier) is heavier and half(tilted) is tilted
 
 
 @EVERY

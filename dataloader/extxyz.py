@@ -7,9 +7,10 @@ ase's: (dE/dstrain) / volume, given as 6 Voigt numbers (xx yy zz yz xz xy) or 3 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import ase
 import ase.io
 import numpy as np
 from ase.stress import voigt_6_to_full_3x3_stress
@@ -40,17 +41,25 @@ def read_extxyz(
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give an extended xyz file")
     keys = {"energy": energy_key, "forces": None if forces_key == NONE else forces_key, "stress": stress_key}
+    keys = {name: key for name, key in keys.items() if key is not None}
     frames = []
-    try:
-        for index, atoms in enumerate(ase.io.iread(path, index=":", format="extxyz")):
-            frames.append(_read_frame(path, index, atoms, {name: key for name, key in keys.items() if key is not None}))
-            if progress is not None:
-                progress(1)
-    except (ase.io.ParseError, ase.io.extxyz.XYZError, IndexError, KeyError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: frame {len(frames)} cannot be read as extended xyz ({error}); mend the file") from None
+    for index, atoms in enumerate(_frames(path)):
+        frames.append(_read_frame(path, index, atoms, keys))
+        if progress is not None:
+            progress(1)
     if not frames:
         raise ValueError(f"{path} holds no frame; give an extended xyz file")
     return _joined(path, frames, units or Units(), periodic)
+
+
+def _frames(path: Path) -> Iterator[ase.Atoms]:
+    done = 0
+    try:
+        for atoms in ase.io.iread(path, index=":", format="extxyz"):
+            yield atoms
+            done += 1
+    except (ase.io.ParseError, ase.io.extxyz.XYZError, ValueError, LookupError, StopIteration) as error:
+        raise ValueError(f"{path}: frame {done} cannot be read as extended xyz ({error}); mend the file") from None
 
 
 def _read_frame(path: Path, index: int, atoms, keys: dict[str, str]) -> dict:
@@ -63,7 +72,11 @@ def _read_frame(path: Path, index: int, atoms, keys: dict[str, str]) -> dict:
         if key not in held:
             there = ", ".join(sorted(set(held) - {"numbers", "positions"})) or "nothing more"
             raise ValueError(f"{path}: frame {index} has no {name} {key!r} (it holds {there}); give --{name}-key")
-        frame[name] = _SHAPES[name](np.asarray(held[key], dtype=np.float64))
+        try:
+            values = np.asarray(held[key], dtype=np.float64)
+        except (TypeError, ValueError):
+            raise ValueError(f"{path}: {name} {key!r} of frame {index} must be numbers, got {held[key]!r}; give --{name}-key") from None
+        frame[name] = _full_stress(values) if name == "stress" else values
         wanted = {"energy": (), "forces": atoms.positions.shape, "stress": (3, 3)}[name]
         if frame[name].shape != wanted:
             raise ValueError(f"{path}: {name} {key!r} of frame {index} must have the shape {wanted}, got {frame[name].shape}")
@@ -74,9 +87,6 @@ def _full_stress(values: np.ndarray) -> np.ndarray:
     if values.shape == (6,):
         return voigt_6_to_full_3x3_stress(values)
     return values.reshape(3, 3) if values.size == 9 else values
-
-
-_SHAPES = {"energy": lambda values: values, "forces": lambda values: values, "stress": _full_stress}
 
 
 def _joined(path: Path, frames: list[dict], units: Units, periodic: bool | None) -> Structures:

@@ -87,7 +87,7 @@ def add_split_options(parser: OptionParser):
 
 
 def own_source(data) -> Source:
-    """The source of ``--file`` and ``--test-file``; ``ValueError`` or ``FileNotFoundError`` for a file of no known kind or that is absent."""
+    """The source of ``--file`` and ``--test-file``; ``ValueError`` or ``FileNotFoundError`` for a file of no known kind or not there."""
     units = Units(data.energy_unit, data.length_unit)
     keys = {quantity: data[f"{quantity}_key"] for quantity in KEYS if data[f"{quantity}_key"]}
 
@@ -182,7 +182,7 @@ def note_file(folder: Path, manifest: dict, name: str, save: Callable[[Path], No
     """Write a file if it is not finished, and its checksum into the manifest."""
     if name not in manifest["files"]:
         save(folder / name)
-        manifest["files"][name] = files.file_checksum(folder / name)
+        manifest["files"] = dict(sorted({**manifest["files"], name: files.file_checksum(folder / name)}.items()))
         files.write_json(folder / MANIFEST, manifest)
 
 

@@ -1,0 +1,161 @@
+"""Neighbour graphs are all pairs within the cutoff, images included, in the order and orientation the networks expect."""
+
+import itertools
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from dataloader import files, graphs
+from dataloader.graphs import NeighborStore, find_neighbors
+from models.near_field.basis import edge_vectors
+from tests.dataloader.molecule_data import random_crystals, random_structures
+
+CUTOFF = 3.7
+
+
+def brute_force(positions, cutoff, cell, periodic) -> list[tuple]:
+    """(dst, src, shift) of every pair within the cutoff, sorted."""
+    found = []
+    reach = [range(-9, 10) if repeats else range(1) for repeats in periodic]
+    for shift in itertools.product(*reach):
+        vectors = positions[:, None] - positions[None] + np.array(shift) @ cell  # (dst, src)
+        near = np.linalg.norm(vectors, axis=-1) < cutoff
+        if shift == (0, 0, 0):
+            np.fill_diagonal(near, False)
+        found += [(int(i), int(j), *shift) for i, j in np.argwhere(near)]
+    return sorted(found)
+
+
+@pytest.mark.parametrize("periodic", list(itertools.product([True, False], repeat=3)))
+def test_edges_are_all_pairs_and_images(periodic):
+    structures, edges = random_crystals(periodic=periodic), 0
+    for index in range(len(structures)):
+        one = structures[index]
+        found = find_neighbors(one.positions, CUTOFF, one.cell[0], one.periodic[0])
+        rows = [(int(i), int(j), *map(int, shift)) for j, i, shift in zip(*found, strict=True)]
+        assert rows == brute_force(one.positions, CUTOFF, one.cell[0], periodic)
+        edges += len(rows)
+    assert edges > (20 if any(periodic) else 0)
+
+
+def test_directions_that_do_not_repeat_need_no_cell_vector():
+    positions = np.array([[0.0, 0.0, 0.0], [1.0, 2.0, 0.5]])
+    flat = np.diag([4.0, 0.0, 0.0])
+    found = find_neighbors(positions, 4.5, flat, np.array([True, False, False]))
+    wanted = brute_force(positions, 4.5, flat, (True, False, False))
+    assert [(int(i), int(j), *map(int, s)) for j, i, s in zip(*found, strict=True)] == wanted and len(wanted) > 2
+
+
+def test_lone_atom_sees_its_images_and_never_itself():
+    found = find_neighbors(np.zeros((1, 3)), 2.5, 2 * np.eye(3), np.ones(3, bool))
+    assert len(found.src) == 6 and (np.abs(found.shift).sum(1) == 1).all()
+    assert len(find_neighbors(np.zeros((1, 3)), 2.5).src) == 0
+
+
+def test_cutoff_must_be_a_length():
+    for cutoff in (0.0, -1.0, np.inf, np.nan):
+        with pytest.raises(ValueError, match="cutoff must be finite and > 0 Angstrom, got"):
+            find_neighbors(np.zeros((2, 3)), cutoff)
+
+
+@pytest.mark.parametrize("make", [random_structures, random_crystals])
+def test_gathered_batch_has_the_edge_vectors_of_each_alone(make):
+    structures = make()
+    store = NeighborStore.compute(structures, CUTOFF)
+    ids = [2, 0, 2, 1]
+    batch = structures[ids]
+    graph, shift = store.gather(ids)
+    cell = None if shift is None else torch.from_numpy(batch.cell)
+    vectors = edge_vectors(torch.from_numpy(batch.positions), graph, cell, shift)
+    assert float(vectors.norm(dim=1).max()) < CUTOFF and graph.num_graphs == 4
+    wanted = []
+    for index in ids:
+        one = structures[index]
+        found = find_neighbors(one.positions, CUTOFF, *([] if one.cell is None else [one.cell[0], one.periodic[0]]))
+        box = np.zeros((3, 3)) if one.cell is None else one.cell[0]
+        wanted.append(one.positions[found.dst] - one.positions[found.src] + found.shift @ box)
+    np.testing.assert_allclose(vectors.numpy(), np.concatenate(wanted), atol=1e-12)
+    assert (torch.diff(graph.dst * graph.num_nodes + graph.src) >= 0).all()
+    assert torch.bincount(graph.graph_of_node[graph.dst], minlength=4).tolist() == store.edges_per_graph[ids].tolist()
+
+
+def test_graphs_outside_are_an_error():
+    store = NeighborStore.compute(random_structures(), CUTOFF)
+    for ids in ([4], [-1, 0]):
+        with pytest.raises(IndexError, match=r"graphs are 0 \.\. 3, got"):
+            store.gather(ids)
+    assert store.gather([])[0].num_graphs == 0
+
+
+@pytest.mark.parametrize("make", [random_structures, random_crystals])
+def test_stored_graphs_equal_computed_ones(tmp_path, make, monkeypatch):
+    monkeypatch.setattr(graphs, "STRUCTURES_PER_STEP", 2)
+    structures = make()
+    done = []
+    built = NeighborStore.build(tmp_path / "graphs", structures, CUTOFF, done.append)
+    opened = NeighborStore.open(tmp_path / "graphs", data_hash=structures.data_hash, cutoff=CUTOFF)
+    computed = NeighborStore.compute(structures, CUTOFF)
+    for store in (built, opened, pickle.loads(pickle.dumps(opened))):
+        graph, shift = store.gather(range(len(structures)))
+        wanted, wanted_shift = computed.gather(range(len(structures)))
+        assert torch.equal(graph.src, wanted.src) and torch.equal(graph.dst, wanted.dst)
+        assert shift is wanted_shift or torch.equal(shift, wanted_shift)
+    assert sum(done) == len(structures) and len(done) > 1 and computed.num_edges == opened.num_edges
+
+
+@pytest.fixture
+def stored(tmp_path):
+    structures = random_structures()
+    NeighborStore.build(tmp_path / "graphs", structures, CUTOFF)
+    return tmp_path / "graphs", structures.data_hash
+
+
+def refusal(folder, data_hash, **more) -> str:
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        NeighborStore.open(folder, data_hash=data_hash, **more)
+    message = str(caught.value)
+    assert str(folder) in message and "--rebuild" in message and "\n" not in message
+    return message
+
+
+def test_graphs_of_something_else_are_refused(stored):
+    folder, data_hash = stored
+    assert "holds the neighbours within 3.7 Angstrom, wanted is 5.0" in refusal(folder, data_hash, cutoff=5.0)
+    assert "belongs to another data set" in refusal(folder, "other")
+    manifest = files.read_json(folder / "manifest.json", "")
+    cases = (({"format": 9}, "of version 1"), ({"what": "a cache"}, "describes 'a cache'"), ({"arrays": {}}, "no array src"))
+    for change, message in cases:
+        foreign = {key: value for key, value in (manifest | change).items() if key != "checksum"}
+        files.write_json(folder / "manifest.json", foreign | {"checksum": files.json_checksum(foreign)})
+        assert message in refusal(folder, data_hash)
+    with pytest.raises(ValueError, match="verify must be one of"):
+        files.write_json(folder / "manifest.json", manifest)
+        NeighborStore.open(folder, data_hash=data_hash, verify="no")
+
+
+@pytest.mark.parametrize("name", ["src.npy", "degree.npy", "nodes.npy", "edge_offsets.npy", "manifest.json"])
+def test_every_flipped_byte_is_refused(stored, name):
+    folder, data_hash = stored
+    whole = (folder / name).read_bytes()
+    for place in {0, 9, len(whole) // 2, len(whole) - 3}:
+        broken = bytearray(whole)
+        broken[place] ^= 1
+        (folder / name).write_bytes(broken)
+        assert name in refusal(folder, data_hash)
+    (folder / name).write_bytes(whole[:-2])
+    assert name in refusal(folder, data_hash)
+    (folder / name).unlink()
+    assert f"{name} does not exist" in refusal(folder, data_hash)
+
+
+def test_interrupted_build_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(graphs, "STRUCTURES_PER_STEP", 2)
+
+    def interrupted(done):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        NeighborStore.build(tmp_path / "graphs", random_structures(), CUTOFF, interrupted)
+    assert list(tmp_path.iterdir()) == []

@@ -95,7 +95,7 @@ class EdgeWeights(nn.Module):
         nn.init.ones_(self.radial.bias)
 
     def forward(self, attention: Tensor, geometry: NearFieldGeometry) -> Tensor:
-        radial = self.radial(geometry.invariants).view(attention.shape[0], self.heads, -1)
+        radial = self.radial(geometry.invariants).unflatten(-1, (self.heads, self.radial.out_features // self.heads))
         return (radial * attention.unsqueeze(-1)).flatten(1)
 
 

@@ -53,15 +53,26 @@ KERNELS = {"math": math_sum, "memory_efficient": memory_efficient_sum, "flash": 
 
 
 class _Slots:
-    """Arguments of the form T as the pieces read them, converted to the type of the products."""
+    """Arguments of the form T as the pieces read them, in the type of the products, and the contractions of one piece.
+
+    Results of a piece are written over those of the piece before: fresh memory costs more than the arithmetic.
+    """
 
     def __init__(self, edges: Neighbourhoods, dtype: torch.dtype, x: Tensor):
         self.rows, self.channels = x.shape[1:]
-        self.layout = edges.layout(self.rows * self.channels)
-        self.dtype = dtype
+        self.layout, self.dtype = edges.layout(self.rows * self.channels), dtype
+        self.scratch = x.new_empty(0, dtype=dtype)
+        self.largest = max((len(piece.src) for piece in self.layout.pieces), default=0)
+        self.buffers: dict[str, Tensor] = {}
+
+    def buffer(self, name: str, slots: int) -> Tensor:
+        """Memory (slots, rows, channels) that keeps its content until the name is asked for again."""
+        if name not in self.buffers:
+            self.buffers[name] = self.scratch.new_empty(self.largest, self.rows, self.channels)
+        return self.buffers[name][:slots]
 
     def harmonics(self, values: Tensor) -> Tensor:
-        """(edges, m) to (slots, m)."""
+        """(edges, m) to (slots, m), zero in empty slots."""
         return self.layout.spread_filled(values.to(self.dtype))
 
     def weights(self, values: Tensor) -> Tensor:
@@ -72,21 +83,27 @@ class _Slots:
         """(sources, rows, channels), contiguous."""
         return x.to(self.dtype).contiguous()
 
-    def products(self, piece: Piece, harmonics: Tensor, targets: Tensor) -> Tensor:
-        """``sum_m Y_e[m] G_i[m, r, c]`` with the targets (n, m, rows channels) of a piece: (slots, rows, channels)."""
-        return torch.bmm(self.by_target(piece, harmonics), targets).view(-1, self.rows, self.channels)
+    def sent(self, name: str, piece: Piece, features: Tensor) -> Tensor:
+        """Features of the senders (slots, rows, channels)."""
+        return torch.index_select(features, 0, piece.src, out=self.buffer(name, len(piece.src)))
 
     def by_target(self, piece: Piece, values: Tensor) -> Tensor:
-        """Rows of a piece, any shape (slots, ...), as (receivers, slots of one, k)."""
-        return values.reshape(piece.targets.shape[0], piece.size, -1)
+        """Values of slots (slots, ...) as (receivers, slots of one, numbers)."""
+        return values.view(piece.targets.shape[0], piece.size, -1)
+
+    def products(self, name: str, piece: Piece, harmonics: Tensor, received: Tensor) -> Tensor:
+        """``sum_m Y_e[m] G_i[m, r, c]`` of received (receivers, m, rows channels): (slots, rows, channels)."""
+        out = self.buffer(name, len(piece.src))
+        torch.bmm(self.by_target(piece, harmonics), received, out=self.by_target(piece, out))
+        return out
 
     def contracted(self, piece: Piece, harmonics: Tensor, values: Tensor) -> Tensor:
-        """``sum_e Y_e[m] z_e[r, c]`` of slot values (slots, rows, channels): (receivers, m, rows channels)."""
+        """``sum_e Y_e[m] z_e[r, c]`` of (slots, rows, channels): (receivers, m, rows channels)."""
         return torch.bmm(self.by_target(piece, harmonics).transpose(1, 2), self.by_target(piece, values))
 
-    def overlap(self, piece: Piece, values: Tensor, targets: Tensor) -> Tensor:
+    def overlap(self, piece: Piece, values: Tensor, received: Tensor) -> Tensor:
         """``sum_rc z_e[r, c] G_i[m, r, c]``: (slots, m)."""
-        return torch.bmm(self.by_target(piece, values), targets.transpose(1, 2)).flatten(0, 1)
+        return torch.bmm(self.by_target(piece, values), received.transpose(1, 2)).flatten(0, 1)
 
 
 class _Sum(Function):
@@ -100,7 +117,7 @@ class _Sum(Function):
         y, w, features = slots.harmonics(harmonics), slots.weights(weights), slots.features(x)
         out = x.new_zeros(edges.num_targets, harmonics.shape[1], slots.rows * slots.channels)
         for piece in slots.layout.pieces:
-            message = features.index_select(0, piece.src).mul_(w[piece.slots])
+            message = slots.sent("message", piece, features).mul_(w[piece.slots])
             out.index_copy_(0, piece.targets, slots.contracted(piece, y[piece.slots], message).to(x.dtype))
         return out.view(*out.shape[:2], slots.rows, slots.channels)
 
@@ -122,12 +139,12 @@ class _Derivatives(Function):
         targets = cotangent.to(dtype).flatten(2)
         by_harmonic, by_weight, by_x = torch.zeros_like(y), torch.zeros_like(w), torch.zeros_like(x)
         for piece in slots.layout.pieces:
-            received = targets.index_select(0, piece.targets)
-            back = slots.products(piece, y[piece.slots], received)
-            sent = features.index_select(0, piece.src)
-            torch.sum(sent * back, 1, keepdim=True, out=by_weight[piece.slots])
-            by_harmonic[piece.slots] = slots.overlap(piece, sent.mul_(w[piece.slots]), received)
-            by_x.index_add_(0, piece.src, back.mul_(w[piece.slots]).to(x.dtype))
+            part, received = piece.slots, targets.index_select(0, piece.targets)
+            back = slots.products("back", piece, y[part], received)
+            sent = slots.sent("sent", piece, features)
+            torch.sum(torch.mul(sent, back, out=slots.buffer("both", len(sent))), 1, keepdim=True, out=by_weight[part])
+            by_harmonic[part] = slots.overlap(piece, sent.mul_(w[part]), received)
+            by_x.index_add_(0, piece.src, back.mul_(w[part]).to(x.dtype))
         collect = slots.layout.collect
         return collect(by_harmonic).to(x.dtype), collect(by_weight.squeeze(1)).to(x.dtype), by_x
 
@@ -148,11 +165,12 @@ def _second_derivatives(edges, dtype, cotangent, harmonics, weights, x, d_harmon
     by_target = torch.zeros_like(targets, dtype=x.dtype)
     by_harmonic, by_weight, by_x = torch.zeros_like(y), torch.zeros_like(w), torch.zeros_like(x)
     for piece in slots.layout.pieces:
-        part = piece.slots
-        received = targets.index_select(0, piece.targets)
-        back, d_back = slots.products(piece, y[part], received), slots.products(piece, dy[part], received)
-        sent, d_sent = features.index_select(0, piece.src), d_features.index_select(0, piece.src)
-        torch.sum((d_sent * back).addcmul_(sent, d_back), 1, keepdim=True, out=by_weight[part])
+        part, received = piece.slots, targets.index_select(0, piece.targets)
+        back = slots.products("back", piece, y[part], received)
+        d_back = slots.products("d_back", piece, dy[part], received)
+        sent, d_sent = slots.sent("sent", piece, features), slots.sent("d_sent", piece, d_features)
+        both = torch.mul(d_sent, back, out=slots.buffer("both", len(sent))).addcmul_(sent, d_back)
+        torch.sum(both, 1, keepdim=True, out=by_weight[part])
         d_message = d_sent.mul_(w[part]).addcmul_(sent, dw[part])
         by_harmonic[part] = slots.overlap(piece, d_message, received)
         into = slots.contracted(piece, y[part], d_message) + slots.contracted(piece, dy[part], sent.mul_(w[part]))

@@ -51,7 +51,7 @@ class ScalarMap(nn.Module):
             if l == 0:
                 left = left + self.bias
             sums.append((left * right).sum(1) / math.sqrt(2 * l + 1))
-        invariants = torch.stack(sums, 1).view(x.shape[0], -1, self.maps, self.width)  # (nodes, lmax + 1, maps, width)
+        invariants = torch.stack(sums, 1).unflatten(-1, (self.maps, self.width))  # (nodes, lmax + 1, maps, width)
         hidden = invariants.permute(2, 0, 1, 3).flatten(2) @ self.first  # (maps, nodes, size)
         hidden = nn.functional.layer_norm(hidden, hidden.shape[-1:], eps=NORM_EPSILON)
         hidden = nn.functional.silu(hidden * self.norm_weight.unsqueeze(1) + self.norm_bias.unsqueeze(1))
@@ -112,7 +112,7 @@ class DotScore(nn.Module):
     def _logits(self, shown: Tensor, src: Tensor, dst: Tensor, harmonics: Tensor, invariants: Tensor) -> Tensor:
         along = harmonics.unsqueeze(1) * degree_selector(self.lmax, harmonics.dtype, harmonics.device)  # (edges, lmax + 1, rows)
         seen = torch.cat([torch.bmm(along, shown.index_select(0, end)).flatten(1) for end in (dst, src)], -1)
-        mixed = self.first(seen * self.gate(invariants)).view(len(src), self.heads, -1)
+        mixed = self.first(seen * self.gate(invariants)).unflatten(-1, self.vector.shape)
         return (leaky_silu(self.norm(mixed)) * self.vector).sum(-1)
 
 
@@ -126,7 +126,7 @@ class SmallDotScore(DotScore):
 def degree_selector(lmax: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """``sqrt(2 l + 1)`` where a row belongs to degree l, else 0: (lmax + 1, rows)."""
     degree = degree_of_row(lmax)
-    selected = nn.functional.one_hot(degree).T * (2 * torch.arange(lmax + 1).unsqueeze(1) + 1) ** 0.5
+    selected = nn.functional.one_hot(degree).T * (2 * torch.arange(lmax + 1, dtype=torch.float64).unsqueeze(1) + 1).sqrt()
     return selected.to(dtype=dtype, device=device)
 
 

@@ -18,7 +18,7 @@ Precision of the node form. The binomial sum cancels |r|^l down to |r_ij|^l. Ori
 cube of side ``CUBE`` its (image's) position falls in, and a target keeps one sum for each cube its sources fall in, about that cube's
 centre. Centres are multiples of a power of two, so that differences to them are exact, however far the structure is from the origin.
 
-Cost at lmax 2 per edge and channel: 9 (2 l + 1) multiply-adds in the edge form; 9, 28 or 58 for l = 0, 1, 2 in the node form, and
+Cost at lmax 2 per edge and channel: 9 (2 l + 1) multiply-adds in the edge form; 9, 21 or 50 for l = 0, 1, 2 in the node form, and
 tensor products on nodes and on pairs of target and cube.
 """
 
@@ -96,7 +96,7 @@ class Moment(NamedTuple):
 
 
 def source_moments(order: int, lmax: int) -> list[Moment]:
-    """Moments that reach some path: their number of rows is 9, 28, 58 at lmax 2 for order 0, 1, 2."""
+    """Moments that reach some path: their number of rows is 9, 21, 50 at lmax 2 for order 0, 1, 2."""
     moments, start = [], 0
     paths = coupling_paths(order, lmax)
     for moved in range(order + 1):
@@ -120,7 +120,7 @@ def binomial_scale(order: int, moved: int) -> float:
 
 @table
 def source_coupling(order: int, lmax: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Takes the solid harmonics of a source (harmonic rows,) to the matrix from its features to its moments: (moment rows, rows, harmonics)."""
+    """Takes the solid harmonics of a source to the matrix from its features to its moments: (moment rows, rows, harmonics)."""
     moments = source_moments(order, lmax)
     matrix = torch.zeros(moments[-1].rows.stop, num_rows(lmax), num_rows(order), dtype=torch.float64)
     for moment in moments:
@@ -162,7 +162,7 @@ def node_form(order: int, lmax: int, kernel, x: Tensor, weights: Tensor, geometr
 
 
 def _couple(coupling: Tensor, positions: Tensor, x: Tensor) -> Tensor:
-    """Tensor products on nodes: coupling (out, rows, harmonics), positions (nodes, 3), x (nodes, rows, channels) -> (nodes, out, channels)."""
+    """Tensor products on nodes: coupling (out, rows, harmonics) and positions (nodes, 3) take x (nodes, rows, k) to (nodes, out, k)."""
     order = round(coupling.shape[-1] ** 0.5) - 1
     matrices = solid_harmonics(positions, order) @ coupling.flatten(0, 1).T
     return torch.bmm(matrices.view(-1, *coupling.shape[:2]), x)

@@ -6,27 +6,13 @@ import warnings
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
 
 from models.far_field.options import ExpansionOptions, refuse_cell
+from models.far_field.read_form import MappedFactors
 from models.far_field.readout import MomentReadout
-from models.far_field.waves import standing_waves, translation_table, truncation_degree, truncation_error
+from models.far_field.waves import standing_waves, translation_tables, truncation_degree, truncation_error
 from models.graph_ops import GraphIndex, broadcast_nodes, mean_nodes
-from models.harmonics import solid_harmonics
 from models.irreps import degree_of_row, num_rows
-
-
-class _ConstantMap(Function):
-    """A constant sparse matrix times rows (rows, n); the derivative is its transpose."""
-
-    @staticmethod
-    def forward(ctx, rows: Tensor, matrix: Tensor, transposed: Tensor) -> Tensor:
-        ctx.pair = (transposed, matrix)
-        return torch.sparse.mm(matrix, rows)
-
-    @staticmethod
-    def backward(ctx, cotangent: Tensor) -> tuple:
-        return _ConstantMap.apply(cotangent.contiguous(), *ctx.pair), None, None
 
 
 class MultipoleExpansion(nn.Module):
@@ -35,6 +21,9 @@ class MultipoleExpansion(nn.Module):
     Source factors are waves up to degree L_t(kappa), the smallest that keeps every kernel within ``tolerance`` in a ball of
     ``design_radius``; target factors are all waves that couple to them. ``truncations`` (one for each kappa) may be given instead;
     ``moments`` is their total. Moments and read-back: ``readout.py``.
+
+    What is kept of an atom for the backward pass are its waves, about twice as many numbers as moments; target factors, (lmax + 1)^2 x
+    moments numbers, are made of them for a few atoms at a time (``read_form.py``).
     """
 
     def __init__(
@@ -51,11 +40,20 @@ class MultipoleExpansion(nn.Module):
         if len(truncations) != len(wave_numbers) or min(truncations) < 0:
             raise ValueError(f"truncations must be {len(wave_numbers)} degrees >= 0, one for each kappa, got {truncations}")
         self.wave_numbers, self.lmax, self.options, self.truncations = wave_numbers, lmax, options, truncations
-        self.moments = sum(num_rows(degree) for degree in truncations)
+        sizes = torch.tensor([num_rows(degree) for degree in truncations])
+        self.moments = int(sizes.sum())
         self.readout = MomentReadout(options.budget)
         self.register_buffer("degree", degree_of_row(lmax), persistent=False)
-        node = torch.arange(len(truncations)).repeat_interleave(torch.tensor([num_rows(degree) for degree in truncations]))
-        self.register_buffer("node", node, persistent=False)
+        self.register_buffer("node", torch.arange(len(truncations)).repeat_interleave(sizes), persistent=False)
+        top = max(truncations) + lmax
+        row, radial, source = [], [], []  # of the waves of all kappas: their harmonic, their radial function, which are source factors
+        for q, truncation in enumerate(truncations):
+            source.append(sum(map(len, row)) + torch.arange(num_rows(truncation)))
+            row.append(torch.arange(num_rows(truncation + lmax)))
+            radial.append(degree_of_row(truncation + lmax) * len(truncations) + q)
+        self.top = top
+        for name, parts in (("row", row), ("radial", radial), ("source", source)):
+            self.register_buffer(name, torch.cat(parts), persistent=False)
         self._tables: dict = {}
         self._warned, self._largest = False, options.design_radius
 
@@ -65,31 +63,32 @@ class MultipoleExpansion(nn.Module):
         """The sum of ``expansions.py``; shapes as there. Raises ValueError for periodic cells."""
         refuse_cell("multipole", cell)
         centred = positions - broadcast_nodes(graph, mean_nodes(graph, positions))
-        squared = centred.square().sum(-1)
-        self._check_radius(squared)
-        unit = positions.new_tensor(self.options.design_radius)
-        solid = solid_harmonics(centred / unit, max(self.truncations) + self.lmax)
-        sources, targets = [], []
-        for kappa, truncation in zip(self.wave_numbers, self.truncations, strict=True):
-            waves = standing_waves(solid, squared, kappa, unit, truncation + self.lmax)
-            sources.append(waves[:, : num_rows(truncation)])
-            spread = _ConstantMap.apply(waves.T.contiguous(), *self._table(truncation, waves))
-            targets.append(spread.unflatten(0, (num_rows(self.lmax), -1)).permute(2, 0, 1))  # (nodes, rows, moments of this kappa)
-        moments = self.readout(graph, torch.cat(sources, 1), keys, values)
+        self._check_radius(centred)
+        waves = self._waves(centred)
+        moments = self.readout(graph, waves.index_select(0, self.source).T.contiguous(), keys, values)
         scale = coefficients.index_select(0, self.degree).index_select(2, self.node).transpose(0, 1).contiguous()  # (heads, rows, moments)
-        return self.readout.read_back(graph, torch.cat(targets, 2), scale, queries, moments)
+        return self.readout.read_back(graph, waves.T, scale, queries, moments, self._factors(waves))
 
-    def _table(self, truncation: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        key = (truncation, like.dtype, like.device)
+    def _waves(self, centred: Tensor) -> Tensor:
+        """Standing waves of all kappas, one below the other: (waves, nodes)."""
+        unit = centred.new_tensor(self.options.design_radius)
+        kappa = centred.new_tensor(self.wave_numbers)
+        squared = kappa.square()[:, None] * centred.square().sum(-1)  # (Q, nodes)
+        return standing_waves(centred / unit, squared, kappa * unit, self.top, self.row, self.radial)
+
+    def _factors(self, like: Tensor) -> MappedFactors:
+        """Target factors from all waves."""
+        key = (like.dtype, like.device)
         if key not in self._tables:
-            self._tables[key] = tuple(matrix.to(like.device, like.dtype) for matrix in translation_table(self.lmax, truncation))
+            matrices = (matrix.to(like.device, like.dtype) for matrix in translation_tables(self.lmax, self.truncations))
+            self._tables[key] = MappedFactors(*matrices, num_rows(self.lmax))
         return self._tables[key]
 
-    def _check_radius(self, squared: Tensor) -> None:
+    def _check_radius(self, centred: Tensor) -> None:
         """One warning with the error to expect, the first time a graph is too large for its moments."""
-        if self._warned or not squared.numel():
+        if self._warned or not centred.numel():
             return
-        radius = float(squared.detach().max().sqrt())
+        radius = float(centred.detach().square().sum(-1).max().sqrt())
         if not radius > self._largest:
             return
         self._largest = radius

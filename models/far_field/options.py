@@ -17,16 +17,14 @@ class ExpansionOptions:
     tolerance: relative error of the kernel inside the design radius. design_radius: distance from the centroid (Angstrom) up to which
     ``tolerance`` holds; larger graphs are announced by one warning. budget: numbers in a temporary tensor.
     rule, directions: of plane waves, a name in ``RULES`` and, instead of what ``tolerance`` asks for, a number of directions for every kappa.
-    recompute: make the factors of geometry again in the backward pass instead of keeping them.
     Raises ValueError for a tolerance outside (0, 0.1], lengths or budgets that are not positive, and rules that do not exist.
     """
 
     tolerance: float = 1e-4
     design_radius: float = 10.0
-    budget: int = 2**21
+    budget: int = 2**22
     rule: str = "lebedev"
     directions: int | None = None
-    recompute: bool = False
 
     def __post_init__(self):
         if not 0 < self.tolerance <= 0.1:

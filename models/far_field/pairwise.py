@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.bessel import leading_term, scaled_bessel
 from models.far_field.options import ExpansionOptions, refuse_cell
-from models.far_field.readout import graph_runs
+from models.far_field.pieces import graph_runs
 from models.graph_ops import GraphIndex
 from models.harmonics import solid_harmonics
 from models.irreps import degree_of_row, num_rows

@@ -25,18 +25,19 @@ import torch
 from torch import Tensor
 
 from models.bessel import leading_term, scaled_bessel, spherical_bessel
-from models.harmonics import gradient_ladders, ladder_step
+from models.harmonics import gradient_ladders, ladder_step, solid_harmonics
 from models.irreps import degree_of_row, num_rows, table
 
 
-def standing_waves(solid: Tensor, squared: Tensor, kappa: float, unit: Tensor, lmax: int) -> Tensor:
-    """``j_L(kappa r) Y_LM(r^)`` for L = 0 .. lmax, smooth at r = 0: (nodes, rows).
+def standing_waves(scaled: Tensor, squared: Tensor, size: Tensor, lmax: int, row: Tensor, radial: Tensor) -> Tensor:
+    """Chosen waves ``j_L(kappa r) Y_LM(r^)`` of degrees up to lmax and several kappas, smooth at r = 0: (waves, nodes).
 
-    solid: harmonics of r / unit (nodes, >= rows); squared: r^2 (nodes,); unit: the length in which ``solid`` is measured, a number.
+    scaled: r / a (nodes, 3) for any length a; squared: kappa^2 r^2 (Q, nodes); size: kappa a (Q,); row: the row of Y of each wave;
+    radial: ``L Q + q`` of each wave.
     """
-    radial = leading_term(kappa * unit, lmax) * scaled_bessel(kappa**2 * squared, lmax)  # (nodes, lmax + 1)
-    degree = degree_of_row(lmax).to(solid.device)
-    return solid[:, : num_rows(lmax)] * radial.index_select(1, degree)
+    solid = solid_harmonics(scaled, lmax).T  # (rows, nodes)
+    functions = leading_term(size, lmax).T[..., None] * scaled_bessel(squared, lmax).permute(2, 0, 1)  # (L, Q, nodes)
+    return solid.index_select(0, row) * functions.flatten(0, 1).index_select(0, radial)
 
 
 def _axis_ladders(lmax: int) -> list[list[np.ndarray]]:
@@ -60,8 +61,8 @@ def _wave_gradient(axis: int, steps: list[list[np.ndarray]]) -> scipy.sparse.csr
 
 
 @table
-def translation_table(lmax: int, truncation: int) -> tuple[Tensor, Tensor]:
-    """The matrix T of ``E[(lm, LM)] = sum T B_L'M'``, and its transpose, as sparse float64 tensors.
+def translation_table(lmax: int, truncation: int) -> Tensor:
+    """The matrix T of ``E[(lm, LM)] = sum T B_L'M'`` as a sparse float64 tensor.
 
     Rows: (lmax + 1)^2 kernel components x (truncation + 1)^2 source moments; columns: waves of degrees 0 .. truncation + lmax.
     """
@@ -78,7 +79,22 @@ def translation_table(lmax: int, truncation: int) -> tuple[Tensor, Tensor]:
     kept = abs(matrix.data) > 1e-13
     indices = torch.from_numpy(np.stack([matrix.row, matrix.col])[:, kept]).long()
     values = torch.from_numpy(matrix.data[kept])
-    result = torch.sparse_coo_tensor(indices, values, (num_rows(lmax) * moments, size), check_invariants=True).coalesce()
+    return torch.sparse_coo_tensor(indices, values, (num_rows(lmax) * moments, size), check_invariants=True).coalesce()
+
+
+def translation_tables(lmax: int, truncations: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """The matrices of several kappas as one, (kernel components x all moments, all waves), and its transpose: sparse float64 tensors."""
+    rows = num_rows(lmax)
+    blocks = [translation_table(lmax, truncation) for truncation in truncations]
+    width = sum(block.shape[0] // rows for block in blocks)
+    place, column, indices = 0, 0, []
+    for block in blocks:
+        moments = block.shape[0] // rows
+        target, wave = block.indices()
+        indices.append(torch.stack([target // moments * width + target % moments + place, wave + column]))
+        place, column = place + moments, column + block.shape[1]
+    values = torch.cat([block.values() for block in blocks])
+    result = torch.sparse_coo_tensor(torch.cat(indices, 1), values, (rows * width, column), check_invariants=True).coalesce()
     return result, result.t().coalesce()
 
 

@@ -7,7 +7,8 @@ import itertools
 import pytest
 import torch
 
-from models.far_field.readout import MomentReadout, graph_runs
+from models.far_field.pieces import graph_runs
+from models.far_field.readout import MomentReadout
 from tests.models.far_field.clouds import CORNERS, batch, draw, features
 
 SIZES = [*CORNERS, 0, 3]

@@ -6,15 +6,17 @@ import pytest
 import torch
 from scipy.special import spherical_jn
 
-from models.far_field.waves import standing_waves, translation_table, truncation_degree, truncation_error
-from models.harmonics import solid_harmonics, spherical_harmonics
-from models.irreps import num_rows
+from models.far_field.waves import standing_waves, translation_table, translation_tables, truncation_degree, truncation_error
+from models.harmonics import spherical_harmonics
+from models.irreps import degree_of_row, num_rows
 from tests.models.far_field.clouds import draw
 
 
 def waves(points: torch.Tensor, kappa: float, lmax: int, unit: float = 3.0) -> torch.Tensor:
-    unit = torch.tensor(unit, dtype=points.dtype)
-    return standing_waves(solid_harmonics(points / unit, lmax), points.square().sum(-1), kappa, unit, lmax)
+    """All waves of one kappa, (points, rows)."""
+    size = torch.tensor([kappa * unit], dtype=points.dtype)
+    squared = kappa**2 * points.square().sum(-1)
+    return standing_waves(points / unit, squared[None], size, lmax, torch.arange(num_rows(lmax)), degree_of_row(lmax)).T
 
 
 @pytest.mark.parametrize("unit", [0.5, 3.0, 40.0])
@@ -31,11 +33,20 @@ def test_addition_theorem(scale):
     """Waves of a - b, l <= 3, from waves of a and of b, to rounding where nothing is truncated."""
     a, b = scale * draw(30, 3, seed=1), scale * draw(30, 3, seed=2)
     truncation = 34 if scale > 1 else 20
-    matrix, transposed = translation_table(3, truncation)
+    matrix = translation_table(3, truncation)
     spread = (matrix @ waves(a, 1.0, truncation + 3).T).unflatten(0, (num_rows(3), -1))
     found = torch.einsum("tpn,np->nt", spread, waves(b, 1.0, truncation))
     torch.testing.assert_close(found, waves(a - b, 1.0, 3), rtol=1e-9 if scale < 1 else 1e-11, atol=1e-14)
-    assert torch.equal(transposed.to_dense(), matrix.to_dense().T)
+
+
+def test_tables_of_several_kappas_are_those_of_each():
+    """Blocks of one matrix, for every component of the kernel, and the transpose."""
+    matrix, transposed = (part.to_dense() for part in translation_tables(1, (2, 0)))
+    assert torch.equal(matrix, transposed.T)
+    components = matrix.unflatten(0, (num_rows(1), -1))  # (rows, moments of both, waves of both)
+    large, small = (translation_table(1, degree).to_dense().unflatten(0, (num_rows(1), -1)) for degree in (2, 0))
+    expected = torch.stack([torch.block_diag(a, b) for a, b in zip(large, small, strict=True)])
+    assert torch.equal(components, expected)
 
 
 @pytest.mark.parametrize(("tolerance", "a", "b"), [(1e-3, 0.92, 1.2), (1e-5, 1.98, 1.3), (1e-7, 2.99, 1.3)])

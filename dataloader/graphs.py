@@ -23,7 +23,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import vesin
-from ase.geometry import complete_cell
 from torch import Tensor
 
 from dataloader import array_store, files
@@ -64,7 +63,7 @@ def _finder(cutoff: float) -> vesin.NeighborList:
 
 def _find(finder: vesin.NeighborList, positions, cell, periodic) -> Neighbors:
     open_structure = periodic is None or not np.any(periodic)
-    box = np.zeros((3, 3)) if open_structure else complete_cell(cell)  # vectors along which nothing repeats may be zero
+    box = np.zeros((3, 3)) if open_structure else cell  # vectors along which nothing repeats may be zero
     pairs, shift = finder.compute(positions, box, False if open_structure else np.asarray(periodic, dtype=bool), "PS")
     src, dst = pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64)  # vesin: x_j - x_i + S @ box for a pair (i, j)
     if open_structure:

@@ -54,9 +54,10 @@ class MoleculeDataset:
         references  Z -> eV: adds the label residual_energy = energy - sum of the references, small enough for float32
         dtype       of positions and forces
 
-    A batch has positions (nodes, 3), centred for open structures, atomic_numbers (nodes,), for periodic data cell (graphs, 3, 3) and
-    image_shift (edges, 3) int32, and the labels energy (graphs,) float64, forces (nodes, 3), stress (graphs, 3, 3), each if the data have
-    it. Note that ``batch.to(dtype=float32)`` rounds the energy as well: subtract references before, or train on residual_energy.
+    A batch has positions (nodes, 3), centred for open structures, atomic_numbers (nodes,), for periodic data cell (graphs, 3, 3), periodic
+    (graphs, 3) and image_shift (edges, 3) int32, and the labels energy (graphs,) float64, forces (nodes, 3), stress (graphs, 3, 3), each if
+    the data have it. Note that ``batch.to(dtype=float32)`` rounds the energy as well: compare residual_energy with the prediction less its
+    references.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class MoleculeDataset:
         self.positions = torch.from_numpy(_centred(structures)).to(dtype)
         self.atomic_numbers = torch.from_numpy(structures.atomic_numbers)
         self.cell = torch.from_numpy(structures.cell).to(dtype) if neighbors.periodic else None
+        self.periodic = torch.from_numpy(structures.periodic) if neighbors.periodic else None
         self.energy = torch.from_numpy(structures.energy)
         self.atom_labels = {} if structures.forces is None else {"forces": torch.from_numpy(structures.forces).to(dtype)}
         self.graph_labels = {"energy": self.energy}
@@ -125,6 +127,7 @@ class MoleculeDataset:
             positions=self.positions.index_select(0, atoms),
             atomic_numbers=self.atomic_numbers.index_select(0, atoms),
             cell=None if self.cell is None else self.cell.index_select(0, chosen),
+            periodic=None if self.periodic is None else self.periodic.index_select(0, chosen),
             image_shift=shift,
             labels=labels,
         )

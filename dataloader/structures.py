@@ -218,10 +218,9 @@ def _check_cells(structures: Structures):
         raise ValueError(f"{there} was given without {missing}: give both, or neither for open structures")
     if structures.cell is None:
         return
-    length = np.linalg.norm(structures.cell, axis=-1)
-    flat = np.abs(np.linalg.det(structures.cell)) <= 1e-9 * np.maximum(length.prod(1), 1e-300)
-    wrong = np.flatnonzero((structures.periodic & (length == 0)).any(1) | (structures.periodic.all(1) & flat))
+    repeating = np.where(structures.periodic[..., None], structures.cell, 0.0)
+    wrong = np.flatnonzero(np.linalg.matrix_rank(repeating) < structures.periodic.sum(1)) if len(structures) else ()
     if len(wrong):
         cell = structures.cell[wrong[0]].tolist()
         directions = structures.periodic[wrong[0]].tolist()
-        raise ValueError(f"structure {wrong[0]} is periodic along {directions} but its cell {cell} has no volume")
+        raise ValueError(f"structure {wrong[0]} is periodic along {directions} but its vectors {cell} do not span that")

@@ -15,10 +15,10 @@ from tests.dataloader.molecule_data import random_crystals, random_structures
 CUTOFF = 3.7
 
 
-def brute_force(positions, cutoff, cell, periodic) -> list[tuple]:
+def brute_force(positions, cutoff, cell, periodic, images=9) -> list[tuple]:
     """(dst, src, shift) of every pair within the cutoff, sorted."""
     found = []
-    reach = [range(-9, 10) if repeats else range(1) for repeats in periodic]
+    reach = [range(-images, images + 1) if repeats else range(1) for repeats in periodic]
     for shift in itertools.product(*reach):
         vectors = positions[:, None] - positions[None] + np.array(shift) @ cell  # (dst, src)
         near = np.linalg.norm(vectors, axis=-1) < cutoff
@@ -40,11 +40,15 @@ def test_edges_are_all_pairs_and_images(periodic):
     assert edges > (20 if any(periodic) else 0)
 
 
-def test_directions_that_do_not_repeat_need_no_cell_vector():
-    positions = np.array([[0.0, 0.0, 0.0], [1.0, 2.0, 0.5]])
-    flat = np.diag([4.0, 0.0, 0.0])
-    found = find_neighbors(positions, 4.5, flat, np.array([True, False, False]))
-    wanted = brute_force(positions, 4.5, flat, (True, False, False))
+@pytest.mark.parametrize("periodic", [(True, False, False), (False, True, True), (True, False, True)])
+@pytest.mark.parametrize("atoms", [2, 150])
+def test_directions_that_do_not_repeat_need_no_cell_vector(periodic, atoms):
+    rng = np.random.default_rng(atoms)
+    size = 3.0 * atoms ** (1 / 3)
+    positions = rng.uniform(0, size, (atoms, 3))
+    cell = np.where(np.array(periodic)[:, None], size * np.eye(3) + 0.1 * size * rng.standard_normal((3, 3)), 0.0)
+    found = find_neighbors(positions, 4.5, cell, np.array(periodic))
+    wanted = brute_force(positions, 4.5, cell, periodic, images=4)
     assert [(int(i), int(j), *map(int, s)) for j, i, s in zip(*found, strict=True)] == wanted and len(wanted) > 2
 
 

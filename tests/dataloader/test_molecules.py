@@ -50,6 +50,7 @@ def test_periodic_batch_carries_cells_shifts_and_stress():
     batch = MoleculeDataset(crystals, 3.0, dtype=torch.float64)[[2, 0]]
     assert batch.cell.shape == (2, 3, 3) and batch.labels["stress"].shape == (2, 3, 3) and batch.image_shift.dtype == torch.int32
     assert torch.equal(batch.positions, torch.from_numpy(crystals[[2, 0]].positions)) and batch.cell.dtype == torch.float64
+    assert batch.periodic.all() and torch.equal(batch.cell[0], torch.from_numpy(crystals.cell[2]))
 
 
 def test_residual_energies_survive_float32():

@@ -104,7 +104,8 @@ WRONG = [
     ({"atomic_numbers": np.ones(13)}, "atomic_numbers must be whole numbers, got float64"),
     ({"counts": np.array([3, 5, 0, 5])}, "counts must be a list of numbers >= 1, .* smallest 0"),
     ({"cell": np.ones((4, 3, 3))}, "cell was given without periodic: give both"),
-    ({"cell": np.zeros((4, 3, 3)), "periodic": np.ones((4, 3), bool)}, "structure 0 is periodic along .* has no volume"),
+    ({"cell": np.zeros((4, 3, 3)), "periodic": np.ones((4, 3), bool)}, r"structure 0 is periodic along \[True.* do not span that"),
+    ({"cell": np.ones((4, 3, 3)), "periodic": np.array([[0, 0, 1], [1, 0, 1], [0, 0, 0], [0, 0, 0]])}, "structure 1 is periodic along"),
     ({"extra": {"charge": np.zeros(5)}}, r"extra\['charge'\] must have the shape \(4,\)"),
 ]
 

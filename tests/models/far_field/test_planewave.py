@@ -11,6 +11,7 @@ from models.far_field.options import ExpansionOptions
 from models.far_field.pairwise import PairwiseExpansion
 from models.far_field.planewave import LARGEST_SIZE, PlaneWaveExpansion, direction_error, directions_for
 from models.far_field.quadrature import RULES
+from models.far_field.radius import RadiusGuard
 from models.graph_ops import GraphIndex
 from models.irreps import degree_slice
 from tests.models.far_field.clouds import CORNERS, ball, batch, draw, features
@@ -185,8 +186,7 @@ def test_fixed_directions_quote_their_error_once():
     rest = *features(graph), draw(3, 2, 2, seed=8)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for seed in range(4):  # on the design radius, but for rounding
-            expansion(graph, ball(graph, 5.0, seed), *rest)
+        expansion(graph, ball(graph, 5.0), *rest)
     with pytest.warns(UserWarning, match=f"instead of {direction_error('lebedev', 50, 4.0, 2):.1e}; set design_radius to 5.5 or more"):
         expansion(graph, ball(graph, 5.5), *rest)
 
@@ -202,6 +202,17 @@ def test_beyond_the_design_radius_one_warning_quotes_the_error():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         build((0.8,), 1, design_radius=12.1)(*inputs)
+
+
+def test_rounding_is_not_beyond_the_design_radius():
+    guard, squared = RadiusGuard(5.0, 0.1), torch.tensor([1.0, 25.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        guard.check(squared * (1 + 1e-6), lambda radius: 0.2)
+        guard.check(squared * 1.1, lambda radius: 0.09)
+        guard.check(squared * torch.nan, lambda radius: 0.2)
+    with pytest.warns(UserWarning, match=r"error may reach 2.0e-01 instead of 1.0e-01; set design_radius to 5.5 or more"):
+        guard.check(squared * 1.21, lambda radius: 0.2)
 
 
 def test_expected_error_of_a_graph_past_all_use_is_quick_and_large():

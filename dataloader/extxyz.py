@@ -15,7 +15,7 @@ import ase.io
 import numpy as np
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from dataloader.molecule_npz import NONE, in_project_units
+from dataloader.molecule_npz import ABSENT, in_project_units
 from dataloader.structures import Structures
 from dataloader.units import Units
 
@@ -33,14 +33,14 @@ def read_extxyz(
 ) -> Structures:
     """All frames of an extended xyz file, in eV and Angstrom.
 
-    units: of the file (default: eV and Angstrom, as ase has it). energy_key, forces_key ("none": without), stress_key (None: without).
+    units: of the file (default: eV and Angstrom, as ase has it). energy_key, forces_key ("absent": without), stress_key (None: without).
     periodic: None takes the pbc of the file, False reads its structures as open. progress: called after each frame with 1. Raises
     ``FileNotFoundError``, or ``ValueError`` with the file, the frame, the key and the keys that are there.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give an extended xyz file")
-    keys = {"energy": energy_key, "forces": None if forces_key == NONE else forces_key, "stress": stress_key}
+    keys = {"energy": energy_key, "forces": None if forces_key == ABSENT else forces_key, "stress": stress_key}
     keys = {name: key for name, key in keys.items() if key is not None}
     frames = []
     for index, atoms in enumerate(_frames(path)):

@@ -26,7 +26,7 @@ KEYS = {
     "forces": ("F", "forces"),
 }
 COUNTS, CELL = "n_atoms", "cell"
-NONE = "none"  # instead of the key of the forces: read without them
+ABSENT = "absent"  # instead of the key of the forces: read without them
 STATED_UNITS = {  # what sGDML files call the units
     "e_unit": {"kcal/mol": "kcal/mol", "ev": "eV", "mev": "meV", "hartree": "hartree", "ha": "hartree", "kj/mol": "kJ/mol"},
     "r_unit": {"ang": "Angstrom", "angstrom": "Angstrom", "bohr": "bohr", "nm": "nm"},
@@ -37,7 +37,7 @@ MEND = "give a whole npz file with atomic numbers, positions, energies and force
 def read_npz(path: str | Path, units: Units, keys: Mapping[str, str] | None = None, periodic: bool | None = None) -> Structures:
     """Structures of an npz file, in eV and Angstrom.
 
-    units: of the file. keys: name -> array for some of numbers, positions, energy, forces ("none": without forces). periodic: whether the
+    units: of the file. keys: name -> array for some of numbers, positions, energy, forces ("absent": without forces). periodic: whether the
     cells of a file that has them repeat; it must be said. Raises ``FileNotFoundError`` or ``ValueError`` with the file: damaged, a key that
     is not there (and those that are), shapes that do not fit, other units.
     """
@@ -70,12 +70,12 @@ def in_project_units(arrays: dict[str, np.ndarray], units: Units, **more) -> Str
 def _find_keys(path, held: list[str], given: Mapping[str, str]) -> dict[str, str]:
     found = {}
     for quantity, usual in KEYS.items():
-        if quantity == "forces" and given.get(quantity) == NONE:
+        if quantity == "forces" and given.get(quantity) == ABSENT:
             continue
         wanted = (given[quantity],) if given.get(quantity) else usual
         name = next((name for name in wanted if name in held), None)
         if name is None:
-            option = f"give --{quantity}-key" + (f" (or --{quantity}-key {NONE})" if quantity == "forces" else "")
+            option = f"give --{quantity}-key" + (f" (or --{quantity}-key {ABSENT})" if quantity == "forces" else "")
             there = f"it holds {', '.join(held) or 'nothing'}"
             raise ValueError(f"{path} has no {quantity} {' or '.join(map(repr, wanted))} ({there}); {option}")
         found[quantity] = name

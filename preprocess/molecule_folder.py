@@ -24,7 +24,7 @@ from dataloader import files
 from dataloader.extxyz import read_extxyz
 from dataloader.graphs import NeighborStore, check_cutoff
 from dataloader.label_statistics import Statistics
-from dataloader.molecule_npz import KEYS, read_npz
+from dataloader.molecule_npz import ABSENT, KEYS, read_npz
 from dataloader.molecules import MANIFEST, SPLITS, STATISTICS, graphs_folder, structures_file
 from dataloader.splits import SPLITS as PROTOCOLS
 from dataloader.splits import Split, SplitOptions, make_split
@@ -65,7 +65,8 @@ def add_data_options(parser: OptionParser, out: str, molecules: list[str], molec
     data.add("--energy-unit", str, "eV", choices=list(ENERGY_UNITS), help="of --file")
     data.add("--length-unit", str, "Angstrom", choices=list(LENGTH_UNITS), help="of --file")
     for quantity in KEYS:
-        data.add(f"--{quantity}-key", str, None, key=f"{quantity}_key", help=f"name of the {quantity} in --file (default: a usual one)")
+        without = f"; {ABSENT}: read without" if quantity == "forces" else ""
+        data.add(f"--{quantity}-key", str, None, key=f"{quantity}_key", help=f"name of the {quantity} in --file (default: a usual one)" + without)
     data.add("--stress-key", str, None, help="name of the stress in an extended xyz file (default: read without)")
     data.add("--periodic", bool, None, help="whether the cells of --file repeat (default: as extended xyz says; npz must be told)")
     data.add("--rebuild", bool, False, help="replace what is in the folder")

@@ -76,7 +76,7 @@ def test_file_by_hand(tmp_path):
     )
     found = read_extxyz(path)
     assert found.energy.tolist() == [-1.5, -0.5] and found.counts.tolist() == [2, 1] and found.forces[1].tolist() == [0, 0, -0.25]
-    assert read_extxyz(path, forces_key="none").forces is None
+    assert read_extxyz(path, forces_key="absent").forces is None
 
 
 def test_what_is_missing_is_one_line(tmp_path):

@@ -73,7 +73,7 @@ def test_ragged_files_and_further_numbers(tmp_path):
     path = written(tmp_path, **content)
     with pytest.raises(ValueError, match=r"has no forces 'F' or 'forces' \(it holds Z, R, E, n_atoms\); give --forces-key"):
         read_npz(path, Units())
-    assert read_npz(path, Units(), {"forces": "none"}).forces is None
+    assert read_npz(path, Units(), {"forces": "absent"}).forces is None
 
 
 def test_cells_must_be_said_to_repeat_or_not(tmp_path):

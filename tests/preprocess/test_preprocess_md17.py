@@ -203,6 +203,18 @@ def test_units_of_own_files_are_taken_out_and_shown(tmp_path, capsys):
     assert "1 hartree = 27.21139 eV, 1 bohr = 0.5291772 Angstrom" in capsys.readouterr().out
 
 
+def test_energies_without_forces(tmp_path):
+    structures = random_structures((3, 4, 2, 5))
+    arrays = {"Z": structures.atomic_numbers, "R": structures.positions, "E": structures.energy, "n_atoms": structures.counts}
+    np.savez(tmp_path / "a.npz", **arrays)
+    options = ["--file", str(tmp_path / "a.npz"), "--train", "2", "--val", "1", "--out", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match=r"has no forces .*; give --forces-key \(or --forces-key absent\)"):
+        main(options)
+    main([*options, "--forces-key", "absent"])
+    assert set(MoleculeDataset.open(tmp_path / "out", "train")[[0, 1]].labels) == {"energy"}
+    assert load_statistics(tmp_path / "out").force_rms == 0.0
+
+
 def official(folder: Path, revised=False):
     """Published files with invented content; rMD17 with its five splits."""
     rng = np.random.default_rng(0)

@@ -79,14 +79,14 @@ def sphere_grid(degree: int) -> tuple[Tensor, Tensor]:
 
 @table
 def grid_maps(lmax: int, exactness: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Features to values on a grid and back: (points, rows) and (rows, points).
+    """Features to values on a grid and back: (points, rows) and (rows, points); a constant comes back as a scalar of the same size.
 
-    Features of unit variance give values of unit variance, and the product of two of them about that again, brought back.
+    Features of unit variance give values of about ``2 lmax + 1`` after a product, so that the product spreads over its rows.
     """
     points, weights = sphere_grid(exactness)
     harmonics = spherical_harmonics(points, lmax) * (2 * degree_of_row(lmax) + 1).sqrt()  # mean square 1 on the sphere
-    back = (1.4 * lmax + 1) * harmonics * weights[:, None]  # a product spreads over (2 lmax + 1)^2 rows, unevenly
-    return (harmonics / (lmax + 1)).to(device, dtype), back.T.contiguous().to(device, dtype)
+    spread = (1.4 * lmax + 1) ** 0.5 / (lmax + 1)  # of the (2 lmax + 1)^2 rows of a product the lower ones get more
+    return (spread * harmonics).to(device, dtype), (harmonics * weights[:, None]).T.contiguous().to(device, dtype)
 
 
 class SphereGridFeedForward(nn.Module):
@@ -101,10 +101,11 @@ class SphereGridFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         to_grid, from_grid = grid_maps(self.lmax, 3 * self.lmax, x.dtype, x.device)
-        first, second = (to_grid @ self.expand(x)).split(self.hidden, -1)  # (nodes, points, hidden)
-        product = from_grid @ (first * second)
-        separate = SILU_SCALE * nn.functional.silu(self.scalars(x[:, :1]))
-        return self.reduce(torch.cat([product[:, :1] + separate, product[:, 1:]], 1))
+        functions = self.expand(x).transpose(0, 1)  # (rows, nodes, 2 hidden): maps to and from the grid are single products
+        values = (to_grid @ functions.flatten(1)).unflatten(1, functions.shape[1:])
+        separate = SILU_SCALE * nn.functional.silu(self.scalars(x[:, 0]))
+        values = torch.addcmul(separate, *values.split(self.hidden, -1))  # (points, nodes, hidden)
+        return self.reduce((from_grid @ values.flatten(1)).unflatten(1, values.shape[1:]).transpose(0, 1))
 
 
 class TwoBodyFeedForward(nn.Module):

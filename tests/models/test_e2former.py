@@ -210,7 +210,10 @@ def test_every_parameter_learns(double):
     assert not silent
 
 
-@pytest.mark.parametrize("options", [{}, {"schedule": "hybrid-first-order", "far_expansion": "lattice", "fmm_kappa_max": 3.0}], ids=["near", "lattice"])
+LATTICE = {"schedule": "hybrid-first-order", "far_expansion": "lattice", "fmm_kappa_max": 3.0}
+
+
+@pytest.mark.parametrize("options", [{}, LATTICE], ids=["near", "lattice"])
 def test_stress_is_the_slope_under_strain(options, double):
     model, batch = made(stress=True, **options), crystal()
     out, step = model(batch), 1e-4

@@ -31,8 +31,10 @@ from torch import Tensor, nn
 
 from models.bessel import spherical_bessel
 from models.far_field.options import ExpansionOptions, refuse_cell
+from models.far_field.pieces import Scratch
 from models.far_field.quadrature import RULES, half
 from models.far_field.radius import RadiusGuard
+from models.far_field.read_form import Factors
 from models.far_field.readout import MomentReadout
 from models.graph_ops import GraphIndex, broadcast_nodes, mean_nodes
 from models.harmonics import spherical_harmonics
@@ -107,6 +109,29 @@ def _wave_tables(
     return torch.cat(vectors, 1).to(device, dtype), torch.cat(factors, 1).repeat(1, 2).to(device, dtype)
 
 
+class CrossedFactors(Factors):
+    """Of an atom's cosines and sines, (nodes, moments): themselves for even degrees, sines and -cosines for odd ones.
+
+    With the cosines and sines of a source they make the cosine and the sine of the difference.
+    """
+
+    def __init__(self, degree: Tensor):
+        self.odd = degree % 2
+
+    def shape(self, rows: int, moments: int) -> tuple[int, ...]:
+        return (moments,)
+
+    def spread(self, given: Tensor, scratch: Scratch) -> Tensor:
+        cosine, sine = given.chunk(2, 1)
+        both = torch.stack([given, torch.cat([sine, -cosine], 1)], 1)
+        return torch.index_select(both, 1, self.odd, out=scratch("factors", given.shape[0], self.odd.shape[0], given.shape[1]))
+
+    def collect(self, factors: Tensor, scratch: Scratch) -> Tensor:
+        even, odd = (factors[:, self.odd == parity].sum(1) for parity in (0, 1))
+        of_sine, of_cosine = odd.chunk(2, 1)
+        return even + torch.cat([-of_cosine, of_sine], 1)
+
+
 class PlaneWaveExpansion(nn.Module):
     """Plane waves about each graph's centroid: linear cost, equivariant up to the error of the rule (law above).
 
@@ -154,13 +179,10 @@ class PlaneWaveExpansion(nn.Module):
         settings = self.options.rule, self.directions, self.wave_numbers, self.lmax
         vectors, factors = _wave_tables(*settings, positions.dtype, positions.device)
         phases = centred @ vectors
-        cosine, sine = phases.cos(), phases.sin()
-        sources = torch.cat([cosine, sine], 1)
-        crossed = torch.cat([sine, -cosine], 1)  # with the sources: the sine of the difference, for odd degrees
-        targets = torch.stack([sources, crossed], 1).index_select(1, self.degree % 2)  # (nodes, rows, moments)
-        moments = self.readout(graph, sources, keys, values)
+        waves = torch.cat([phases.cos(), phases.sin()], 1)
+        moments = self.readout(graph, waves, keys, values)
         scale = coefficients.index_select(0, self.degree).index_select(2, self.kappa_of_moment).transpose(0, 1) * factors
-        return self.readout.read_back(graph, targets, scale, queries, moments)
+        return self.readout.read_back(graph, waves, scale, queries, moments, CrossedFactors(self.degree))
 
     def extra_repr(self) -> str:
         return f"lmax={self.lmax}, rule={self.options.rule}, directions={self.directions}, moments={self.moments}"

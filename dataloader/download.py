@@ -22,6 +22,7 @@ from dataloader import files
 TIMEOUT = 30.0  # seconds without a byte
 ATTEMPTS = 4  # at one address, as long as each brings something
 CHUNK = 1 << 18
+REFUSED_RANGE = 416
 FAILURES = (OSError, http.client.HTTPException)  # URLError, timeouts and broken connections are OSErrors
 
 
@@ -87,8 +88,10 @@ def _fetch_from(url: str, remote: RemoteFile, target: Path, open_bar: Callable, 
         try:
             _transfer(url, part, open_bar, timeout)
             break
-        except urllib.error.HTTPError:
-            raise
+        except urllib.error.HTTPError as error:
+            if error.code != REFUSED_RANGE or not before:
+                raise
+            _discard(part)  # whole already, or no beginning of the server's file: once more from the start
         except FAILURES:
             if attempt + 1 == ATTEMPTS or not part.exists() or part.stat().st_size <= before:
                 raise
@@ -110,13 +113,7 @@ def _transfer(url: str, part: Path, open_bar: Callable, timeout: float):
     headers = {"User-Agent": "farfield", "Accept-Encoding": "identity"}
     if done:
         headers |= {"Range": f"bytes={done}-"} | ({"If-Range": mark} if mark else {})
-    try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
-    except urllib.error.HTTPError as error:
-        if error.code == 416:  # the part is not a beginning of the server's file
-            _discard(part)
-        raise
-    with response:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout) as response:
         continued = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {done}-")
         if done and not continued:
             done = 0

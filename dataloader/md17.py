@@ -94,7 +94,8 @@ def unpack_revised(archive: str | Path, molecule: str, folder: str | Path) -> Pa
 def read_md17(path: str | Path, revised: bool = False) -> Structures:
     """Structures of an official file of MD17 or rMD17, in eV and Angstrom; errors as in :func:`read_npz`."""
     structures = read_npz(path, FILE_UNITS)
-    structures.theory = structures.theory or THEORY[revised]
+    if structures.theory in ("", "unknown"):  # as early files have it
+        structures.theory = THEORY[revised]
     return structures
 
 

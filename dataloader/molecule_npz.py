@@ -26,6 +26,7 @@ KEYS = {
     "forces": ("F", "forces"),
 }
 COUNTS, CELL = "n_atoms", "cell"
+WORDS = ("theory", "e_unit", "r_unit")
 ABSENT = "absent"  # instead of the key of the forces: read without them
 STATED_UNITS = {  # what sGDML files call the units
     "e_unit": {"kcal/mol": "kcal/mol", "ev": "eV", "mev": "meV", "hartree": "hartree", "ha": "hartree", "kj/mol": "kJ/mol"},
@@ -45,7 +46,7 @@ def read_npz(path: str | Path, units: Units, keys: Mapping[str, str] | None = No
     with np.load(path, allow_pickle=False) as archive:
         held = archive.files
     names = _find_keys(path, held, keys or {})
-    content = files.read_npz(path, held, MEND)
+    content = _read(path, held, {*names.values(), COUNTS, CELL, *WORDS})
     _check_stated_units(path, content, units)
     arrays = {quantity: content[name] for quantity, name in names.items()}
     try:
@@ -54,7 +55,7 @@ def read_npz(path: str | Path, units: Units, keys: Mapping[str, str] | None = No
         used = {*names.values(), COUNTS, CELL}
         rest = {name: values for name, values in content.items() if name not in used and values.shape == flat["counts"].shape}
         extra = {name: values for name, values in rest.items() if np.issubdtype(values.dtype, np.number)}
-        return in_project_units(flat | box, units, extra=extra, theory=str(content.get("theory", "")))
+        return in_project_units(flat | box, units, extra=extra, theory=_text(content.get("theory", "")))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -84,9 +85,26 @@ def _find_keys(path, held: list[str], given: Mapping[str, str]) -> dict[str, str
 
 def _check_stated_units(path, content: dict, units: Units):
     for key, expected, option in (("e_unit", units.energy, "--energy-unit"), ("r_unit", units.length, "--length-unit")):
-        stated = str(content[key]) if key in content else None
+        stated = _text(content[key]) if key in content else None
         if stated is not None and STATED_UNITS[key].get(stated.lower()) != expected:
             raise ValueError(f"{path} says {key} = {stated!r}, it would be read as {expected}; give the fitting {option}")
+
+
+def _read(path, held: list[str], wanted: set[str]) -> dict[str, np.ndarray]:
+    """The wanted arrays that are there, and all others but pickled objects, which published files hold and nobody should load."""
+    content = files.read_npz(path, [name for name in held if name in wanted], MEND)
+    for name in [name for name in held if name not in wanted]:
+        try:
+            content |= files.read_npz(path, (name,), MEND)
+        except ValueError as error:
+            if "allow_pickle" not in str(error):
+                raise
+    return content
+
+
+def _text(value) -> str:
+    value = np.asarray(value).reshape(-1)[0]
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _fixed(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -66,7 +66,8 @@ def add_data_options(parser: OptionParser, out: str, molecules: list[str], molec
     data.add("--length-unit", str, "Angstrom", choices=list(LENGTH_UNITS), help="of --file")
     for quantity in KEYS:
         without = f"; {ABSENT}: read without" if quantity == "forces" else ""
-        data.add(f"--{quantity}-key", str, None, key=f"{quantity}_key", help=f"name of the {quantity} in --file (default: a usual one)" + without)
+        words = f"name of the {quantity} in --file (default: a usual one{without})"
+        data.add(f"--{quantity}-key", str, None, key=f"{quantity}_key", help=words)
     data.add("--stress-key", str, None, help="name of the stress in an extended xyz file (default: read without)")
     data.add("--periodic", bool, None, help="whether the cells of --file repeat (default: as extended xyz says; npz must be told)")
     data.add("--rebuild", bool, False, help="replace what is in the folder")
@@ -102,7 +103,10 @@ def own_source(data) -> Source:
 
     readers = {".npz": from_npz, ".xyz": from_xyz, ".extxyz": from_xyz}
     paths, test_paths = ([Path(word) for word in text.split(",")] if text else [] for text in (data.file, data.test_file))
+    foreign = {".npz": ["stress"] if data.stress_key else [], ".xyz": [name for name in ("numbers", "positions") if name in keys]}
     for path in paths + test_paths:
+        if unread := foreign[".npz" if path.suffix == ".npz" else ".xyz"]:
+            raise ValueError(f"{path}: --{unread[0]}-key is of no use in a {path.suffix} file; leave it out")
         if path.suffix not in readers:
             raise ValueError(f"{path}: a file of structures must end in {', '.join(readers)}, got {path.suffix!r}; give --file another")
         if not path.is_file():

@@ -25,6 +25,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         wanted = self.headers.get("Range")
         if wanted and server.knows_ranges and self.headers.get("If-Range") == server.tag:
             first = int(wanted.removeprefix("bytes=").rstrip("-"))
+            if first >= len(server.content):
+                return self.send_error(416)
         self.send_response(206 if first else 200)
         if first:
             self.send_header("Content-Range", f"bytes {first}-{len(server.content) - 1}/{len(server.content)}")
@@ -96,6 +98,16 @@ def test_next_session_goes_on_too(server, tmp_path):
     server.break_after, server.ranges[:] = [], []
     assert fetch(remote(server), tmp_path).read_bytes() == CONTENT
     assert server.ranges == ["bytes=600000-"] and listing(tmp_path) == ["data.npz", "data.npz.sha256"]
+
+
+def test_kill_between_the_last_byte_and_the_renaming(server, tmp_path):
+    server.break_after = [600_000, 0, 0]
+    with pytest.raises(OSError, match="ended after"):
+        fetch(remote(server), tmp_path)
+    server.break_after, server.ranges[:] = [], []
+    (tmp_path / ".data.npz.part").write_bytes(CONTENT)
+    assert fetch(remote(server), tmp_path).read_bytes() == CONTENT
+    assert server.ranges == ["bytes=1500000-", None]
 
 
 @pytest.mark.parametrize("change", ["other file", "no ranges"])

@@ -35,6 +35,7 @@ def assert_read(structures, theory):
 
 def test_official_files_are_in_kcal_per_mol(tmp_path):
     assert_read(md17.read_md17(official(tmp_path / "a.npz")), "PBE+TS (MD17)")
+    assert_read(md17.read_md17(official(tmp_path / "a.npz", theory=np.array("unknown"))), "PBE+TS (MD17)")
     assert_read(md17.read_md17(revised(tmp_path / "b.npz"), revised=True), "PBE/def2-SVP (rMD17)")
     assert_read(md22.read_md22(official(tmp_path / "c.npz")), "PBE+MBD (MD22)")
     labelled = official(tmp_path / "d.npz", theory=np.array("GFN2-xTB"), e_unit=np.array("kcal/mol"), r_unit=np.array("Ang"))

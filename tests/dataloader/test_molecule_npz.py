@@ -94,6 +94,10 @@ def test_cells_must_be_said_to_repeat_or_not(tmp_path):
 def test_stated_units_must_fit(tmp_path):
     path = written(tmp_path, **fixed_content(), e_unit=np.array("kcal/mol"), r_unit=np.array("Ang"), theory=np.array("PBE"))
     assert read_npz(path, Units("kcal/mol")).theory == "PBE"
+    for theory in (np.array(b"PBE"), np.array(["PBE"])):
+        old = written(tmp_path, **fixed_content(), theory=theory, name=np.array({"pickled": 1}, dtype=object), e_unit=np.array(b"eV"))
+        assert read_npz(old, Units()).theory == "PBE"
+    path = written(tmp_path, **fixed_content(), e_unit=np.array("kcal/mol"), r_unit=np.array("Ang"))
     with pytest.raises(ValueError, match="says e_unit = 'kcal/mol', it would be read as eV; give the fitting --energy-unit"):
         read_npz(path, Units())
     with pytest.raises(ValueError, match="says r_unit = 'Ang', it would be read as bohr; give the fitting --length-unit"):

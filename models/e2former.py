@@ -2,7 +2,7 @@
 
     elements, positions -> edges (harmonics, envelope, invariants) -> embedding -> [attention, feed-forward] x layers -> energy
 
-    embedding     x_i = element_i + (1 / avg_degree) sum_j u(r_ij) Y(r^_ij) f_l(e_ij)          (edge-degree embedding)
+    embedding     x_i = element_i + avg_degree^(-1/2) sum_j u(r_ij) Y(r^_ij) f_l(e_ij)        (edge-degree embedding)
     invariants    e_ij = MLP(radial basis of r_ij, element_i, element_j), one trunk for all layers, computed once
     blocks        near field, far field or both, as the schedule says                           (``blocks.py``)
     heads         energy of every graph; forces and stress as its derivatives, or forces read from degree 1    (``heads.py``)
@@ -27,6 +27,7 @@ from models.blocks import Block, BlockOptions, Scene, parse_schedule
 from models.far_field.attention import FarFieldOptions
 from models.far_field.options import ExpansionOptions
 from models.far_field.radial import RadialOptions
+from models.feed_forward import SILU_SCALE
 from models.graph_ops import GraphIndex, broadcast_nodes, gather_dst, gather_src
 from models.heads import MAX_ATOMIC_NUMBER, EnergyHead, VectorHead, strained
 from models.layers import EquivariantLinear
@@ -70,7 +71,7 @@ class E2FormerOptions(RadialOptions):
     score_width: int = 8
     attention_weights: str = "softmax"
     convolution_form: str = "edge"
-    kernel_implementation: str = "math"
+    kernel_implementation: str = "memory_efficient"
     avg_degree: float = 16.0
     avg_atoms: float = 20.0
     far_heads: int = 4
@@ -191,18 +192,22 @@ def parse_irreps(text: str) -> tuple[int, int]:
 
 
 class EdgeDegreeEmbedding(nn.Module):
-    """First features of a node from its surroundings: ``(1 / avg_degree) sum_j u(r_ij) Y_lm(r^_ij) (W_l e_ij)``.
+    """First features of a node from its surroundings: ``avg_degree^(-1/2) sum_j u(r_ij) Y_lm(r^_ij) (W_l e_ij)``.
 
-    ``forward(geometry) -> (nodes, rows, channels)``. The map W_l of the invariants acts on the sum, which is the same and cheaper.
+    ``forward(geometry) -> (nodes, rows, channels)``. The map W_l of the invariants acts on the sum, which is the same and cheaper. It
+    starts at variance 2 l + 1, so that all degrees start alike; the published factor 1 / avg_degree starts them ten times smaller than
+    the element, where they are learned late.
     """
 
     def __init__(self, lmax: int, hidden: int, channels: int, avg_degree: float):
         super().__init__()
-        self.lmax, self.avg_degree = lmax, avg_degree
+        self.lmax, self.scale = lmax, avg_degree**-0.5
         self.linear = EquivariantLinear(lmax, hidden, channels)
+        with torch.no_grad():
+            self.linear.weight *= (2 * torch.arange(lmax + 1).view(-1, 1, 1) + 1) ** 0.5
 
     def forward(self, geometry: NearFieldGeometry) -> Tensor:
-        weights = geometry.invariants * (geometry.envelope / self.avg_degree)  # (edges, hidden)
+        weights = geometry.invariants * (geometry.envelope * self.scale)  # (edges, hidden)
         every = weights.new_ones(geometry.graph.num_nodes, 1, weights.shape[1])
         return self.linear(memory_efficient_sum(geometry.neighbourhoods, geometry.harmonics(self.lmax), weights, every).squeeze(2))
 
@@ -225,6 +230,7 @@ class E2Former(nn.Module):
         self.edge_elements = nn.Embedding(MAX_ATOMIC_NUMBER + 1, 2 * size)
         basis = RADIAL_BASES[options.radial_basis](options.cutoff, options.radial_size)
         self.trunk = RadialTrunk(basis, 2 * size, options.radial_hidden)
+        keep_variance(self.trunk)
         self.edge_degree = EdgeDegreeEmbedding(lmax, options.radial_hidden, channels, options.avg_degree)
         self.blocks = nn.ModuleList(Block(attention, options.block()) for attention in options.attentions())
         self.norm = EquivariantNorm(options.norm, lmax, channels)
@@ -266,6 +272,14 @@ class E2Former(nn.Module):
             images=image_vectors(graph, cell, batch.image_shift),
         )
         return Scene(near, positions, cell, batch.periodic)
+
+
+def keep_variance(network: nn.Module) -> None:
+    """Start linear maps that a SiLU follows so that numbers keep their size (torch's start lets geometry fade to a tenth)."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=SILU_SCALE / layer.in_features**0.5)
+            nn.init.zeros_(layer.bias)
 
 
 def check_elements(atomic_numbers: Tensor | None) -> None:

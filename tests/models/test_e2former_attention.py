@@ -57,7 +57,7 @@ def test_attention_turns_and_moves_with_the_structure(order, score, form, kernel
         matrix = orthogonal(4, proper)
         moved = positions @ matrix.T + torch.tensor([3.0, -20.0, 7.0], dtype=torch.float64)
         after = layer(turned(x, matrix, LMAX).to(dtype), surveyor(moved.to(dtype), graph)).double()
-        assert relative_error(after, turned(before, matrix, LMAX)) < bar * (1 if dtype == torch.float32 else 10)
+        assert relative_error(after, turned(before, matrix, LMAX)) < bar
 
 
 @EVERY_ORDER

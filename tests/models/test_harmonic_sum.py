@@ -78,6 +78,17 @@ def test_all_orders_of_derivatives_close():
     assert torch.autograd.gradgradcheck(slopes, tensors)
 
 
+def test_second_derivatives_are_the_same_when_a_third_is_wanted():
+    found = []
+    for third in (False, True):
+        edges, tensors = edges_and_arguments(random_edges(20, 5, 4), 5, 4)
+        value = memory_efficient_sum(edges, *tensors)
+        first = torch.autograd.grad((value.square() * value).sum(), tensors, create_graph=True)
+        found.append(torch.autograd.grad(sum(part.square().sum() for part in first), tensors, create_graph=third))
+    for composed, fused in zip(*found, strict=True):
+        assert relative_error(composed, fused) < 1e-12
+
+
 def test_implementations_agree_in_single_precision():
     edges, tensors = edges_and_arguments(random_edges(400, 20, 20), 20, 20, (5, 9, 8), torch.float32)
     for found, expected in zip(*(derivatives(KERNELS[name], edges, tensors) for name in ("memory_efficient", "math")), strict=True):

@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from e3nn import o3
@@ -36,9 +35,6 @@ from models.near_field.geometry import NearFieldGeometry
 from models.near_field.harmonic_sum import memory_efficient_sum
 from models.norms import EquivariantNorm
 from models.radial import ENVELOPES, RADIAL_BASES, RadialTrunk
-
-if TYPE_CHECKING:
-    from dataloader.batching import AtomBatch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,15 +237,16 @@ class E2Former(nn.Module):
         """Energy of each element (eV, by atomic number), and scale and shift of the learned energy of an atom; see ``heads.py``."""
         self.energy.reference.set(energies, scale, shift)
 
-    def reference_energy(self, batch: AtomBatch) -> Tensor:
+    def reference_energy(self, batch) -> Tensor:
         """The constant part of the energies (graphs,) float64: labels minus this are what the network learns."""
         return self.energy.reference(batch.graph, batch.atomic_numbers)
 
-    def forward(self, batch: AtomBatch) -> dict[str, Tensor]:
+    def forward(self, batch) -> dict[str, Tensor]:
+        """Predictions for an ``AtomBatch``."""
         check_elements(batch.atomic_numbers)
         return FORCES[self.options.forces](self, batch)
 
-    def features(self, batch: AtomBatch, positions: Tensor, cell: Tensor | None) -> Tensor:
+    def features(self, batch, positions: Tensor, cell: Tensor | None) -> Tensor:
         """Features of every atom (nodes, rows, channels) after all layers."""
         scene = self.scene(batch, positions, cell)
         elements = self.elements(batch.atomic_numbers).unsqueeze(1)
@@ -259,7 +256,7 @@ class E2Former(nn.Module):
             x = block(x, scene)
         return self.norm(x)
 
-    def scene(self, batch: AtomBatch, positions: Tensor, cell: Tensor | None) -> Scene:
+    def scene(self, batch, positions: Tensor, cell: Tensor | None) -> Scene:
         """What all layers share, made once: edges, harmonics, envelope, invariants."""
         graph, options = batch.graph, self.options
         source, target = self.edge_elements(batch.atomic_numbers).chunk(2, -1)
@@ -302,19 +299,19 @@ def image_vectors(graph: GraphIndex, cell: Tensor | None, image_shift: Tensor | 
     return (image_shift.to(cell.dtype).unsqueeze(1) @ cell_of_edge).squeeze(1)
 
 
-def no_forces(model: E2Former, batch: AtomBatch) -> dict[str, Tensor]:
+def no_forces(model: E2Former, batch) -> dict[str, Tensor]:
     """Energy alone."""
     x = model.features(batch, batch.positions, batch.cell)
     return {"energy": model.energy(batch.graph, x, batch.atomic_numbers)}
 
 
-def direct_forces(model: E2Former, batch: AtomBatch) -> dict[str, Tensor]:
+def direct_forces(model: E2Former, batch) -> dict[str, Tensor]:
     """Energy, and forces read from degree 1 without a derivative."""
     x = model.features(batch, batch.positions, batch.cell)
     return {"energy": model.energy(batch.graph, x, batch.atomic_numbers), "forces": model.vectors(x)}
 
 
-def conservative_forces(model: E2Former, batch: AtomBatch) -> dict[str, Tensor]:
+def conservative_forces(model: E2Former, batch) -> dict[str, Tensor]:
     """Energy and its derivatives by positions and, if asked for, by strain."""
     graph, positions, cell = batch.graph, batch.positions, batch.cell
     again = torch.is_grad_enabled() and (model.training or positions.requires_grad)
@@ -335,7 +332,7 @@ def conservative_forces(model: E2Former, batch: AtomBatch) -> dict[str, Tensor]:
     return out
 
 
-FORCES: dict[str, Callable[[E2Former, AtomBatch], dict[str, Tensor]]] = {
+FORCES: dict[str, Callable[..., dict[str, Tensor]]] = {  # name -> (model, batch) to predictions
     "conservative": conservative_forces,
     "direct": direct_forces,
     "none": no_forces,

@@ -100,6 +100,7 @@ class SphereGridFeedForward(nn.Module):
         self.reduce = EquivariantLinear(lmax, hidden, channels, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(nodes, rows, channels) -> (nodes, rows, channels)."""
         to_grid, from_grid = grid_maps(self.lmax, 3 * self.lmax, x.dtype, x.device)
         functions = self.expand(x).transpose(0, 1)  # (rows, nodes, 2 hidden): maps to and from the grid are single products
         values = (to_grid @ functions.flatten(1)).unflatten(1, functions.shape[1:])
@@ -121,6 +122,7 @@ class TwoBodyFeedForward(nn.Module):
         self.reduce = EquivariantLinear(lmax, hidden, channels, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(nodes, rows, channels) -> (nodes, rows, channels)."""
         first, second = self.expand(x).split(self.hidden, -1)
         pairs = first.unsqueeze(2) * second.unsqueeze(1)  # (nodes, rows, rows, hidden)
         product = self.product(pairs.flatten(2).unsqueeze(1))

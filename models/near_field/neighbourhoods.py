@@ -71,7 +71,7 @@ class Neighbourhoods:
     def layout(self, numbers: int) -> SlotLayout:
         """The edges in pieces of about ``PIECE`` numbers where every edge has ``numbers`` of them."""
         limit = max(PIECE.get(self.src.device.type, PIECE["cpu"]) // max(numbers, 1), 1)
-        limit = 1 << (limit.bit_length() - 1)  # few different layouts
+        limit = 1 << min(limit.bit_length() - 1, self.src.shape[0].bit_length() + 1)  # few different layouts, of a small graph one
         if limit not in self._layouts:
             self._layouts[limit] = self._cut(limit)
         return self._layouts[limit]

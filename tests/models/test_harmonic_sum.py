@@ -154,6 +154,13 @@ def test_edges_in_order_of_receivers_need_no_copy():
     assert torch.equal(layout.collect(layout.spread(values)), values)
 
 
+def test_small_graphs_have_one_layout_and_one_piece():
+    """Whatever the number of channels: making a layout costs more than a small sum."""
+    edges = edges_and_arguments([(i, j) for i in range(9) for j in range(9)], 9, 9)[0]
+    assert edges.layout(9 * 8) is edges.layout(9 * 128)
+    assert len(edges.layout(9 * 8).pieces) == 1
+
+
 def test_edges_in_any_order_come_back():
     edges = edges_and_arguments(random_edges(50, 9, 8), 9, 8)[0]
     layout, values = edges.layout(20), torch.randn(50, 2)

@@ -47,14 +47,14 @@ class EquivariantNorm(nn.Module):
         self.shift = nn.Parameter(torch.zeros(channels))
         degree = degree_of_row(lmax)
         among = NORMS[kind](lmax)[degree][:, degree] / (2 * degree + 1)  # (rows of the size, rows that count)
-        self.register_buffer("share", among.T.contiguous().to(torch.get_default_dtype()), persistent=False)
+        self.register_buffer("share", (among.T / channels).contiguous().to(torch.get_default_dtype()), persistent=False)
         self.register_buffer("degree", degree, persistent=False)
         self.register_buffer("first", torch.eye(num_rows(lmax), 1, dtype=torch.get_default_dtype()), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(nodes, rows, channels) -> (nodes, rows, channels)."""
         x = x - self.first * x[:, :1].mean(-1, keepdim=True)
-        size = x.square().mean(-1) @ self.share  # (nodes, rows)
+        size = torch.linalg.vecdot(x, x) @ self.share  # (nodes, rows)
         scale = (size + self.epsilon).rsqrt().unsqueeze(-1) * self.scale.index_select(0, self.degree)
         return torch.addcmul(self.first * self.shift, x, scale)
 

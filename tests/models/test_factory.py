@@ -153,7 +153,7 @@ def test_each_mistake_is_one_line_with_value_and_mend(change, quoted):
 E2FORMER_MISTAKES = [
     ({"irreps": "8x0e+8x2e"}, ["'8x0e+8x2e'", "write e.g."]),
     ({"irreps": "8x0e"}, ["degrees 0 and 1", "'8x0e'"]),
-    ({"irreps": "9x0e+9x1o"}, ["9 channels", "heads"]),
+    ({"irreps": "9x0e+9x1o", "schedule": "first-order"}, ["9 channels", "heads"]),
     ({"schedule": "second-order", "irreps": "4x0e+4x1o"}, ["second-order", "4 channels"]),
     ({"schedule": "third-order"}, ["'third-order'", "did you mean"]),
     ({"layers": 0}, ["layers must be >= 1", "0"]),
@@ -191,7 +191,7 @@ def test_mistakes_in_e2former_options(change, quoted):
 
 def test_e2former_options_shape_the_network():
     """Each of these options changes the weights, or what is computed with them: none is read and dropped."""
-    small = {"name": "e2former", "irreps": "8x0e+8x1o", "far_expansion": "pairwise", "fmm_num_kappa": 2}
+    small = {"name": "e2former", "irreps": "8x0e+8x1o", "schedule": "hybrid-first-order", "far_expansion": "pairwise", "fmm_num_kappa": 2}
     base = shapes(build_model(small))
     changes = [
         {"irreps": "16x0e+16x1o"},
@@ -207,7 +207,7 @@ def test_e2former_options_shape_the_network():
         {"far_key_features": 2},
         {"far_value_channels": 1},
         {"far_kernel_lmax": 1},
-        {"feed_forward": "sphere_grid"},
+        {"feed_forward": "gate"},
         {"ffn_ratio": 2},
         {"forces": "direct"},
         {"fmm_num_kappa": 3},

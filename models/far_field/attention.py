@@ -147,9 +147,9 @@ class KernelCoupling(nn.Module):
 class FarFieldAttention(nn.Module):
     """Messages from all atoms of the graph: ``forward(graph, positions (nodes, 3), x (nodes, rows, channels))`` -> the shape of x.
 
-    Positions in Angstrom; open boundaries, or with ``cell`` periodic ones (expansion "lattice"). E(3)-equivariant to rounding with every
-    expansion in ``EXPANSIONS``, which share all parameters; graphs of a batch never see each other; differentiable to any order in
-    positions and features, with "lattice" also in the cell (twice).
+    Positions in Angstrom; open boundaries, or with ``cell`` periodic ones (expansion "lattice" or "auto"). The expansions share all
+    parameters. E(3)-equivariant to rounding, with "planewave" only to its tolerance; graphs of a batch never see each other;
+    differentiable to any order in positions and features, with cells also in the cell (twice).
     """
 
     def __init__(self, options: FarFieldOptions):

@@ -10,6 +10,7 @@ order in every argument. Cells (graphs, 3, 3) are for periodic structures only: 
 
 from __future__ import annotations
 
+from models.far_field.auto import AutoExpansion
 from models.far_field.lattice import LatticeExpansion
 from models.far_field.multipole import MultipoleExpansion
 from models.far_field.pairwise import PairwiseExpansion
@@ -20,4 +21,5 @@ EXPANSIONS = {
     "multipole": MultipoleExpansion,
     "planewave": PlaneWaveExpansion,
     "lattice": LatticeExpansion,
+    "auto": AutoExpansion,
 }

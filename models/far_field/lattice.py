@@ -188,14 +188,12 @@ class LatticeExpansion(nn.Module):
         self, size: int, count: int, phases: Tensor, queries: Tensor, keys: Tensor, values: Tensor, spectrum: Tensor, harmonics: Tensor
     ) -> Tensor:
         """Graph of ``size`` atoms, its first ``count`` vectors, spectrum (K, l, heads), harmonics (K, rows) -> (atoms, heads, rows, V)."""
-        none = torch.zeros(0, dtype=torch.long)
-        alone = GraphIndex.from_edges(none, none, torch.tensor([size]))
         cosine, sine = phases[:, :count].cos(), phases[:, :count].sin()
         even, odd = torch.cat([cosine, sine], 1), torch.cat([sine, -cosine], 1)  # sin k.(r - s) = sin k.r cos k.s - cos k.r sin k.s
         targets = torch.stack([even, odd], 1).index_select(1, self.degree % 2)  # (atoms, rows, 2 K)
         scale = torch.einsum("krh,kr->hrk", spectrum[:count].index_select(1, self.degree), harmonics[:count]).repeat(1, 1, 2)
-        moments = self.readout(alone, even, keys, values)
-        return self.readout.read_back(alone, targets, scale, queries, moments)
+        moments = self.readout((size,), even, keys, values)
+        return self.readout.read_back((size,), targets, scale, queries, moments)
 
     @staticmethod
     def _check(graph: GraphIndex, cell: Tensor | None) -> None:

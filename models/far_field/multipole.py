@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.far_field.options import ExpansionOptions, refuse_cell
+from models.far_field.radius import RadiusGuard
 from models.far_field.read_form import MappedFactors
 from models.far_field.readout import MomentReadout
 from models.far_field.waves import standing_waves, translation_tables, truncation_degree, truncation_error
@@ -23,7 +23,8 @@ class MultipoleExpansion(nn.Module):
     ``moments`` is their total. Moments and read-back: ``readout.py``.
 
     What is kept of an atom for the backward pass are its waves, about twice as many numbers as moments; target factors, (lmax + 1)^2 x
-    moments numbers, are made of them for a few atoms at a time (``read_form.py``).
+    moments numbers, are made of them for a few atoms at a time (``read_form.py``). With ``options.recompute`` the steps to the waves are
+    not kept either.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class MultipoleExpansion(nn.Module):
         for name, parts in (("row", row), ("radial", radial), ("source", source)):
             self.register_buffer(name, torch.cat(parts), persistent=False)
         self._tables: dict = {}
-        self._warned, self._largest = False, options.design_radius
+        self.guard = RadiusGuard(options.design_radius, options.tolerance)
 
     def forward(
         self, graph: GraphIndex, positions: Tensor, queries: Tensor, keys: Tensor, values: Tensor, coefficients: Tensor, cell=None
@@ -63,8 +64,11 @@ class MultipoleExpansion(nn.Module):
         """The sum of ``expansions.py``; shapes as there. Raises ValueError for periodic cells."""
         refuse_cell("multipole", cell)
         centred = positions - broadcast_nodes(graph, mean_nodes(graph, positions))
-        self._check_radius(centred)
-        waves = self._waves(centred)
+        self.guard.check(centred.square().sum(-1), self._error)
+        if self.options.recompute and torch.is_grad_enabled():
+            waves = checkpoint(self._waves, centred, use_reentrant=False, preserve_rng_state=False)
+        else:
+            waves = self._waves(centred)
         moments = self.readout(graph, waves.index_select(0, self.source).T.contiguous(), keys, values)
         scale = coefficients.index_select(0, self.degree).index_select(2, self.node).transpose(0, 1).contiguous()  # (heads, rows, moments)
         return self.readout.read_back(graph, waves.T, scale, queries, moments, self._factors(waves))
@@ -84,24 +88,10 @@ class MultipoleExpansion(nn.Module):
             self._tables[key] = MappedFactors(*matrices, num_rows(self.lmax))
         return self._tables[key]
 
-    def _check_radius(self, centred: Tensor) -> None:
-        """One warning with the error to expect, the first time a graph is too large for its moments."""
-        if self._warned or not centred.numel():
-            return
-        radius = float(centred.detach().square().sum(-1).max().sqrt())
-        if not radius > self._largest:
-            return
-        self._largest = radius
+    def _error(self, radius: float) -> float:
+        """Error to expect at atoms this far from the centroid (Angstrom), relative to the kernel."""
         each = zip(self.wave_numbers, self.truncations, strict=True)
-        error = max(truncation_error(kappa * radius, degree, self.lmax) for kappa, degree in each)
-        if error > self.options.tolerance:
-            warnings.warn(
-                f"an atom is {radius:.3g} Angstrom from its graph's centroid, beyond design_radius {self.options.design_radius:g}: the "
-                f"far field's error may reach {error:.1e} instead of {self.options.tolerance:.1e}; "
-                f"set design_radius to {radius:.3g} or more",
-                stacklevel=3,
-            )
-            self._warned = True
+        return max(truncation_error(kappa * radius, degree, self.lmax) for kappa, degree in each)
 
     def extra_repr(self) -> str:
         return f"lmax={self.lmax}, truncations={self.truncations}, moments={self.moments}"

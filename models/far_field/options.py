@@ -16,13 +16,15 @@ class ExpansionOptions:
 
     tolerance: relative error of the kernel inside the design radius. design_radius: distance from the centroid (Angstrom) up to which
     ``tolerance`` holds; larger graphs are announced by one warning. budget: numbers in a temporary tensor.
-    rule, directions: of plane waves, a name in ``RULES`` and, instead of what ``tolerance`` asks for, a number of directions for every kappa.
+    recompute: compute the waves of a multipole expansion again in the backward pass instead of keeping the steps to them.
+    rule, directions: of plane waves, a name in ``RULES`` and, if not what ``tolerance`` asks for, the number of directions for every kappa.
     Raises ValueError for a tolerance outside (0, 0.1], lengths or budgets that are not positive, and rules that do not exist.
     """
 
     tolerance: float = 1e-4
     design_radius: float = 10.0
     budget: int = 2**22
+    recompute: bool = False
     rule: str = "lebedev"
     directions: int | None = None
 

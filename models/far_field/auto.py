@@ -1,0 +1,73 @@
+"""The cheapest expansion for each graph: pairs for small ones, multipoles for large ones, the lattice sum for periodic ones.
+
+Times of forward and backward, in nanoseconds of one thread of an AMD EPYC (float32; least squares of relative errors over eight shapes and
+20 .. 900 atoms, 30 % at worst where they matter), for n atoms, H heads of d keys and V values, t = (lmax + 1)^2 kernel components,
+P moments and W waves in all:
+
+    pairwise    1.6e6 + n^2 (35 Q (lmax + 1) + 6.5 H t + 0.082 H t V)
+    multipole   4.1e6 + 3 P H d V + n (94 W + 5 P t H + 0.15 P H V (2 d + t))
+
+``benchmarks/bench_far_field.py`` compares the choice with both. It depends on the graph's own size alone, never on its batch, so that a
+structure's answer is the same in every batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.far_field.lattice import LatticeExpansion
+from models.far_field.multipole import MultipoleExpansion
+from models.far_field.options import ExpansionOptions
+from models.far_field.pairwise import PairwiseExpansion
+from models.graph_ops import GraphIndex
+from models.irreps import num_rows
+
+
+class AutoExpansion(nn.Module):
+    """Each graph by the expansion that the cost model calls cheaper; batches with cells by the lattice sum. Call: ``expansions.py``."""
+
+    def __init__(self, wave_numbers: tuple[float, ...], lmax: int, options: ExpansionOptions | None = None):
+        super().__init__()
+        self.wave_numbers, self.lmax = tuple(wave_numbers), lmax
+        self.pairwise = PairwiseExpansion(wave_numbers, lmax, options)
+        self.multipole = MultipoleExpansion(wave_numbers, lmax, options)
+        self.lattice, self._no_lattice = None, ""
+        try:
+            self.lattice = LatticeExpansion(wave_numbers, lmax, options)
+        except ValueError as refusal:  # wave numbers that only open systems can have
+            self._no_lattice = str(refusal)
+
+    def forward(
+        self, graph: GraphIndex, positions: Tensor, queries: Tensor, keys: Tensor, values: Tensor, coefficients: Tensor, cell=None
+    ) -> Tensor:
+        """The sum of ``expansions.py``; shapes as there. Raises ValueError for cells if the wave numbers do not suit the lattice sum."""
+        if cell is not None:
+            if self.lattice is None:
+                raise ValueError(self._no_lattice)
+            return self.lattice(graph, positions, queries, keys, values, coefficients, cell)
+        atoms = (positions, queries, keys, values)
+        by_pairs = graph.nodes_per_graph < self.break_even(*queries.shape[1:], values.shape[2])
+        if by_pairs.all():
+            return self.pairwise(graph, *atoms, coefficients)
+        if not by_pairs.any():
+            return self.multipole(graph, *atoms, coefficients)
+        found, places = [], []
+        for expansion, chosen in ((self.pairwise, by_pairs), (self.multipole, ~by_pairs)):
+            nodes = chosen.index_select(0, graph.graph_of_node).nonzero().squeeze(1)
+            none = nodes.new_zeros(0)
+            part = GraphIndex(none, none, graph.nodes_per_graph[chosen])
+            found.append(expansion(part, *(tensor.index_select(0, nodes) for tensor in atoms), coefficients))
+            places.append(nodes)
+        return torch.cat(found).index_select(0, torch.cat(places).argsort())
+
+    def break_even(self, heads: int, keys: int, values: int) -> int:
+        """Smallest number of atoms that is cheaper by multipoles (formulas above)."""
+        rows, moments, waves = num_rows(self.lmax), self.multipole.moments, self.multipole.row.numel()
+        pair = 35 * len(self.wave_numbers) * (self.lmax + 1) + 6.5 * heads * rows + 0.082 * heads * rows * values
+        atom = 94 * waves + 5 * moments * rows * heads + 0.15 * moments * heads * values * (2 * keys + rows)
+        once = 2.5e6 + 3 * moments * heads * keys * values
+        return int((atom + (atom**2 + 4 * pair * once) ** 0.5) / (2 * pair)) + 1  # pair n^2 = once + atom n
+
+    def extra_repr(self) -> str:
+        return f"lmax={self.lmax}"

@@ -76,7 +76,7 @@ class E2FormerOptions(RadialOptions):
     far_kernel_lmax: int = 2
     far_feature_map: str = "elu"
     far_normalisation: str = "none"
-    far_expansion: str = "multipole"
+    far_expansion: str = "auto"
     far_tolerance: float = 1e-4
     far_design_radius: float = 10.0
     long_scale: float = 1.0

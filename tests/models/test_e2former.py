@@ -96,6 +96,7 @@ OTHER_CASES = [
     *once("schedule", [name for name in ATTENTIONS if "fmm" in name or "hybrid-first" in name or "hybrid-all" in name]),
     case("serial", schedule="second-order+fmm-node+zero-order", feed_forward="two_body"),
     case("hybrid-multipole", schedule="hybrid-first-order", far_expansion="multipole", far_tolerance=0.05, far_design_radius=5.0),
+    case("hybrid-auto", schedule="hybrid-first-order", far_expansion="auto"),
     case("cosine-gaussian", envelope="cosine", radial_basis="gaussian"),  # its second derivatives jump at the cutoff
 ]
 
@@ -219,7 +220,7 @@ def test_every_parameter_learns(double):
     assert not silent
 
 
-LATTICE = {"schedule": "hybrid-first-order", "far_expansion": "lattice", "fmm_kappa_max": 3.0}
+LATTICE = {"schedule": "hybrid-first-order", "far_expansion": "auto", "fmm_kappa_max": 3.0}
 
 
 @pytest.mark.parametrize("options", [{}, LATTICE], ids=["near", "lattice"])

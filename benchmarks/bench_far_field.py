@@ -1,15 +1,19 @@
-"""The far field's cost: against matrix products of the same size, against plain plane waves of equal accuracy, against all pairs, and in N.
+"""The far field's cost: against matrix products of the same size, against plain plane waves of equal accuracy, pairs or moments, and in N.
 
-    python benchmarks/bench_far_field.py
-    python benchmarks/bench_far_field.py --atoms 300 --no-baseline --json far_field.json
+    python -m benchmarks.bench_far_field
+    python -m benchmarks.bench_far_field --atoms 300 --no-baseline --largest 4000 --json far_field.json
 
 Kernel sum alone (4 heads, degrees l <= 2, 8 wave numbers up to kappa R = 2, tolerance 1e-5, float32, one thread): features C = 32 or 16
 channels of 9 components, d = 32 or 8 key features.
-matmul: products of float32 matrices with the multiply-adds of moments and read-back, forward; multipole, pairwise: ours; planewave: the
-sum over Lebedev directions of E2Former-FMM (written plainly with einsum: atoms x directions x kappas x heads x features) with as many
-directions as the tolerance asks for. Times are medians of CPU milliseconds, all programs taking turns in one process; errors relative to
-the pairwise sum in float64. Scale: balls of fixed density at a fixed number of moments; memory is the peak of one forward and backward
-in a fresh process.
+
+speed        matmul: products of float32 matrices with the multiply-adds of moments and read-back, forward; multipole, planewave, pairwise:
+             ours; einsum: the sum over Lebedev directions of E2Former-FMM written plainly (atoms x directions x kappas x heads x
+             features) with as many directions as the tolerance asks for. Errors relative to the pairwise sum in float64.
+choice       pairwise, multipole and what ``auto`` takes, from 20 to 5000 atoms
+scale        balls of fixed density with the wave numbers fixed to the ball (the same moments for all) and fixed in space (moments grow with
+             the ball); memory is the peak of one forward and backward in a fresh process, the output reduced to one number an atom
+
+Times are medians of CPU milliseconds, all programs of a table taking turns in one process.
 """
 
 from __future__ import annotations
@@ -24,9 +28,11 @@ from scipy.integrate import lebedev_rule
 from torch import Tensor, nn
 
 from dataloader.files import write_json
+from models.far_field.auto import AutoExpansion
 from models.far_field.multipole import MultipoleExpansion
 from models.far_field.options import ExpansionOptions
 from models.far_field.pairwise import PairwiseExpansion
+from models.far_field.planewave import PlaneWaveExpansion
 from models.graph_ops import GraphIndex
 from models.harmonics import spherical_harmonics
 from models.irreps import degree_of_row, num_rows
@@ -34,10 +40,15 @@ from train.options import OptionParser, run_script
 
 HEADS, LMAX, KAPPAS, RADIUS, TOLERANCE = 4, 2, 8, 10.0, 1e-5
 SHAPES = {"d=32 C=32": (32, 32), "d=8 C=16": (8, 16)}
+CHOICE_ATOMS = (20, 50, 100, 200, 500, 1000, 2000, 5000)
+SCALE_ATOMS = (1000, 10_000, 100_000)
 LEBEDEV_ORDERS = (3, 5, 7, 9, 11, 15, 17, 19, 21, 23, 29)
 COLUMNS = {"shape": "shape", "program": "program", "forward": "forward ms", "train": "with backward ms"}
 COLUMNS |= {"forward_ratio": "/ matmul", "train_ratio": "/ matmul", "error": "error"}
-SCALE_COLUMNS = {"atoms": "atoms", "moments": "moments", "train": "with backward ms", "memory": "kB per atom"}
+CHOICE_COLUMNS = {"shape": "shape", "atoms": "atoms", "pairwise": "pairwise ms", "multipole": "multipole ms", "auto": "auto ms"}
+CHOICE_COLUMNS |= {"ratio": "auto / faster"}
+SCALE_COLUMNS = {"law": "wave numbers", "shape": "shape", "atoms": "atoms", "moments": "moments", "train": "with backward ms"}
+SCALE_COLUMNS |= {"memory": "MB", "per_atom": "kB per atom"}
 
 
 class PlaneWaveBaseline(nn.Module):
@@ -87,11 +98,16 @@ def wave_numbers(radius: float) -> tuple[float, ...]:
     return tuple(2 / radius * (q + 1) / KAPPAS for q in range(KAPPAS))
 
 
-def ours(atoms: int, keys: int, channels: int, radius: float) -> harness.Program:
-    """The multipole expansion on one ball at the design radius's moments."""
-    arguments = inputs(atoms, keys, channels, radius)
-    expansion = MultipoleExpansion(wave_numbers(radius), LMAX, ExpansionOptions(TOLERANCE, radius))
-    return harness.Program("multipole", expansion, lambda: (expansion(*arguments),))
+def program(expansion: type[nn.Module], arguments: tuple, radius: float = RADIUS, waves: float = RADIUS) -> harness.Program:
+    """``expansion`` for a ball of ``radius`` with the wave numbers of a ball of radius ``waves``."""
+    module = expansion(wave_numbers(waves), LMAX, ExpansionOptions(TOLERANCE, radius))
+    return harness.Program(expansion.__name__, module, lambda: (module(*arguments),))
+
+
+def reduced(atoms: int, keys: int, channels: int, radius: float, waves: float) -> harness.Program:
+    """The multipole expansion of one ball, its output reduced to one number an atom: what it needs itself, without a loss."""
+    whole = program(MultipoleExpansion, inputs(atoms, keys, channels, radius), radius, waves)
+    return harness.Program("multipole", whole.module, lambda: (whole.run()[0].flatten(1).mean(1),))
 
 
 def matmul(atoms: int, moments: int, keys: int, width: int) -> harness.Program:
@@ -120,42 +136,72 @@ def speed_rows(options) -> list[dict]:
         arguments = inputs(options.atoms, keys, channels, RADIUS)
         graph, *tensors = arguments
         exact = PairwiseExpansion(wave_numbers(RADIUS), LMAX)(graph, *(part.detach().double() for part in tensors))
-        multipole = ours(options.atoms, keys, channels, RADIUS)
-        width = tensors[3].shape[-1]
-        programs = {"matmul": matmul(options.atoms, multipole.module.moments, keys, width), "multipole": multipole}
-        others = {"pairwise": PairwiseExpansion(wave_numbers(RADIUS), LMAX)}
+        expansions = {"multipole": MultipoleExpansion, "planewave": PlaneWaveExpansion, "pairwise": PairwiseExpansion}
+        programs = {key: program(expansion, arguments) for key, expansion in expansions.items()}
         if options.baseline:
-            others["planewave"] = PlaneWaveBaseline(wave_numbers(RADIUS), LMAX, RADIUS)
-        for other, module in others.items():
-            programs[other] = harness.Program(other, module, lambda module=module, arguments=arguments: (module(*arguments),))
-        tasks = {(key, step): getattr(program, step) for key, program in programs.items() for step in harness.STEPS}
-        del tasks["matmul", "train"]
-        times = {key: 1e3 * statistics.median(each) for key, each in harness.interleave(tasks, options.rounds).items()}
-        products = times["matmul", "forward"]
-        count = options.atoms * multipole.module.moments * HEADS * width * (2 * keys + num_rows(LMAX))
-        print(f"{name}: {multipole.module.moments} moments, {count / 1e9:.2f} 10^9 multiply-adds")
-        for key, program in programs.items():
-            row = {"shape": name, "program": key, "forward": times[key, "forward"], "train": times.get((key, "train"))}
-            row["forward_ratio"] = row["forward"] / products
-            if key != "matmul":
-                with torch.no_grad():
-                    found = program.run()[0].double()
-                row["train_ratio"] = row["train"] / products
-                row["error"] = f"{float((found - exact).norm() / exact.norm()):.1e}"
+            plain = PlaneWaveBaseline(wave_numbers(RADIUS), LMAX, RADIUS)
+            programs["einsum"] = harness.Program("einsum", plain, lambda plain=plain, arguments=arguments: (plain(*arguments),))
+        moments, width = programs["multipole"].module.moments, tensors[3].shape[-1]
+        products = matmul(options.atoms, moments, keys, width)
+        tasks = {(key, step): getattr(each, step) for key, each in programs.items() for step in harness.STEPS}
+        times = harness.interleave(tasks | {("matmul", "forward"): products.forward}, options.rounds)
+        times = {key: 1e3 * statistics.median(each) for key, each in times.items()}
+        unit = times["matmul", "forward"]
+        count = options.atoms * moments * HEADS * width * (2 * keys + num_rows(LMAX))
+        print(f"{name}: {moments} moments, {count / 1e9:.2f} 10^9 multiply-adds")
+        rows.append({"shape": name, "program": "matmul", "forward": unit, "forward_ratio": 1.0})
+        for key, each in programs.items():
+            with torch.no_grad():
+                found = each.run()[0].double()
+            row = {"shape": name, "program": key, "error": f"{float((found - exact).norm() / exact.norm()):.1e}"}
+            for step in harness.STEPS:
+                row |= {step: times[key, step], f"{step}_ratio": times[key, step] / unit}
             rows.append(row)
     return rows
 
 
-def scale_rows(options) -> list[dict]:
-    """Time and memory of balls of fixed density at the moments of kappa R = 2, wide shape."""
+def choice_rows(options) -> list[dict]:
+    """Forward and backward of pairs, moments and the choice between them."""
     rows = []
-    for atoms in (options.largest // 4, options.largest // 2, options.largest):
-        radius = RADIUS * (atoms / 1000) ** (1 / 3)
-        program = ours(atoms, *SHAPES["d=32 C=32"], radius)
-        times = harness.interleave({"train": program.train}, 1)["train"]
-        memory = harness.peak_memory_mb(ours, (atoms, *SHAPES["d=32 C=32"], radius), "train")
-        rows.append({"atoms": atoms, "moments": program.module.moments, "train": 1e3 * times[0], "memory": 1e3 * memory / atoms})
+    for name, (keys, channels) in SHAPES.items():
+        for atoms in (size for size in CHOICE_ATOMS if size <= options.largest):
+            arguments = inputs(atoms, keys, channels, RADIUS)
+            expansions = {"pairwise": PairwiseExpansion, "multipole": MultipoleExpansion, "auto": AutoExpansion}
+            tasks = {key: program(expansion, arguments).train for key, expansion in expansions.items()}
+            rounds = options.rounds if atoms <= 1000 else 1
+            times = {key: 1e3 * statistics.median(each) for key, each in harness.interleave(tasks, rounds).items()}
+            ratio = times["auto"] / min(times["pairwise"], times["multipole"])
+            rows.append({"shape": name, "atoms": atoms, **times, "ratio": ratio})
     return rows
+
+
+def scale_rows(options) -> list[dict]:
+    """Time and memory of balls of fixed density, each ten times larger than the one before."""
+    sizes = [size for size in SCALE_ATOMS if size <= options.largest]
+    rows = []
+    for shape, law in (("d=8 C=16", "fixed to the ball"), ("d=32 C=32", "fixed to the ball"), ("d=8 C=16", "fixed in space")):
+        for atoms in sizes:
+            if shape == "d=32 C=32" and atoms > 10_000:
+                continue
+            radius = RADIUS * (atoms / 1000) ** (1 / 3)
+            arguments = (atoms, *SHAPES[shape], radius, radius if law == "fixed to the ball" else RADIUS)
+            case = reduced(*arguments)
+            times = harness.interleave({"train": case.train}, 3 if atoms <= 1000 else 1)["train"]
+            memory = harness.peak_memory_mb(reduced, arguments, "train")
+            row = {"law": law, "shape": shape, "atoms": atoms, "moments": case.module.moments, "train": 1e3 * statistics.median(times)}
+            rows.append(row | {"memory": memory, "per_atom": 1e3 * memory / atoms})
+            del case
+    return rows
+
+
+def exponents(rows: list[dict]) -> str:
+    """Slopes of log time and log memory against log atoms at a fixed number of moments."""
+    own = [row for row in rows if (row["law"], row["shape"]) == ("fixed to the ball", "d=8 C=16")]
+    if len(own) < 2:
+        return "one size only: no exponents"
+    atoms = [math.log(row["atoms"]) for row in own]
+    slopes = {name: statistics.linear_regression(atoms, [math.log(row[name]) for row in own]).slope for name in ("train", "memory")}
+    return f"fixed moments, d=8 C=16: time ~ atoms^{slopes['train']:.2f}, memory ~ atoms^{slopes['memory']:.2f}"
 
 
 def build_parser() -> OptionParser:
@@ -163,8 +209,8 @@ def build_parser() -> OptionParser:
     parser = OptionParser("bench_far_field", __doc__)
     bench = parser.section("bench", "what is measured")
     bench.add("--atoms", int, 1000, low=8, help="atoms of the speed table")
-    bench.add("--largest", int, 4000, low=32, help="atoms of the last row of the scale table; the others have a quarter and half of them")
-    bench.add("--baseline", bool, True, help="measure the plane waves too (several GB at 1000 atoms)")
+    bench.add("--largest", int, 100_000, low=20, help="largest number of atoms in the tables of choice and scale")
+    bench.add("--baseline", bool, True, help="measure the plain plane waves too (3 GB at 1000 atoms)")
     bench.add("--rounds", int, 3, low=1, help="timed rounds")
     bench.add("--json", str, None, help="file for the rows")
     return parser
@@ -176,9 +222,13 @@ def main(argv: list[str] | None = None):
     torch.set_num_threads(1)
     report = harness.environment(("torch", "scipy"))
     print(harness.describe_environment(report))
-    tables = {"speed": speed_rows(options), "scale": scale_rows(options)}
+    tables = {"speed": speed_rows(options)}
     print(harness.table(tables["speed"], COLUMNS))
+    tables["choice"] = choice_rows(options)
+    print(harness.table(tables["choice"], CHOICE_COLUMNS))
+    tables["scale"] = scale_rows(options)
     print(harness.table(tables["scale"], SCALE_COLUMNS))
+    print(exponents(tables["scale"]))
     if options.json:
         write_json(options.json, {"environment": report, "options": dict(options), **tables})
 

@@ -1,10 +1,9 @@
 """The cheapest expansion for each graph: pairs for small ones, multipoles for large ones, the lattice sum for periodic ones.
 
 Times of forward and backward, in nanoseconds of one thread of an AMD EPYC (float32; least squares of relative errors over eight shapes and
-20 .. 900 atoms, 30 % at worst where they matter), for n atoms, H heads of d keys and V values, t = (lmax + 1)^2 kernel components,
-P moments and W waves in all:
+20 .. 900 atoms, 30 % at worst), for n atoms, H heads of d keys and V values, t = (lmax + 1)^2 kernel components, P moments and W waves:
 
-    pairwise    1.6e6 + n^2 (35 Q (lmax + 1) + 6.5 H t + 0.082 H t V)
+    pairwise    1.8e6 + n^2 (29 Q (lmax + 1) + 5.6 H t + 0.067 H t V), the second part x 1.4 if the pairs need more than one piece
     multipole   4.1e6 + 3 P H d V + n (94 W + 5 P t H + 0.15 P H V (2 d + t))
 
 ``benchmarks/bench_far_field.py`` compares the choice with both. It depends on the graph's own size alone, never on its batch, so that a
@@ -47,7 +46,7 @@ class AutoExpansion(nn.Module):
                 raise ValueError(self._no_lattice)
             return self.lattice(graph, positions, queries, keys, values, coefficients, cell)
         atoms = (positions, queries, keys, values)
-        by_pairs = graph.nodes_per_graph < self.break_even(*queries.shape[1:], values.shape[2])
+        by_pairs = self.prefers_pairs(graph.nodes_per_graph, *queries.shape[1:], values.shape[2])
         if by_pairs.all():
             return self.pairwise(graph, *atoms, coefficients)
         if not by_pairs.any():
@@ -61,13 +60,15 @@ class AutoExpansion(nn.Module):
             places.append(nodes)
         return torch.cat(found).index_select(0, torch.cat(places).argsort())
 
-    def break_even(self, heads: int, keys: int, values: int) -> int:
-        """Smallest number of atoms that is cheaper by multipoles (formulas above)."""
+    def prefers_pairs(self, sizes: Tensor, heads: int, keys: int, values: int) -> Tensor:
+        """Whether graphs of these numbers of atoms are cheaper by pairs (formulas above): bool, the shape of ``sizes``."""
         rows, moments, waves = num_rows(self.lmax), self.multipole.moments, self.multipole.row.numel()
-        pair = 35 * len(self.wave_numbers) * (self.lmax + 1) + 6.5 * heads * rows + 0.082 * heads * rows * values
+        size = sizes.double()
+        pair = 29 * len(self.wave_numbers) * (self.lmax + 1) + 5.6 * heads * rows + 0.067 * heads * rows * values
+        pieces = size.square() * self.pairwise.numbers_per_pair(heads) > self.pairwise.options.budget
         atom = 94 * waves + 5 * moments * rows * heads + 0.15 * moments * heads * values * (2 * keys + rows)
-        once = 2.5e6 + 3 * moments * heads * keys * values
-        return int((atom + (atom**2 + 4 * pair * once) ** 0.5) / (2 * pair)) + 1  # pair n^2 = once + atom n
+        by_moments = 4.1e6 + 3 * moments * heads * keys * values + atom * size
+        return 1.8e6 + pair * size.square() * torch.where(pieces, 1.4, 1.0) < by_moments
 
     def extra_repr(self) -> str:
         return f"lmax={self.lmax}"

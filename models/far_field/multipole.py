@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from models.far_field.options import ExpansionOptions, refuse_cell
 from models.far_field.radius import RadiusGuard
@@ -23,8 +22,7 @@ class MultipoleExpansion(nn.Module):
     ``moments`` is their total. Moments and read-back: ``readout.py``.
 
     What is kept of an atom for the backward pass are its waves, about twice as many numbers as moments; target factors, (lmax + 1)^2 x
-    moments numbers, are made of them for a few atoms at a time (``read_form.py``). With ``options.recompute`` the steps to the waves are
-    not kept either.
+    moments numbers, are made of them again, for a few atoms at a time, wherever they are needed (``read_form.py``).
     """
 
     def __init__(
@@ -65,10 +63,7 @@ class MultipoleExpansion(nn.Module):
         refuse_cell("multipole", cell)
         centred = positions - broadcast_nodes(graph, mean_nodes(graph, positions))
         self.guard.check(centred.square().sum(-1), self._error)
-        if self.options.recompute and torch.is_grad_enabled():
-            waves = checkpoint(self._waves, centred, use_reentrant=False, preserve_rng_state=False)
-        else:
-            waves = self._waves(centred)
+        waves = self._waves(centred)
         moments = self.readout(graph, waves.index_select(0, self.source).T.contiguous(), keys, values)
         scale = coefficients.index_select(0, self.degree).index_select(2, self.node).transpose(0, 1).contiguous()  # (heads, rows, moments)
         return self.readout.read_back(graph, waves.T, scale, queries, moments, self._factors(waves))

@@ -16,7 +16,6 @@ class ExpansionOptions:
 
     tolerance: relative error of the kernel inside the design radius. design_radius: distance from the centroid (Angstrom) up to which
     ``tolerance`` holds; larger graphs are announced by one warning. budget: numbers in a temporary tensor.
-    recompute: compute the waves of a multipole expansion again in the backward pass instead of keeping the steps to them.
     rule, directions: of plane waves, a name in ``RULES`` and, if not what ``tolerance`` asks for, the number of directions for every kappa.
     Raises ValueError for a tolerance outside (0, 0.1], lengths or budgets that are not positive, and rules that do not exist.
     """
@@ -24,7 +23,6 @@ class ExpansionOptions:
     tolerance: float = 1e-4
     design_radius: float = 10.0
     budget: int = 2**22
-    recompute: bool = False
     rule: str = "lebedev"
     directions: int | None = None
 

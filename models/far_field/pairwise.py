@@ -34,7 +34,7 @@ class PairwiseExpansion(nn.Module):
         refuse_cell("pairwise", cell)
         sizes = tuple(graph.nodes_per_graph.tolist())
         widest = max(sizes, default=1)
-        per_atom = max(1, widest * (coefficients.shape[1] * num_rows(self.lmax) + 3 * len(self.wave_numbers) * (self.lmax + 1)))
+        per_atom = max(1, widest * self.numbers_per_pair(coefficients.shape[1]))
         most = max(1, self.options.budget // per_atom)
         steps = []
         for run in graph_runs(sizes, most):
@@ -52,6 +52,10 @@ class PairwiseExpansion(nn.Module):
         if not parts:
             return values.new_zeros(0, values.shape[1], num_rows(self.lmax), values.shape[2])
         return torch.cat(parts)
+
+    def numbers_per_pair(self, heads: int) -> int:
+        """Numbers that exist for every pair of one piece."""
+        return heads * num_rows(self.lmax) + 3 * len(self.wave_numbers) * (self.lmax + 1)
 
     def _piece(self, targets: Tensor, queries: Tensor, sources: Tensor, keys: Tensor, values: Tensor, coefficients: Tensor) -> Tensor:
         """Receivers (g, n, ...) and senders (g, m, ...) of g graphs: (g n, heads, rows, V)."""

@@ -20,8 +20,8 @@ KAPPA = (0.3, 0.9)
 class Mixed(AutoExpansion):
     """Graphs of fewer than six atoms by pairs."""
 
-    def break_even(self, heads: int, keys: int, values: int) -> int:
-        return 6
+    def prefers_pairs(self, sizes: torch.Tensor, heads: int, keys: int, values: int) -> torch.Tensor:
+        return sizes < 6
 
 
 def test_each_graph_gets_its_own_expansion_in_its_own_place():
@@ -56,10 +56,15 @@ def test_derivatives_of_a_mixed_batch():
 
 
 def test_break_even_grows_with_moments_and_falls_with_the_cost_of_a_pair():
-    small, large = (AutoExpansion(KAPPA, 2, ExpansionOptions(design_radius=radius)) for radius in (5.0, 30.0))
-    assert small.break_even(4, 8, 36) < large.break_even(4, 8, 36)
-    assert small.break_even(4, 8, 36) < small.break_even(4, 32, 36)
-    assert AutoExpansion(KAPPA * 4, 2, ExpansionOptions(design_radius=1.0)).break_even(4, 1, 1) < 400
+    """One change of mind, at the number of atoms that the two costs ask for."""
+    sizes = torch.arange(1, 3000)
+
+    def break_even(radius: float, keys: int, lmax: int = 2) -> int:
+        by_pairs = AutoExpansion(KAPPA, lmax, ExpansionOptions(design_radius=radius)).prefers_pairs(sizes, 4, keys, 36)
+        assert (by_pairs.diff().int() != 0).sum() == 1
+        return int(by_pairs.sum())
+
+    assert 20 < break_even(5.0, 8) < break_even(30.0, 8) < break_even(30.0, 32) < 2500
 
 
 def test_cells_go_to_the_lattice_sum_and_wave_numbers_must_suit_it():

@@ -2,9 +2,11 @@
 
     python -m train.evaluate runs/nbody/checkpoint_best.pt
     python -m train.evaluate runs/nbody/checkpoint_best.pt --data-path elsewhere --split val --json rows.json
+    python -m train.evaluate runs/md17/checkpoint_best.pt --data-path data/larger --energy-offset per-composition
 
 Model, protocol and data path come from the configuration inside the checkpoint; the averaged weights are used where averaging was
-on. The numbers are those of the run's ``results.json``.
+on. The numbers are those of the run's ``results.json``. On other molecules than those of the training (size transfer) energies may have
+another zero: ``--energy-offset per-composition`` takes the mean error of each composition off before the energies are judged.
 """
 import argparse
 import importlib
@@ -15,10 +17,12 @@ from easydict import EasyDict
 
 from train import checkpoint, monitor
 from train.loop import evaluate_model
+from train.md_task import OFFSETS, EnergyForceTask
 from train.optimizers import PRECISIONS
 from train.options import find_device, run_script
 
-TASKS = {"nbody": "train.nbody_task"}  # task -> module with build_task, build_model_for, split_loader
+# task -> module with build_task, build_model_for, evaluation_loader
+TASKS = {"nbody": "train.nbody_task", "md17": "train.md_task", "md22": "train.md_task"}
 
 
 class _OneLineParser(argparse.ArgumentParser):
@@ -26,8 +30,10 @@ class _OneLineParser(argparse.ArgumentParser):
         raise ValueError(f"{message.removeprefix('argument ')} (--help lists all options)")
 
 
-def evaluate_checkpoint(path, split: str = "test", data_path=None, device: torch.device | str = "cpu") -> list[dict]:
-    """Rows of the table of ``split``; ``data_path`` takes the place of the one in the checkpoint.
+def evaluate_checkpoint(
+    path, split: str = "test", data_path=None, device: torch.device | str = "cpu", energy_offset: str = "none"
+) -> list[dict]:
+    """Rows of the table of ``split``; ``data_path`` takes the place of the one in the checkpoint, ``energy_offset``: see ``md_task``.
 
     Raises ``ValueError`` or ``FileNotFoundError`` for a checkpoint or data that are missing, damaged or foreign.
     """
@@ -44,7 +50,11 @@ def evaluate_checkpoint(path, split: str = "test", data_path=None, device: torch
     model = module.build_model_for(config)
     checkpoint.load_weights(model, checkpoint.evaluation_weights(content), path)
     task, precision = module.build_task(config), config.training.precision
-    loader = module.split_loader(config, split)
+    if energy_offset != "none":
+        if not isinstance(task, EnergyForceTask):
+            raise ValueError(f"--energy-offset {energy_offset} is for energies; {path} is of the task {config.task!r}, leave it out")
+        task.energy_offset = energy_offset
+    loader = module.evaluation_loader(config, split, model)
     model = model.to(device=device, dtype=PRECISIONS[precision].dtype)
     return task.table(evaluate_model(model, task, loader, device, precision))
 
@@ -55,12 +65,14 @@ def main(argv: list[str] | None = None):
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint_best.pt or checkpoint_last.pt of a run")
     parser.add_argument("--data-path", help="folder of the data, if it has moved")
     parser.add_argument("--split", choices=("train", "val", "test"), default="test")
+    parser.add_argument("--energy-offset", choices=OFFSETS, default="none", help="what energy errors may be shifted by")
     parser.add_argument("--json", metavar="FILE", help="also write the rows to this file")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
     if options.json is not None and (Path(options.json).is_dir() or not Path(options.json).parent.is_dir()):
         raise ValueError(f"--json {options.json}: give a file in a folder that exists")
-    rows = evaluate_checkpoint(options.checkpoint, options.split, options.data_path, find_device(options.device))
+    device = find_device(options.device)
+    rows = evaluate_checkpoint(options.checkpoint, options.split, options.data_path, device, options.energy_offset)
     monitor.RunLog()(f"{options.split} split, {options.checkpoint}\n{monitor.format_table(rows)}")
     if options.json:
         monitor.write_json(options.json, {"checkpoint": options.checkpoint, "split": options.split, "rows": rows})

@@ -48,11 +48,13 @@ class Task(ABC):
     """What is learned. ``curves`` names the metrics of the learning curve, ``units`` the units of the predictions.
 
     ``gradient_in_evaluation``: predictions are gradients (conservative forces), so evaluation may not switch autograd off.
+    ``progress``: fraction of the plan that was done when the step began, for losses that change on the way; set by the `Trainer`.
     """
 
     curves: Sequence[str] = ()
     units: Mapping[str, str] = {}
     gradient_in_evaluation = False
+    progress = 0.0
 
     @abstractmethod
     def loss(self, model: nn.Module, batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -71,7 +73,7 @@ class Task(ABC):
         """Rows of the results table, baselines included."""
 
     def samples(self, batch) -> int:
-        """Number of samples (graphs) in a batch."""
+        """Number of samples (graphs) in a batch: its weight among the batches of a step."""
         return batch.num_graphs
 
 
@@ -121,7 +123,7 @@ class Trainer:
         self.model = model.to(device=device, dtype=self.arithmetic.dtype)
         self.averaged = averaged_model(self.model, self.options.ema_decay) if self.options.ema_decay > 0 else None
         self.optimizer = build_optimizer(self.model, self.options)
-        self.schedule = SCHEDULES[self.options.schedule](self.optimizer, self.options)
+        self.schedule = SCHEDULES[self.options.lr_schedule](self.optimizer, self.options)
         self.position = Position()
         self.history: list[dict] = []
         self.best: dict | None = None
@@ -181,7 +183,8 @@ class Trainer:
         position = self.position
         self.model.train()
         batches = self.train_loader.epoch(position.epoch, position.batch)
-        while self.progress() < 1 and (group := list(islice(batches, self.options.accumulate))):
+        while (done := self.progress()) < 1 and (group := list(islice(batches, self.options.accumulate))):
+            self.task.progress = done
             self._step([batch.to(device=self.device, dtype=self.arithmetic.dtype) for batch in group])
             position.batch += len(group)
             if self.options.checkpoint_every and position.step % self.options.checkpoint_every == 0:

@@ -80,3 +80,60 @@ class WeightedLoss:
         parts = {name: self.cost(prediction[name] - target[name], self.scale).mean() for name in self.weights}
         total = sum(weight * parts[name] for name, weight in self.weights.items()) / sum(self.weights.values())
         return total, {name: value.detach() for name, value in parts.items()}
+
+
+class StructureLoss:
+    """Weighted loss of the energies, forces and stresses of structures, from errors in eV, eV/Angstrom, eV/Angstrom^3:
+
+        L = w_F mean_atoms cost(dF) + w_E a sum_s cost(dE_s / d_s) / N + w_S a sum_s cost(dS_s) / N
+
+    with N the atoms of the batch and d_s = 1 (energy error of a structure) or its number of atoms (error per atom). ``a`` is the mean
+    number of atoms of the training structures, so that the sums are means over structures. Every part is a sum over the batch divided by N:
+    batches weighted by their atoms give the loss of one large batch, whatever their composition.
+
+    Arguments
+        weights        part ("energy", "forces", "stress") -> weight >= 0, at least one positive; parts of weight 0 are not asked for
+        average_atoms  a
+        costs          part -> key of `LOSSES` (stress as one vector of nine numbers)
+        scales         part -> s of its cost, in the units of the part
+        per_atom       d_s is the number of atoms
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        average_atoms: float,
+        costs: Mapping[str, str],
+        scales: Mapping[str, float],
+        per_atom: bool = False,
+    ):
+        for name in costs.values():
+            if name not in LOSSES:
+                raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {name!r}")
+        if min(scales.values()) <= 0:
+            raise ValueError(f"loss scales must be > 0, got {dict(scales)}")
+        if min(weights.values()) < 0 or sum(weights.values()) <= 0:
+            raise ValueError(f"loss weights must be >= 0 and not all zero, got {dict(weights)}")
+        self.weights = {name: weight for name, weight in weights.items() if weight > 0}
+        self.average_atoms, self.costs, self.scales, self.per_atom = average_atoms, dict(costs), dict(scales), per_atom
+
+    def __call__(
+        self, errors: Mapping[str, Tensor], atoms: Tensor, factors: Mapping[str, float] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss (scalar) and its unweighted parts (detached).
+
+        errors: energy (structures,), forces (atoms, 3), stress (structures, 3, 3). atoms: of each structure (structures,). factors: part ->
+        number its weight is multiplied with in this step.
+        """
+        rows = {name: errors[name].flatten(1) if errors[name].dim() > 1 else errors[name].unsqueeze(1) for name in self.weights}
+        if self.per_atom and "energy" in rows:
+            rows["energy"] = rows["energy"] / atoms.unsqueeze(1)
+        parts = {name: self.costs_of_rows(name, values).sum() / atoms.sum() for name, values in rows.items()}
+        parts = {name: value if name == "forces" else value * self.average_atoms for name, value in parts.items()}
+        total = sum((factors or {}).get(name, 1.0) * weight * parts[name] for name, weight in self.weights.items())
+        return total, {name: value.detach() for name, value in parts.items()}
+
+    def costs_of_rows(self, name: str, error: Tensor) -> Tensor:
+        """Cost of every row of ``error`` (rows, components), averaged over components (rows,)."""
+        cost = LOSSES[self.costs[name]](error, self.scales[name])
+        return cost if cost.dim() == 1 else cost.mean(1)

@@ -125,13 +125,16 @@ def draw_errors(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]):
     return figure
 
 
-def draw_curves(history: Sequence[Mapping[str, float]], names: Sequence[str], references: Mapping[str, float]):
+def draw_curves(
+    history: Sequence[Mapping[str, float]], names: Sequence[str], references: Mapping[str, float], units: Mapping[str, str] | None = None
+):
     """Validation errors ``names`` against epoch and against CPU minutes (log axes); ``references``: name -> level of a baseline."""
+    labels = {name: f"{name} ({units[name]})" if units and name in units else name for name in names}
     figure, panels = _panels(2, (9, 3.8))
     for panel, axis in zip(panels, ("epoch", "cpu_minutes"), strict=True):
         for name in names:
             points = [(row[axis], row[name]) for row in history if row.get(name, 0) > 0]
-            line = panel.plot(*zip(*points, strict=True), ".-", linewidth=1, label=name)[0] if points else None
+            line = panel.plot(*zip(*points, strict=True), ".-", linewidth=1, label=labels[name])[0] if points else None
             if line is not None and references.get(name, 0) > 0:
                 panel.axhline(references[name], color=line.get_color(), linestyle=":", linewidth=1)
         panel.set(xlabel=axis.replace("_", " "), yscale="log")

@@ -175,6 +175,11 @@ def split_loader(config, split: str, training: bool = False) -> EpochLoader:
     return EpochLoader(dataset, sampler, config.run.workers if training else 0, config.run.seed)
 
 
+def evaluation_loader(config, split: str, model: nn.Module) -> EpochLoader:
+    """All evaluation windows of a split; they do not depend on the model."""
+    return split_loader(config, split)
+
+
 def waypoints_of(config) -> int:
     """Labels on the way: one for every update of the model when they are supervised, else none."""
     if config.loss.waypoint_weight == 0:

@@ -221,10 +221,11 @@ def add_run_options(parser: OptionParser, run_dir: str):
     run.add("--progress", bool, True, help="progress bar")
 
 
-def add_training_options(parser: OptionParser, optimizers, schedules, precisions, **defaults):
+def add_training_options(parser: OptionParser, optimizers, schedules, precisions, schedule_flag: str = "--schedule", **defaults):
     """Length, optimiser, schedule, averaging and bookkeeping of the training; the three arguments are registries.
 
-    ``defaults`` (``lr=0.003``) take the place of the general ones for a script that knows better.
+    ``schedule_flag`` names the learning-rate schedule where "schedule" is an option of the network. ``defaults`` (``lr=0.003``) take the
+    place of the general ones for a script that knows better.
     """
     training = parser.section("training", "length, optimiser, schedule")
 
@@ -240,7 +241,7 @@ def add_training_options(parser: OptionParser, optimizers, schedules, precisions
     add("--lr", float, 1e-3, above=0, high=100, help="largest learning rate")
     add("--weight-decay", float, 0.0, low=0, high=100, help="weight decay")
     add("--beta2", float, 0.999, low=0, below=1, help="memory of the squared gradients")
-    add("--schedule", str, "cosine", choices=list(schedules), help="learning rate over the run")
+    add(schedule_flag, str, "cosine", key="lr_schedule", choices=list(schedules), help="learning rate over the run")
     add("--warmup-steps", int, 100, low=0, help="steps of linear warm-up")
     add("--min-lr", float, 1e-5, low=0, help="learning rate at the end")
     add("--plateau-patience", int, 10, low=1, help="plateau schedule: validations without progress before the rate halves")

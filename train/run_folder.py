@@ -89,7 +89,7 @@ def _finish(trainer: Trainer, test_loader) -> dict:
     monitor.write_json(trainer.folder / "results.json", results)
     plots = trainer.folder / "plots"
     reference = next(iter(trainer.best["baselines"].values()), {})
-    curves = monitor.draw_curves(trainer.history, trainer.task.curves, reference)
+    curves = monitor.draw_curves(trainer.history, trainer.task.curves, reference, trainer.task.units)
     monitor.save_figure(plots / "learning_curve.png", curves)
     if result.pairs:
         monitor.save_figure(plots / "predictions.png", monitor.draw_pairs(result.pairs))

@@ -1,0 +1,202 @@
+"""What train_md17 and train_md22 share: options, presets from the data folder, one run, several seeds, near field against hybrid."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+from easydict import EasyDict
+
+from dataloader.molecules import load_statistics
+from models.blocks import parse_schedule
+from models.e2former import PRESETS, E2FormerOptions
+from train import checkpoint, monitor
+from train.data_order import EpochLoader
+from train.loop import Trainer
+from train.losses import LOSSES
+from train.md_task import FAMILIES, build_model_for, build_task, set_references, split_loader
+from train.optimizers import OPTIMIZERS, PRECISIONS, SCHEDULES
+from train.options import OptionParser, add_run_options, add_training_options, plain, prepare_process, saved_config
+from train.run_folder import finish_run, mean_table, prepare_run_folder, save_config
+from train.session import Interrupted
+
+SPLITS = ("train", "val", "test")
+NEAR, WHOLE = "near", "near+far"  # rows and sub folders of a comparison
+TUNED = {"batch_size": 5, "optimizer": "adam", "lr": 5e-3, "min_lr": 0.0, "warmup_steps": 100, "clip_norm": 10.0, "ema_decay": 0.99}
+
+
+def build_parser(task: str, description: str, run_dir: str, data_path: str, **training) -> OptionParser:
+    """All options of a script; ``training`` are defaults of its training section."""
+    parser = OptionParser(task, description)
+    add_run_options(parser, run_dir)
+    parser.section("run", "").add("--compare", bool, False, help=f"train the near field alone as well, in {NEAR}/ and {WHOLE}/, one table")
+    data = parser.section("data", "what is learned from")
+    data.add("--data-path", str, data_path, help="folder made by preprocess_md17 or preprocess_md22")
+    data.add("--max-atoms-per-batch", int, None, low=1, help="beside --batch-size, whichever is reached first")
+    data.add("--max-edges-per-batch", int, None, low=1, help="likewise, directed edges")
+    model = parser.section("model", "the network; lengths in Angstrom; what is not given comes from --preset, then from the data folder")
+    model.add("--preset", str, "small", choices=list(PRESETS), help="size of the network")
+    model.add("--model", str, "e2former", key="name", choices=["e2former"], help="name in models.factory")
+    model.add_fields(E2FormerOptions)
+    add_loss_options(parser)
+    defaults = {"epochs": 300, **TUNED, **training}
+    add_training_options(parser, OPTIMIZERS, SCHEDULES, PRECISIONS, "--lr-schedule", **defaults)
+    return parser
+
+
+def add_loss_options(parser: OptionParser):
+    """Weights and costs; errors in eV, eV/Angstrom, eV/Angstrom^3."""
+    loss = parser.section("loss", "what is minimised")
+    loss.add("--weight-energy", float, 0.1, low=0, help="weight of the energy part")
+    loss.add("--weight-forces", float, 1.0, low=0, help="weight of the force part")
+    loss.add("--weight-stress", float, 0.0, low=0, help="weight of the stress part")
+    loss.add("--energy-loss", str, "mae", choices=list(LOSSES), help="cost of an energy error")
+    loss.add("--force-loss", str, "vector_norm", choices=list(LOSSES), help="cost of a force error; vector_norm is L2-MAE")
+    loss.add("--energy-per", str, "structure", choices=["structure", "atom"], help="whether an energy error is divided by the atoms")
+    loss.add("--energy-scale", float, 0.01, above=0, help="where a robust energy loss bends, eV")
+    loss.add("--force-scale", float, 0.02, above=0, help="where a robust force loss bends, eV/Angstrom")
+    loss.add("--late-energy-factor", float, 1.0, low=0, help="the energy weight is multiplied with this late in the run")
+    loss.add("--late-start", float, 0.75, low=0, high=1, help="fraction of the run from which on it is")
+
+
+def folder_presets(values: dict) -> dict:
+    """Options nobody named: those of ``--preset``, then what the training split says; ``FileNotFoundError`` without a folder."""
+    statistics = load_statistics(values["data_path"])
+    found = {"avg_degree": statistics.average_neighbors or 1.0, "avg_atoms": statistics.average_atoms}
+    found["far_design_radius"] = max(1.0, statistics.design_radius)
+    if not statistics.force_rms:
+        found |= {"forces": "none", "weight_forces": 0.0, "weight_energy": 1.0}
+    elif values["forces"] == "none":
+        found |= {"weight_forces": 0.0, "weight_energy": 1.0}
+    return {**PRESETS[values["preset"]], **found}
+
+
+def near_only(config: EasyDict) -> str:
+    """The schedule of ``config`` without its far field; ``ValueError`` if there is none, or nothing else."""
+    names = parse_schedule(config.model.schedule, config.model.layers)
+    near = [name.removeprefix("hybrid-") for name in names if name != "fmm-node"]
+    if near == names or not near:
+        mend = "give a schedule with both, e.g. --schedule hybrid-first-order"
+        raise ValueError(f"--compare needs a near and a far field, --schedule {config.model.schedule} has only one of them; {mend}")
+    return "+".join(f"{name}1" for name in near)
+
+
+def build_trainer(config: EasyDict) -> tuple[Trainer, EpochLoader]:
+    """The trainer of one run and its test data. Writes nothing; ``ValueError`` or ``OSError`` for whatever cannot be trained."""
+    device = prepare_process(config)
+    statistics = load_statistics(config.data.data_path)
+    model, task = build_model_for(config), build_task(config)
+    set_references(model, statistics)
+    train, val, test = (split_loader(config, split, statistics.references, training=split == "train") for split in SPLITS)
+    folder = Path(config.run.run_dir)
+    return Trainer(model, task, train, val, config, folder, device, monitor.RunLog(folder / "log.txt")), test
+
+
+def train_one(config: EasyDict) -> dict | None:
+    """One run from start to results; None if ``--pause-after`` ended the session."""
+    trainer, test = build_trainer(config)
+    folder, log = trainer.folder, trainer.log
+    prepare_run_folder(folder, config.run.resume, config.run.overwrite)
+    save_config(folder, config)
+    describe(trainer, test)
+    if config.run.resume and (folder / checkpoint.LAST).exists():
+        resume(trainer)
+    elif config.run.resume:
+        log(f"there is no {checkpoint.LAST} in {folder}: starts at the beginning")
+    return finish_run(trainer, test) if trainer.fit() else None
+
+
+def describe(trainer: Trainer, test: EpochLoader):
+    """What is learned from, with units, and what learns."""
+    config, log = trainer.config, trainer.log
+    for split, loader in zip(SPLITS, (trainer.train_loader, trainer.val_loader, test), strict=True):
+        dataset = loader.dataset
+        edges = f"{int(dataset.edges_per_structure.sum())} edges within {dataset.cutoff} Angstrom"
+        log(f"{split}: {dataset.structures.summary()}\n  {edges}, {len(loader)} batches")
+    weights = sum(weight.numel() for weight in trainer.model.parameters())
+    log(f"{config.model.schedule} ({config.model.irreps}), {weights} weights, seed {config.run.seed}; run folder {trainer.folder}")
+
+
+def resume(trainer: Trainer):
+    """Go on from the last checkpoint; ``ValueError`` if the data are not those the run began with."""
+    wanted = trainer.model.energy.reference.energy.clone()
+    trainer.restore()
+    held = trainer.model.energy.reference.energy
+    if not held.equal(wanted):
+        place = int((held - wanted).abs().argmax())
+        energies = f"the reference energy of Z = {place} is {float(held[place])} eV in the run and {float(wanted[place])} eV in the data"
+        raise ValueError(f"cannot resume {trainer.folder} with {trainer.config.data.data_path}: {energies}; give the folder it began with")
+
+
+def variant(config: EasyDict, folder: str, run: dict | None = None, model: dict | None = None) -> EasyDict:
+    """``config`` in a sub folder of its run folder, with other settings."""
+    one = EasyDict(plain(config))
+    one.run.update(run_dir=str(Path(config.run.run_dir) / folder), **(run or {}))
+    one.model.update(model or {})
+    return one
+
+
+def train_seeds(config: EasyDict) -> list[dict] | None:
+    """``--seeds n``: results of one run folder a seed, and the table of the means; None if ``--pause-after`` ended the session."""
+    seeds = range(config.run.seed, config.run.seed + config.run.seeds)
+    configs = [variant(config, f"seed_{seed}", {"seed": seed, "seeds": 1}) for seed in seeds]
+    title = f"mean +- standard deviation over {config.run.seeds} seeds"
+    return train_all(config, configs, title, lambda results: mean_table([one["test"] for one in results]))
+
+
+def train_both(config: EasyDict) -> list[dict] | None:
+    """``--compare``: near field alone and with the far field, everything else equal; None if ``--pause-after`` ended the session."""
+    if config.run.seeds > 1:
+        raise ValueError(f"--compare trains one seed, --seeds is {config.run.seeds}; compare each seed in a run folder of its own")
+    schedules = {NEAR: near_only(config), WHOLE: config.model.schedule}
+    configs = [variant(config, name, {"compare": False}, {"schedule": schedule}) for name, schedule in schedules.items()]
+    return train_all(config, configs, "near field alone and with the far field", lambda results: comparison(schedules, results))
+
+
+def train_all(config: EasyDict, configs: list[EasyDict], title: str, summarise: Callable[[list[dict]], list[dict]]) -> list[dict] | None:
+    """Train ``configs`` one after the other and write one table, ``summarise(results)``; None if ``--pause-after`` ended the session."""
+    parent = Path(config.run.run_dir)
+    for one in configs:
+        build_trainer(one)  # bad input is refused before anything is written
+    prepare_run_folder(parent, config.run.resume, config.run.overwrite)
+    save_config(parent, config)
+    results = []
+    for one in configs:
+        results.append(train_one(one))
+        if results[-1] is None:
+            return None
+    rows = summarise(results)
+    log = monitor.RunLog(parent / "log.txt")
+    log(f"{title}, test split\n{monitor.format_table(rows)}\nresults {parent / 'results.json'}")
+    tables = [one["test"] for one in results]
+    monitor.write_json(parent / "results.json", {"test": rows, "test_of_run": tables, "config": saved_config(config)})
+    return rows
+
+
+def comparison(schedules: dict[str, str], results: list[dict]) -> list[dict]:
+    """One row a run: size, time of a step (validations included), test errors in both families of units."""
+    rows = []
+    for (name, schedule), result in zip(schedules.items(), results, strict=True):
+        milliseconds = 60e3 * result["cpu_minutes"] / max(1, result["steps"])
+        row = {"row": name, "schedule": schedule, "weights": result["parameters"], "steps": result["steps"]}
+        row |= {"cpu_minutes": result["cpu_minutes"], "cpu_ms_per_step": milliseconds}
+        model_rows = [line for line in result["test"] if line["row"] == "model"]
+        for unit, line in zip(FAMILIES, model_rows, strict=True):
+            row |= {f"{metric} ({unit})": line[metric] for metric in ("energy_mae", "force_mae") if metric in line}
+        rows.append(row)
+    return rows
+
+
+def run(module: str, parser: OptionParser, argv: list[str] | None = None):
+    """Entry point of both scripts; ``module`` is the name of the calling one."""
+    config = parser.parse_config(argv, folder_presets)
+    again = f"python -m {module} --run-dir {shlex.quote(config.run.run_dir)} --resume"
+    train = train_both if config.run.compare else train_seeds if config.run.seeds > 1 else train_one
+    try:
+        results = train(config)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        begun = (Path(config.run.run_dir) / "config.yaml").exists()
+        raise Interrupted((str(stop) or "interrupted") + (f"; go on with: {again}" if begun else "")) from None
+    if results is None and config.run.pause_after:
+        monitor.RunLog()(f"paused after {config.run.pause_after} epochs; go on with: {again}")

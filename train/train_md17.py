@@ -1,0 +1,29 @@
+"""Train E2Former on energies and forces of small molecules: MD17, rMD17, 3BPA, the bundled sample, or any preprocessed folder.
+
+    python -m preprocess.preprocess_md17 --sample --out data/ethanol_sample                 # once
+    python -m train.train_md17 --data-path data/ethanol_sample --max-cpu-minutes 4          # a run in runs/md17
+    python -m train.train_md17 --run-dir runs/md17 --resume                                 # after an interruption: bit-identical
+    python -m train.train_md17 --data-path data/md17/aspirin --preset base --schedule first-order --layers 3 --run-dir runs/aspirin
+    python -m train.evaluate runs/md17/checkpoint_best.pt                                   # the test table again
+    python -m train.evaluate runs/md17/checkpoint_best.pt --data-path data/other --energy-offset per-composition
+
+Energies and forces in eV and Angstrom; tables in meV and in kcal/mol. The run folder holds config.yaml, checkpoint_last.pt,
+checkpoint_best.pt, tensorboard/, plots/, results.json and log.txt.
+"""
+
+from train.md_script import build_parser, run
+from train.options import OptionParser, run_script
+
+
+def parser() -> OptionParser:
+    """All options of the script."""
+    return build_parser("md17", __doc__, "runs/md17", "data/md17")
+
+
+def main(argv: list[str] | None = None):
+    """Entry point of the command line."""
+    run("train.train_md17", parser(), argv)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,28 @@
+"""Train E2Former on energies and forces of large molecules: MD22, or any preprocessed folder; near field against hybrid.
+
+    python -m preprocess.preprocess_md22 --molecule AT-AT --out data/md22/AT-AT             # once
+    python -m train.train_md22 --data-path data/md22/AT-AT --max-cpu-minutes 60             # a run in runs/md22
+    python -m train.train_md22 --data-path data/md22/AT-AT --compare --max-cpu-minutes 20 --run-dir runs/AT-AT   # two runs, one table
+    python -m train.train_md22 --run-dir runs/AT-AT --resume                                # after an interruption
+    python -m train.evaluate runs/AT-AT/near+far/checkpoint_best.pt
+
+``--compare`` trains the schedule and the same without its far field, with equal split, seed, optimiser and length. Energies and forces in
+eV and Angstrom; tables in meV and in kcal/mol, the unit of the published MD22 tables.
+"""
+
+from train.md_script import build_parser, run
+from train.options import OptionParser, run_script
+
+
+def parser() -> OptionParser:
+    """All options of the script."""
+    return build_parser("md22", __doc__, "runs/md22", "data/md22", batch_size=2)
+
+
+def main(argv: list[str] | None = None):
+    """Entry point of the command line."""
+    run("train.train_md22", parser(), argv)
+
+
+if __name__ == "__main__":
+    run_script(main)

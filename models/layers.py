@@ -58,6 +58,18 @@ def layer_norm(x: Tensor, epsilon: float) -> Tensor:
     return centred * (centred.square().mean(-1, keepdim=True) + epsilon).rsqrt()
 
 
+class LayerNorm(nn.Module):
+    """:func:`layer_norm` with a learned scale and shift."""
+
+    def __init__(self, size: int, epsilon: float = 1e-4):
+        super().__init__()
+        self.epsilon = epsilon
+        self.weight, self.bias = nn.Parameter(torch.ones(size)), nn.Parameter(torch.zeros(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return layer_norm(x, self.epsilon) * self.weight + self.bias
+
+
 class NormNonlinearity(nn.Module):
     """``x_l -> x_l / n_l * phi(g(n_l))`` with n the norm of every channel (SE(3)-Transformer, sec. 4; Thomas et al. 2018).
 
@@ -153,7 +165,7 @@ class AttentiveSelfInteraction(nn.Module):
 
     @staticmethod
     def _network(invariants: int, weights: int) -> nn.Module:
-        return nn.Sequential(nn.LayerNorm(invariants, eps=1e-4), nn.SiLU(), nn.Linear(invariants, weights))
+        return nn.Sequential(LayerNorm(invariants), nn.SiLU(), nn.Linear(invariants, weights))
 
     def forward(self, x: Tensor) -> Tensor:
         """(nodes, rows, channels_in) -> (nodes, rows, channels_out)."""

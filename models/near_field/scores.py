@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.graph_ops import node_dot
 from models.irreps import degree_of_row, split_degrees, table
-from models.layers import EquivariantLinear
+from models.layers import EquivariantLinear, LayerNorm, layer_norm
 from models.near_field.geometry import NearFieldGeometry
 
 NORM_EPSILON = 1e-4
@@ -53,7 +53,7 @@ class ScalarMap(nn.Module):
             sums.append((left * right).sum(1) / math.sqrt(2 * l + 1))
         invariants = torch.stack(sums, 1).unflatten(-1, (self.maps, self.width))  # (nodes, lmax + 1, maps, width)
         hidden = invariants.permute(2, 0, 1, 3).flatten(2) @ self.first  # (maps, nodes, size)
-        hidden = nn.functional.layer_norm(hidden, hidden.shape[-1:], eps=NORM_EPSILON)
+        hidden = layer_norm(hidden, NORM_EPSILON)
         hidden = nn.functional.silu(hidden * self.norm_weight.unsqueeze(1) + self.norm_bias.unsqueeze(1))
         return (hidden @ self.second).transpose(0, 1)
 
@@ -97,7 +97,7 @@ class DotScore(nn.Module):
         self.gate = nn.Linear(hidden, seen)
         nn.init.ones_(self.gate.bias)
         self.first = nn.Linear(seen, heads * width)
-        self.norm = nn.LayerNorm(width, eps=NORM_EPSILON)
+        self.norm = LayerNorm(width, NORM_EPSILON)
         self.vector = nn.Parameter(torch.randn(heads, width) / math.sqrt(width))
 
     def forward(self, x: Tensor, geometry: NearFieldGeometry) -> Tensor:

@@ -20,7 +20,7 @@ from models.near_field.harmonic_sum import KERNELS
 from models.near_field.scores import SCORES
 from models.near_field.wigner6j import FORMS
 from models.norms import NORMS
-from tests.suite import Case, CutoffSuite, ModelCases, ModelSuite, cutoff_graph
+from tests.suite import DGL_KERNELS, Case, CutoffSuite, ModelCases, ModelSuite, cutoff_graph
 
 CUTOFF = 4.0
 SMALL = {
@@ -107,11 +107,6 @@ class TestE2Former(ModelSuite):
     def case(self, request):
         return request.param
 
-    def test_first_and_second_derivatives(self, case, double):
-        """Of the energy, whose gradient are the conservative forces; forces themselves would ask for a third derivative."""
-        outputs = case.outputs if case.name == "direct" else {"energy": "graph_scalar"}
-        super().test_first_and_second_derivatives(dataclasses.replace(case, outputs=outputs), double)
-
 
 class TestNearFieldAtTheCutoff(CutoffSuite):
     @pytest.fixture(params=NEAR_CASES, ids=[case.name for case in NEAR_CASES])
@@ -181,6 +176,7 @@ def test_forces_are_the_slope_of_the_energy(schedule, double):
 
 
 @FORCED
+@DGL_KERNELS
 def test_parameter_gradient_of_a_force_loss(schedule, double):
     """All parameters at once along a random direction, in training mode: the derivative of a loss on forces is that of the numbers."""
     model, batch = made(schedule=schedule).train(), draw()

@@ -4,7 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DATA ?= data
-RUN ?= runs/nbody
+RUN ?= runs/ethanol
+MINUTES ?= 3.5
 export OMP_NUM_THREADS ?= 1
 export DGLBACKEND ?= pytorch
 
@@ -27,9 +28,10 @@ $(STAMP): requirements.txt pyproject.toml
 lint: env ## ruff
 	$(BIN)/ruff check models dataloader preprocess train benchmarks tests
 
-train: env ## preprocess the N-body data, train the default network, print the test table (a second call goes on or shows it again)
-	$(BIN)/python -m preprocess.preprocess_nbody --out $(DATA)/nbody
-	$(BIN)/python -m train.train_nbody --data-path $(DATA)/nbody --run-dir $(RUN) $(if $(wildcard $(RUN)/config.yaml),--resume) $(ARGS)
+train: env ## preprocess the bundled ethanol frames, train the hybrid on them, print the test table (a second call goes on or shows it again)
+	$(BIN)/python -m preprocess.preprocess_md17 --sample --out $(DATA)/ethanol_sample
+	$(BIN)/python -m train.train_md17 --data-path $(DATA)/ethanol_sample --run-dir $(RUN) --max-cpu-minutes $(MINUTES) \
+	  $(if $(wildcard $(RUN)/config.yaml),--resume) $(ARGS)
 
 bench: env ## install equiformer-pytorch beside the project and time the near field against it, then the basis cache
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt

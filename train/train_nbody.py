@@ -25,6 +25,8 @@ from train.options import OptionParser, add_run_options, add_training_options, p
 from train.run_folder import finish_run, mean_table, prepare_run_folder, save_config
 from train.session import Interrupted
 
+NBODY_MODELS = [name for name, (_, options) in MODELS.items() if options is NBodyOptions]
+
 
 def build_parser() -> OptionParser:
     """All options of the script."""
@@ -37,7 +39,7 @@ def build_parser() -> OptionParser:
     data.add("--train-starts", str, None, choices=list(TRAIN_STARTS), help=windows)
     data.add("--cache", bool, False, help="read the edge basis of the windows that are in the cache beside the data, compute the others")
     model = parser.section("model", "the network")
-    model.add("--model", str, "se3_transformer_nbody", key="name", choices=list(MODELS), help="name in models.factory")
+    model.add("--model", str, "se3_transformer_nbody", key="name", choices=NBODY_MODELS, help="name in models.factory")
     model.add_fields(NBodyOptions, skip=(*DERIVED, "horizon"))  # the protocol decides the horizon
     loss = parser.section("loss", "what is minimised")
     loss.add("--loss", str, "mse", choices=list(LOSSES), help="cost of a residual")

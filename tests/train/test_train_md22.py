@@ -1,0 +1,81 @@
+"""Laws of the comparison of near field and hybrid: equal splits and settings, one table, resume."""
+import json
+
+import pytest
+
+from tests.train.md_data import SMALL, config_for, make_data
+from train import checkpoint, evaluate, md_script, monitor, train_md22
+
+
+@pytest.fixture(autouse=True)
+def no_plots(monkeypatch):
+    """Plots are tested with the loop; here they would be most of the time."""
+    monkeypatch.setattr(monitor, "save_figure", lambda path, figure: None)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data") / "set")
+
+
+def run(folder, data, *arguments):
+    train_md22.main(["--run-dir", str(folder), "--data-path", str(data), *SMALL, *arguments])
+    return json.loads((folder / "results.json").read_text()) if (folder / "results.json").exists() else None
+
+
+@pytest.fixture(scope="module")
+def compared(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare") / "run"
+    return folder, run(folder, data, "--compare", "--epochs", "2")
+
+
+def test_each_row_is_a_run_of_its_own_with_equal_settings(compared, data, tmp_path):
+    folder, results = compared
+    near, both = results["test"]
+    assert (near["row"], near["schedule"], both["row"], both["schedule"]) == ("near", "first-order1", "near+far", "hybrid-first-order1")
+    assert near["weights"] < both["weights"] and near["steps"] == both["steps"] and near["cpu_ms_per_step"] > 0
+    configs = [json.loads((folder / row["row"] / "results.json").read_text())["config"] for row in results["test"]]
+    different = {(s, k) for s, part in configs[0].items() if s != "task" for k in part if part[k] != configs[1][s][k]}
+    assert different == {("run", "run_dir"), ("model", "schedule")}
+    alone = run(tmp_path / "alone", data, "--epochs", "2", "--schedule", "first-order1")["test"][0]
+    assert near["force_mae (meV)"] == alone["force_mae"] and near["energy_mae (meV)"] == alone["energy_mae"]
+
+
+def test_a_comparison_goes_on_where_it_was_stopped(compared, data, tmp_path):
+    folder, results = compared
+    assert run(tmp_path / "run", data, "--compare", "--epochs", "2", "--pause-after", "1") is None
+    assert not (tmp_path / "run" / "near+far").exists()
+    train_md22.main(["--run-dir", str(tmp_path / "run"), "--resume"])
+    again = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert again["test_of_run"] == results["test_of_run"]
+
+
+def test_a_run_of_a_comparison_can_be_evaluated_alone(compared):
+    folder, results = compared
+    assert evaluate.evaluate_checkpoint(folder / "near+far" / checkpoint.BEST) == results["test_of_run"][1]
+
+
+NEAR = {
+    "hybrid-first-order": ["first-order"] * 2, "hybrid-first-order1+hybrid-second-order1": ["first-order", "second-order"],
+    "first-order2+fmm-node": ["first-order"] * 2,
+}
+
+
+@pytest.mark.parametrize("schedule, near", NEAR.items())
+def test_the_near_field_of_a_schedule(data, schedule, near):
+    config = config_for(data, "--schedule", schedule, "--layers", "2", task="md22")
+    assert md_script.near_only(config).split("+") == [f"{name}1" for name in near]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--schedule", "first-order"], "--compare needs a near and a far field, --schedule first-order has only one of them"),
+        (["--schedule", "fmm-node"], "--schedule fmm-node has only one of them"),
+        (["--seeds", "2"], "--compare trains one seed, --seeds is 2"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(data, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "run", data, "--compare", *arguments)
+    assert not (tmp_path / "run").exists()

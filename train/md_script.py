@@ -82,9 +82,17 @@ def near_only(config: EasyDict) -> str:
     return "+".join(f"{name}1" for name in near)
 
 
+def check_layers(model: EasyDict):
+    """``ValueError`` for a number of layers that the schedule does not read."""
+    if model.layers != E2FormerOptions.layers and parse_schedule(model.schedule, 1) == parse_schedule(model.schedule, 2):
+        mend = "leave a part without a number, e.g. --schedule hybrid-first-order, or leave --layers out"
+        raise ValueError(f"--layers {model.layers} changes nothing: every part of --schedule {model.schedule} has its number; {mend}")
+
+
 def build_trainer(config: EasyDict) -> tuple[Trainer, EpochLoader]:
     """The trainer of one run and its test data. Writes nothing; ``ValueError`` or ``OSError`` for whatever cannot be trained."""
     device = prepare_process(config)
+    check_layers(config.model)
     statistics = load_statistics(config.data.data_path)
     model, task = build_model_for(config), build_task(config)
     set_references(model, statistics)

@@ -145,6 +145,7 @@ def test_seeds_have_their_folders_and_a_table_of_means(data, tmp_path):
 BAD = [
     (["--schedule", "third-order"], "third-order"),
     (["--irreps", "9x0e"], "irreps must hold at least degrees 0 and 1"),
+    (["--layers", "3"], "--layers 3 changes nothing: every part of --schedule hybrid-first-order1 has its number"),
     (["--preset", "huge"], "must be one of small, base, paper, got 'huge'"),
     (["--cutoff", "4"], "holds the neighbours within 5.0 Angstrom, wanted is 4.0"),
     (["--data-path", "/nowhere"], "/nowhere/statistics.json does not exist"),

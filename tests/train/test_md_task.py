@@ -115,6 +115,16 @@ def test_batches_weighted_by_atoms_are_one_batch(per_atom):
     assert float(loss(errors, atoms)[0]) == pytest.approx(cut, rel=1e-12)
 
 
+def test_accumulated_batches_of_other_sizes_are_one_batch(data):
+    config = config_for(data)
+    task, model = build_task(config), build_model_for(config).double()
+    dataset = split_loader(config, "train", load_statistics(data).references).dataset
+    order = np.argsort(dataset.atoms_per_structure).tolist()
+    whole, *parts = (dataset[rows].to(dtype=torch.float64) for rows in (order, order[:5], order[5:]))
+    weighted = sum(task.samples(part) * task.loss(model, part)[0].item() for part in parts)
+    assert task.loss(model, whole)[0].item() == pytest.approx(weighted / task.samples(whole), rel=1e-6)
+
+
 @pytest.mark.parametrize("per_atom, energy", [(False, lambda e, n: e.abs().mean()), (True, lambda e, n: (e.abs() / n).mean())])
 def test_the_loss_is_the_weighted_sum_of_means(per_atom, energy):
     sizes = (4, 6, 2)

@@ -1,0 +1,115 @@
+"""Farfield beside mace-torch: the same data, split, thread and CPU minutes, one after the other.
+
+    python3.11 -m venv .mace && .mace/bin/pip install torch==2.13.0 mace-torch==0.3.16       # an environment of its own: it wants e3nn 0.4
+    python -m preprocess.preprocess_md17 --molecule ethanol --out data/md17/ethanol
+    python -m benchmarks.compare_mace --data-path data/md17/ethanol --mace-python .mace/bin/python --minutes 30 --json ethanol.json
+
+Farfield trains by ``train.train_md17`` (further options after ``--``), mace-torch by ``mace_program.py`` with the settings named there. The
+table gives errors of the validation split against CPU minutes of training, then those of the test split; checkpoints and settings of
+neither are chosen on the test split. Finished programs are not run again: their results are in ``--run-dir``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import harness
+from dataloader.files import write_json
+from train.options import OptionParser, run_script
+
+COLUMNS = {"program": "program", "weights": "weights", "minutes": "CPU minutes", "steps": "steps", "split": "split"}
+COLUMNS |= {"energy": "energy MAE meV", "forces": "force MAE meV/A"}
+MARKS = (1, 2, 3, 5, 7.5, 10, 15, 20, 25, 30, 45, 60)
+
+
+def one_thread() -> dict[str, str]:
+    """The environment of both programs."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def run_mace(options, folder: Path) -> list[dict]:
+    """Rows of mace-torch."""
+    target = folder / f"mace_{options.minutes:g}.json"
+    if not target.exists():
+        script = Path(__file__).with_name("mace_program.py")
+        command = [options.mace_python, str(script), options.data_path, "--minutes", f"{options.minutes:g}", "--json", str(target)]
+        subprocess.run([*command, "--seed", str(options.seed)], env=one_thread(), check=True)
+    report = json.loads(target.read_text())
+    common = {"program": f"mace-torch {report['options']['irreps']}", "weights": report["weights"]}
+    rows = [{**common, "split": "validation", "minutes": at["minutes"], "steps": at["step"], **errors_of(at)} for at in report["curve"]]
+    return [*rows, {**common, "split": "test", "minutes": report["minutes"], "steps": report["steps"], **errors_of(report["test"])}]
+
+
+def errors_of(report: dict) -> dict[str, float]:
+    """Both errors of a report of ``mace_program.py``."""
+    return {"energy": report["energy"], "forces": report["forces"]}
+
+
+def run_farfield(options, folder: Path, more: Sequence[str]) -> list[dict]:
+    """Rows of our program."""
+    run = folder / f"farfield_{options.minutes:g}"
+    if not (run / "results.json").exists():
+        command = [sys.executable, "-m", "train.train_md17", "--data-path", options.data_path, "--run-dir", str(run)]
+        command += ["--max-cpu-minutes", f"{options.minutes:g}", "--epochs", "100000", "--seed", str(options.seed), *more]
+        if (run / "config.yaml").exists():
+            command = [*command[:3], "--run-dir", str(run), "--resume"]
+        subprocess.run(command, env=one_thread(), check=True)
+    results = json.loads((run / "results.json").read_text())
+    common = {"program": f"Farfield {results['config']['model']['schedule']}", "weights": results["parameters"]}
+    return [*curve_rows(common, results["history"], options.minutes), {**common, "split": "test", **errors_on_test(results)}]
+
+
+def curve_rows(common: dict, history: list[dict], minutes: float) -> list[dict]:
+    """The validation after each mark, and the last one."""
+    rows = []
+    for mark in (*(mark for mark in MARKS if mark < minutes), None):
+        after = [row for row in history if mark is None or row["cpu_minutes"] >= mark]
+        if after:
+            at = after[0] if mark is not None else after[-1]
+            errors = {"energy": at["energy_mae"], "forces": at["force_mae"]}
+            rows.append({**common, "split": "validation", "minutes": at["cpu_minutes"], "steps": at["step"], **errors})
+    return rows
+
+
+def errors_on_test(results: dict) -> dict[str, float]:
+    """Errors of the model on the test split, meV and meV / Angstrom."""
+    row = next(row for row in results["test"] if row["row"] == "model")
+    return {"minutes": results["cpu_minutes"], "steps": results["steps"], "energy": row["energy_mae"], "forces": row["force_mae"]}
+
+
+def build_parser() -> OptionParser:
+    """All options of the script."""
+    parser = OptionParser("compare_mace", __doc__)
+    bench = parser.section("bench", "what is compared")
+    bench.add("--data-path", str, "data/md17/ethanol", help="folder made by preprocess_md17")
+    bench.add("--run-dir", str, "runs/compare_mace", help="folder for the runs")
+    bench.add("--minutes", float, 30.0, above=0, help="CPU minutes of training of each program")
+    bench.add("--mace-python", str, ".mace/bin/python", help="python of the environment that has mace-torch")
+    bench.add("--seed", int, 0, low=0, help="of both programs")
+    bench.add("--json", str, None, help="file for the rows")
+    return parser
+
+
+def main(argv: list[str] | None = None):
+    """Entry point of the command line."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    own, more = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
+    options = build_parser().parse_config(own).bench
+    if not Path(options.data_path, "train.npz").exists():
+        raise FileNotFoundError(f"there is no train.npz in {options.data_path}; make it with python -m preprocess.preprocess_md17")
+    folder = Path(options.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = run_mace(options, folder) + run_farfield(options, folder, more)
+    print(harness.describe_environment(harness.environment(("torch",))))
+    print(harness.table(rows, COLUMNS))
+    if options.json:
+        write_json(options.json, {"options": dict(options), "rows": rows})
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -19,6 +19,6 @@ def test_test_errors_are_those_of_the_model():
 
 
 def test_missing_data_are_refused_in_one_line(tmp_path):
-    with pytest.raises(FileNotFoundError, match="train.npz .* preprocess_md17"):
+    with pytest.raises(FileNotFoundError, match="no train.npz .*python -m preprocess.preprocess_md17"):
         main(["--data-path", str(tmp_path), "--run-dir", str(tmp_path / "runs")])
     assert not (tmp_path / "runs").exists()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -139,10 +140,16 @@ def draw_curves(
                 panel.axhline(references[name], color=line.get_color(), linestyle=":", linewidth=1)
         panel.set(xlabel=axis.replace("_", " "), yscale="log")
         panel.set_xscale("log" if axis == "cpu_minutes" and any(row[axis] > 0 for row in history) else "linear")
+        panel.xaxis.set_minor_formatter(FuncFormatter(_short_ticks))
         panel.grid(True, which="both", linewidth=0.2)
     panels[0].set_ylabel("validation error (dotted: baseline)")
     panels[0].legend()
     return figure
+
+
+def _short_ticks(value: float, place: int) -> str:
+    """Labels of 2, 5, 20, 50, ... between the powers of ten."""
+    return f"{value:g}" if f"{value:.0e}"[0] in "25" else ""
 
 
 def save_figure(path: Path, figure: Figure):

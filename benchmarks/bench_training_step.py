@@ -1,0 +1,164 @@
+"""A training step of E2Former on a large molecule, near field and hybrid, beside mace-torch of the same channels and layers.
+
+    python -m benchmarks.bench_training_step                                                  # ours alone
+    python -m benchmarks.bench_training_step --mace-python .mace/bin/python --json step.json  # see compare_mace.py for that environment
+
+One structure (a generated double-walled nanotube, 370 atoms, edges up to 5 Angstrom, or ``--geometry``), 2 layers, lmax 2; a step is
+energy, forces and the gradient of all weights, without an optimiser. Medians of CPU milliseconds of one thread, all programs taking turns
+(mace-torch waits in a process of its own); memory is the peak of a fresh process above the loaded program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from benchmarks import harness  # before torch: it sets the thread count
+
+import numpy as np  # isort: skip
+import torch
+
+from benchmarks.cases import double_walled_nanotube, load_geometry
+from dataloader.files import write_json
+from dataloader.molecules import MoleculeDataset
+from dataloader.structures import Structures
+from models.e2former import E2Former, E2FormerOptions
+from train.options import OptionParser, run_script
+
+CUTOFF = 5.0
+SCHEDULES = {"near": "first-order", "hybrid": "hybrid-first-order"}
+MACE_IRREPS = ("{0}x0e+{0}x1o", "{0}x0e+{0}x1o+{0}x2e")
+COLUMNS = {"program": "program", "weights": "weights", "edges": "edges", "milliseconds": "ms", "ratio": "/ hybrid", "memory": "peak MB"}
+
+
+def structure(geometry: str | None) -> Structures:
+    """The structure as a set of one, slightly off its symmetric places."""
+    numbers, positions = load_geometry(geometry) if geometry else double_walled_nanotube()
+    positions = positions + 0.05 * np.random.default_rng(0).standard_normal(positions.shape)
+    count = len(numbers)
+    labels = {"energy": np.zeros(1), "forces": np.zeros((count, 3))}
+    return Structures(atomic_numbers=numbers, positions=positions, counts=np.array([count]), **labels)
+
+
+def ours(name: str, channels: int, geometry: str | None) -> harness.Program:
+    """Our network on that structure."""
+    dataset = MoleculeDataset(structure(geometry), CUTOFF)
+    batch = dataset[[0]].to(dtype=torch.float32)
+    torch.manual_seed(0)
+    radius = float((batch.positions - batch.positions.mean(0)).norm(dim=1).max())
+    options = E2FormerOptions(
+        irreps="+".join(f"{channels}x{l}{'eo'[l % 2]}" for l in range(3)), schedule=SCHEDULES[name], layers=2, cutoff=CUTOFF,
+        avg_degree=batch.num_edges / batch.num_nodes, avg_atoms=batch.num_nodes, far_design_radius=radius,
+    )
+    model = E2Former(options).train()
+
+    def run() -> tuple[torch.Tensor, ...]:
+        """Energy and forces, with a graph for the gradient of the weights."""
+        out = model(batch)
+        return out["energy"], out["forces"]
+
+    return harness.Program(name, model, run)
+
+
+@contextlib.contextmanager
+def mace(python: str, irreps: str, geometry: Path) -> Iterator[tuple[dict, Callable[[], tuple[float, float]]]]:
+    """mace-torch in a process of its own: what it is, and a function for one step -> (CPU ms, peak MB)."""
+    script = Path(__file__).with_name("mace_step.py")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    command = [python, str(script), str(geometry), "--irreps", irreps, "--cutoff", str(CUTOFF)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as process:
+        weights, edges = (int(part) for part in _answer(process))
+
+        def step() -> tuple[float, float]:
+            process.stdin.write("step\n")
+            process.stdin.flush()
+            milliseconds, memory = (float(part) for part in _answer(process))
+            return milliseconds, memory
+
+        yield {"program": f"mace-torch {irreps}", "weights": weights, "edges": edges}, step
+        process.stdin.close()
+
+
+def _answer(process: subprocess.Popen) -> list[str]:
+    """The next line of numbers; RuntimeError if the process has ended instead."""
+    for line in process.stdout:
+        parts = line.split()
+        with contextlib.suppress(ValueError):
+            [float(part) for part in parts]
+            if len(parts) == 2:
+                return parts
+    raise RuntimeError("mace-torch ended without an answer; try benchmarks/mace_step.py by itself to see why")
+
+
+def rows_of(options) -> list[dict]:
+    """A row for every program."""
+    rows, steps = [], {}
+    with contextlib.ExitStack() as stack:
+        for name in SCHEDULES:
+            program = ours(name, options.channels, options.geometry)
+            edges = structure_edges(options.geometry)
+            memory = harness.peak_memory_mb(ours, (name, options.channels, options.geometry), "train")
+            rows.append({"program": f"Farfield {name}", "weights": program.num_parameters, "edges": edges, "memory": memory})
+            steps[rows[-1]["program"]] = lambda program=program: 1e3 * harness.seconds(program.train)
+        if options.mace_python:
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "geometry.npz"
+            one = structure(options.geometry)
+            np.savez(place, numbers=one.atomic_numbers, positions=one.positions)
+            for pattern in MACE_IRREPS:
+                row, step = stack.enter_context(mace(options.mace_python, pattern.format(options.channels), place))
+                rows.append(row)
+                steps[row["program"]] = lambda step=step, row=row: _noted(row, *step())
+        times = {name: [] for name in steps}
+        for _ in range(options.rounds + 1):  # the first one warms up
+            for name, step in steps.items():
+                times[name].append(step())
+    for row in rows:
+        row["milliseconds"] = statistics.median(times[row["program"]][1:])
+    hybrid = next(row for row in rows if row["program"] == "Farfield hybrid")["milliseconds"]
+    return [{**row, "ratio": row["milliseconds"] / hybrid} for row in rows]
+
+
+def _noted(row: dict, milliseconds: float, memory: float) -> float:
+    """Keep the memory of a step in its row."""
+    row["memory"] = memory
+    return milliseconds
+
+
+def structure_edges(geometry: str | None) -> int:
+    """Directed edges up to the cutoff."""
+    return int(MoleculeDataset(structure(geometry), CUTOFF).edges_per_structure.sum())
+
+
+def build_parser() -> OptionParser:
+    """All options of the script."""
+    parser = OptionParser("bench_training_step", __doc__)
+    bench = parser.section("bench", "what is measured")
+    bench.add("--channels", int, 64, low=4, help="channels of every degree")
+    bench.add("--geometry", str, None, help="npz file with the structure instead of the generated nanotube")
+    bench.add("--rounds", int, 5, low=1, help="timed rounds")
+    bench.add("--mace-python", str, None, help="python of an environment that has mace-torch")
+    bench.add("--json", str, None, help="file for the rows")
+    return parser
+
+
+def main(argv: list[str] | None = None):
+    """Entry point of the command line."""
+    options = build_parser().parse_config(argv).bench
+    torch.set_num_threads(1)
+    report = harness.environment(("torch",))
+    print(harness.describe_environment(report))
+    rows = rows_of(options)
+    print(harness.table(rows, COLUMNS))
+    if options.json:
+        write_json(options.json, {"environment": report, "options": dict(options), "rows": rows})
+
+
+if __name__ == "__main__":
+    run_script(main)

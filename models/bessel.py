@@ -8,7 +8,9 @@ high that its start is forgotten (Gautschi, SIAM Review 9, 24, 1967); up to the 
 
 Each is used only where it is stable, and they meet where ``j_l`` is largest and far from its zeros: nothing cancels or overflows, no
 sum normalises, and values underflow smoothly to zero for x << l. The same holds for ``G_l = (2 l + 1)!! j_l(x) / x^l``, a smooth function
-of x^2, with ``G_l = G_(l-1) (2 l + 1) / q_l``. Derivatives are these functions again, hence right at x = 0 as well:
+of x^2, with ``G_l = G_(l-1) (2 l + 1) / q_l``. Where few degrees are asked for, as between pairs of atoms, the power series of the highest
+two and downward recurrence, ``G_(l-2) = G_(l-1) - x^2 G_l / (4 l^2 - 1)``, take the place of the fraction.
+Derivatives are these functions again, hence right at x = 0 as well:
 
     j_l' = (l j_(l-1) - (l + 1) j_(l+1)) / (2 l + 1),           d G_l / d(x^2) = -G_(l+1) / (2 (2 l + 3)).
 
@@ -20,11 +22,15 @@ Error (``benchmarks/bench_special_functions.py``, l <= 60): below 25 units of th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
+
+SERIES_LMAX = 6  # up to here power series below x = lmax, beyond it continued fractions
+PIECE = 1 << 15  # values of x whose temporaries fit a processor's cache
 
 
 def spherical_bessel(x: Tensor, lmax: int) -> Tensor:
@@ -122,6 +128,39 @@ class _SphericalBessel(Function):
         return (cotangent * slope).sum(0), None
 
 
+@functools.cache
+def _series(l: int, lmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """Coefficients of the powers of x^2 in G_l, highest first, as many as matter for ``|x| <= max(lmax, 1)``."""
+    terms, size, least = [1.0], float(max(lmax, 1) ** 2), torch.finfo(dtype).eps / 16
+    while abs(terms[-1]) * size ** (len(terms) - 1) > least:
+        k = len(terms)
+        terms.append(-terms[-1] / (2 * k * (2 * l + 2 * k + 1)))
+    return tuple(torch.tensor(term, dtype=dtype, device=device) for term in reversed(terms))
+
+
+def _few_degrees(squared: Tensor, lmax: int) -> Tensor:
+    """G_l of x^2 (n,): (lmax + 1, n), upward for x >= lmax, by series and downward below."""
+    result = squared.new_empty(lmax + 1, squared.shape[0])
+    size = PIECE if squared.device.type == "cpu" else max(1, squared.shape[0])
+    for rows, part in zip(result.split(size, 1), squared.split(size), strict=True):
+        low, high = part.clamp(max=max(lmax, 1) ** 2), part.clamp(min=max(lmax, 1) ** 2)
+        below = [torch.empty_like(part) for _ in range(lmax + 1)]
+        for l in range(max(lmax - 1, 0), lmax + 1):
+            first, second, *rest = _series(l, lmax, part.dtype, part.device)
+            torch.addcmul(second, first, low, out=below[l])
+            for term in rest:
+                torch.addcmul(term, below[l], low, out=below[l])
+        for l in range(lmax, 1, -1):
+            torch.addcmul(below[l - 1], below[l], low, value=-1 / (4 * l * l - 1), out=below[l - 2])
+        x = high.sqrt()
+        before, above = x.cos(), x.sin().div_(x)
+        for l, row in enumerate(rows):
+            if l:
+                before, above = above, (above - before).mul_(4 * l * l - 1).div_(high)
+            torch.where(part < max(lmax, 1) ** 2, below[l], above, out=row)
+    return result
+
+
 class _ScaledBessel(Function):
     """G_l of x^2 (n,): (lmax + 1, n)."""
 
@@ -130,6 +169,8 @@ class _ScaledBessel(Function):
         """Ratios downward, then values upward by ``G_l = (4 l^2 - 1) / x^2 (G_(l-1) - G_(l-2))`` where l <= x."""
         ctx.save_for_backward(squared)
         ctx.lmax = lmax
+        if lmax <= SERIES_LMAX:
+            return _few_degrees(squared, lmax)
         size = squared.abs().sqrt()
         oscillates = squared > 0
         capped, floored = squared.clamp(max=lmax * lmax), squared.clamp(min=1)

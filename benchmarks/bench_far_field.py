@@ -87,7 +87,7 @@ def inputs(atoms: int, keys: int, channels: int, radius: float) -> tuple:
     points = points - points.mean(0)
     points = points * (radius / points.norm(dim=1).max() * 0.999)
     none = torch.zeros(0, dtype=torch.long)
-    graph = GraphIndex.from_edges(none, none, torch.tensor([atoms]))
+    graph = GraphIndex(none, none, torch.tensor([atoms]))
     width = num_rows(LMAX) * channels // HEADS
     features = [torch.rand(atoms, HEADS, keys), torch.rand(atoms, HEADS, keys), torch.randn(atoms, HEADS, width)]
     return graph, *(part.requires_grad_() for part in (points, *features, torch.randn(LMAX + 1, HEADS, KAPPAS)))

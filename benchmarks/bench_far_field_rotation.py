@@ -86,7 +86,7 @@ def inputs(atoms: int) -> tuple[GraphIndex, Tensor, tuple[Tensor, ...]]:
     points = nn.functional.normalize(torch.randn(atoms, 3, **kind), dim=1) * torch.rand(atoms, 1, **kind) ** (1 / 3)
     points = points - points.mean(0)
     none = torch.zeros(0, dtype=torch.long)
-    graph = GraphIndex.from_edges(none, none, torch.tensor([atoms]))
+    graph = GraphIndex(none, none, torch.tensor([atoms]))
     weights = (torch.rand(atoms, HEADS, FEATURES, **kind) for _ in range(2))
     return graph, points / points.norm(dim=1).max(), (*weights, torch.randn(atoms, HEADS, VALUES, **kind))
 

@@ -72,7 +72,7 @@ def build_ours(case: Case, options: dict | None = None, device: str = "cpu") -> 
     ).to(device)
 
     def run() -> tuple[Tensor, ...]:
-        graph = GraphIndex.from_edges(case.src, case.dst, case.nodes_per_graph)
+        graph = GraphIndex(case.src, case.dst, case.nodes_per_graph)
         basis = EdgeBasis.from_vectors(edge_vectors(case.positions, graph), network.options.lmax)
         return network(graph, basis, case.scalars, case.vectors, case.edge_scalars)
 

@@ -151,7 +151,7 @@ class BasisCache:
     def topology(self, graph_ids) -> GraphIndex:
         """Topology of a batch of the graphs ``graph_ids`` (graphs,), edges in the order of :meth:`gather`."""
         layout = self._layout(graph_ids)
-        return GraphIndex.from_edges(layout.src, layout.dst, layout.nodes)
+        return GraphIndex(layout.src, layout.dst, layout.nodes)
 
     def _layout(self, graph_ids) -> _Layout:
         ids = torch.as_tensor(np.asarray(graph_ids, dtype=np.int64)).view(-1)

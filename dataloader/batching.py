@@ -143,7 +143,7 @@ def complete_graphs(num_graphs: int, nodes: int) -> GraphIndex:
     """Topology of ``num_graphs`` complete graphs of ``nodes`` nodes without self loops; all batches of that size share it."""
     sender, receiver = complete_edges(nodes)
     first = torch.arange(num_graphs).view(-1, 1) * nodes
-    return GraphIndex.from_edges((first + sender).flatten(), (first + receiver).flatten(), torch.full((num_graphs,), nodes))
+    return GraphIndex((first + sender).flatten(), (first + receiver).flatten(), torch.full((num_graphs,), nodes))
 
 
 @functools.cache

@@ -110,7 +110,7 @@ class NeighborStore:
         src = self._src[edge_rows].astype(np.int64) + np.repeat(np.cumsum(nodes) - nodes, edges)
         degree = self._degree[rows_of(self._node_offsets[ids], nodes)].astype(np.int64)
         dst = np.repeat(np.arange(len(degree)), degree)
-        graph = GraphIndex.from_edges(torch.from_numpy(src), torch.from_numpy(dst), torch.from_numpy(nodes))
+        graph = GraphIndex(torch.from_numpy(src), torch.from_numpy(dst), torch.from_numpy(nodes))
         shift = None if self._shift is None else torch.from_numpy(self._shift[edge_rows].astype(np.int32))
         return graph, shift
 

@@ -35,6 +35,8 @@ _forced_backend: str | None = None
 class GraphIndex:
     """Topology of a ragged batch of graphs: who sends to whom, and which nodes form one graph.
 
+    Made from edge ends (edges,) int64, best sorted by ``dst``, and node counts (graphs,) int64. Raises ValueError for ends that are no nodes.
+
     Attributes
         src, dst: (edges,) int64; edge j -> i has ``src = j`` (sends) and ``dst = i`` (receives).
         nodes_per_graph: (graphs,) int64. node_offsets: (graphs + 1,) int64. graph_of_node: (nodes,) int64.
@@ -61,11 +63,6 @@ class GraphIndex:
         self.node_offsets = torch.cat([nodes_per_graph.new_zeros(1), nodes_per_graph.cumsum(0)])
         self.graph_of_node = torch.repeat_interleave(torch.arange(self.num_graphs, device=src.device), nodes_per_graph)
         self._dgl = None
-
-    @classmethod
-    def from_edges(cls, src: Tensor, dst: Tensor, nodes_per_graph: Tensor) -> GraphIndex:
-        """Topology from edge ends (edges,) int64 and node counts (graphs,) int64; edges are best sorted by ``dst``."""
-        return cls(src, dst, nodes_per_graph)
 
     @classmethod
     def from_dgl(cls, graph) -> GraphIndex:

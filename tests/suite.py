@@ -67,7 +67,7 @@ def cutoff_graph(positions: Tensor, nodes_per_graph: Tensor, cutoff: float) -> G
     near = (torch.cdist(positions, positions) < cutoff) & (graph_of_node.view(-1, 1) == graph_of_node)
     near.fill_diagonal_(False)
     dst, src = near.nonzero(as_tuple=True)
-    return GraphIndex.from_edges(src, dst, nodes_per_graph)
+    return GraphIndex(src, dst, nodes_per_graph)
 
 
 def replaced(case: Case, batch: AtomBatch, positions: Tensor, **node_features: Tensor) -> AtomBatch:

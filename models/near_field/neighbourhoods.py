@@ -66,7 +66,7 @@ class Neighbourhoods:
     def graph(self) -> GraphIndex:
         """The edges as one graph of max(num_sources, num_targets) nodes, as DGL wants them."""
         nodes = max(self.num_sources, self.num_targets)
-        return GraphIndex.from_edges(self.src, self.dst, torch.tensor([nodes], device=self.src.device))
+        return GraphIndex(self.src, self.dst, torch.tensor([nodes], device=self.src.device))
 
     def layout(self, numbers: int) -> SlotLayout:
         """The edges in pieces of about ``PIECE`` numbers where every edge has ``numbers`` of them."""

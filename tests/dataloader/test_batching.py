@@ -11,7 +11,7 @@ from models.near_field.basis import EdgeBasis, edge_vectors
 def ragged_batch() -> AtomBatch:
     """Three graphs of 3, 1 and 2 nodes; the second has no edge."""
     src, dst = torch.tensor([1, 2, 0, 5, 4]), torch.tensor([0, 0, 1, 4, 5])
-    graph = GraphIndex.from_edges(src, dst, torch.tensor([3, 1, 2]))
+    graph = GraphIndex(src, dst, torch.tensor([3, 1, 2]))
     return AtomBatch(
         graph,
         positions=torch.randn(6, 3),

@@ -30,7 +30,7 @@ def near_graph(positions: Tensor, sizes: list[int], cutoff: float) -> GraphIndex
     near = (positions[:, None] - positions).norm(dim=-1) < cutoff
     near = near & (home[:, None] == home) & ~torch.eye(len(positions), dtype=torch.bool)
     dst, src = near.nonzero(as_tuple=True)
-    return GraphIndex.from_edges(src, dst, torch.tensor(sizes))
+    return GraphIndex(src, dst, torch.tensor(sizes))
 
 
 @dataclasses.dataclass

@@ -27,7 +27,7 @@ def topology(sizes: list[int], pairs: list[tuple[int, int]]) -> GraphIndex:
         ends.append((node, offsets[home[node]] + sender % sizes[home[node]]))
     ends.sort(key=lambda end: end[0])
     dst, src = (torch.tensor([end[side] for end in ends], dtype=torch.long) for side in (0, 1))
-    return GraphIndex.from_edges(src, dst, sizes_)
+    return GraphIndex(src, dst, sizes_)
 
 
 @st.composite

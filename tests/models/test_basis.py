@@ -231,7 +231,7 @@ def test_change_of_type():
 
 def two_crystals(seed: int) -> tuple[GraphIndex, Tensor, Tensor, Tensor]:
     """Two graphs with random triclinic cells: graph, positions, cells, image shifts."""
-    graph = GraphIndex.from_edges(torch.tensor([1, 2, 0, 1, 4, 3]), torch.tensor([0, 0, 1, 2, 3, 3]), torch.tensor([3, 2]))
+    graph = GraphIndex(torch.tensor([1, 2, 0, 1, 4, 3]), torch.tensor([0, 0, 1, 2, 3, 3]), torch.tensor([3, 2]))
     shifts = torch.randint(-2, 3, (graph.num_edges, 3), generator=torch.Generator().manual_seed(seed))
     return graph, draw(5, 3, seed=seed), 3 * draw(2, 3, 3, seed=seed + 1), shifts
 

@@ -125,7 +125,7 @@ def test_block_adds_two_branches(attention):
 
 def test_drop_path_drops_whole_graphs_and_keeps_the_mean():
     sizes = torch.arange(1, 201) % 3 + 1
-    graph = GraphIndex.from_edges(torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long), sizes)
+    graph = GraphIndex(torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long), sizes)
     x = torch.ones(int(sizes.sum()), 4, 2)
     torch.manual_seed(0)
     out = DropPath(0.25).train()(graph, x)

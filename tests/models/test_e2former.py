@@ -149,7 +149,7 @@ def periodic_batch(positions: Tensor, cell: Tensor, numbers: Tensor) -> AtomBatc
     length = vectors.norm(dim=-1)
     step, src, dst = ((length < CUTOFF) & (length > 0)).nonzero(as_tuple=True)
     order = torch.argsort(dst, stable=True)
-    graph = GraphIndex.from_edges(src[order], dst[order], torch.tensor([len(positions)]))
+    graph = GraphIndex(src[order], dst[order], torch.tensor([len(positions)]))
     return AtomBatch(graph=graph, positions=positions, atomic_numbers=numbers, cell=cell, image_shift=steps[step[order]])
 
 

@@ -89,7 +89,7 @@ def test_nodes_may_be_listed_in_any_order(order):
     layer, (x, positions, graph) = attention(order), molecule()
     permutation = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     place = permutation.argsort()
-    shuffled = GraphIndex.from_edges(place[graph.src].flip(0), place[graph.dst].flip(0), graph.nodes_per_graph)
+    shuffled = GraphIndex(place[graph.src].flip(0), place[graph.dst].flip(0), graph.nodes_per_graph)
     found = layer(x[permutation], surveyor(positions[permutation], shuffled))
     assert relative_error(found, layer(x, surveyor(positions, graph))[permutation]) < 1e-12
 
@@ -114,7 +114,7 @@ def leaving(distance: float, lone: bool, joined: bool) -> tuple[Tensor, Tensor, 
     last = len(core)
     pairs = [(i, j) for i in range(last) for j in range(last) if i != j] + ([(0, last), (last, 0)] if joined else [])
     dst, src = (torch.tensor([pair[side] for pair in sorted(pairs)], dtype=torch.long) for side in (0, 1))
-    return features(last + 1), positions.requires_grad_(), GraphIndex.from_edges(src, dst, torch.tensor([last + 1]))
+    return features(last + 1), positions.requires_grad_(), GraphIndex(src, dst, torch.tensor([last + 1]))
 
 
 @EVERY_ORDER
@@ -203,7 +203,7 @@ def test_atoms_without_neighbours_hear_a_constant(order, weights, form):
     """An isolated atom gets no message: nothing but the bias of the output, in scalars only; and nothing is NaN without any edge."""
     layer = attention(order, weights=weights, convolution_form=form)
     for nodes in (0, 3):
-        graph = GraphIndex.from_edges(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.tensor([nodes]))
+        graph = GraphIndex(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.tensor([nodes]))
         positions = (100 * torch.arange(3.0 * nodes, dtype=torch.float64).view(nodes, 3)).requires_grad_()
         x = features(nodes)
         out = layer(x, surveyor(positions, graph))

@@ -49,7 +49,7 @@ def test_zero_envelope_removes_an_edge(backend, graph, seed, data):
     """Weight 0 on it, and on the others the weights of the graph without it; all removed: all zero."""
     (logits,) = inputs(graph, [("E", 2)], torch.float64, seed)
     kept = torch.tensor(data.draw(st.lists(st.booleans(), min_size=graph.num_edges, max_size=graph.num_edges)), dtype=torch.bool)
-    smaller = GraphIndex.from_edges(graph.src[kept], graph.dst[kept], graph.nodes_per_graph)
+    smaller = GraphIndex(graph.src[kept], graph.dst[kept], graph.nodes_per_graph)
     with use_backend(backend):
         weights = edge_softmax(graph, logits, kept.to(logits.dtype))
         expected = edge_softmax(smaller, logits[kept])

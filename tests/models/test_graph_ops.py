@@ -172,7 +172,7 @@ def test_backend_is_the_one_asked_for(backend, monkeypatch):
 
 def test_a_forced_backend_is_not_replaced_in_silence():
     """A comparison of the two backends must never compare torch with itself."""
-    graph = GraphIndex.from_edges(torch.tensor([0]), torch.tensor([1]), torch.tensor([2]))
+    graph = GraphIndex(torch.tensor([0]), torch.tensor([1]), torch.tensor([2]))
     with use_backend("dgl"), pytest.raises(RuntimeError, match="bfloat16"):
         sum_edges(graph, torch.ones(1, 2, dtype=torch.bfloat16))
 
@@ -289,7 +289,7 @@ def test_moving_to_the_same_device_keeps_the_topology():
 )
 def test_bad_ends_are_quoted(src, dst, quoted):
     with pytest.raises(ValueError) as error:
-        GraphIndex.from_edges(torch.tensor(src), torch.tensor(dst), torch.tensor([3]))
+        GraphIndex(torch.tensor(src), torch.tensor(dst), torch.tensor([3]))
     assert all(part in str(error.value) for part in quoted) and "\n" not in str(error.value)
 
 

@@ -10,7 +10,7 @@ from models.heads import AtomicReference, EnergyHead, VectorHead, strained
 from tests.models.turns import orthogonal, turned
 
 NONE = torch.empty(0, dtype=torch.long)
-GRAPH = GraphIndex.from_edges(NONE, NONE, torch.tensor([3, 0, 2]))
+GRAPH = GraphIndex(NONE, NONE, torch.tensor([3, 0, 2]))
 NUMBERS = torch.tensor([1, 6, 8, 6, 1])
 
 
@@ -25,7 +25,7 @@ def head(dtype=torch.float64) -> EnergyHead:
 
 def test_energy_is_a_sum_over_the_atoms_of_each_graph():
     model, x = head(), features()
-    each = EnergyHead.forward(model, GraphIndex.from_edges(NONE, NONE, torch.ones(5, dtype=torch.long)), x, NUMBERS)
+    each = EnergyHead.forward(model, GraphIndex(NONE, NONE, torch.ones(5, dtype=torch.long)), x, NUMBERS)
     expected = torch.stack([each[:3].sum(), each.new_zeros(()), each[3:].sum()])
     torch.testing.assert_close(model(GRAPH, x, NUMBERS), expected, rtol=0, atol=1e-14)
 

@@ -173,8 +173,8 @@ def test_periodic_images_are_copies_of_atoms(order, form):
     everything = (cell_positions + shifts.unsqueeze(1)).flatten(0, 1)
     cluster = near_graph(everything, [len(everything)], 4.0)
     central = cluster.dst < count
-    graph = type(cluster).from_edges(cluster.src[central], cluster.dst[central], torch.tensor([len(everything)]))
-    periodic = type(cluster).from_edges(graph.src % count, graph.dst, torch.tensor([count]))
+    graph = type(cluster)(cluster.src[central], cluster.dst[central], torch.tensor([len(everything)]))
+    periodic = type(cluster)(graph.src % count, graph.dst, torch.tensor([count]))
     x = torch.randn(count, 9, CHANNELS, dtype=torch.float64)
     weights = torch.randn(graph.num_edges, CHANNELS, dtype=torch.float64)
     layer, surveyor = convolution(order, form), Surveyor()

@@ -16,7 +16,7 @@ SHAPE = (2, 3, 4)  # heads, key features, values
 def batch(sizes: list[int]) -> GraphIndex:
     """Graphs of the given sizes without edges."""
     none = torch.zeros(0, dtype=torch.long)
-    return GraphIndex.from_edges(none, none, torch.tensor(sizes, dtype=torch.long))
+    return GraphIndex(none, none, torch.tensor(sizes, dtype=torch.long))
 
 
 def draw(*shape: int, seed: int) -> Tensor:

@@ -33,10 +33,13 @@ train: env ## preprocess the bundled ethanol frames, train the hybrid on them, p
 	$(BIN)/python -m train.train_md17 --data-path $(DATA)/ethanol_sample --run-dir $(RUN) --max-cpu-minutes $(MINUTES) \
 	  $(if $(wildcard $(RUN)/config.yaml),--resume) $(ARGS)
 
-bench: env ## install equiformer-pytorch beside the project and time the near field against it, then the basis cache
+bench: env ## near field beside equiformer-pytorch, basis cache, far field, training step (half an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	$(BIN)/python -m benchmarks.bench_near_field $(ARGS)
 	$(BIN)/python -m benchmarks.bench_basis_cache
+	$(BIN)/python -m benchmarks.bench_far_field_rotation
+	$(BIN)/python -m benchmarks.bench_far_field
+	$(BIN)/python -m benchmarks.bench_training_step
 
 clean: ## remove runs and generated data, keep the environment
 	rm -rf runs $(DATA)

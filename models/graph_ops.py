@@ -35,7 +35,7 @@ _forced_backend: str | None = None
 class GraphIndex:
     """Topology of a ragged batch of graphs: who sends to whom, and which nodes form one graph.
 
-    Made from edge ends (edges,) int64, best sorted by ``dst``, and node counts (graphs,) int64. Raises ValueError for ends that are no nodes.
+    Made from edge ends (edges,) int64, best sorted by ``dst``, and node counts (graphs,) int64; ValueError for ends that are no nodes.
 
     Attributes
         src, dst: (edges,) int64; edge j -> i has ``src = j`` (sends) and ``dst = i`` (receives).

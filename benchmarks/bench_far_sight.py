@@ -66,7 +66,7 @@ COMMON = {
     # two atoms act on one another by the product of learned charges, a sum that is neither averaged nor cut off
     "far_feature_map": "identity", "far_key_features": 1, "far_normalisation": "none", "far_heads": 4, "far_value_channels": 4,
     # Gauss-Legendre nodes up to 0.8: spacing <= pi / r for r < 30 Angstrom; the near field has the shorter waves
-    "fmm_num_kappa": 8, "fmm_kappa_max": 0.8, "far_expansion": "pairwise",
+    "fmm_num_kappa": 8, "fmm_kappa_max": 0.8, "far_expansion": "pairwise", "long_scale": 1.0,
 }  # fmt: skip
 TRAINING = {"optimizer": "adam", "lr": 5e-3, "min_lr": 0.0, "warmup_steps": 100, "clip_norm": 10.0, "ema_decay": 0.99, "epochs": 100_000}
 MODELS = {"near": "first-order2", "deep": "first-order4", "hybrid": None}  # name -> schedule; that of the hybrid is the case's

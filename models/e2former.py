@@ -79,7 +79,7 @@ class E2FormerOptions(RadialOptions):
     far_expansion: str = "auto"
     far_tolerance: float = 1e-4
     far_design_radius: float = 10.0
-    long_scale: float = 1.0
+    long_scale: float = 0.1
     norm: str = "layer_norm"
     feed_forward: str = "sphere_grid"
     ffn_ratio: int = 1
@@ -341,10 +341,15 @@ SMOOTH_ENVELOPES = {name: envelope for name, envelope in ENVELOPES.items() if na
 
 # what learned forces of ethanol fastest stands in the defaults; "paper" has the sizes and choices of the published large models
 PRESETS: dict[str, dict[str, object]] = {
-    "small": {"irreps": "32x0e+32x1o+32x2e", "schedule": "hybrid-first-order1+hybrid-second-order1", "radial_hidden": 64},
+    "small": {
+        "irreps": "32x0e+32x1o+32x2e",
+        "schedule": "first-order1+hybrid-second-order1",
+        "radial_hidden": 64,
+        "far_kernel_lmax": 1,
+    },
     "base": {
         "irreps": "64x0e+64x1o+64x2e",
-        "schedule": "hybrid-first-order1+hybrid-second-order1+hybrid-first-order1",
+        "schedule": "first-order1+hybrid-second-order1+hybrid-first-order1",
         "radial_hidden": 96,
         "far_value_channels": 8,
         "drop_path": 0.05,

@@ -11,8 +11,8 @@ Sets (npz files anywhere below ``--data-path``); the first five belong to Euclid
     cluster_32  32 attracting atoms in a ball, up to 10 Angstrom apart     3D_cluster_32_atoms_radius_5.npz
     cluster_16  16 in a smaller ball, all within 5 Angstrom: the control   3D_cluster_16_atoms_radius_2point5.npz
     dimers      binding energies of charged pairs: seven short             charge_charge.npz
-                separations and the molecules alone (energy 0) train,
-                the next one validates, the five longest test
+                separations train, the next one validates, the five
+                longest test
 
 Networks, all with edges up to 5 Angstrom: ``near`` two layers of the near field, ``deep`` four, ``hybrid`` near and far field together.
 The channels of ``near`` and ``deep`` are chosen so that they have as many weights as ``hybrid``; split, seed, optimiser, batches and CPU
@@ -35,8 +35,6 @@ from benchmarks import harness  # before torch: it sets the thread count
 
 import numpy as np  # isort: skip
 from easydict import EasyDict
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial.distance import pdist, squareform
 
 from dataloader import files
 from dataloader.label_statistics import Statistics
@@ -59,7 +57,6 @@ CUTOFF = 5.0  # Angstrom, of the near field
 TOLERANCE = 0.1  # most difference of the numbers of weights
 EVALUATION_STRUCTURES = 200  # in a batch of an evaluation
 LAST_TRAINED, LAST_VALIDATED, SEPARATIONS = 7, 8, 13  # of the dimers: separations 0 .. 6 train, 7 validates, 8 .. 12 test
-LONGEST_BOND = 2.0  # Angstrom
 
 COMMON = {
     "cutoff": CUTOFF, "radial_hidden": 32, "heads": 2, "score_width": 4, "drop_path": 0.0,
@@ -102,6 +99,11 @@ class Case:
 
 
 ENERGY_ALONE = {"weight_energy": 1.0, "weight_forces": 0.0}
+# What lies beyond the data is foretold, so the network is small and its far field keeps the tail 1 / r that it starts with.
+CHARGES = {
+    "lmax": 1, "schedule": "hybrid-first-order1",
+    "model": {"far_kernel_lmax": 0, "fmm_learnable_radial_coeffs": False, "fmm_radial_init_scale": 1.0},
+}  # fmt: skip
 # Scalars and vectors and one hybrid layer (beside two near ones) say all about a sum over pairs; 32 atoms in reach of one another are
 # dear, so that the minutes go into steps: small batches, a high rate. Energies spread over 30 eV, so they weigh less than forces.
 PAIR_SUM = {
@@ -114,7 +116,7 @@ CASES = {
     "cumulene": Case("cumulene_profile.npz", (800, 100, 100), 3.0, batch_size=16, validate_every=2),
     "cluster_32": Case("3D_cluster_32_atoms_radius_5.npz", (1600, 50, 350), 10.0, **PAIR_SUM),
     "cluster_16": Case("3D_cluster_16_atoms_radius_2point5.npz", (1600, 50, 350), 1 / 1.1, **PAIR_SUM),
-    "dimers": Case("charge_charge.npz", (63, 9, 45), 0.1, forces=False, binding=True, batch_size=9, loss=ENERGY_ALONE),
+    "dimers": Case("charge_charge.npz", (63, 9, 45), 0.1, forces=False, binding=True, batch_size=9, loss=ENERGY_ALONE, **CHARGES),
 }
 
 
@@ -141,10 +143,7 @@ def read_case(case: Case, folder: str | Path) -> dict[str, Structures]:
 
 
 def by_separation(structures: Structures) -> dict[str, Structures]:
-    """Dimers of ``SEPARATIONS`` successive separations each: the shortest train, the next one validates, the others test.
-
-    The parts of every dimer, alone, train as well: their binding energy is 0.
-    """
+    """Dimers of ``SEPARATIONS`` successive separations each: the shortest train, the next one validates, the others test."""
     if len(structures) % SEPARATIONS or not len(structures):
         raise ValueError(f"the dimers must come in groups of {SEPARATIONS} separations, got {len(structures)} structures")
     distance = structures.extra["distance"].reshape(-1, SEPARATIONS)
@@ -152,21 +151,7 @@ def by_separation(structures: Structures) -> dict[str, Structures]:
         raise ValueError("the separations of every dimer must rise; give the file in its order")
     place = np.tile(np.arange(SEPARATIONS), len(distance))
     chosen = {"train": place < LAST_TRAINED, "val": (place >= LAST_TRAINED) & (place < LAST_VALIDATED), "test": place >= LAST_VALIDATED}
-    parts = {part: structures[np.flatnonzero(mask)] for part, mask in chosen.items()}
-    first, last = (structures[np.arange(place, len(structures), SEPARATIONS)] for place in (0, SEPARATIONS - 1))
-    alone = [piece for number in range(len(first)) for piece in pieces(first[[number]], last[[number]])]
-    return parts | {"train": Structures.concatenate([parts["train"], *alone])}
-
-
-def pieces(close: Structures, apart: Structures) -> list[Structures]:
-    """The parts of the dimer ``close``, each alone with the energy 0; which atoms they are is told by the bonds of ``apart``."""
-    bonds = squareform(pdist(apart.positions)) < LONGEST_BOND
-    count, part = connected_components(bonds)
-    if count != 2:
-        raise ValueError(f"a dimer has {count} parts with bonds below {LONGEST_BOND} Angstrom, it must have 2; leave it out")
-    atoms = [np.flatnonzero(part == number) for number in range(2)]
-    arrays = [{"atomic_numbers": close.atomic_numbers[rows], "positions": close.positions[rows]} for rows in atoms]
-    return [Structures(**array, counts=np.array([len(rows)]), energy=np.zeros(1)) for array, rows in zip(arrays, atoms, strict=True)]
+    return {part: structures[np.flatnonzero(mask)] for part, mask in chosen.items()}
 
 
 @dataclasses.dataclass

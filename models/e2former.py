@@ -79,6 +79,8 @@ class E2FormerOptions(RadialOptions):
     far_expansion: str = "auto"
     far_tolerance: float = 1e-4
     far_design_radius: float = 10.0
+    far_rule: str = "lebedev"
+    far_directions: int | None = None
     long_scale: float = 0.1
     norm: str = "layer_norm"
     feed_forward: str = "sphere_grid"
@@ -151,8 +153,14 @@ class E2FormerOptions(RadialOptions):
             normalisation=self.far_normalisation,
             typical_atoms=self.avg_atoms,
             expansion=self.far_expansion,
-            accuracy=ExpansionOptions(tolerance=self.far_tolerance, design_radius=self.far_design_radius),
+            accuracy=self.far_accuracy(),
             radial=RadialOptions(**{name: getattr(self, name) for name in names}),
+        )
+
+    def far_accuracy(self) -> ExpansionOptions:
+        """Accuracy of the far field's expansion."""
+        return ExpansionOptions(
+            tolerance=self.far_tolerance, design_radius=self.far_design_radius, rule=self.far_rule, directions=self.far_directions
         )
 
     def block(self) -> BlockOptions:

@@ -1,8 +1,8 @@
 """Farfield beside mace-torch: the same data, split, thread and CPU minutes, one after the other.
 
-    python3.11 -m venv .mace && .mace/bin/pip install torch==2.13.0 mace-torch==0.3.16       # an environment of its own: it wants e3nn 0.4
+    python3.11 -m venv .venv-mace && .venv-mace/bin/pip install torch==2.13.0 mace-torch==0.3.16       # an environment of its own: it wants e3nn 0.4
     python -m preprocess.preprocess_md17 --molecule ethanol --out data/md17/ethanol
-    python -m benchmarks.compare_mace --data-path data/md17/ethanol --mace-python .mace/bin/python --minutes 30 --json ethanol.json
+    python -m benchmarks.compare_mace --data-path data/md17/ethanol --mace-python .venv-mace/bin/python --minutes 30 --json ethanol.json
 
 Farfield trains by ``train.train_md17`` (further options after ``--``), mace-torch by ``mace_program.py`` with the settings named there. The
 table gives errors of the validation split against CPU minutes of training, then those of the test split; checkpoints and settings of
@@ -89,7 +89,7 @@ def build_parser() -> OptionParser:
     bench.add("--data-path", str, "data/md17/ethanol", help="folder made by preprocess_md17")
     bench.add("--run-dir", str, "runs/compare_mace", help="folder for the runs")
     bench.add("--minutes", float, 30.0, above=0, help="CPU minutes of training of each program")
-    bench.add("--mace-python", str, ".mace/bin/python", help="python of the environment that has mace-torch")
+    bench.add("--mace-python", str, ".venv-mace/bin/python", help="python of the environment that has mace-torch")
     bench.add("--seed", int, 0, low=0, help="of both programs")
     bench.add("--json", str, None, help="file for the rows")
     return parser

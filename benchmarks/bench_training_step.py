@@ -1,7 +1,7 @@
 """A training step of E2Former on a large molecule, near field and hybrid, beside mace-torch of the same channels and layers.
 
     python -m benchmarks.bench_training_step                                                  # ours alone
-    python -m benchmarks.bench_training_step --mace-python .venv-mace/bin/python --json step.json  # see compare_mace.py for that environment
+    python -m benchmarks.bench_training_step --mace-python .venv-mace/bin/python  # environment: compare_mace.py
 
 One structure (a generated double-walled nanotube, 370 atoms, edges up to 5 Angstrom, or ``--geometry``), 2 layers, lmax 2; a step is
 energy, forces and the gradient of all weights, without an optimiser. Medians of CPU milliseconds of one thread, all programs taking turns

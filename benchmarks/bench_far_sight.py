@@ -128,7 +128,7 @@ def find_file(folder: str | Path, name: str) -> Path:
     return found[0]
 
 
-def read_case(case: Case, folder: str | Path) -> dict[str, Structures]:
+def read_case(case: Case, folder: str | Path, split_seed: int) -> dict[str, Structures]:
     """Structures of train, val and test."""
     path = find_file(folder, case.file)
     keys = {} if case.forces else {"forces": ABSENT}
@@ -138,7 +138,7 @@ def read_case(case: Case, folder: str | Path) -> dict[str, Structures]:
         structures = dataclasses.replace(structures, energy=energy)
         return by_separation(structures)
     train, val, test = case.sizes
-    split = make_split("random", len(structures), structures.data_hash, SplitOptions(train=train, val=val, test=test, seed=0))
+    split = make_split("random", len(structures), structures.data_hash, SplitOptions(train=train, val=val, test=test, seed=split_seed))
     return {part: structures[getattr(split, part)] for part in PARTS}
 
 
@@ -164,9 +164,9 @@ class Problem:
     radius: float
 
     @classmethod
-    def read(cls, case: Case, folder: str | Path) -> Problem:
+    def read(cls, case: Case, folder: str | Path, split_seed: int) -> Problem:
         """Read the files of ``case`` and find all neighbours."""
-        structures = read_case(case, folder)
+        structures = read_case(case, folder, split_seed)
         train = MoleculeDataset(structures["train"], CUTOFF)
         statistics = Statistics.of(structures["train"], int(train.edges_per_structure.sum()))
         if case.binding:
@@ -284,7 +284,7 @@ def measure(options: EasyDict) -> list[dict]:
     """Rows of all sets and networks; run folders ``RUN_DIR/SET/MODEL/MINUTES/seed_N``."""
     rows = []
     for name in chosen(options.sets, CASES, "--sets"):
-        problem = Problem.read(CASES[name], options.data_path)
+        problem = Problem.read(CASES[name], options.data_path, options.split_seed)
         size = binding_energy(problem)
         for model in chosen(options.models, MODELS, "--models"):
             sizes = network(problem, model)
@@ -319,6 +319,7 @@ def build_parser() -> OptionParser:
     bench.add("--sets", str, "all", help=f"comma list of {', '.join(CASES)}, or all")
     bench.add("--models", str, "all", help=f"comma list of {', '.join(MODELS)}, or all")
     bench.add("--seeds", int, 1, low=1, high=100, help="seeds 0, 1, ...")
+    bench.add("--split-seed", int, 1, low=0, help="of the random splits; settings were chosen with the test split of 0 in view")
     bench.add("--minutes", float, 1.0, above=0, help="CPU minutes of each run")
     bench.add("--run-dir", str, "runs/far_sight", help="folder of the runs; finished ones are read back")
     bench.add("--json", str, None, help="file for the rows")

@@ -59,14 +59,14 @@ def test_far_field_hears_a_charge_beyond_the_cutoff_and_runs_are_read_back(pairs
 def test_dimers_learn_from_short_separations_and_are_tested_at_long_ones(tmp_path):
     content = dimers()
     np.savez(tmp_path / "charge_charge.npz", **content)
-    parts = bench.read_case(bench.CASES["dimers"], tmp_path)
+    parts = bench.read_case(bench.CASES["dimers"], tmp_path, 0)
     assert {part: len(found) for part, found in parts.items()} == {"train": 14, "val": 2, "test": 10}
     assert parts["train"].extra["distance"].max() < parts["val"].extra["distance"].min() < parts["test"].extra["distance"].min()
     np.testing.assert_allclose(parts["test"].energy, -1 / parts["test"].extra["distance"])
     content["distance"] = content["distance"][::-1]
     np.savez(tmp_path / "charge_charge.npz", **content)
     with pytest.raises(ValueError, match="must rise"):
-        bench.read_case(bench.CASES["dimers"], tmp_path)
+        bench.read_case(bench.CASES["dimers"], tmp_path, 0)
 
 
 def test_binding_energies_have_no_reference(tmp_path):

@@ -71,7 +71,7 @@ def test_dimers_learn_from_short_separations_and_are_tested_at_long_ones(tmp_pat
 
 def test_binding_energies_have_no_reference(tmp_path):
     np.savez(tmp_path / "charge_charge.npz", **dimers())
-    problem = bench.Problem.read(bench.CASES["dimers"], tmp_path)
+    problem = bench.Problem.read(bench.CASES["dimers"], tmp_path, 0)
     assert set(problem.statistics.references.values()) == {0.0}
     assert bench.binding_energy(problem) == pytest.approx(1e3 * float(problem.parts["test"].energy.abs().mean()))
 

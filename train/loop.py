@@ -146,6 +146,9 @@ class Trainer:
                         return False
                     self._epoch()
                     self._stop_if_signalled()
+                if self.position.epoch > first_epoch and not (self.history and self.history[-1]["epoch"] == self.position.epoch):
+                    self._validate({})  # the clock ran out between an epoch and its validation
+                    self.save(checkpoint.LAST)
         finally:
             self.monitor.close()
         return True

@@ -149,6 +149,19 @@ def test_cpu_budget_ends_the_run_and_the_cosine(tmp_path):
     assert 1e-4 <= trainer.optimizer.param_groups[0]["lr"] < 0.1 * trainer.options.lr  # one step is up to a tenth of this budget
 
 
+def test_a_budget_that_ends_after_an_epoch_is_followed_by_a_validation(tmp_path):
+    trainer = toy_trainer(tmp_path, "--epochs", "1000", "--max-minutes", "0.02", "--validate-every", "1000")
+    save = trainer.save
+
+    def slow(name):
+        save(name)
+        time.sleep(1.3)  # the whole budget
+
+    trainer.save = slow
+    trainer.fit()
+    assert trainer.position.epoch == 1 and trainer.best["epoch"] == 1 and trainer.history[-1]["epoch"] == 1
+
+
 def test_patience_stops_and_stays_stopped(tmp_path):
     class Worse(ToyTask):
         validations = 0

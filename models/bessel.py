@@ -22,12 +22,13 @@ Error (``benchmarks/bench_special_functions.py``, l <= 60): below 25 units of th
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
+
+from models.irreps import table
 
 SERIES_LMAX = 6  # up to here power series below x = lmax, beyond it continued fractions
 PIECE = 1 << 15  # values of x whose temporaries fit a processor's cache
@@ -128,7 +129,7 @@ class _SphericalBessel(Function):
         return (cotangent * slope).sum(0), None
 
 
-@functools.cache
+@table
 def _series(l: int, lmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     """Coefficients of the powers of x^2 in G_l, highest first, as many as matter for ``|x| <= max(lmax, 1)``."""
     terms, size, least = [1.0], float(max(lmax, 1) ** 2), torch.finfo(dtype).eps / 16
@@ -142,8 +143,9 @@ def _few_degrees(squared: Tensor, lmax: int) -> Tensor:
     """G_l of x^2 (n,): (lmax + 1, n), upward for x >= lmax, by series and downward below."""
     result = squared.new_empty(lmax + 1, squared.shape[0])
     size = PIECE if squared.device.type == "cpu" else max(1, squared.shape[0])
+    edge = max(lmax, 1) ** 2
     for rows, part in zip(result.split(size, 1), squared.split(size), strict=True):
-        low, high = part.clamp(max=max(lmax, 1) ** 2), part.clamp(min=max(lmax, 1) ** 2)
+        low, high = part.clamp(max=edge), part.clamp(min=edge)
         below = [torch.empty_like(part) for _ in range(lmax + 1)]
         for l in range(max(lmax - 1, 0), lmax + 1):
             first, second, *rest = _series(l, lmax, part.dtype, part.device)
@@ -157,7 +159,7 @@ def _few_degrees(squared: Tensor, lmax: int) -> Tensor:
         for l, row in enumerate(rows):
             if l:
                 before, above = above, (above - before).mul_(4 * l * l - 1).div_(high)
-            torch.where(part < max(lmax, 1) ** 2, below[l], above, out=row)
+            torch.where(part < edge, below[l], above, out=row)
     return result
 
 

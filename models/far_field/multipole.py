@@ -53,7 +53,6 @@ class MultipoleExpansion(nn.Module):
         self.top = top
         for name, parts in (("row", row), ("radial", radial), ("source", source)):
             self.register_buffer(name, torch.cat(parts), persistent=False)
-        self._tables: dict = {}
         self.guard = RadiusGuard(options.design_radius, options.tolerance)
 
     def forward(
@@ -66,7 +65,8 @@ class MultipoleExpansion(nn.Module):
         waves = self._waves(centred)
         moments = self.readout(graph, waves.index_select(0, self.source).T.contiguous(), keys, values)
         scale = coefficients.index_select(0, self.degree).index_select(2, self.node).transpose(0, 1).contiguous()  # (heads, rows, moments)
-        return self.readout.read_back(graph, waves.T, scale, queries, moments, self._factors(waves))
+        tables = translation_tables(self.lmax, self.truncations, waves.dtype, waves.device)
+        return self.readout.read_back(graph, waves.T, scale, queries, moments, MappedFactors(*tables, num_rows(self.lmax)))
 
     def _waves(self, centred: Tensor) -> Tensor:
         """Standing waves of all kappas, one below the other: (waves, nodes)."""
@@ -74,14 +74,6 @@ class MultipoleExpansion(nn.Module):
         kappa = centred.new_tensor(self.wave_numbers)
         squared = kappa.square()[:, None] * centred.square().sum(-1)  # (Q, nodes)
         return standing_waves(centred / unit, squared, kappa * unit, self.top, self.row, self.radial)
-
-    def _factors(self, like: Tensor) -> MappedFactors:
-        """Target factors from all waves."""
-        key = (like.dtype, like.device)
-        if key not in self._tables:
-            matrices = (matrix.to(like.device, like.dtype) for matrix in translation_tables(self.lmax, self.truncations))
-            self._tables[key] = MappedFactors(*matrices, num_rows(self.lmax))
-        return self._tables[key]
 
     def _error(self, radius: float) -> float:
         """Error to expect at atoms this far from the centroid (Angstrom), relative to the kernel."""

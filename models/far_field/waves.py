@@ -82,8 +82,9 @@ def translation_table(lmax: int, truncation: int) -> Tensor:
     return torch.sparse_coo_tensor(indices, values, (num_rows(lmax) * moments, size), check_invariants=True).coalesce()
 
 
-def translation_tables(lmax: int, truncations: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """The matrices of several kappas as one, (kernel components x all moments, all waves), and its transpose: sparse float64 tensors."""
+@table
+def translation_tables(lmax: int, truncations: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The matrices of several kappas as one, (kernel components x all moments, all waves), and its transpose: sparse tensors."""
     rows = num_rows(lmax)
     blocks = [translation_table(lmax, truncation) for truncation in truncations]
     width = sum(block.shape[0] // rows for block in blocks)
@@ -94,7 +95,8 @@ def translation_tables(lmax: int, truncations: tuple[int, ...]) -> tuple[Tensor,
         indices.append(torch.stack([target // moments * width + target % moments + place, wave + column]))
         place, column = place + moments, column + block.shape[1]
     values = torch.cat([block.values() for block in blocks])
-    result = torch.sparse_coo_tensor(torch.cat(indices, 1), values, (rows * width, column), check_invariants=True).coalesce()
+    result = torch.sparse_coo_tensor(torch.cat(indices, 1), values, (rows * width, column), check_invariants=True)
+    result = result.to(device, dtype).coalesce()
     return result, result.t().coalesce()
 
 

@@ -41,7 +41,7 @@ def test_addition_theorem(scale):
 
 def test_tables_of_several_kappas_are_those_of_each():
     """Blocks of one matrix, for every component of the kernel, and the transpose."""
-    matrix, transposed = (part.to_dense() for part in translation_tables(1, (2, 0)))
+    matrix, transposed = (part.to_dense() for part in translation_tables(1, (2, 0), torch.float64, torch.device("cpu")))
     assert torch.equal(matrix, transposed.T)
     components = matrix.unflatten(0, (num_rows(1), -1))  # (rows, moments of both, waves of both)
     large, small = (translation_table(1, degree).to_dense().unflatten(0, (num_rows(1), -1)) for degree in (2, 0))

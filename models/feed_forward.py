@@ -17,13 +17,11 @@ with (3 lmax + 2) / 2 x (3 lmax + 1) directions (28 at lmax 2), instead of one f
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from models.far_field.attention import KernelCoupling
+from models.far_field.quadrature import RULES
 from models.harmonics import spherical_harmonics
 from models.irreps import degree_of_row, table
 from models.layers import EquivariantLinear
@@ -63,18 +61,10 @@ class GateFeedForward(nn.Module):
         return self.reduce(torch.cat(gated, 1))
 
 
-@table
 def sphere_grid(degree: int) -> tuple[Tensor, Tensor]:
-    """Directions (points, 3) and weights (points,), sum 1, float64, exact for polynomials of ``degree`` on the sphere.
-
-    Gauss-Legendre in the polar coordinate y, ``degree + 1`` equal steps about the axis.
-    """
-    nodes, weights = np.polynomial.legendre.leggauss((degree + 2) // 2)
-    angle = 2 * math.pi * (torch.arange(degree + 1, dtype=torch.float64) + 0.5) / (degree + 1)
-    y = torch.tensor(nodes)[:, None].expand(-1, degree + 1)
-    across = (1 - y.square()).sqrt()
-    points = torch.stack([across * angle.sin(), y, across * angle.cos()], -1).reshape(-1, 3)
-    return points, torch.tensor(weights / 2).repeat_interleave(degree + 1) / (degree + 1)
+    """Directions (points, 3) and weights (points,), sum 1, float64, exact for polynomials of ``degree`` on the sphere."""
+    rule = RULES["gauss_legendre"](degree)
+    return torch.from_numpy(rule.directions), torch.from_numpy(rule.weights)
 
 
 @table

@@ -25,12 +25,13 @@ def compositions(structures: Structures, elements: np.ndarray) -> np.ndarray:
 
 
 def fit_references(structures: Structures) -> dict[int, float]:
-    """Reference energy of every element, Z -> eV; ``ValueError`` for an empty set."""
+    """Reference energy of every element, Z -> eV; ``ValueError`` for an empty set or one without energies."""
     if not len(structures):
         raise ValueError("reference energies need at least one structure, got none")
     counts = compositions(structures, structures.elements)
-    mean = structures.energy.sum() / structures.counts.sum()
-    residual = structures.energy - mean * structures.counts
+    energy = structures.energy_for("reference energies")
+    mean = energy.sum() / structures.counts.sum()
+    residual = energy - mean * structures.counts
     deviation = np.linalg.lstsq(counts, residual, rcond=1e-9)[0]
     return {int(number): float(mean + shift) for number, shift in zip(structures.elements, deviation, strict=True)}
 
@@ -72,7 +73,7 @@ class Statistics:
 
     @classmethod
     def of(cls, structures: Structures, num_edges: int) -> Statistics:
-        """Statistics of ``structures`` whose neighbour graphs have ``num_edges`` directed edges together."""
+        """Statistics of ``structures``, whose neighbour graphs have ``num_edges`` directed edges together; they need energies."""
         references = fit_references(structures)
         residual = structures.energy - reference_energy(structures, references)
         return cls(

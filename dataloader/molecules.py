@@ -76,7 +76,7 @@ class MoleculeDataset:
         self.atomic_numbers = torch.from_numpy(structures.atomic_numbers)
         self.cell = torch.from_numpy(structures.cell).to(dtype) if neighbors.periodic else None
         self.periodic = torch.from_numpy(structures.periodic) if neighbors.periodic else None
-        self.energy = torch.from_numpy(structures.energy)
+        self.energy = torch.from_numpy(structures.energy_for("batches of energies and forces"))
         self.atom_labels = {} if structures.forces is None else {"forces": torch.from_numpy(structures.forces).to(dtype)}
         self.graph_labels = {"energy": self.energy}
         if references is not None:

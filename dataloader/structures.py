@@ -32,13 +32,13 @@ class Structures:
         atomic_numbers  (atoms,) int64, 1 .. 118
         positions       (atoms, 3) float64, Angstrom
         counts          (structures,) int64, atoms of each structure
-        energy          (structures,) float64, eV
+        energy          (structures,) float64, eV, or None: the labels are in ``extra``
         forces          (atoms, 3) float64, eV/Angstrom, or None
         cell            (structures, 3, 3) float64, rows are lattice vectors, Angstrom, or None: all are open
         periodic        (structures, 3) bool, which lattice vectors repeat; given exactly if cell is
         stress          (structures, 3, 3) float64, eV/Angstrom^3, or None
         names           (structures,) text, or None
-        extra           name -> (structures,) further numbers, in the units of their file
+        extra           name -> (structures, ...) further numbers, in the units of their file; NaN where there is none
         theory          what made the labels, for the reader
         check           verify the arrays (a subset of verified ones need not be)
     """
@@ -46,7 +46,7 @@ class Structures:
     atomic_numbers: np.ndarray
     positions: np.ndarray
     counts: np.ndarray
-    energy: np.ndarray
+    energy: np.ndarray | None = None
     forces: np.ndarray | None = None
     cell: np.ndarray | None = None
     periodic: np.ndarray | None = None
@@ -85,9 +85,18 @@ class Structures:
 
     @property
     def data_hash(self) -> str:
-        """SHA-256 of geometry and labels (not of names and other words)."""
-        arrays = (getattr(self, name) for name in (*ATOM_ARRAYS, *STRUCTURE_ARRAYS) if name != "names")
+        """SHA-256 of geometry and labels (not of names and other words); the labels of a set without energies are its extra numbers."""
+        arrays = [getattr(self, name) for name in (*ATOM_ARRAYS, *STRUCTURE_ARRAYS) if name != "names"]
+        if self.energy is None:
+            arrays += [part for name in sorted(self.extra) for part in (np.frombuffer(name.encode(), np.uint8), self.extra[name])]
         return files.array_checksum(*(np.zeros(0) if array is None else array for array in arrays))
+
+    def energy_for(self, purpose: str) -> np.ndarray:
+        """The energies (structures,), or one ``ValueError`` that says what needs them if there are none."""
+        if self.energy is None:
+            held = f"only {', '.join(sorted(self.extra))}" if self.extra else "no labels"
+            raise ValueError(f"{purpose} need energies, the {len(self)} structures have none ({held}); give data with energies")
+        return self.energy
 
     def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> Structures:
         """A set of the chosen structures in the order of ``index`` (number, slice, list of numbers, or mask)."""
@@ -107,7 +116,7 @@ class Structures:
     @classmethod
     def concatenate(cls, sets: Sequence[Structures]) -> Structures:
         """All structures of several sets, in order. Open structures get a cell of zeros beside periodic ones; extra numbers that not all
-        sets have are left out; a label that only some have is a ``ValueError``."""
+        sets have are left out; a label that only some have, or of another shape, is a ``ValueError``."""
         if not sets:
             raise ValueError("no sets of structures were given to concatenate")
         arrays = {name: [getattr(part, name) for part in sets] for name in ATOM_ARRAYS + STRUCTURE_ARRAYS}
@@ -121,11 +130,15 @@ class Structures:
                 raise ValueError(f"set {lacking[0]} of {len(sets)} has no {name}, others have; leave it out, or read all without {name}")
         joined = {name: None if values[0] is None else np.concatenate(values) for name, values in arrays.items()}
         common = [name for name in sets[0].extra if all(name in part.extra for part in sets)]
+        for name in common:
+            shapes = sorted({part.extra[name].shape[1:] for part in sets})
+            if len(shapes) > 1:
+                raise ValueError(f"extra[{name!r}] has the shapes {' and '.join(map(str, shapes))} per structure; leave it out of one set")
         extra = {name: np.concatenate([part.extra[name] for part in sets]) for name in common}
         return cls(**joined, extra=extra, theory="; ".join(sorted({part.theory for part in sets if part.theory})), check=False)
 
     def summary(self) -> str:
-        """Count, sizes, elements, and for every label its number, unit, mean and standard deviation, as lines for the reader."""
+        """Count, sizes, elements, for every label its number, unit, mean and standard deviation, and what else there is, as lines."""
         if not len(self):
             return "0 structures"
         symbols = " ".join(chemical_symbols[number] for number in self.elements)
@@ -137,6 +150,9 @@ class Structures:
             if values is not None:
                 unit_text = f"{name} ({unit})"
                 lines.append(f"  {unit_text:<24}{values.size:>10} numbers  mean {values.mean():14.6f}  std {values.std():12.6f}")
+        if self.extra:
+            shapes = {name: "x".join(map(str, values.shape[1:])) for name, values in self.extra.items()}
+            lines.append("  further numbers: " + ", ".join(name + (f" ({shape})" if shape else "") for name, shape in shapes.items()))
         return "\n".join(lines)
 
     def save(self, path: str | Path):
@@ -187,8 +203,10 @@ def _check(structures: Structures):
         "periodic": (count, 3), "stress": (count, 3, 3), "names": (count,),
     }
     arrays = {name: getattr(structures, name) for name in wanted}
-    wanted |= {f"extra[{name!r}]": (count,) for name in structures.extra}
-    arrays |= {f"extra[{name!r}]": values for name, values in structures.extra.items()}
+    for name, values in structures.extra.items():
+        arrays[f"extra[{name!r}]"], wanted[f"extra[{name!r}]"] = values, (count, *values.shape[1:])
+        if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
+            raise ValueError(f"extra[{name!r}] must be numbers, got {values.dtype}; keep words in names")
     for name, values in arrays.items():
         if values is None:
             continue

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dataloader.label_statistics import Statistics, fit_references
+from dataloader.molecules import MoleculeDataset
 from dataloader.structures import Structures, rows_of
 from tests.dataloader.molecule_data import random_crystals, random_structures
 
@@ -93,6 +95,51 @@ def test_summary_shows_every_label_with_its_unit():
     assert random_structures()[:0].summary() == "0 structures"
 
 
+def without_energy(sizes=SIZES) -> Structures:
+    """Two labels by name, one of them a vector, one value missing."""
+    size = np.linspace(0, 1, len(sizes))
+    size[2] = np.nan
+    extra = {"dipole": np.arange(3.0 * len(sizes)).reshape(-1, 3), "size": size}
+    return dataclasses.replace(random_structures(sizes), energy=None, forces=None, extra=extra)
+
+
+def test_labels_by_name_follow_their_structures(tmp_path):
+    whole = without_energy()
+    part = whole[[3, 0, 3]]
+    assert part.energy is None and part.extra["dipole"].tolist() == [[9, 10, 11], [0, 1, 2], [9, 10, 11]]
+    joined = Structures.concatenate([whole[:2], whole[2:]])
+    assert joined.energy is None and joined.data_hash == whole.data_hash and joined.extra["dipole"].shape == (5, 3)
+    whole.save(tmp_path / "set.npz")
+    again = Structures.load(tmp_path / "set.npz")
+    assert again.energy is None and again.data_hash == whole.data_hash
+    assert "further numbers: dipole (3), size" in whole.summary() and "energy" not in whole.summary()
+
+
+def test_hash_of_labels_by_name():
+    whole = without_energy()
+    vectors, size = whole.extra["dipole"], whole.extra["size"]
+    assert dataclasses.replace(whole, extra={"size": size, "dipole": vectors}).data_hash == whole.data_hash
+    for other in ({"dipole": vectors + 1, "size": size}, {"dipole": vectors}, {"dipole": vectors, "length": size}):
+        assert dataclasses.replace(whole, extra=other).data_hash != whole.data_hash
+    labelled = random_structures()
+    assert dataclasses.replace(labelled, extra={}).data_hash == labelled.data_hash  # beside energies they are no labels
+
+
+def test_what_needs_energies_says_so():
+    labelled, unlabelled = random_structures(SIZES), without_energy()
+    message = r"need energies, the 5 structures have none \(only dipole, size\); give data with energies"
+    for purpose, call in (("reference energies", fit_references), ("batches of energies and forces", lambda s: MoleculeDataset(s, 3.0))):
+        with pytest.raises(ValueError, match=f"{purpose} {message}"):
+            call(unlabelled)
+    with pytest.raises(ValueError, match=r"have none \(no labels\)"):
+        Statistics.of(dataclasses.replace(unlabelled, extra={}), 0)
+    with pytest.raises(ValueError, match="set 1 of 2 has no energy, others have"):
+        Structures.concatenate([dataclasses.replace(labelled, forces=None), unlabelled])
+    flat = dataclasses.replace(unlabelled, extra={"dipole": np.zeros(5)})
+    with pytest.raises(ValueError, match=r"extra\['dipole'\] has the shapes \(\) and \(3,\) per structure"):
+        Structures.concatenate([unlabelled, flat])
+
+
 NAN = np.full((13, 3), np.nan)
 WRONG = [
     ({"forces": NAN}, r"forces of structure 0 are not finite \(\[nan, nan, nan\]\)"),
@@ -107,6 +154,9 @@ WRONG = [
     ({"cell": np.zeros((4, 3, 3)), "periodic": np.ones((4, 3), bool)}, r"structure 0 is periodic along \[True.* do not span that"),
     ({"cell": np.ones((4, 3, 3)), "periodic": np.array([[0, 0, 1], [1, 0, 1], [0, 0, 0], [0, 0, 0]])}, "structure 1 is periodic along"),
     ({"extra": {"charge": np.zeros(5)}}, r"extra\['charge'\] must have the shape \(4,\)"),
+    ({"extra": {"dipole": np.zeros((3, 4))}}, r"extra\['dipole'\] must have the shape \(4, 4\) .*, got \(3, 4\)"),
+    ({"extra": {"charge": np.float64(1)}}, r"extra\['charge'\] must have the shape \(4,\) .*, got \(\)"),
+    ({"extra": {"smiles": np.array(list("CNOF"))}}, r"extra\['smiles'\] must be numbers, got <U1"),
 ]
 
 

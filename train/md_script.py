@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from easydict import EasyDict
@@ -11,15 +10,14 @@ from easydict import EasyDict
 from dataloader.molecules import load_statistics
 from models.blocks import parse_schedule
 from models.e2former import PRESETS, E2FormerOptions
-from train import checkpoint, monitor
+from train import monitor
 from train.data_order import EpochLoader
 from train.loop import Trainer
 from train.losses import LOSSES
 from train.md_task import FAMILIES, build_model_for, build_task, set_references, split_loader
 from train.optimizers import OPTIMIZERS, PRECISIONS, SCHEDULES
-from train.options import OptionParser, add_run_options, add_training_options, plain, prepare_process, saved_config
-from train.run_folder import finish_run, mean_table, prepare_run_folder, save_config
-from train.session import Interrupted
+from train.options import OptionParser, add_run_options, add_training_options, prepare_process
+from train.script import Script, variant
 
 SPLITS = ("train", "val", "test")
 NEAR, WHOLE = "near", "near+far"  # rows and sub folders of a comparison
@@ -103,20 +101,6 @@ def build_trainer(config: EasyDict) -> tuple[Trainer, EpochLoader]:
     return Trainer(model, task, train, val, config, folder, device, monitor.RunLog(folder / "log.txt")), test
 
 
-def train_one(config: EasyDict) -> dict | None:
-    """One run from start to results; None if ``--pause-after`` ended the session."""
-    trainer, test = build_trainer(config)
-    folder, log = trainer.folder, trainer.log
-    prepare_run_folder(folder, config.run.resume, config.run.overwrite)
-    save_config(folder, config)
-    describe(trainer, test)
-    if config.run.resume and (folder / checkpoint.LAST).exists():
-        resume(trainer)
-    elif config.run.resume:
-        log(f"there is no {checkpoint.LAST} in {folder}: starts at the beginning")
-    return finish_run(trainer, test) if trainer.fit() else None
-
-
 def describe(trainer: Trainer, test: EpochLoader):
     """What is learned from, with units, and what learns."""
     config, log = trainer.config, trainer.log
@@ -139,49 +123,13 @@ def resume(trainer: Trainer):
         raise ValueError(f"cannot resume {trainer.folder} with {trainer.config.data.data_path}: {energies}; give the folder it began with")
 
 
-def variant(config: EasyDict, folder: str, run: dict | None = None, model: dict | None = None) -> EasyDict:
-    """``config`` in a sub folder of its run folder, with other settings."""
-    one = EasyDict(plain(config))
-    one.run.update(run_dir=str(Path(config.run.run_dir) / folder), **(run or {}))
-    one.model.update(model or {})
-    return one
-
-
-def train_seeds(config: EasyDict) -> list[dict] | None:
-    """``--seeds n``: results of one run folder a seed, and the table of the means; None if ``--pause-after`` ended the session."""
-    seeds = range(config.run.seed, config.run.seed + config.run.seeds)
-    configs = [variant(config, f"seed_{seed}", {"seed": seed, "seeds": 1}) for seed in seeds]
-    title = f"mean +- standard deviation over {config.run.seeds} seeds"
-    return train_all(config, configs, title, lambda results: mean_table([one["test"] for one in results]))
-
-
-def train_both(config: EasyDict) -> list[dict] | None:
+def train_both(script: Script, config: EasyDict) -> list[dict] | None:
     """``--compare``: near field alone and with the far field, everything else equal; None if ``--pause-after`` ended the session."""
     if config.run.seeds > 1:
         raise ValueError(f"--compare trains one seed, --seeds is {config.run.seeds}; compare each seed in a run folder of its own")
     schedules = {NEAR: near_only(config), WHOLE: config.model.schedule}
     configs = [variant(config, name, {"compare": False}, {"schedule": schedule}) for name, schedule in schedules.items()]
-    return train_all(config, configs, "near field alone and with the far field", lambda results: comparison(schedules, results))
-
-
-def train_all(config: EasyDict, configs: list[EasyDict], title: str, summarise: Callable[[list[dict]], list[dict]]) -> list[dict] | None:
-    """Train ``configs`` one after the other and write one table, ``summarise(results)``; None if ``--pause-after`` ended the session."""
-    parent = Path(config.run.run_dir)
-    for one in configs:
-        build_trainer(one)  # bad input is refused before anything is written
-    prepare_run_folder(parent, config.run.resume, config.run.overwrite)
-    save_config(parent, config)
-    results = []
-    for one in configs:
-        results.append(train_one(one))
-        if results[-1] is None:
-            return None
-    rows = summarise(results)
-    log = monitor.RunLog(parent / "log.txt")
-    log(f"{title}, test split\n{monitor.format_table(rows)}\nresults {parent / 'results.json'}")
-    tables = [one["test"] for one in results]
-    monitor.write_json(parent / "results.json", {"test": rows, "test_of_run": tables, "config": saved_config(config)})
-    return rows
+    return script.train_all(config, configs, "near field alone and with the far field", lambda results: comparison(schedules, results))
 
 
 def comparison(schedules: dict[str, str], results: list[dict]) -> list[dict]:
@@ -201,12 +149,5 @@ def comparison(schedules: dict[str, str], results: list[dict]) -> list[dict]:
 def run(module: str, parser: OptionParser, argv: list[str] | None = None):
     """Entry point of both scripts; ``module`` is the name of the calling one."""
     config = parser.parse_config(argv, folder_presets)
-    again = f"python -m {module} --run-dir {shlex.quote(config.run.run_dir)} --resume"
-    train = train_both if config.run.compare else train_seeds if config.run.seeds > 1 else train_one
-    try:
-        results = train(config)
-    except (Interrupted, KeyboardInterrupt) as stop:
-        begun = (Path(config.run.run_dir) / "config.yaml").exists()
-        raise Interrupted((str(stop) or "interrupted") + (f"; go on with: {again}" if begun else "")) from None
-    if results is None and config.run.pause_after:
-        monitor.RunLog()(f"paused after {config.run.pause_after} epochs; go on with: {again}")
+    script = Script(module, build_trainer, describe, resume)
+    script.run(config, partial(train_both, script) if config.run.compare else None)

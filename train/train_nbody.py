@@ -8,22 +8,20 @@
 
 The run folder holds config.yaml, checkpoint_last.pt, checkpoint_best.pt, tensorboard/, plots/, results.json and log.txt.
 """
-import shlex
 from pathlib import Path
 
 from easydict import EasyDict
 
 from models.factory import DERIVED, MODELS
 from models.nbody import NBodyOptions
-from train import checkpoint, monitor
+from train import monitor
 from train.data_order import EpochLoader
 from train.loop import Trainer
 from train.losses import LOSSES
 from train.nbody_task import PROTOCOLS, TRAIN_STARTS, build_model_for, build_task, split_loader
 from train.optimizers import OPTIMIZERS, PRECISIONS, SCHEDULES
-from train.options import OptionParser, add_run_options, add_training_options, plain, prepare_process, run_script, saved_config
-from train.run_folder import finish_run, mean_table, prepare_run_folder, save_config
-from train.session import Interrupted
+from train.options import OptionParser, add_run_options, add_training_options, prepare_process, run_script
+from train.script import Script
 
 NBODY_MODELS = [name for name, (_, options) in MODELS.items() if options is NBodyOptions]
 
@@ -65,62 +63,18 @@ def build_trainer(config: EasyDict) -> tuple[Trainer, EpochLoader]:
     return Trainer(model, task, train, val, config, folder, device, monitor.RunLog(folder / "log.txt")), test
 
 
-def train_one(config: EasyDict) -> dict | None:
-    """One seed from start to results; None if ``--pause-after`` ended the session."""
-    trainer, test = build_trainer(config)
-    folder, log = trainer.folder, trainer.log
-    prepare_run_folder(folder, config.run.resume, config.run.overwrite)
-    save_config(folder, config)
+def describe(trainer: Trainer, test: EpochLoader):
+    """What is learned from, and what learns."""
+    config = trainer.config
     sizes = [len(loader.dataset) for loader in (trainer.train_loader, trainer.val_loader, test)]
     counts = "{} training windows, {} validation, {} test".format(*sizes)
     weights = sum(weight.numel() for weight in trainer.model.parameters())
-    log(f"{config.data.protocol}, seed {config.run.seed}: {counts}; {weights} weights; run folder {folder}")
-    if config.run.resume and (folder / checkpoint.LAST).exists():
-        trainer.restore()
-    elif config.run.resume:
-        log(f"there is no {checkpoint.LAST} in {folder}: starts at the beginning")
-    return finish_run(trainer, test) if trainer.fit() else None
-
-
-def config_of_seed(config: EasyDict, seed: int) -> EasyDict:
-    """The configuration of one of several seeds, in its own folder."""
-    one = EasyDict(plain(config))
-    one.run.update(seed=seed, seeds=1, run_dir=str(Path(config.run.run_dir) / f"seed_{seed}"))
-    return one
-
-
-def train_seeds(config: EasyDict) -> list[dict] | None:
-    """``--seeds n``: one run folder per seed, then the table of the means; None if ``--pause-after`` ended the session."""
-    parent = Path(config.run.run_dir)
-    configs = [config_of_seed(config, config.run.seed + place) for place in range(config.run.seeds)]
-    build_trainer(configs[0])  # bad input is refused before anything is written
-    prepare_run_folder(parent, config.run.resume, config.run.overwrite)
-    save_config(parent, config)
-    tables = []
-    for one in configs:
-        results = train_one(one)
-        if results is None:
-            return None
-        tables.append(results["test"])
-    rows = mean_table(tables)
-    log = monitor.RunLog(parent / "log.txt")
-    log(f"{config.data.protocol}, mean +- standard deviation over {len(tables)} seeds")
-    log(monitor.format_table(rows))
-    monitor.write_json(parent / "results.json", {"test": rows, "test_of_seed": tables, "config": saved_config(config)})
-    return rows
+    trainer.log(f"{config.data.protocol}, seed {config.run.seed}: {counts}; {weights} weights; run folder {trainer.folder}")
 
 
 def main(argv: list[str] | None = None):
     """Entry point of the command line."""
-    config = build_parser().parse_config(argv, protocol_presets)
-    again = f"python -m train.train_nbody --run-dir {shlex.quote(config.run.run_dir)} --resume"
-    try:
-        results = train_one(config) if config.run.seeds == 1 else train_seeds(config)
-    except (Interrupted, KeyboardInterrupt) as stop:
-        begun = (Path(config.run.run_dir) / "config.yaml").exists()
-        raise Interrupted((str(stop) or "interrupted") + (f"; go on with: {again}" if begun else "")) from None
-    if results is None and config.run.pause_after:
-        monitor.RunLog()(f"paused after {config.run.pause_after} epochs; go on with: {again}")
+    Script("train.train_nbody", build_trainer, describe).run(build_parser().parse_config(argv, protocol_presets))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from models.e2former import PRESETS, E2FormerOptions
 from preprocess import preprocess_md17
 from tests.dataloader.molecule_data import random_structures
 from tests.train.md_data import SMALL, config_for, make_data
-from train import checkpoint, evaluate, md_script, monitor, train_md17
+from train import checkpoint, evaluate, md_script, monitor, script, train_md17
 from train.md_task import BASELINE
 from train.session import Interrupted
 
@@ -165,7 +165,7 @@ def test_an_interruption_says_how_to_go_on(data, tmp_path, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(md_script, "finish_run", interrupted)
+    monkeypatch.setattr(script, "finish_run", interrupted)
     with pytest.raises(Interrupted, match="interrupted; go on with: python -m train.train_md17 --run-dir '.*/a run' --resume"):
         run(tmp_path / "a run", data, "--epochs", "1")
 

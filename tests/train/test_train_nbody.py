@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dataloader.nbody import simulate_nbody
-from train import checkpoint, evaluate, monitor, train_nbody
+from train import checkpoint, evaluate, monitor, script, train_nbody
 from train.loop import Evaluation
 from train.nbody_task import NBodyTask, build_model_for, build_task, split_loader, window_errors, window_statistics
 from train.session import Interrupted
@@ -166,7 +166,7 @@ def test_seeds_have_their_folders_and_a_table_of_means_also_after_an_interruptio
     train_nbody.main(["--run-dir", str(folder), "--resume"])
     content = json.loads((folder / "results.json").read_text())
     assert "+-" in content["test"][0]["x_mean"] and isinstance(content["test"][1]["x_mean"], float)
-    assert content["test_of_seed"] == [run(tmp_path / seed, data, "--epochs", "2", "--seed", seed)["test"] for seed in "01"]
+    assert content["test_of_run"] == [run(tmp_path / seed, data, "--epochs", "2", "--seed", seed)["test"] for seed in "01"]
     train_nbody.main(["--run-dir", str(folder), "--resume"])
     assert json.loads((folder / "results.json").read_text()) == content
 
@@ -240,7 +240,7 @@ def test_an_interruption_outside_the_training_says_how_to_go_on(data, tmp_path, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(train_nbody, "finish_run", interrupted)
+        patched.setattr(script, "finish_run", interrupted)
         with pytest.raises(Interrupted, match="interrupted; go on with: python -m train.train_nbody --run-dir '.*/a run' --resume"):
             run(tmp_path / "a run", data, "--epochs", "1")
         patched.setattr(train_nbody, "build_trainer", interrupted)

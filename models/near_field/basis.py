@@ -35,19 +35,26 @@ def packed_size(lmax: int) -> int:
     return sum((2 * l + 1) * (l + 1) for l in range(1, lmax + 1))
 
 
-def edge_vectors(positions: Tensor, graph: GraphIndex, cell: Tensor | None = None, image_shift: Tensor | None = None) -> Tensor:
+def image_vectors(graph: GraphIndex, cell: Tensor | None, image_shift: Tensor | None) -> Tensor | None:
+    """Displacement of the receiving atom of every edge (edges, 3), ``image_shift @ cell``; None in open space.
+
+    cell (graphs, 3, 3), rows are lattice vectors; image_shift (edges, 3) integer cell vectors added to the receiving atom.
+    """
+    if image_shift is None:
+        return None
+    if cell is None:
+        raise ValueError("image_shift was given without a cell: give the cell (graphs, 3, 3) as well")
+    cell_of_edge = cell.index_select(0, graph.graph_of_node.index_select(0, graph.src))
+    return (image_shift.to(cell.dtype).unsqueeze(1) @ cell_of_edge).squeeze(1)
+
+
+def edge_vectors(positions: Tensor, graph: GraphIndex, images: Tensor | None = None) -> Tensor:
     """``x_dst - x_src`` of every edge (edges, 3), in the units of the positions.
 
-    positions (nodes, 3); with periodic images cell (graphs, 3, 3) (rows are lattice vectors) and image_shift (edges, 3) integer cell
-    vectors added to the receiving atom.
+    positions (nodes, 3); with periodic images their displacements (edges, 3), see :func:`image_vectors`.
     """
     vectors = positions.index_select(0, graph.dst) - positions.index_select(0, graph.src)
-    if image_shift is not None:
-        if cell is None:
-            raise ValueError("image_shift was given without a cell: give the cell (graphs, 3, 3) as well")
-        cell_of_edge = cell.index_select(0, graph.graph_of_node.index_select(0, graph.src))
-        vectors = vectors + torch.einsum("ea,eab->eb", image_shift.to(vectors.dtype), cell_of_edge)
-    return vectors
+    return vectors if images is None else vectors + images
 
 
 def packed_frames(vectors: Tensor, lmax: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from models.graph_ops import GraphIndex, sum_edges
 from models.harmonics import solid_harmonics
 from models.irreps import num_rows
+from models.near_field.basis import edge_vectors
 from models.near_field.neighbourhoods import Neighbourhoods
 
 CUBE = 4.0  # side of the cubes of local origins, Angstrom: a power of two
@@ -63,12 +64,10 @@ class NearFieldGeometry:
     ) -> NearFieldGeometry:
         """Geometry from positions (nodes, 3); ``envelope`` and ``invariants`` are functions of the lengths (edges,).
 
-        images (edges, 3): ``image_shift @ cell`` of every edge, or None in open space. ``envelope`` gives (edges,), ``invariants``
-        (edges, hidden).
+        images (edges, 3): :func:`models.near_field.basis.image_vectors` of every edge, or None in open space. ``envelope`` gives
+        (edges,), ``invariants`` (edges, hidden).
         """
-        vectors = positions.index_select(0, graph.dst) - positions.index_select(0, graph.src)
-        if images is not None:
-            vectors = vectors + images
+        vectors = edge_vectors(positions, graph, images)
         length = safe_length(vectors)
         return cls(graph, positions, vectors, length, envelope(length).view(-1, 1), invariants(length), images)
 

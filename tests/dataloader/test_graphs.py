@@ -9,7 +9,7 @@ import torch
 
 from dataloader import files, graphs
 from dataloader.graphs import NeighborStore, find_neighbors
-from models.near_field.basis import edge_vectors
+from models.near_field.basis import edge_vectors, image_vectors
 from tests.dataloader.molecule_data import random_crystals, random_structures
 
 CUTOFF = 3.7
@@ -72,7 +72,7 @@ def test_gathered_batch_has_the_edge_vectors_of_each_alone(make):
     batch = structures[ids]
     graph, shift = store.gather(ids)
     cell = None if shift is None else torch.from_numpy(batch.cell)
-    vectors = edge_vectors(torch.from_numpy(batch.positions), graph, cell, shift)
+    vectors = edge_vectors(torch.from_numpy(batch.positions), graph, image_vectors(graph, cell, shift))
     assert float(vectors.norm(dim=1).max()) < CUTOFF and graph.num_graphs == 4
     wanted = []
     for index in ids:

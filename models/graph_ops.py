@@ -202,9 +202,13 @@ def edge_softmax(graph: GraphIndex, logits: Tensor, envelope: Tensor | None = No
 def _incoming_max(graph: GraphIndex, values: Tensor) -> Tensor:
     """Largest incoming edge value per node, without gradient; 0 for isolated nodes."""
     with torch.no_grad():
-        index = graph.dst.view(-1, *([1] * (values.dim() - 1))).expand_as(values)
-        start = values.new_zeros((graph.num_nodes, *values.shape[1:]))
-        return start.scatter_reduce(0, index, values, "amax", include_self=False)
+        return _segment_max(graph.dst, graph.num_nodes, values)
+
+
+def _segment_max(segment: Tensor, count: int, values: Tensor) -> Tensor:
+    """Largest of the values (rows, ...) of every segment (rows,): (count, ...); 0 for an empty one, equal ones share the gradient."""
+    index = segment.view(-1, *([1] * (values.dim() - 1))).expand_as(values)
+    return values.new_zeros((count, *values.shape[1:])).scatter_reduce(0, index, values, "amax", include_self=False)
 
 
 def sum_nodes(graph: GraphIndex, nodes: Tensor) -> Tensor:
@@ -227,6 +231,20 @@ def mean_nodes(graph: GraphIndex, nodes: Tensor) -> Tensor:
     """Readout: mean of node values (nodes, ...) over each graph: (graphs, ...); zero for a graph without nodes."""
     count = graph.nodes_per_graph.clamp_min(1).to(nodes.dtype)
     return sum_nodes(graph, nodes) / count.view(-1, *([1] * (nodes.dim() - 1)))
+
+
+def max_nodes(graph: GraphIndex, nodes: Tensor) -> Tensor:
+    """Readout: largest of the node values (nodes, ...) of each graph: (graphs, ...); zero for a graph without nodes.
+
+    Torch on every device: a max of DGL has no right derivatives (see above).
+    """
+    return _segment_max(graph.graph_of_node, graph.num_graphs, nodes)
+
+
+def node_softmax(graph: GraphIndex, logits: Tensor) -> Tensor:
+    """Softmax of node logits (nodes, ...) over the nodes of each graph, all-order differentiable: (nodes, ...)."""
+    weights = torch.exp(logits - broadcast_nodes(graph, max_nodes(graph, logits.detach())))
+    return weights / broadcast_nodes(graph, sum_nodes(graph, weights))
 
 
 def broadcast_nodes(graph: GraphIndex, graphs: Tensor) -> Tensor:

@@ -22,11 +22,19 @@ from models.graph_ops import GraphIndex, broadcast_nodes, sum_nodes
 MAX_ATOMIC_NUMBER = 118
 
 
-class AtomicReference(nn.Module):
-    """Energy of each element, and scale and shift of the learned part, as float64 buffers of the checkpoint.
+class ExactBuffers(nn.Module):
+    """A module whose own buffers keep their type and digits when the network is cast (``.float()``, ``.to(torch.float32)``)."""
 
-    They stay float64 when the network is cast (``.float()``, ``.to(torch.float32)``).
-    """
+    def _apply(self, fn, recurse: bool = True):
+        exact = {name: buffer.clone() for name, buffer in self._buffers.items()}
+        super()._apply(fn, recurse)
+        for name, buffer in exact.items():
+            self._buffers[name] = buffer.to(self._buffers[name].device)
+        return self
+
+
+class AtomicReference(ExactBuffers):
+    """Energy of each element, and scale and shift of the learned part, as float64 buffers of the checkpoint."""
 
     def __init__(self):
         super().__init__()
@@ -54,13 +62,6 @@ class AtomicReference(nn.Module):
     def forward(self, graph: GraphIndex, atomic_numbers: Tensor) -> Tensor:
         """Constant part of the energy of every graph (graphs,) float64."""
         return sum_nodes(graph, self.energy.index_select(0, atomic_numbers) + self.shift)
-
-    def _apply(self, fn, recurse: bool = True):
-        exact = {name: buffer.clone() for name, buffer in self._buffers.items()}
-        super()._apply(fn, recurse)
-        for name, buffer in exact.items():
-            self._buffers[name] = buffer.to(self._buffers[name].device)
-        return self
 
 
 class EnergyHead(nn.Module):

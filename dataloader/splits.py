@@ -7,7 +7,14 @@
     time     first part train, then val, last part test, with a gap of frames between, for correlated trajectories (default 80 / 10 / 10 %)
     file     index lists train, val, test of an npz file
 
-The test set of every protocol is meant to be evaluated. Random numbers are NumPy's ``default_rng(seed)``.
+and those of QM9, in the order of its numbers, without the uncharacterised molecules (130,831 are left):
+
+    3dml       blocks of 100,000 / 18,000 / 12,831: molecules grow with their number, test molecules are larger than those of the training
+    nvidia     100,000 / 17,748 / 13,083, the order of PyTorch's ``randperm``, which is published with seed 0 (NVIDIA's SE(3)-Transformer)
+    cormorant  100,000 / 17,748 / 13,083, the order of NumPy's old ``RandomState(0).permutation`` (Anderson et al. 2019; used by EGNN, EDM)
+
+With both of --train and --val the same three orders divide data of any size. The test set of every protocol is meant to be evaluated.
+Random numbers are NumPy's ``default_rng(seed)`` where nothing else is said.
 """
 
 from __future__ import annotations
@@ -18,12 +25,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from dataloader import files
 
 PARTS = ("train", "val", "test")
 MEND = "preprocess the data again with --rebuild"
 SAMPLE_SHARE = 0.95  # of the sample of lsr-mp trains
+QM9_COUNT = 130_831  # molecules of QM9 without the uncharacterised
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +179,35 @@ def _file(count: int, options: SplitOptions) -> tuple[np.ndarray, ...]:
     return tuple(content[name] for name in PARTS)
 
 
+def _qm9(count: int, options: SplitOptions, name: str, sizes: tuple[int, int], order: Callable[[], np.ndarray]):
+    given = options.train is not None and options.val is not None
+    if not given and (options.train, options.val, options.test) != (None, None, None):
+        asked = f"--train {options.train} --val {options.val} --test {options.test}"
+        raise ValueError(f"the split {name} of other sizes needs --train and --val (the test set may be all others), got {asked}")
+    if not given and count != QM9_COUNT:
+        mend = "take all of QM9 but the uncharacterised molecules, or give --train and --val"
+        raise ValueError(f"the split {name} divides {QM9_COUNT} molecules of QM9, the data have {count}; {mend}")
+    return _take(count, options if given else dataclasses.replace(options, train=sizes[0], val=sizes[1]), order())
+
+
+def _3dml(count: int, options: SplitOptions) -> tuple[np.ndarray, ...]:
+    return _qm9(count, options, "3dml", (100_000, 18_000), lambda: np.arange(count))
+
+
+def _nvidia(count: int, options: SplitOptions) -> tuple[np.ndarray, ...]:
+    def order():
+        return torch.randperm(count, generator=torch.Generator().manual_seed(options.seed)).numpy()
+
+    return _qm9(count, options, "nvidia", (100_000, 17_748), order)
+
+
+def _cormorant(count: int, options: SplitOptions) -> tuple[np.ndarray, ...]:
+    def order():
+        return np.random.RandomState(options.seed).permutation(count)  # noqa: NPY002 - the published order is that of the old generator
+
+    return _qm9(count, options, "cormorant", (100_000, 17_748), order)
+
+
 def _with_defaults(options: SplitOptions, train: int, val: int) -> SplitOptions:
     chosen = {"train": train if options.train is None else options.train, "val": val if options.val is None else options.val}
     return dataclasses.replace(options, **chosen)
@@ -178,6 +216,7 @@ def _with_defaults(options: SplitOptions, train: int, val: int) -> SplitOptions:
 # name -> (number of structures, options) -> train, val, test
 SPLITS: dict[str, Callable[[int, SplitOptions], tuple[np.ndarray, ...]]] = {
     "random": _random, "md17": _md17, "rmd17": _rmd17, "lsr-mp": _lsr_mp, "time": _time, "file": _file,
+    "3dml": _3dml, "nvidia": _nvidia, "cormorant": _cormorant,
 }
 
 

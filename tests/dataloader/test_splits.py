@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from dataloader import md22
 from dataloader.splits import PARTS, Split, SplitOptions, make_split
@@ -108,6 +109,35 @@ def test_test_files_are_the_test_set():
     assert ordered.train.tolist() == list(range(12)) and ordered.val.tolist() == [14, 15, 16] and len(ordered.test) == 10
 
 
+QM9_SIZES = {"3dml": (100_000, 18_000, 12_831), "nvidia": (100_000, 17_748, 13_083), "cormorant": (100_000, 17_748, 13_083)}
+
+
+@pytest.mark.parametrize("name", QM9_SIZES)
+def test_published_splits_of_qm9(name):
+    split = make(name, 130_831)
+    assert sizes(split) == QM9_SIZES[name]
+    assert sorted(np.concatenate([split.train, split.val, split.test]).tolist()) == list(range(130_831))
+    for count in (20_000, 133_885):
+        with pytest.raises(ValueError, match=f"the split {name} divides 130831 molecules of QM9, the data have {count}; take all of QM9"):
+            make(name, count)
+    with pytest.raises(ValueError, match=r"needs --train and --val .*, got --train 500 --val None --test 5"):
+        make(name, 1000, train=500, test=5)
+    with pytest.raises(ValueError, match=r"asks for 900 \+ 200 structures, the data have 1000"):
+        make(name, 1000, train=900, val=200)
+    assert sizes(make(name, 1000, train=700, val=200)) == (700, 200, 100) and sizes(make(name, 1000, train=7, val=2, test=3)) == (7, 2, 3)
+
+
+def test_orders_of_the_splits_of_qm9():
+    blocks, nvidia, cormorant = (make(name, 130_831) for name in QM9_SIZES)
+    assert blocks.val.tolist() == list(range(100_000, 118_000))
+    np.random.seed(0)  # noqa: NPY002 - as the authors did
+    order = np.random.permutation(130_831)  # noqa: NPY002
+    assert cormorant.val.tolist() == sorted(order[100_000:117_748]) and cormorant.test.tolist() == sorted(order[117_748:])
+    parts = torch.utils.data.random_split(range(130_831), (100_000, 17_748, 13_083), torch.Generator().manual_seed(0))
+    assert [sorted(part.indices) for part in parts] == [nvidia.train.tolist(), nvidia.val.tolist(), nvidia.test.tolist()]
+    assert make("nvidia", 130_831, seed=1).test.tolist() != nvidia.test.tolist()
+
+
 def test_more_than_there_is_is_refused():
     with pytest.raises(ValueError, match=r"asks for 950 \+ 50 structures, the data have 500; lower --train, --val or --test"):
         make("md17", 500)
@@ -115,7 +145,7 @@ def test_more_than_there_is_is_refused():
         make("random", 10, train=5, val=3, test=3)
     with pytest.raises(ValueError, match="the split md17 of 1000 structures leaves none for test"):
         make("md17", 1000)
-    with pytest.raises(ValueError, match="split must be one of random, md17, rmd17, lsr-mp, time, file, got 'kfold'"):
+    with pytest.raises(ValueError, match="split must be one of random, md17, rmd17, lsr-mp, time, file, .*cormorant, got 'kfold'"):
         make("kfold", 10)
 
 

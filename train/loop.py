@@ -90,7 +90,10 @@ def evaluate_model(model: nn.Module, task: Task, loader, device: torch.device, p
 
 @dataclass
 class Position:
-    """Where a run stands: finished epochs, batches done in the next one, steps, and the clocks over all sessions."""
+    """Where a run stands: finished epochs, batches done in the next one, steps, and the clocks over all sessions.
+
+    waiting: seconds of wall time in which training waited for its next batch.
+    """
 
     epoch: int = 0
     batch: int = 0
@@ -99,6 +102,7 @@ class Position:
     skipped_in_row: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
+    waiting: float = 0.0
     sums: dict[str, float] = field(default_factory=dict)  # of this epoch: name -> sum over samples; "samples" -> their number
 
 
@@ -186,7 +190,7 @@ class Trainer:
         position = self.position
         self.model.train()
         batches = self.train_loader.epoch(position.epoch, position.batch)
-        while (done := self.progress()) < 1 and (group := list(islice(batches, self.options.accumulate))):
+        while (done := self.progress()) < 1 and (group := self._next_group(batches)):
             self.task.progress = done
             self._step([batch.to(device=self.device, dtype=self.arithmetic.dtype) for batch in group])
             position.batch += len(group)
@@ -198,6 +202,13 @@ class Trainer:
         if position.epoch % self.options.validate_every == 0 or self.ended_by():
             self._validate(train_means)
         self.save(checkpoint.LAST)
+
+    def _next_group(self, batches) -> list:
+        """The batches of the next step; empty at the end of the epoch."""
+        start = time.monotonic()
+        group = list(islice(batches, self.options.accumulate))
+        self.position.waiting += time.monotonic() - start
+        return group
 
     def _step(self, group: list):
         start = time.perf_counter()

@@ -77,6 +77,7 @@ def _finish(trainer: Trainer, test_loader) -> dict:
         "parameters": sum(weight.numel() for weight in trainer.model.parameters()),
         "seconds": trainer.position.seconds,
         "cpu_minutes": trainer.position.cpu_seconds / 60,
+        "waiting_share": trainer.position.waiting / max(trainer.position.seconds, 1e-9),
         "steps": trainer.position.step,
         "skipped_steps": trainer.position.skipped,
         "threads": torch.get_num_threads(),
@@ -102,7 +103,7 @@ def report(trainer: Trainer, results: dict):
     """Print the test table and where everything lies."""
     folder, log = trainer.folder, trainer.log
     log(f"test split, weights of epoch {trainer.best['epoch']} (best on the validation split), {results['cpu_minutes']:.2f} CPU minutes, "
-        f"{results['parameters']} weights, ended by {results['ended_by']}")
+        f"{results['parameters']} weights, ended by {results['ended_by']}, {results['waiting_share']:.1%} of the time waiting for data")
     if results["skipped_steps"]:
         log(f"note: {results['skipped_steps']} of {results['steps']} steps had a non-finite loss or gradient and changed no weight")
     log(monitor.format_table(results["test"]))

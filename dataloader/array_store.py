@@ -14,10 +14,16 @@ from pathlib import Path
 import numpy as np
 
 from dataloader import files
-from dataloader.basis_cache import VERIFY
 
 MANIFEST = "manifest.json"
 ENTRIES = {"data_hash": str, "settings": dict, "block_bytes": int, "arrays": dict}
+
+# how much of each array is compared with its checksums when a store is opened: number of blocks -> blocks
+VERIFY: dict[str, Callable[[int], Iterable[int]]] = {
+    "full": range,
+    "sample": lambda blocks: sorted({round(step * (blocks - 1) / 15) for step in range(16)} if blocks else ()),
+    "sizes": lambda blocks: (),
+}
 
 
 @contextlib.contextmanager
@@ -53,16 +59,25 @@ def read_manifest(folder: str | Path, what: str, version: int, arrays: Iterable[
     return manifest
 
 
-def map_arrays(folder: str | Path, manifest: dict, mend: str, verify: str = "full") -> dict[str, np.ndarray]:
-    """The arrays of a store, memory-mapped, after a comparison with the manifest as ``verify`` (a name of VERIFY) says."""
+def check_data(folder: str | Path, manifest: dict, data_hash: str, mend: str):
+    """``ValueError`` unless the store was made from the data with the hash ``data_hash``."""
+    if manifest["data_hash"] != data_hash:
+        found, wanted = manifest["data_hash"][:12], data_hash[:12]
+        raise ValueError(f"{folder} belongs to another data set (hash {found}..., the data here have {wanted}...); {mend}")
+
+
+def check_arrays(folder: str | Path, manifest: dict, mend: str, verify: str = "full"):
+    """Compare the arrays of a store with its manifest as ``verify`` (a name of VERIFY) says; the first that differs is an error."""
     if verify not in VERIFY:
         raise ValueError(f"verify must be one of {', '.join(VERIFY)}, got {verify!r}")
-    arrays = {}
     for name, description in manifest["arrays"].items():
-        path = Path(folder) / f"{name}.npy"
-        _check_file(path, description, manifest["block_bytes"], VERIFY[verify], mend)
-        arrays[name] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))  # a plain view: np.memmap slices slowly
-    return arrays
+        _check_file(Path(folder) / f"{name}.npy", description, manifest["block_bytes"], VERIFY[verify], mend)
+
+
+def map_arrays(folder: str | Path, manifest: dict) -> dict[str, np.ndarray]:
+    """The arrays of a store, memory-mapped; copy on write, since torch refuses read-only memory, and nothing is ever written."""
+    names = manifest["arrays"]  # plain views: np.memmap slices slowly
+    return {name: np.asarray(np.load(Path(folder) / f"{name}.npy", mmap_mode="c", allow_pickle=False)) for name in names}
 
 
 def _describe(file: Path) -> dict:

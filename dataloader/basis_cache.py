@@ -1,18 +1,19 @@
 """Basis cache: the edge basis of every graph of a data set, computed once, memory-mapped, gathered for any batch.
 
-The frames of an edge (see models.near_field.basis) serve both its directions, so an undirected edge is one row: its length, 49 packed
-numbers (lmax 3) and a flag, 201 bytes in float32. A folder holds
+The frames of an edge (see models.near_field.basis) serve both its directions, and its vector gives their lowest degree, its length and
+the half-turn flag for a few multiplications. So an undirected edge is one row: its vector and the packed numbers of the degrees
+2 .. lmax, 3 + 43 numbers or 184 bytes at lmax 3 in float32. A folder is an array store (see dataloader.array_store) of
 
-    length.npy (edges,)   packed.npy (edges, numbers)   flipped.npy (edges,)   edge_offsets.npy (graphs + 1,)   nodes.npy (graphs,)
-    ends.npy (edges, 2)   node indices inside the graph; left out where the graph rule is "complete"
-    manifest.json         format, hash of the data, settings and their hash, and of each array shape, type and blockwise SHA-256
+    vector.npy (edges, 3)   packed.npy (edges, numbers)   nodes.npy (graphs,)   edge_offsets.npy (graphs + 1,)
+    ends.npy (edges, 2)     node indices inside the graph, sorted; left out where the graph rule is "complete"
 
 The directed edges of a graph are ordered by (dst, src), as in all batches of this project. Whoever asks for what the cache does not hold
 gets an error, never a wrong row: another data set, other degrees or another graph rule, a truncated file, a flipped byte. A cache is of
 no use where positions change from their stored values or need a gradient; :func:`why_unusable` says so.
 
-float16 halves the file and rounds the frames by up to 2.4e-4 relative, which breaks equivariance at that level; lengths stay float32.
-Cost: a gather is one copy of 49 numbers per directed edge; opening reads the files once to verify them.
+float16 halves the file and rounds the frames by up to 2.4e-4 relative, which breaks equivariance at that level; vectors stay float32.
+Cost: a gather copies the rows of each graph, which lie together, and from them 49 numbers per directed edge; opening reads the files
+once to verify them, or a sample of them. Measured at the size of QM9: `benchmarks/bench_qm9_cache.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,25 +29,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataloader import files
+from dataloader import array_store, files
 from models.graph_ops import GraphIndex
 from models.near_field.basis import EdgeBasis, packed_frames, packed_size
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-ENTRIES = {"data_hash": str, "settings": dict, "block_bytes": int, "arrays": dict}  # of the manifest
-ARRAYS = ("length", "packed", "flipped", "nodes", "edge_offsets")
+FORMAT = 2
+WHAT = "farfield basis cache"
+ARRAYS = ("vector", "packed", "nodes", "edge_offsets")
 DTYPES = ("float32", "float16")
 COMPLETE = {"kind": "complete"}  # graph rule: every pair of nodes
 MEND = "build it again: preprocess script, option --rebuild"
 EDGES_PER_STEP = 16384
-
-# how much of each array is compared with its checksums when a cache is opened: number of blocks -> blocks
-VERIFY: dict[str, Callable[[int], Iterable[int]]] = {
-    "full": range,
-    "sample": lambda blocks: sorted({round(step * (blocks - 1) / 15) for step in range(16)} if blocks else ()),
-    "sizes": lambda blocks: (),
-}
+FIRST = packed_size(1)  # packed numbers that the vector gives
+SMALL = 1 << 16  # nodes of a batch up to which 16 bits number them
+EMPTY = (np.zeros(0, np.int64), np.zeros(0, bool), np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 class GraphEdges(NamedTuple):
@@ -100,22 +96,23 @@ def complete_pairs(nodes: int) -> np.ndarray:
     return np.stack(np.triu_indices(nodes, 1), 1)
 
 
+class CachedEdges(NamedTuple):
+    """Edges of a batch: their topology, their basis in its order, and ``rows`` (edges,), the undirected edges of the cache they are."""
+
+    graph: GraphIndex
+    basis: EdgeBasis
+    rows: np.ndarray
+
+
 class BasisCache:
     """An opened cache; see the top of the file. Made by :meth:`open`; pickles as a path, so that loader workers share the pages."""
 
     def __init__(self, folder: Path, manifest: dict):
         self.folder, self.manifest = folder, manifest
-        self._map()
-
-    def _map(self):
-        self.settings = CacheSettings(**self.manifest["settings"])
-        arrays = {}
-        for name in self.manifest["arrays"]:  # copy on write: torch refuses read-only memory, and nothing is ever written
-            arrays[name] = torch.from_numpy(np.load(self.folder / f"{name}.npy", mmap_mode="c", allow_pickle=False))
-        self._length, self._packed, self._flipped = arrays["length"], arrays["packed"], arrays["flipped"]
-        self._offsets, self._nodes, self._ends = arrays["edge_offsets"], arrays["nodes"].long(), arrays.get("ends")
-        same = self._ends is None and len(self._nodes) > 0 and bool((self._nodes == self._nodes[0]).all())
-        self._nodes_of_all = int(self._nodes[0]) if same else None  # complete graphs of one size: the layout is known beforehand
+        self.settings = CacheSettings(**manifest["settings"])
+        arrays = array_store.map_arrays(folder, manifest)
+        self._vector, self._packed, self._ends = arrays["vector"], arrays["packed"], arrays.get("ends")
+        self._offsets, self._nodes = arrays["edge_offsets"], arrays["nodes"].astype(np.int64)
 
     def __getstate__(self) -> dict:
         return {"folder": self.folder, "manifest": self.manifest}
@@ -130,7 +127,17 @@ class BasisCache:
     @property
     def num_edges(self) -> int:
         """Number of undirected edges, i.e. rows."""
-        return len(self._length)
+        return len(self._vector)
+
+    @property
+    def nodes_per_graph(self) -> np.ndarray:
+        """(graphs,) int64"""
+        return self._nodes
+
+    @property
+    def edges_per_graph(self) -> np.ndarray:
+        """Undirected edges of each graph (graphs,) int64."""
+        return np.diff(self._offsets)
 
     @property
     def data_hash(self) -> str:
@@ -143,32 +150,50 @@ class BasisCache:
 
     def gather(self, graph_ids) -> EdgeBasis:
         """Basis of the directed edges of graphs ``graph_ids`` (graphs,), in the order of a batch of these graphs; float32."""
-        layout = self._layout(graph_ids)
-        packed = self._packed.index_select(0, layout.rows)
-        flipped = self._flipped.index_select(0, layout.rows).bool() ^ layout.backward
-        return EdgeBasis(self._length.index_select(0, layout.rows), packed.float(), flipped, self.settings.lmax)
+        ids = self._checked(graph_ids)
+        return self._basis(ids, self._layout(ids))
 
     def topology(self, graph_ids) -> GraphIndex:
         """Topology of a batch of the graphs ``graph_ids`` (graphs,), edges in the order of :meth:`gather`."""
-        layout = self._layout(graph_ids)
-        return GraphIndex(layout.src, layout.dst, layout.nodes)
+        ids = self._checked(graph_ids)
+        return self._graph(ids, self._layout(ids))
 
-    def _layout(self, graph_ids) -> _Layout:
-        ids = torch.as_tensor(np.asarray(graph_ids, dtype=np.int64)).view(-1)
-        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < len(self):
-            raise IndexError(f"graphs of {self.folder} are 0 .. {len(self) - 1}, got {int(ids.min())} .. {int(ids.max())}")
-        if self._nodes_of_all is not None:
-            layout = _uniform_layout(len(ids), self._nodes_of_all)
-            rows = self._offsets.index_select(0, ids).view(-1, 1) + layout.rows
-            return layout._replace(rows=rows.flatten())
-        nodes = self._nodes.index_select(0, ids)
-        first, last = self._offsets[ids], self._offsets[ids + 1]
-        counts = last - first
-        before = counts.cumsum(0) - counts
-        rows = torch.arange(int(counts.sum())) + torch.repeat_interleave(first - before, counts)
-        ends = self._ends.index_select(0, rows).long() if self._ends is not None else _complete_ends(nodes)
-        ends = ends + torch.repeat_interleave(nodes.cumsum(0) - nodes, counts).unsqueeze(1)
-        return _directed(rows, ends, nodes)
+    def batch(self, graph_ids, basis: bool = True) -> CachedEdges:
+        """:meth:`topology` and :meth:`gather` (None without ``basis``) in one, and which rows of the cache the edges are."""
+        ids = self._checked(graph_ids)
+        layout = self._layout(ids)
+        shift = self._offsets[ids] - _before(self._offsets[ids + 1] - self._offsets[ids])
+        rows = layout.rows + np.repeat(shift, layout.counts)
+        return CachedEdges(self._graph(ids, layout), self._basis(ids, layout) if basis else None, rows)
+
+    def _checked(self, graph_ids) -> np.ndarray:
+        ids = np.asarray(graph_ids, dtype=np.int64).reshape(-1)
+        if len(ids) and not 0 <= ids.min() <= ids.max() < len(self):
+            raise IndexError(f"graphs of {self.folder} are 0 .. {len(self) - 1}, got {ids.min()} .. {ids.max()}")
+        return ids
+
+    def _layout(self, ids: np.ndarray) -> _Layout:
+        if self._ends is None:
+            return _complete_layout(tuple(self._nodes[ids].tolist()))
+        counts = self._offsets[ids + 1] - self._offsets[ids]
+        return _directed(self._pieces(self._ends, ids), counts, self._nodes[ids])
+
+    def _graph(self, ids: np.ndarray, layout: _Layout) -> GraphIndex:
+        return GraphIndex(torch.from_numpy(layout.src), torch.from_numpy(layout.dst), torch.from_numpy(self._nodes[ids]))
+
+    def _basis(self, ids: np.ndarray, layout: _Layout) -> EdgeBasis:
+        vectors = torch.from_numpy(self._pieces(self._vector, ids))
+        packed = torch.empty(len(vectors), packed_size(self.settings.lmax))
+        self._pieces(self._packed, ids, packed[:, FIRST:].numpy())
+        length, packed[:, :FIRST], flipped = _first_degree(vectors)
+        rows, backward = torch.from_numpy(layout.rows), torch.from_numpy(layout.backward)
+        length, packed, flipped = (values.index_select(0, rows) for values in (length, packed, flipped))
+        return EdgeBasis(length, packed, flipped ^ backward, self.settings.lmax)
+
+    def _pieces(self, array: np.ndarray, ids: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Rows of the undirected edges of the graphs, one graph after the other: plain copies, since those of one graph lie together."""
+        ends = zip(self._offsets[ids].tolist(), self._offsets[ids + 1].tolist(), strict=True)
+        return np.concatenate([array[:0], *(array[first:last] for first, last in ends)], out=out)
 
     @classmethod
     def build(
@@ -184,20 +209,35 @@ class BasisCache:
         data_hash: identifies the data the graphs come from. progress: called with the number of graphs done since the last call.
         Raises ``ValueError`` for graphs that do not fit the settings or hold NaN.
         """
-        folder = Path(folder)
-        with files.atomic_folder(folder) as temporary:
-            _write_arrays(temporary, graphs, settings, progress or (lambda done: None))
-            manifest = {
-                "what": "farfield basis cache",
-                "format": FORMAT,
-                "data_hash": data_hash,
-                "settings": dataclasses.asdict(settings),
-                "settings_hash": settings.hash,
-                "block_bytes": files.BLOCK_BYTES,
-                "arrays": {file.stem: _describe(file) for file in sorted(temporary.glob("*.npy"))},
-            }
-            files.write_json(temporary / MANIFEST, manifest | {"checksum": files.json_checksum(manifest)})
-        return cls(folder, _read_manifest(folder))
+        with _writers(folder, settings, data_hash) as write:
+            _write_graphs(write, graphs, settings, progress or (lambda done: None))
+        return cls._opened(folder)
+
+    @classmethod
+    def concatenate(
+        cls,
+        folder: str | Path,
+        parts: Sequence[BasisCache],
+        data_hash: str,
+        progress: Callable[[int], None] | None = None,
+    ) -> BasisCache:
+        """Write the cache ``folder`` of the graphs of all ``parts``, in order; equal to one build. ``ValueError`` for unequal settings."""
+        if not parts or any(part.settings != parts[0].settings for part in parts):
+            raise ValueError(f"{folder}: the {len(parts)} parts of a cache must have one and the same settings; build them again")
+        with _writers(folder, parts[0].settings, data_hash) as write:
+            edges = 0
+            for part in parts:
+                for name in write.keys() - {"edge_offsets"}:
+                    write[name].append(np.load(part.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+                write["edge_offsets"].append(edges + part._offsets[1:])
+                edges += part.num_edges
+                if progress is not None:
+                    progress(len(part))
+        return cls._opened(folder)
+
+    @classmethod
+    def _opened(cls, folder: str | Path) -> BasisCache:
+        return cls(Path(folder), array_store.read_manifest(folder, WHAT, FORMAT, ARRAYS, MEND))
 
     @classmethod
     def open(cls, folder: str | Path, *, data_hash: str, lmax: int, graph_rule: dict, verify: str = "full") -> BasisCache:
@@ -206,79 +246,106 @@ class BasisCache:
         verify: ``"full"`` compares every block of every file with its checksum (1 GB/s), ``"sample"`` 16 blocks of each file,
         ``"sizes"`` only types and sizes. Raises ``FileNotFoundError`` or ``ValueError``: one line with the file and the mend.
         """
-        if verify not in VERIFY:
-            raise ValueError(f"verify must be one of {', '.join(VERIFY)}, got {verify!r}")
-        folder = Path(folder)
-        manifest = _read_manifest(folder)
+        manifest = array_store.read_manifest(folder, WHAT, FORMAT, ARRAYS, MEND)
         settings = manifest["settings"]
         if settings["lmax"] != lmax:
             raise ValueError(f"{folder} holds the basis of lmax {settings['lmax']}, wanted is lmax {lmax}; {MEND} --lmax {lmax}")
         if settings["graph_rule"] != graph_rule:
             raise ValueError(f"{folder} holds the edges of the graph rule {settings['graph_rule']}, wanted is {graph_rule}; {MEND}")
-        if manifest["data_hash"] != data_hash:
-            found, wanted = manifest["data_hash"][:12], data_hash[:12]
-            raise ValueError(f"{folder} belongs to another data set (hash {found}..., the data here have {wanted}...); {MEND}")
-        for name, description in manifest["arrays"].items():
-            _check_file(folder / f"{name}.npy", description, manifest["block_bytes"], VERIFY[verify])
-        return cls(folder, manifest)
+        array_store.check_data(folder, manifest, data_hash, MEND)
+        array_store.check_arrays(folder, manifest, MEND, verify)
+        return cls(Path(folder), manifest)
 
 
 class _Layout(NamedTuple):
-    """Directed edges of a batch: row of the cache, whether the edge runs against the stored direction a -> b, ends, nodes per graph."""
+    """Directed edges of a batch: undirected edge of the batch, whether the edge runs against its stored direction a -> b, ends; and the
+    number of directed edges of each graph."""
 
-    rows: Tensor
-    backward: Tensor
-    src: Tensor
-    dst: Tensor
-    nodes: Tensor
+    rows: np.ndarray
+    backward: np.ndarray
+    src: np.ndarray
+    dst: np.ndarray
+    counts: np.ndarray
 
 
-def _directed(rows: Tensor, ends: Tensor, nodes: Tensor) -> _Layout:
-    """Both directions of undirected edges with ends (edges, 2), sorted by (dst, src)."""
-    a, b = ends.unbind(1)
-    src, dst = torch.cat([a, b]), torch.cat([b, a])
-    order = torch.argsort(dst * int(nodes.sum()) + src, stable=True)
-    backward = torch.arange(2) == 1
-    backward = backward.repeat_interleave(len(rows))
-    return _Layout(torch.cat([rows, rows])[order], backward[order], src[order], dst[order], nodes)
+def _before(counts: np.ndarray) -> np.ndarray:
+    """Sum of all counts before each."""
+    return np.cumsum(counts) - counts
+
+
+def _directed(ends: np.ndarray, counts: np.ndarray, nodes: np.ndarray) -> _Layout:
+    """Both directions, sorted by (dst, src), of undirected edges that are sorted by (a, b) in each graph.
+
+    ends (undirected edges, 2), counts of them (graphs,), nodes (graphs,). A node receives first from all before it (edges a -> b), then
+    from all behind it (edges b -> a), both already in order, so that a stable sort by the receiving node is enough.
+    """
+    a, b = (ends.astype(np.int64) + np.repeat(_before(nodes), counts)[:, None]).T
+    src, dst = np.concatenate([a, b]), np.concatenate([b, a])
+    total = int(nodes.sum())
+    order = np.argsort(dst.astype(np.uint16) if total <= SMALL else dst, kind="stable")  # 16 bits: a radix sort, linear
+    rows = np.where(order < len(a), order, order - len(a))
+    return _Layout(rows, order >= len(a), src[order], dst[order], 2 * counts)
+
+
+@functools.cache
+def _complete_graph(nodes: int) -> _Layout:
+    pairs = complete_pairs(nodes)
+    return _directed(pairs, np.array([len(pairs)]), np.array([nodes]))
 
 
 @functools.lru_cache(maxsize=16)
-def _uniform_layout(graphs: int, nodes: int) -> _Layout:
-    """Layout of equal complete graphs; ``rows`` are those of one graph, counted from its offset."""
-    pairs = torch.from_numpy(complete_pairs(nodes))
-    one = _directed(torch.arange(len(pairs)), pairs, torch.tensor([nodes]))
-    first = torch.arange(graphs).view(-1, 1) * nodes
-    ends = [(first + end).flatten() for end in (one.src, one.dst)]
-    return _Layout(one.rows, one.backward.repeat(graphs), *ends, torch.full((graphs,), nodes))
+def _complete_layout(sizes: tuple[int, ...]) -> _Layout:
+    """Layout of complete graphs of the given sizes: those of each, shifted."""
+    graphs, nodes = [_complete_graph(size) for size in sizes], np.array(sizes, np.int64)
+    counts = nodes * (nodes - 1)
+    rows, backward, src, dst = (np.concatenate([empty, *(graph[k] for graph in graphs)]) for k, empty in enumerate(EMPTY))
+    first = np.repeat(_before(nodes), counts)
+    return _Layout(rows + np.repeat(_before(counts // 2), counts), backward, src + first, dst + first, counts)
 
 
-def _complete_ends(nodes: Tensor) -> Tensor:
-    return torch.from_numpy(np.concatenate([np.empty((0, 2), np.int64), *(complete_pairs(count) for count in nodes.tolist())]))
+def _first_degree(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What :func:`models.near_field.basis.packed_frames` gives for lmax 1, several times faster: columns instead of small matrices."""
+    x, y, z = vectors.T.contiguous().unbind(0)
+    length = (x * x + y * y + z * z).sqrt()
+    flipped = y < 0
+    inverse = torch.where(flipped, -1.0, 1.0) / length
+    if not bool(length.all()):  # an edge of zero length has no direction
+        inverse = torch.where(length == 0, torch.nan, inverse)
+    a, b, c = x * inverse, y * inverse, z * inverse
+    turn = a / (1 + b)
+    first = torch.stack([1 - a * turn, -a, -c * turn, b, c, 1 - c * c / (1 + b)], 1)  # upper triangle, row by row
+    return length, first.nan_to_num_(0.0), flipped
 
 
-def _write_arrays(folder: Path, graphs: Iterable[GraphEdges], settings: CacheSettings, progress: Callable[[int], None]):
-    shapes = {"length": ((), "float32"), "packed": ((packed_size(settings.lmax),), settings.dtype), "flipped": ((), "uint8")}
+@contextlib.contextmanager
+def _writers(folder: str | Path, settings: CacheSettings, data_hash: str) -> Iterator[dict[str, files.NpyWriter]]:
+    """Files of the cache ``folder``, to be filled by rows; ``edge_offsets`` has its zero."""
+    shapes = {"vector": ((3,), "float32"), "packed": ((packed_size(settings.lmax) - FIRST,), settings.dtype)}
     shapes |= {"nodes": ((), "int32"), "edge_offsets": ((), "int64")}
     if settings.graph_rule != COMPLETE:
         shapes["ends"] = ((2,), "int32")
-    with contextlib.ExitStack() as stack:
-        write = {name: stack.enter_context(files.NpyWriter(folder / f"{name}.npy", *shape)) for name, shape in shapes.items()}
+    content = dataclasses.asdict(settings)
+    with array_store.write_store(folder, WHAT, FORMAT, data_hash, content) as temporary, contextlib.ExitStack() as stack:
+        write = {name: stack.enter_context(files.NpyWriter(temporary / f"{name}.npy", *shape)) for name, shape in shapes.items()}
         write["edge_offsets"].append(np.zeros(1))
-        edges, done = 0, 0
-        for group in _groups(graphs):
-            for index, graph in enumerate(group, done):
-                _check_graph(index, graph, settings)
-            vectors = torch.from_numpy(np.concatenate([graph.vectors for graph in group])).double()
-            for name, values in zip(("length", "packed", "flipped"), packed_frames(vectors, settings.lmax), strict=True):
-                write[name].append(values.numpy())
-            counts = np.array([len(graph.ends) for graph in group])
-            write["edge_offsets"].append(edges + counts.cumsum())
-            write["nodes"].append(np.array([graph.num_nodes for graph in group]))
-            if "ends" in write:
-                write["ends"].append(np.concatenate([graph.ends for graph in group]))
-            edges, done = edges + int(counts.sum()), done + len(group)
-            progress(len(group))
+        yield write
+
+
+def _write_graphs(write: dict, graphs: Iterable[GraphEdges], settings: CacheSettings, progress: Callable[[int], None]):
+    edges, done = 0, 0
+    for group in _groups(graphs):
+        for index, graph in enumerate(group, done):
+            _check_graph(index, graph, settings)
+        vectors = torch.from_numpy(np.concatenate([graph.vectors for graph in group])).float()
+        write["vector"].append(vectors.numpy())
+        write["packed"].append(packed_frames(vectors.double(), settings.lmax)[1][:, FIRST:].numpy())  # of the vectors as they are stored
+        counts = np.array([len(graph.ends) for graph in group])
+        write["edge_offsets"].append(edges + counts.cumsum())
+        write["nodes"].append(np.array([graph.num_nodes for graph in group]))
+        if "ends" in write:
+            write["ends"].append(np.concatenate([graph.ends for graph in group]))
+        edges, done = edges + int(counts.sum()), done + len(group)
+        progress(len(group))
 
 
 def _groups(graphs: Iterable[GraphEdges]) -> Iterator[list[GraphEdges]]:
@@ -305,37 +372,5 @@ def _check_graph(index: int, graph: GraphEdges, settings: CacheSettings):
             raise ValueError(f"graph {index}: the rule is 'complete', but {len(ends)} edges are not all pairs of {graph.num_nodes} nodes")
     elif len(ends) and not (ends.min() >= 0 and ends.max() < graph.num_nodes and (ends[:, 0] < ends[:, 1]).all()):
         raise ValueError(f"graph {index}: edges must run from a to b with 0 <= a < b < {graph.num_nodes}")
-
-
-def _describe(file: Path) -> dict:
-    array = np.load(file, mmap_mode="r")
-    size = file.stat().st_size
-    return {"shape": list(array.shape), "dtype": array.dtype.str, "bytes": size, "blocks": files.block_checksums(file)}
-
-
-def _read_manifest(folder: Path) -> dict:
-    """The manifest of a cache if it is whole and of this format."""
-    path = folder / MANIFEST
-    manifest = files.read_json(path, MEND)
-    if manifest.get("format") != FORMAT:
-        raise ValueError(f"{path} has the format version {manifest.get('format')!r}, this program reads {FORMAT}; {MEND}")
-    checksum = manifest.pop("checksum", None)
-    if checksum != files.json_checksum(manifest):
-        raise ValueError(f"{path} is damaged (its checksum does not fit); {MEND}")
-    lacks = [name for name, kind in ENTRIES.items() if not isinstance(manifest.get(name), kind)]
-    lacks = lacks or [f"array {name}" for name in ARRAYS if name not in manifest["arrays"]]
-    if lacks:
-        raise ValueError(f"{path} is of another program (it has no {lacks[0]}); {MEND}")
-    return manifest
-
-
-def _check_file(path: Path, description: dict, block_bytes: int, blocks_of: Callable[[int], Iterable[int]]):
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; {MEND}")
-    size = path.stat().st_size
-    if size != description["bytes"]:
-        raise ValueError(f"{path} is truncated or damaged: {size} bytes, {description['bytes']} were written; {MEND}")
-    blocks = list(blocks_of(len(description["blocks"])))
-    for block, found in zip(blocks, files.block_checksums(path, blocks, block_bytes), strict=True):
-        if found != description["blocks"][block]:
-            raise ValueError(f"{path} is damaged: block {block} (bytes {block * block_bytes} and on) has another checksum; {MEND}")
+    elif (np.diff(ends[:, 0].astype(np.int64) * graph.num_nodes + ends[:, 1]) <= 0).any():
+        raise ValueError(f"graph {index}: edges must be sorted by (a, b), each once; sort the {len(ends)} edges")

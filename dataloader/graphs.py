@@ -151,10 +151,9 @@ class NeighborStore:
         found = manifest["settings"].get("cutoff")
         if cutoff is not None and found != cutoff:
             raise ValueError(f"{folder} holds the neighbours within {found} Angstrom, wanted is {cutoff}; {MEND} --cutoff {cutoff}")
-        if manifest["data_hash"] != data_hash:
-            held, wanted = manifest["data_hash"][:12], data_hash[:12]
-            raise ValueError(f"{folder} belongs to another data set (hash {held}..., the data here have {wanted}...); {MEND}")
-        return cls(array_store.map_arrays(folder, manifest, MEND, verify), found)
+        array_store.check_data(folder, manifest, data_hash, MEND)
+        array_store.check_arrays(folder, manifest, MEND, verify)
+        return cls(array_store.map_arrays(folder, manifest), found)
 
 
 def _layout(structures: Structures) -> dict[str, tuple[tuple, np.dtype]]:

@@ -119,6 +119,49 @@ def test_many_steps_of_building_equal_one(tmp_path, monkeypatch, ragged):
     assert arrays[0] == arrays[1]
 
 
+@pytest.mark.parametrize("rule", [COMPLETE, CUTOFF], ids=["complete", "cutoff"])
+def test_caches_laid_end_to_end_equal_one(tmp_path, rule):
+    graphs, settings = make_graphs(make_positions(), rule.get("cutoff")), CacheSettings(2, rule)
+    whole = BasisCache.build(tmp_path / "whole", graphs, settings, "hash")
+    parts = [BasisCache.build(tmp_path / f"{first}", graphs[first : first + 3], settings, f"part {first}") for first in (0, 3, 6)]
+    done = []
+    joined = BasisCache.concatenate(tmp_path / "joined", parts, "hash", done.append)
+    assert joined.manifest == whole.manifest and done == [3, 3, 1]
+    other = BasisCache.build(tmp_path / "other", graphs[:1], CacheSettings(1, rule), "hash")
+    with pytest.raises(ValueError, match="the 2 parts of a cache must have one and the same settings"):
+        BasisCache.concatenate(tmp_path / "joined", [parts[0], other], "hash")
+
+
+def test_rows_of_a_batch_are_its_undirected_edges(ragged, tmp_path):
+    positions, cache = ragged
+    whole = BasisCache.build(tmp_path / "cache", make_graphs(positions), CacheSettings(1, COMPLETE), "hash")
+    for one, cutoff in ((cache, 1.5), (whole, None)):
+        graphs, ids = make_graphs(positions, cutoff), [5, 1, 0, 5]
+        ends = np.concatenate([graph.ends for graph in graphs])
+        batch = one.batch(ids)
+        first_node = batch.graph.node_offsets[batch.graph.graph_of_node[batch.graph.dst]]
+        own = torch.stack([batch.graph.src - first_node, batch.graph.dst - first_node], 1)
+        assert np.array_equal(ends[batch.rows], np.sort(own.numpy(), 1))
+        first = np.cumsum([0, *one.edges_per_graph])
+        wanted = np.concatenate([np.repeat(np.arange(first[index], first[index + 1]), 2) for index in ids])
+        assert sorted(batch.rows) == sorted(wanted) and one.batch(ids, basis=False).basis is None
+        assert torch.equal(batch.basis.packed, one.gather(ids).packed) and torch.equal(batch.graph.src, one.topology(ids).src)
+
+
+def test_directions_on_the_axes_and_edges_without_length(tmp_path):
+    vectors = np.concatenate([np.eye(3), -np.eye(3), np.zeros((1, 3)), [[1.0, -1e-60, 0.0], [0.0, -1e-60, 2.0], [0.6, 1e-9, -0.8]]])
+    ends = complete_pairs(5)
+    cache = BasisCache.build(tmp_path / "cache", [GraphEdges(5, ends, vectors)], CacheSettings(3, COMPLETE), "hash")
+    batch = cache.batch([0])
+    signs = np.where(batch.graph.src < batch.graph.dst, 1.0, -1.0)[:, None]
+    computed = EdgeBasis.from_vectors(torch.from_numpy((vectors[batch.rows] * signs).astype(np.float32)).double(), 3)
+    torch.testing.assert_close(batch.basis.length.double(), computed.length)
+    same = torch.from_numpy((signs[:, 0] > 0) | (np.float32(vectors[batch.rows, 1]) != 0))  # at y = 0 the way back has two frames
+    rotation, wanted = batch.basis.rotation().double(), computed.rotation()
+    torch.testing.assert_close(rotation[same], wanted[same], rtol=0, atol=1e-6)
+    assert int(same.sum()) == 13 and not rotation[batch.basis.length == 0, 1:, 1:].any()
+
+
 def test_graphs_outside_the_cache_are_an_error(ragged):
     for ids in ([0, len(SIZES)], [-1]):
         with pytest.raises(IndexError, match=r"graphs of .* are 0 \.\. 6, got"):
@@ -149,7 +192,7 @@ def refusal(folder, wanted, error=ValueError, **change) -> str:
     return message
 
 
-@pytest.mark.parametrize("name", ["length", "packed", "flipped", "nodes", "edge_offsets", "manifest"])
+@pytest.mark.parametrize("name", ["vector", "packed", "nodes", "edge_offsets", "manifest"])
 def test_every_flipped_byte_is_refused(complete, name):
     folder, wanted = complete
     path = folder / ("manifest.json" if name == "manifest" else f"{name}.npy")
@@ -184,7 +227,7 @@ def test_caches_of_something_else_are_refused(complete):
     del manifest["checksum"]
     arrays = {name: value for name, value in manifest["arrays"].items() if name != "packed"}
     cases = {
-        "has the format version 99, this program reads 1": {"format": 99},
+        "describes 'farfield basis cache' of the format version 99, wanted is": {"format": 99},
         "is of another program (it has no settings)": {"settings": None},
         "is of another program (it has no array packed)": {"arrays": arrays},
     }
@@ -215,6 +258,7 @@ def test_graphs_that_do_not_fit_are_refused(tmp_path):
         ([good[0], GraphEdges(5, good[0].ends[:9], good[0].vectors[:9])], COMPLETE, "graph 1: the rule is 'complete', but 9 edges"),
         ([GraphEdges(5, good[0].ends[:, ::-1], good[0].vectors)], CUTOFF, "graph 0: edges must run from a to b with 0 <= a < b < 5"),
         ([GraphEdges(4, good[0].ends, good[0].vectors)], CUTOFF, "graph 0: edges must run from a to b with 0 <= a < b < 4"),
+        ([GraphEdges(5, good[0].ends[::-1], good[0].vectors)], CUTOFF, r"graph 0: edges must be sorted by \(a, b\), each once"),
         ([GraphEdges(5, good[0].ends[:3], good[0].vectors)], CUTOFF, r"graph 0: ends must be \(edges, 2\)"),
     ]
     for graphs, rule, message in cases:

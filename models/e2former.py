@@ -27,9 +27,10 @@ from models.far_field.attention import FarFieldOptions
 from models.far_field.options import ExpansionOptions
 from models.far_field.radial import RadialOptions
 from models.feed_forward import SILU_SCALE
-from models.graph_ops import GraphIndex, broadcast_nodes, gather_dst, gather_src
-from models.heads import MAX_ATOMIC_NUMBER, EnergyHead, VectorHead, strained
+from models.graph_ops import gather_dst, gather_src
+from models.heads import MAX_ATOMIC_NUMBER, EnergyHead, VectorHead, check_elements, strained
 from models.layers import EquivariantLinear
+from models.near_field.basis import image_vectors
 from models.near_field.e2former_attention import NearFieldOptions
 from models.near_field.geometry import NearFieldGeometry
 from models.near_field.harmonic_sum import memory_efficient_sum
@@ -38,8 +39,8 @@ from models.radial import ENVELOPES, RADIAL_BASES, RadialTrunk
 
 
 @dataclasses.dataclass(frozen=True)
-class E2FormerOptions(RadialOptions):
-    """Options of an :class:`E2Former`, with the field's names; lengths in Angstrom.
+class BackboneOptions(RadialOptions):
+    """Options of an :class:`E2FormerBackbone`, with the field's names; lengths in Angstrom.
 
     irreps: features, one channel count for all degrees 0 .. lmax: "32x0e+32x1o+32x2e" with the true parity (-1)^l. The papers write the
     same features "32x0e+32x1e+32x2e" (all even) and let mirror images differ; that spelling is accepted, the parity is true all the same.
@@ -49,8 +50,6 @@ class E2FormerOptions(RadialOptions):
     avg_degree: mean number of neighbours, avg_atoms: mean number of atoms, of the training data.
     far_*, fmm_*: far field, see ``FarFieldOptions``, ``ExpansionOptions`` and ``RadialOptions``; long_scale: its first weight in a hybrid.
     norm, feed_forward, ffn_ratio: of a block; ffn_ratio x channels inside the feed-forward network. drop_path: stochastic depth.
-    forces: "conservative" (-dE/dx), "direct" (read from degree 1: faster, no energy conservation) or "none". stress: predict it as well,
-    from the cells of the batch; only with conservative forces.
     """
 
     irreps: str = "32x0e+32x1o+32x2e"
@@ -86,8 +85,6 @@ class E2FormerOptions(RadialOptions):
     feed_forward: str = "sphere_grid"
     ffn_ratio: int = 1
     drop_path: float = 0.0
-    forces: str = "conservative"
-    stress: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -100,11 +97,9 @@ class E2FormerOptions(RadialOptions):
         for name in ("cutoff", "avg_degree", "avg_atoms"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be > 0 and finite, got {getattr(self, name)}")
-        for name, known in (("envelope", SMOOTH_ENVELOPES), ("radial_basis", RADIAL_BASES), ("forces", FORCES)):
+        for name, known in (("envelope", SMOOTH_ENVELOPES), ("radial_basis", RADIAL_BASES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-        if self.stress and self.forces != "conservative":
-            raise ValueError(f"stress is a derivative of the energy: it needs forces 'conservative', got {self.forces!r}")
         for order in set(self.attentions()) - {"fmm-node"}:
             dataclasses.replace(self.near(), attention_order=order.removeprefix("hybrid-"))  # refuses sizes that do not divide
         self.block()
@@ -176,6 +171,25 @@ class E2FormerOptions(RadialOptions):
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class E2FormerOptions(BackboneOptions):
+    """Options of an :class:`E2Former`: those of its backbone, and what it says beside the energy.
+
+    forces: "conservative" (-dE/dx), "direct" (read from degree 1: faster, no energy conservation) or "none". stress: predict it as well,
+    from the cells of the batch; only with conservative forces.
+    """
+
+    forces: str = "conservative"
+    stress: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.forces not in FORCES:
+            raise ValueError(f"forces must be one of {', '.join(FORCES)}, got {self.forces!r}")
+        if self.stress and self.forces != "conservative":
+            raise ValueError(f"stress is a derivative of the energy: it needs forces 'conservative', got {self.forces!r}")
+
+
 def parse_irreps(text: str) -> tuple[int, int]:
     """Channels and lmax of "32x0e+32x1o+32x2e" or, in the papers' spelling, "32x0e+32x1e+32x2e".
 
@@ -216,17 +230,14 @@ class EdgeDegreeEmbedding(nn.Module):
         return self.linear(memory_efficient_sum(geometry.neighbourhoods, geometry.harmonics(self.lmax), weights, every).squeeze(2))
 
 
-class E2Former(nn.Module):
-    """``model(batch) -> {"energy": (graphs,) float64, "forces": (nodes, 3), "stress": (graphs, 3, 3)}``, in eV and Angstrom.
+class E2FormerBackbone(nn.Module):
+    """Embedding and blocks: ``features(batch, positions, cell) -> (nodes, rows, channels)``; what is read from them, a network adds.
 
-    Reads ``batch.graph``, ``positions``, ``atomic_numbers``, ``cell``, ``periodic`` and ``image_shift``. The options say which of forces
-    and stress are there. The graph must hold every edge shorter than the cutoff; longer ones count for nothing.
-
-    Derivatives are taken inside, also under ``torch.no_grad()``. They can be differentiated again in training mode, and in evaluation
-    mode if the positions ask for a gradient; otherwise evaluation gives plain numbers without a graph.
+    Reads ``batch.graph``, ``atomic_numbers``, ``periodic`` and ``image_shift``. The graph must hold every edge shorter than the cutoff;
+    longer ones count for nothing.
     """
 
-    def __init__(self, options: E2FormerOptions):
+    def __init__(self, options: BackboneOptions):
         super().__init__()
         self.options = options
         lmax, channels, size = options.lmax, options.channels, options.element_size
@@ -238,24 +249,10 @@ class E2Former(nn.Module):
         self.edge_degree = EdgeDegreeEmbedding(lmax, options.radial_hidden, channels, options.avg_degree)
         self.blocks = nn.ModuleList(Block(attention, options.block()) for attention in options.attentions())
         self.norm = EquivariantNorm(options.norm, lmax, channels)
-        self.energy = EnergyHead(channels)
-        self.vectors = VectorHead(channels) if options.forces == "direct" else None
-
-    def set_reference(self, energies: Mapping[int, float], scale: float = 1.0, shift: float = 0.0) -> None:
-        """Energy of each element (eV, by atomic number), and scale and shift of the learned energy of an atom; see ``heads.py``."""
-        self.energy.reference.set(energies, scale, shift)
-
-    def reference_energy(self, batch) -> Tensor:
-        """The constant part of the energies (graphs,) float64: labels minus this are what the network learns."""
-        return self.energy.reference(batch.graph, batch.atomic_numbers)
-
-    def forward(self, batch) -> dict[str, Tensor]:
-        """Predictions for an ``AtomBatch``."""
-        check_elements(batch.atomic_numbers)
-        return FORCES[self.options.forces](self, batch)
 
     def features(self, batch, positions: Tensor, cell: Tensor | None) -> Tensor:
         """Features of every atom (nodes, rows, channels) after all layers."""
+        check_elements(batch.atomic_numbers)
         scene = self.scene(batch, positions, cell)
         elements = self.elements(batch.atomic_numbers).unsqueeze(1)
         x = self.edge_degree(scene.near)
@@ -279,32 +276,39 @@ class E2Former(nn.Module):
         return Scene(near, positions, cell, batch.periodic)
 
 
+class E2Former(E2FormerBackbone):
+    """``model(batch) -> {"energy": (graphs,) float64, "forces": (nodes, 3), "stress": (graphs, 3, 3)}``, in eV and Angstrom.
+
+    Reads ``batch.positions`` and ``cell`` and what the backbone reads. The options say which of forces and stress are there.
+
+    Derivatives are taken inside, also under ``torch.no_grad()``. They can be differentiated again in training mode, and in evaluation
+    mode if the positions ask for a gradient; otherwise evaluation gives plain numbers without a graph.
+    """
+
+    def __init__(self, options: E2FormerOptions):
+        super().__init__(options)
+        self.energy = EnergyHead(options.channels)
+        self.vectors = VectorHead(options.channels) if options.forces == "direct" else None
+
+    def set_reference(self, energies: Mapping[int, float], scale: float = 1.0, shift: float = 0.0) -> None:
+        """Energy of each element (eV, by atomic number), and scale and shift of the learned energy of an atom; see ``heads.py``."""
+        self.energy.reference.set(energies, scale, shift)
+
+    def reference_energy(self, batch) -> Tensor:
+        """The constant part of the energies (graphs,) float64: labels minus this are what the network learns."""
+        return self.energy.reference(batch.graph, batch.atomic_numbers)
+
+    def forward(self, batch) -> dict[str, Tensor]:
+        """Predictions for an ``AtomBatch``."""
+        return FORCES[self.options.forces](self, batch)
+
+
 def keep_variance(network: nn.Module) -> None:
     """Start linear maps that a SiLU follows so that numbers keep their size (torch's start lets geometry fade to a tenth)."""
     for layer in network.modules():
         if isinstance(layer, nn.Linear):
             nn.init.normal_(layer.weight, std=SILU_SCALE / layer.in_features**0.5)
             nn.init.zeros_(layer.bias)
-
-
-def check_elements(atomic_numbers: Tensor | None) -> None:
-    """Raises ValueError unless there are atomic numbers, and all of them name an element."""
-    if atomic_numbers is None:
-        raise ValueError("the batch has no atomic_numbers: E2Former needs the element of every atom")
-    if atomic_numbers.numel():
-        low, high = (int(number) for number in atomic_numbers.aminmax())
-        if low < 1 or high > MAX_ATOMIC_NUMBER:
-            raise ValueError(f"atomic numbers must lie in 1 .. {MAX_ATOMIC_NUMBER}, got {low if low < 1 else high}")
-
-
-def image_vectors(graph: GraphIndex, cell: Tensor | None, image_shift: Tensor | None) -> Tensor | None:
-    """Displacement of the receiving atom of every edge (edges, 3), ``image_shift @ cell``; None in open space."""
-    if image_shift is None:
-        return None
-    if cell is None:
-        raise ValueError("image_shift was given without a cell: give the cell (graphs, 3, 3) as well")
-    cell_of_edge = gather_src(graph, broadcast_nodes(graph, cell))
-    return (image_shift.to(cell.dtype).unsqueeze(1) @ cell_of_edge).squeeze(1)
 
 
 def no_forces(model: E2Former, batch) -> dict[str, Tensor]:

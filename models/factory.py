@@ -14,10 +14,13 @@ from torch import nn
 
 from models.e2former import E2Former, E2FormerOptions
 from models.nbody import NBodyOptions, SE3TransformerNBody
+from models.properties import E2FormerProperties, E2FormerPropertyOptions, SE3PropertyOptions, SE3TransformerProperties
 
 MODELS = {
     "se3_transformer_nbody": (SE3TransformerNBody, NBodyOptions),
     "e2former": (E2Former, E2FormerOptions),
+    "se3_transformer_properties": (SE3TransformerProperties, SE3PropertyOptions),
+    "e2former_properties": (E2FormerProperties, E2FormerPropertyOptions),
 }
 
 # set by the network from its inputs, not by the user

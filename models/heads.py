@@ -100,3 +100,13 @@ def strained(graph: GraphIndex, positions: Tensor, cell: Tensor) -> tuple[Tensor
     symmetric = (strain + strain.transpose(1, 2)) / 2
     moved = positions + (positions.unsqueeze(1) @ broadcast_nodes(graph, symmetric)).squeeze(1)
     return strain, moved, cell + cell @ symmetric
+
+
+def check_elements(atomic_numbers: Tensor | None) -> None:
+    """Raises ValueError unless there are atomic numbers, and all of them name an element."""
+    if atomic_numbers is None:
+        raise ValueError("the batch has no atomic_numbers: the network needs the element of every atom")
+    if atomic_numbers.numel():
+        low, high = (int(number) for number in atomic_numbers.aminmax())
+        if low < 1 or high > MAX_ATOMIC_NUMBER:
+            raise ValueError(f"atomic numbers must lie in 1 .. {MAX_ATOMIC_NUMBER}, got {low if low < 1 else high}")

@@ -110,10 +110,7 @@ class SE3Layers(nn.Module):
         self, graph: GraphIndex, basis: EdgeBasis, edge_scalars: Tensor | None = None, edge_vectors: Tensor | None = None
     ) -> EdgeGeometry:
         """Rotations, envelope and trunk features of the edges; edge_scalars (edges, k), edge_vectors (edges, k, 3)."""
-        if basis.lmax != self.options.lmax:
-            raise ValueError(
-                f"the edge basis has lmax {basis.lmax}, the network {self.options.lmax}: rebuild it with --lmax {self.options.lmax}"
-            )
+        basis = basis.up_to(self.options.lmax)
         envelope = ENVELOPES[self.options.envelope](basis.length / self.options.cutoff).unsqueeze(-1)
         return EdgeGeometry(graph, basis.rotation(), basis.length, envelope, self.trunk(basis.length, edge_scalars), edge_vectors)
 

@@ -155,6 +155,12 @@ class EdgeBasis:
         """Compute the basis of edge vectors (edges, 3); differentiable to any order."""
         return cls(*packed_frames(vectors, lmax), lmax)
 
+    def up_to(self, lmax: int) -> EdgeBasis:
+        """The part of degrees 0 .. lmax, which is the basis of that lmax. Raises ValueError for degrees that this basis has not."""
+        if lmax > self.lmax:
+            raise ValueError(f"the edge basis has lmax {self.lmax}, the network {lmax}: rebuild it with --lmax {lmax}")
+        return self if lmax == self.lmax else EdgeBasis(self.length, self.packed[:, : packed_size(lmax)], self.flipped, lmax)
+
     def to(self, device=None, dtype=None) -> EdgeBasis:
         """The same basis on another device or in another floating-point type."""
         return EdgeBasis(

@@ -1,0 +1,159 @@
+"""Networks for properties of whole molecules: an SE(3)-Transformer and an E2Former with the readouts of ``property_heads.py``.
+
+    elements, positions, edges -> features of atoms (backbone) -> one number or vector of each molecule and target (heads)
+
+The SE(3)-Transformer takes any graph, as a rule the bonds of the molecule: an edge carries its kind of bond and the elements of both ends,
+and no envelope, since bonds do not come and go with the length. The E2Former takes all pairs within its cutoff. Positions need no
+derivative here, so an edge basis from a cache is as good as one that is computed, and training takes one backward pass.
+
+Targets are listed in ``PROPERTIES``, readouts in ``READOUTS``. Sources: Fuchs et al. 2020, sec. 5.3; Li et al. 2025. Cost: linear in edges.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from models.e2former import BackboneOptions, E2FormerBackbone, keep_variance
+from models.graph_ops import GraphIndex, gather_dst, gather_src
+from models.heads import MAX_ATOMIC_NUMBER, check_elements
+from models.irreps import num_rows
+from models.near_field.basis import EdgeBasis, edge_vectors, image_vectors
+from models.property_heads import PropertyHeads, choose_readouts
+from models.se3_transformer import SE3Layers, SE3Options
+
+BOND_KINDS = 5  # none, single, double, triple, aromatic
+
+
+@dataclasses.dataclass(frozen=True)
+class SE3PropertyOptions(SE3Options):
+    """Options of :class:`SE3TransformerProperties`.
+
+    targets: names in ``PROPERTIES`` joined by commas; readouts: "target=readout" joined by commas where the standard one is not wanted.
+    bond_kinds: whether edges carry the kind of bond, ``batch.edge_features["bond_kinds"]``. element_size: numbers of an element at each
+    end of an edge. avg_atoms: mean number of atoms of the training data.
+    """
+
+    targets: str = "homo"
+    readouts: str = ""
+    layers: int = 4
+    channels: int = 16
+    lmax: int = 2
+    heads: int = 4
+    cutoff: float = 5.0
+    envelope: str = "none"
+    bond_kinds: bool = True
+    element_size: int = 8
+    avg_atoms: float = 18.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        choose_readouts(self.targets, self.readouts)
+        if self.element_size < 1:
+            raise ValueError(f"element_size must be >= 1, got {self.element_size}")
+        _check_atoms(self.avg_atoms)
+
+
+@dataclasses.dataclass(frozen=True)
+class E2FormerPropertyOptions(BackboneOptions):
+    """Options of :class:`E2FormerProperties`: those of its backbone, and ``targets`` and ``readouts`` as in :class:`SE3PropertyOptions`."""
+
+    targets: str = "homo"
+    readouts: str = ""
+    schedule: str = "first-order"
+
+    def __post_init__(self):
+        super().__post_init__()
+        choose_readouts(self.targets, self.readouts)
+
+
+def _check_atoms(atoms: float) -> None:
+    if not 0 < atoms < float("inf"):
+        raise ValueError(f"avg_atoms must be > 0 and finite, got {atoms}")
+
+
+class PropertyNetwork(nn.Module):
+    """A backbone and its heads: ``model(batch) -> {target: (graphs,) or (graphs, 3)}`` in the units of the training data, float64.
+
+    Subclasses give ``features(batch) -> (nodes, rows, channels)`` with ``channels`` true ones in front.
+    """
+
+    def __init__(self, options: SE3PropertyOptions | E2FormerPropertyOptions, channels: int):
+        super().__init__()
+        self.options = options
+        self.readouts = choose_readouts(options.targets, options.readouts)
+        self.heads = PropertyHeads(self.readouts, channels, options.avg_atoms)
+
+    def features(self, batch) -> Tensor:
+        """Features of every atom."""
+        raise NotImplementedError
+
+    def raw(self, batch) -> dict[str, Tensor]:
+        """Normalised outputs, in the type of the network: what is compared with (value - reference) / scale while training."""
+        return self.heads.raw(batch.graph, self.features(batch), batch.positions, batch.atomic_numbers)
+
+    def forward(self, batch) -> dict[str, Tensor]:
+        """Predictions for an ``AtomBatch``."""
+        return self.heads(batch.graph, self.features(batch), batch.positions, batch.atomic_numbers)
+
+    def set_scaling(self, scaling: Mapping[str, Mapping]) -> None:
+        """Take the scaling that :func:`models.property_heads.fit_scaling` found with ``model.readouts``."""
+        self.heads.scaling.set(scaling)
+
+
+class SE3TransformerProperties(PropertyNetwork):
+    """Reads ``batch.graph``, ``positions``, ``atomic_numbers``, ``edge_features["bond_kinds"]`` (edges,) int64 in 0 .. 4 if the options
+    ask for bonds, and ``edge_basis`` if it is there.
+    """
+
+    def __init__(self, options: SE3PropertyOptions):
+        scalars = 2 * options.element_size + options.bond_kinds * BOND_KINDS
+        options = dataclasses.replace(options, edge_scalars=scalars)
+        true = options.channels - options.pseudo_channels
+        super().__init__(options, true)
+        self.elements = nn.Embedding(MAX_ATOMIC_NUMBER + 1, true)
+        self.edge_elements = nn.Embedding(MAX_ATOMIC_NUMBER + 1, 2 * options.element_size)
+        self.layers = SE3Layers(options)
+        keep_variance(self.layers.trunk)
+
+    def features(self, batch) -> Tensor:
+        check_elements(batch.atomic_numbers)
+        graph, options = batch.graph, self.options
+        basis = batch.edge_basis
+        if basis is None:
+            images = image_vectors(graph, batch.cell, batch.image_shift)
+            basis = EdgeBasis.from_vectors(edge_vectors(batch.positions, graph, images), options.lmax)
+        scalars = self.elements(batch.atomic_numbers).unsqueeze(1)
+        x = nn.functional.pad(scalars, (0, options.pseudo_channels, 0, num_rows(options.lmax) - 1))
+        return self.layers(x, self.layers.geometry(graph, basis, self.edge_scalars(batch)))
+
+    def edge_scalars(self, batch) -> Tensor:
+        """Elements of both ends and kind of bond of every edge (edges, options.edge_scalars)."""
+        source, target = self.edge_elements(batch.atomic_numbers).chunk(2, -1)
+        scalars = [gather_src(batch.graph, source), gather_dst(batch.graph, target)]
+        if self.options.bond_kinds:
+            scalars.append(one_hot_bonds(batch.graph, batch.edge_features.get("bond_kinds")).to(source.dtype))
+        return torch.cat(scalars, -1)
+
+
+class E2FormerProperties(PropertyNetwork):
+    """Reads what :class:`models.e2former.E2FormerBackbone` reads; the graph must hold every pair closer than the cutoff."""
+
+    def __init__(self, options: E2FormerPropertyOptions):
+        super().__init__(options, options.channels)
+        self.backbone = E2FormerBackbone(options)
+
+    def features(self, batch) -> Tensor:
+        return self.backbone.features(batch, batch.positions, batch.cell)
+
+
+def one_hot_bonds(graph: GraphIndex, kinds: Tensor | None) -> Tensor:
+    """Bond kinds (edges,) as (edges, 5) zeros and ones. Raises ValueError where there are none, or others than 0 .. 4."""
+    if kinds is None:
+        raise ValueError("the batch has no edge feature 'bond_kinds': preprocess a graph with bonds, or set the option bond_kinds to false")
+    if graph.num_edges and not 0 <= int(kinds.min()) <= int(kinds.max()) < BOND_KINDS:
+        raise ValueError(f"bond kinds must lie in 0 .. {BOND_KINDS - 1}, got {int(kinds.min())} .. {int(kinds.max())}")
+    return nn.functional.one_hot(kinds.long(), BOND_KINDS)

@@ -293,6 +293,21 @@ def test_bad_ends_are_quoted(src, dst, quoted):
     assert all(part in str(error.value) for part in quoted) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("src", "dst", "message"),
+    [
+        ([0, 2], [1, 3], "edge 1 goes from node 2 of graph 0 to node 3 of graph 2: "),
+        ([3, 4, 0], [4, 1, 3], "edge 1 goes from node 4 of graph 2 to node 1 of graph 0: "),
+    ],
+)
+def test_an_edge_between_two_graphs_is_refused(src, dst, message):
+    """Its message would count in another molecule; in one graph of all nodes the same edges are right."""
+    src, dst = torch.tensor(src), torch.tensor(dst)
+    with pytest.raises(ValueError, match=f"^{message}[^\n]*$"):
+        GraphIndex(src, dst, torch.tensor([3, 0, 2]))
+    assert GraphIndex(src, dst, torch.tensor([5])).num_edges == len(src)
+
+
 @BACKENDS
 @pytest.mark.parametrize("operation", [sum_edges, edge_softmax], ids=["sum_edges", "edge_softmax"])
 def test_wrong_number_of_edge_rows_is_refused(backend, operation):

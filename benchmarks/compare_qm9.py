@@ -1,0 +1,205 @@
+"""Farfield beside PaiNN of schnetpack on QM9: the same molecules, split, thread and CPU minutes, all targets at once.
+
+    python3.11 -m venv .venv-spk && .venv-spk/bin/pip install torch==2.13.0 tqdm pytorch-lightning torchmetrics torch-ema ase h5py \\
+        hydra-core hydra-colorlog fasteners dirsync matscipy tensorboardX rich
+    .venv-spk/bin/pip install --no-deps schnetpack==2.1.1                   # alone: it wants an older sympy than torch
+    python -m preprocess.preprocess_qm9 --help                              # makes data/qm9: molecules, split, cutoff graphs
+    python -m benchmarks.compare_qm9 --data-path data/qm9 --minutes 60 -- --lr 1e-3
+
+Farfield trains by ``train.train_qm9``, once with each backbone (further options for both after ``--``, for one of them in
+``--se3-options`` and ``--e2former-options``), schnetpack by ``qm9_program.py`` with the settings named there. One table of the test split:
+the mean of the training labels, a linear fit on the counts of the elements, and the programs; then the validation errors against CPU
+minutes of training. Checkpoints and settings of none are chosen on the test split. Finished programs are not run again: their results are
+in ``--run-dir``; stopped ones go on. On several cores start one program each with ``--programs``, at last all of them for the table.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import harness
+from dataloader.files import write_json
+from dataloader.splits import PARTS, Split
+from dataloader.structures import Structures
+from train.options import OptionParser, run_script
+
+MARKS = (1, 2, 3, 5, 7.5, 10, 15, 20, 25, 30, 45, 60)
+UNITS = {"alpha": "bohr^3", "homo": "meV", "gap": "meV", "mu": "debye", "U0": "meV", "Cv": "cal/mol/K"}
+FACTORS = {"meV": 1e3}  # table unit over the unit of the labels, where these differ
+OWN_OPTIONS = {"se3_transformer_properties": "se3_options", "e2former_properties": "e2former_options"}
+HEADINGS = {"program": "program", "weights": "weights", "minutes": "CPU minutes", "steps": "steps"}
+
+
+def environment() -> dict[str, str]:
+    """Of all programs: one thread, and memory that stays with the process."""
+    keep = {"MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TOP_PAD_": "268435456"}
+    return {**os.environ, **keep, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def simple_rows(structures: Structures, split: Split) -> list[dict]:
+    """Test errors of two fits to the training labels: their mean, and a constant with a number for each element."""
+    counts = [np.add.reduceat(structures.atomic_numbers == z, structures.offsets[:-1]) for z in structures.elements]
+    constant = np.ones((len(structures), 1))
+    designs = {"mean": constant, "linear fit on the elements": np.column_stack([constant, *counts])}
+    rows = []
+    for name, design in designs.items():
+        row = {"program": name, "weights": design.shape[1] * len(UNITS), "split": "test"}
+        for target, unit in UNITS.items():
+            values = structures.extra[target].astype(np.float64)
+            fit = np.linalg.lstsq(design[split.train], values[split.train], rcond=None)[0]
+            error = np.abs(design[split.test] @ fit - values[split.test]).mean()
+            row[target] = float(error) * FACTORS.get(unit, 1.0)
+        rows.append(row)
+    return rows
+
+
+def run_schnetpack(representation: str, options, folder: Path, more: Sequence[str]) -> list[dict]:
+    """Rows of ``qm9_program.py``; ``more`` is for our own program."""
+    target = folder / f"{representation}_{options.minutes:g}.json"
+    if not target.exists():
+        script = Path(__file__).with_name("qm9_program.py")
+        command = [options.schnetpack_python, str(script), options.data_path, "--minutes", f"{options.minutes:g}", "--json", str(target)]
+        command += ["--representation", representation, "--targets", ",".join(UNITS), "--seed", str(options.seed)]
+        subprocess.run([*command, *shlex.split(options.schnetpack_options or "")], env=environment(), check=True)
+    report = json.loads(target.read_text())
+    common = {"program": f"schnetpack {representation}", "weights": report["weights"]}
+    history = [{"minutes": row["minutes"], "steps": row["step"], **errors_of(row["errors"], target)} for row in report["curve"]]
+    test = {**common, "split": "test", "minutes": report["minutes"], "steps": report["steps"], **errors_of(report["test"], target)}
+    return [test, *curve_rows(common, history, options.minutes)]
+
+
+def run_farfield(model: str, title: str, options, folder: Path, more: Sequence[str]) -> list[dict]:
+    """Rows of our program with one backbone."""
+    run = folder / f"{model}_{options.minutes:g}"
+    if not (run / "results.json").exists():
+        subprocess.run(farfield_command(model, options, run, more), env=environment(), check=True)
+    results = json.loads((run / "results.json").read_text())
+    check_split(results, options.data_path)
+    common = {"program": title, "weights": results["parameters"]}
+    history = [{"minutes": row["cpu_minutes"], "steps": row["step"], **errors_of(row, run)} for row in results["history"]]
+    model_row = next(row for row in results["test"] if row["row"] == "model")
+    test = {**common, "split": "test", "minutes": results["cpu_minutes"], "steps": results["steps"], **errors_of(model_row, run)}
+    return [test, *curve_rows(common, history, options.minutes)]
+
+
+def farfield_command(model: str, options, run: Path, more: Sequence[str]) -> list[str]:
+    """The command line that starts a run, or goes on with the one in the folder."""
+    command = [sys.executable, "-m", "train.train_qm9", "--run-dir", str(run)]
+    if (run / "config.yaml").exists():
+        return [*command, "--resume"]
+    command += ["--data-path", options.data_path, "--model", model, "--targets", ",".join(UNITS), "--epochs", "100000"]
+    command += ["--max-cpu-minutes", f"{options.minutes:g}", "--seed", str(options.seed)]
+    return [*command, *more, *shlex.split(options[OWN_OPTIONS[model]] or "")]
+
+
+PROGRAMS: dict[str, Callable[..., list[dict]]] = {
+    "painn": partial(run_schnetpack, "painn"),
+    "schnet": partial(run_schnetpack, "schnet"),
+    "se3_transformer": partial(run_farfield, "se3_transformer_properties", "Farfield SE(3)-Transformer"),
+    "e2former": partial(run_farfield, "e2former_properties", "Farfield E2Former"),
+}
+
+
+def errors_of(row: dict, source: Path) -> dict[str, float]:
+    """Errors of all targets in table units; they stand under the name of the target, or that and ``_mae``."""
+    found = {target: row.get(f"{target}_mae", row.get(target)) for target in UNITS}
+    missing = [target for target, error in found.items() if error is None]
+    if missing:
+        raise ValueError(f"{source} has no error of {', '.join(missing)}; it is of another set of targets, give another --run-dir")
+    return found
+
+
+def check_split(results: dict, data_path: str):
+    """``ValueError`` unless a run learned from the molecules and the split of ``data_path`` (its graphs may be others)."""
+    own = results["config"]["data"]["data_path"]
+    one, other = (Split.load(Path(path) / "split.npz") for path in (own, data_path))
+    same = one.data_hash == other.data_hash and all(np.array_equal(getattr(one, name), getattr(other, name)) for name in PARTS)
+    if not same:
+        raise ValueError(f"the run learned from {own}, which splits other molecules, or otherwise, than {data_path}; preprocess both alike")
+
+
+def curve_rows(common: dict, history: list[dict], minutes: float) -> list[dict]:
+    """The first validation after each mark, and the last one."""
+    chosen = [next((row for row in history if row["minutes"] >= mark), None) for mark in MARKS if mark < minutes]
+    rows = []
+    for row in (*chosen, *history[-1:]):
+        if row is not None and (not rows or rows[-1]["steps"] != row["steps"]):
+            rows.append({**common, "split": "validation", **row})
+    return rows
+
+
+def shown(row: dict) -> dict:
+    """The row with errors as text: a tenth of a meV, a thousandth of other units."""
+    errors = {target: f"{row[target]:.1f}" if unit == "meV" else f"{row[target]:.3f}" for target, unit in UNITS.items()}
+    return {**row, **errors}
+
+
+def verdicts(rows: list[dict]) -> list[str]:
+    """On how many targets each of our models is better on the test split than each program of others."""
+    test = [row for row in rows if row["split"] == "test" and "minutes" in row]
+    ours, others = ([row for row in test if row["program"].startswith("Farfield") is mine] for mine in (True, False))
+    lines = []
+    for own in ours:
+        for other in others:
+            better = [target for target in UNITS if own[target] < other[target]]
+            lines.append(f"{own['program']} better than {other['program']} on {len(better)} of {len(UNITS)}: {' '.join(better) or 'none'}")
+    return lines
+
+
+def report(rows: list[dict]) -> str:
+    """The table of the test split, what it says, and the validation errors on the way."""
+    columns = HEADINGS | {target: f"{target} {unit}" for target, unit in UNITS.items()}
+    tables = [harness.table([shown(row) for row in rows if row["split"] == part], columns) for part in ("test", "validation")]
+    return "\n".join(["test split, mean absolute errors", tables[0], *verdicts(rows), "", "validation split on the way", tables[1]])
+
+
+def build_parser() -> OptionParser:
+    """All options of the script."""
+    parser = OptionParser("compare_qm9", __doc__)
+    bench = parser.section("bench", "what is compared")
+    bench.add("--data-path", str, "data/qm9", help="folder made by preprocess_qm9")
+    bench.add("--run-dir", str, "runs/compare_qm9", help="folder for the runs")
+    bench.add("--minutes", float, 60.0, above=0, help="CPU minutes of training of each program")
+    bench.add("--programs", str, "painn,se3_transformer,e2former", help=f"which of {', '.join(PROGRAMS)}, with commas")
+    bench.add("--schnetpack-python", str, ".venv-spk/bin/python", help="python of the environment that has schnetpack")
+    bench.add("--schnetpack-options", str, None, help="further options of qm9_program.py, as one text")
+    bench.add("--se3-options", str, None, help="further options of train_qm9 for the SE(3)-Transformer alone, as one text")
+    bench.add("--e2former-options", str, None, help="further options of train_qm9 for E2Former alone, as one text")
+    bench.add("--seed", int, 0, low=0, help="of all programs")
+    bench.add("--json", str, None, help="file for the rows")
+    return parser
+
+
+def main(argv: list[str] | None = None):
+    """Entry point of the command line."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    own, more = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
+    options = build_parser().parse_config(own).bench
+    names = options.programs.split(",")
+    for name in names:
+        if name not in PROGRAMS:
+            raise ValueError(f"--programs must be of {', '.join(PROGRAMS)}, got {name!r}")
+    mend = "make it with python -m preprocess.preprocess_qm9"
+    structures = Structures.load(Path(options.data_path, "molecules.npz"), mend)
+    rows = simple_rows(structures, Split.load(Path(options.data_path, "split.npz")))
+    folder = Path(options.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        rows += PROGRAMS[name](options, folder, more)
+    print(harness.describe_environment(harness.environment(("torch",))))
+    print(report(rows))
+    if options.json:
+        write_json(options.json, {"options": dict(options), "rows": rows})
+
+
+if __name__ == "__main__":
+    run_script(main)

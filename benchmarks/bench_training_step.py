@@ -30,32 +30,35 @@ from dataloader.structures import Structures
 from models.e2former import E2Former, E2FormerOptions
 from train.options import OptionParser, run_script
 
-CUTOFF = 5.0
+CUTOFF, LMAX = 5.0, 2
 SCHEDULES = {"near": "first-order", "hybrid": "hybrid-first-order"}
 MACE_IRREPS = ("{0}x0e+{0}x1o", "{0}x0e+{0}x1o+{0}x2e")
 COLUMNS = {"program": "program", "weights": "weights", "edges": "edges", "milliseconds": "ms", "ratio": "/ hybrid", "memory": "peak MB"}
 
 
+def structures_of(numbers: np.ndarray, positions: np.ndarray) -> Structures:
+    """Equally large structures, numbers (structures, atoms) and positions (structures, atoms, 3), slightly off their symmetric places."""
+    count, atoms = numbers.shape
+    positions = (positions + 0.05 * np.random.default_rng(0).standard_normal(positions.shape)).reshape(-1, 3)
+    labels = {"energy": np.zeros(count), "forces": np.zeros_like(positions)}
+    return Structures(atomic_numbers=numbers.reshape(-1), positions=positions, counts=np.full(count, atoms), **labels)
+
+
 def structure(geometry: str | None) -> Structures:
-    """The structure as a set of one, slightly off its symmetric places."""
+    """The structure of the comparison as a set of one."""
     numbers, positions = load_geometry(geometry) if geometry else double_walled_nanotube()
-    positions = positions + 0.05 * np.random.default_rng(0).standard_normal(positions.shape)
-    count = len(numbers)
-    labels = {"energy": np.zeros(1), "forces": np.zeros((count, 3))}
-    return Structures(atomic_numbers=numbers, positions=positions, counts=np.array([count]), **labels)
+    return structures_of(numbers[None], positions[None])
 
 
-def ours(name: str, channels: int, geometry: str | None) -> harness.Program:
-    """Our network on that structure."""
-    dataset = MoleculeDataset(structure(geometry), CUTOFF)
-    batch = dataset[[0]].to(dtype=torch.float32)
+def training_step(name: str, structures: Structures, channels: int, schedule: str, **options) -> harness.Program:
+    """E2Former of two layers and degrees 0 .. ``LMAX`` on all structures at once, its lengths and averages those of the structures."""
+    batch = MoleculeDataset(structures, CUTOFF)[range(len(structures))].to(dtype=torch.float32)
     torch.manual_seed(0)
-    radius = float((batch.positions - batch.positions.mean(0)).norm(dim=1).max())
-    options = E2FormerOptions(
-        irreps="+".join(f"{channels}x{l}{'eo'[l % 2]}" for l in range(3)), schedule=SCHEDULES[name], layers=2, cutoff=CUTOFF,
-        avg_degree=batch.num_edges / batch.num_nodes, avg_atoms=batch.num_nodes, far_design_radius=radius,
-    )
-    model = E2Former(options).train()
+    averages = {"avg_degree": batch.num_edges / batch.num_nodes, "avg_atoms": batch.num_nodes / batch.num_graphs}
+    radius = float(batch.positions.norm(dim=1).max())  # the data set puts centroids at zero
+    irreps = "+".join(f"{channels}x{l}{'eo'[l % 2]}" for l in range(LMAX + 1))
+    sizes = {"irreps": irreps, "schedule": schedule, "layers": 2, "cutoff": CUTOFF, "far_design_radius": radius}
+    model = E2Former(E2FormerOptions(**sizes, **averages, **options)).train()
 
     def run() -> tuple[torch.Tensor, ...]:
         """Energy and forces, with a graph for the gradient of the weights."""
@@ -63,6 +66,11 @@ def ours(name: str, channels: int, geometry: str | None) -> harness.Program:
         return out["energy"], out["forces"]
 
     return harness.Program(name, model, run)
+
+
+def ours(name: str, channels: int, geometry: str | None) -> harness.Program:
+    """Our network on the structure of the comparison."""
+    return training_step(name, structure(geometry), channels, SCHEDULES[name])
 
 
 @contextlib.contextmanager

@@ -125,13 +125,13 @@ def nbody_case(systems: int = 128, bodies: int = 5, seed: int = 1) -> Case:
     )
 
 
-def _grow_molecule(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _grow_molecule(rng: np.random.Generator, atoms: int) -> tuple[np.ndarray, np.ndarray]:
     """Atomic numbers and positions (Angstrom) of half heavy atoms, half hydrogens, each at bond length from an earlier heavy atom."""
-    heavy = NODES_PER_MOLECULE // 2
+    heavy = atoms // 2
     elements = rng.choice(ELEMENTS[1:], size=heavy, p=[0.72, 0.12, 0.15, 0.01])
-    numbers = np.concatenate([elements, np.ones(NODES_PER_MOLECULE - heavy, dtype=int)])
+    numbers = np.concatenate([elements, np.ones(atoms - heavy, dtype=int)])
     positions = np.zeros((1, 3))
-    while len(positions) < NODES_PER_MOLECULE:
+    while len(positions) < atoms:
         hydrogen = numbers[len(positions)] == 1
         anchor = rng.integers(min(len(positions), heavy))
         step = rng.normal(size=3)
@@ -152,17 +152,21 @@ def _bonds(positions: np.ndarray, count: int) -> np.ndarray:
     return np.stack([first[chosen], second[chosen]], -1)
 
 
-def molecule_case(molecules: int = 32, seed: int = 2) -> Case:
-    """Random small organic molecules: bonds, and the closest contacts up to 29 (in every sixteenth molecule 30) undirected edges each."""
+def small_molecules(molecules: int, atoms: int = NODES_PER_MOLECULE, seed: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Atomic numbers (molecules, atoms) and centred positions (molecules, atoms, 3) in Angstrom of random small organic molecules."""
     rng = np.random.default_rng(seed)
-    numbers, positions, pairs = [], [], []
-    for index in range(molecules):
-        atoms, places = _grow_molecule(rng)
+    numbers, positions = (np.stack(part) for part in zip(*(_grow_molecule(rng, atoms) for _ in range(molecules)), strict=True))
+    return numbers, positions - positions.mean(1, keepdims=True)
+
+
+def molecule_case(molecules: int = 32) -> Case:
+    """Random small organic molecules: bonds, and the closest contacts up to 29 (in every sixteenth molecule 30) undirected edges each."""
+    numbers, places = small_molecules(molecules)
+    pairs = []
+    for index, each in enumerate(places):
         count = BONDS_OF_LARGE_MOLECULE if index % 16 == 0 else BONDS_OF_SMALL_MOLECULE
-        pairs.append(_bonds(places, count) + index * NODES_PER_MOLECULE)
-        numbers.append(atoms)
-        positions.append(places - places.mean(0))
-    numbers, positions = np.concatenate(numbers), np.concatenate(positions)
+        pairs.append(_bonds(each, count) + index * NODES_PER_MOLECULE)
+    numbers, positions = numbers.reshape(-1), places.reshape(-1, 3)
     src, dst = _directed(np.concatenate(pairs))
     length = np.linalg.norm(positions[src] - positions[dst], axis=-1)
     kind = 2 * (length > 1.6) + ((numbers[src] == 1) | (numbers[dst] == 1))  # bond or contact, without or with hydrogen

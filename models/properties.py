@@ -12,15 +12,18 @@ Targets are listed in ``PROPERTIES``, readouts in ``READOUTS``. Sources: Fuchs e
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from models.e2former import PRESETS as E2FORMER_PRESETS
 from models.e2former import BackboneOptions, E2FormerBackbone, keep_variance
-from models.graph_ops import GraphIndex, gather_dst, gather_src
+from models.graph_ops import GraphIndex, gather_dst, gather_src, sum_edges
 from models.heads import MAX_ATOMIC_NUMBER, check_elements
-from models.irreps import num_rows
+from models.irreps import degree_of_row
+from models.near_field.attention import EdgeGeometry
 from models.near_field.basis import EdgeBasis, edge_vectors, image_vectors
 from models.property_heads import PropertyHeads, choose_readouts
 from models.se3_transformer import SE3Layers, SE3Options
@@ -34,7 +37,7 @@ class SE3PropertyOptions(SE3Options):
 
     targets: names in ``PROPERTIES`` joined by commas; readouts: "target=readout" joined by commas where the standard one is not wanted.
     bond_kinds: whether edges carry the kind of bond, ``batch.edge_features["bond_kinds"]``. element_size: numbers of an element at each
-    end of an edge. avg_atoms: mean number of atoms of the training data.
+    end of an edge. avg_atoms, avg_degree: mean number of atoms, and of edges that end in one, of the training data.
     """
 
     targets: str = "homo"
@@ -48,13 +51,16 @@ class SE3PropertyOptions(SE3Options):
     bond_kinds: bool = True
     element_size: int = 8
     avg_atoms: float = 18.0
+    avg_degree: float = 2.0
 
     def __post_init__(self):
         super().__post_init__()
         choose_readouts(self.targets, self.readouts)
         if self.element_size < 1:
             raise ValueError(f"element_size must be >= 1, got {self.element_size}")
-        _check_atoms(self.avg_atoms)
+        for name in ("avg_atoms", "avg_degree"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be > 0 and finite, got {getattr(self, name)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +74,6 @@ class E2FormerPropertyOptions(BackboneOptions):
     def __post_init__(self):
         super().__post_init__()
         choose_readouts(self.targets, self.readouts)
-
-
-def _check_atoms(atoms: float) -> None:
-    if not 0 < atoms < float("inf"):
-        raise ValueError(f"avg_atoms must be > 0 and finite, got {atoms}")
 
 
 class PropertyNetwork(nn.Module):
@@ -118,6 +119,7 @@ class SE3TransformerProperties(PropertyNetwork):
         self.edge_elements = nn.Embedding(MAX_ATOMIC_NUMBER + 1, 2 * options.element_size)
         self.layers = SE3Layers(options)
         keep_variance(self.layers.trunk)
+        self.surroundings = Surroundings(options, true)
 
     def features(self, batch) -> Tensor:
         check_elements(batch.atomic_numbers)
@@ -126,9 +128,10 @@ class SE3TransformerProperties(PropertyNetwork):
         if basis is None:
             images = image_vectors(graph, batch.cell, batch.image_shift)
             basis = EdgeBasis.from_vectors(edge_vectors(batch.positions, graph, images), options.lmax)
-        scalars = self.elements(batch.atomic_numbers).unsqueeze(1)
-        x = nn.functional.pad(scalars, (0, options.pseudo_channels, 0, num_rows(options.lmax) - 1))
-        return self.layers(x, self.layers.geometry(graph, basis, self.edge_scalars(batch)))
+        geometry = self.layers.geometry(graph, basis, self.edge_scalars(batch))
+        around = self.surroundings(geometry)
+        x = torch.cat([around[:, :1] + self.elements(batch.atomic_numbers).unsqueeze(1), around[:, 1:]], 1)
+        return self.layers(nn.functional.pad(x, (0, options.pseudo_channels)), geometry)
 
     def edge_scalars(self, batch) -> Tensor:
         """Elements of both ends and kind of bond of every edge (edges, options.edge_scalars)."""
@@ -137,6 +140,26 @@ class SE3TransformerProperties(PropertyNetwork):
         if self.options.bond_kinds:
             scalars.append(one_hot_bonds(batch.graph, batch.edge_features.get("bond_kinds")).to(source.dtype))
         return torch.cat(scalars, -1)
+
+
+class Surroundings(nn.Module):
+    """First features of a node: ``avg_degree^(-1/2) sum_j u(r_ij) Y_lm(r^_ij) (W_l e_ij)``, as the E2Former starts.
+
+    Without them the first layer meets scalars alone, and its kernels of order m > 0 nothing. ``forward(geometry) -> (nodes, rows,
+    channels)``. The harmonics are the rows m = 0 of the rotations into the edge frame.
+    """
+
+    def __init__(self, options: SE3PropertyOptions, channels: int):
+        super().__init__()
+        self.lmax, self.channels, self.scale = options.lmax, channels, options.avg_degree**-0.5
+        self.linear = nn.Linear(options.radial_hidden, (options.lmax + 1) * channels)
+        self.register_buffer("degree", degree_of_row(options.lmax), persistent=False)
+
+    def forward(self, geometry: EdgeGeometry) -> Tensor:
+        harmonics = geometry.rotation[:, : self.lmax + 1].sum(1)  # (edges, rows)
+        weights = self.linear(geometry.hidden) * (geometry.envelope * self.scale)
+        weights = weights.unflatten(1, (self.lmax + 1, self.channels)).index_select(1, self.degree)
+        return sum_edges(geometry.graph, harmonics.unsqueeze(-1) * weights)
 
 
 class E2FormerProperties(PropertyNetwork):
@@ -157,3 +180,19 @@ def one_hot_bonds(graph: GraphIndex, kinds: Tensor | None) -> Tensor:
     if graph.num_edges and not 0 <= int(kinds.min()) <= int(kinds.max()) < BOND_KINDS:
         raise ValueError(f"bond kinds must lie in 0 .. {BOND_KINDS - 1}, got {int(kinds.min())} .. {int(kinds.max())}")
     return nn.functional.one_hot(kinds.long(), BOND_KINDS)
+
+
+# "published" has the sizes of the large networks of the literature; beside each, milliseconds of a training step on one CPU thread (32
+# molecules of 18 atoms, six targets)
+PRESETS: dict[str, dict[str, dict[str, object]]] = {
+    "se3_transformer_properties": {
+        "small": {"layers": 4, "channels": 16, "lmax": 2, "heads": 4, "value_divisor": 2},  # 50
+        "base": {"layers": 5, "channels": 32, "lmax": 2, "heads": 4, "value_divisor": 2},  # 100
+        "published": {"layers": 7, "channels": 32, "lmax": 3, "heads": 8, "value_divisor": 2},  # 260
+    },
+    "e2former_properties": {
+        "small": {"irreps": "32x0e+32x1o+32x2e", "schedule": "first-order2"},  # 110
+        "base": {"irreps": "64x0e+64x1o+64x2e", "schedule": "first-order3", "radial_hidden": 96},
+        "published": {**E2FORMER_PRESETS["paper"], "schedule": "first-order6"},
+    },
+}

@@ -22,6 +22,7 @@ from models.near_field.basis import EdgeBasis, edge_vectors
 # how each kind of output turns under an orthogonal matrix; "path" is (nodes, steps, 6), two vectors side by side
 TURNS = {
     "graph_scalar": lambda value, matrix: value,
+    "graph_vector": lambda value, matrix: value @ matrix.T.to(value.dtype),
     "node_scalar": lambda value, matrix: value,
     "node_vector": lambda value, matrix: value @ matrix.T,
     "node_vectors": lambda value, matrix: value @ matrix.T,
@@ -37,7 +38,8 @@ class Case:
 
     build: makes the model in torch's default dtype. batch(sizes, generator): random structures with node counts ``sizes`` and
     complete or cutoff graphs made by ``connect(positions, nodes_per_graph)``. outputs: name -> "node_scalar", "node_vector",
-    "node_vectors" (..., 3 last), "path" or "graph_scalar". lmax: of its edge basis.
+    "node_vectors" (..., 3 last), "path", "graph_scalar" or "graph_vector". lmax: of its edge basis. edge_features: those of a graph
+    with atomic numbers, made anew whenever the edges are.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Case:
     outputs: dict[str, str]
     lmax: int
     cutoff: float | None = None
+    edge_features: Callable[[GraphIndex, Tensor | None], dict[str, Tensor]] = lambda graph, numbers: {}
 
 
 def random_rotation(generator: torch.Generator, dtype: torch.dtype) -> Tensor:
@@ -73,7 +76,8 @@ def cutoff_graph(positions: Tensor, nodes_per_graph: Tensor, cutoff: float) -> G
 def replaced(case: Case, batch: AtomBatch, positions: Tensor, **node_features: Tensor) -> AtomBatch:
     """The batch with other positions (graph made anew) and node features."""
     graph = case.connect(positions.detach(), batch.graph.nodes_per_graph)
-    return dataclasses.replace(batch, graph=graph, positions=positions, node_features={**batch.node_features, **node_features})
+    nodes, edges = {**batch.node_features, **node_features}, case.edge_features(graph, batch.atomic_numbers)
+    return dataclasses.replace(batch, graph=graph, positions=positions, node_features=nodes, edge_features=edges)
 
 
 def turned(case: Case, batch: AtomBatch, matrix: Tensor) -> AtomBatch:
@@ -278,6 +282,12 @@ def single(case: Case, batch: AtomBatch, low: int, high: int) -> AtomBatch:
     rows = slice(low, high)
     graph = case.connect(batch.positions[rows], torch.tensor([high - low]))
     numbers = None if batch.atomic_numbers is None else batch.atomic_numbers[rows]
-    features = {name: value[rows] for name, value in batch.node_features.items()}
-    alone = {"graph": graph, "positions": batch.positions[rows], "atomic_numbers": numbers, "node_features": features, "labels": {}}
-    return dataclasses.replace(batch, **alone)
+    return dataclasses.replace(
+        batch,
+        graph=graph,
+        positions=batch.positions[rows],
+        atomic_numbers=numbers,
+        node_features={name: value[rows] for name, value in batch.node_features.items()},
+        edge_features=case.edge_features(graph, numbers),
+        labels={},
+    )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from models.graph_ops import GraphIndex
 from models.near_field.geometry import NearFieldGeometry
 from models.radial import BesselBasis, RadialTrunk, polynomial_envelope
+from tests.suite import cutoff_graph
 
 
 def cloud(nodes: int, seed: int = 0, side: float = 0.0) -> Tensor:
@@ -26,11 +27,7 @@ def cloud(nodes: int, seed: int = 0, side: float = 0.0) -> Tensor:
 
 def near_graph(positions: Tensor, sizes: list[int], cutoff: float) -> GraphIndex:
     """Pairs closer than the cutoff within each graph, sorted by (dst, src)."""
-    home = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    near = (positions[:, None] - positions).norm(dim=-1) < cutoff
-    near = near & (home[:, None] == home) & ~torch.eye(len(positions), dtype=torch.bool)
-    dst, src = near.nonzero(as_tuple=True)
-    return GraphIndex(src, dst, torch.tensor(sizes))
+    return cutoff_graph(positions, torch.tensor(sizes), cutoff)
 
 
 @dataclasses.dataclass

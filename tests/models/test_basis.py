@@ -14,15 +14,12 @@ from models.graph_ops import GraphIndex
 from models.harmonics import spherical_harmonics
 from models.irreps import degree_of_row, degree_slice, num_rows, rows_by_order
 from models.near_field.basis import EdgeBasis, edge_vectors, image_vectors, packed_frames, packed_size
+from tests.models.draws import draw
 from tests.models.turns import orthogonal, relative_error, turn_matrix
 
 LAWS = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 SEEDS = st.integers(0, 10_000)
 DEGREES = pytest.mark.parametrize("lmax", range(1, 6))
-
-
-def draw(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def frames(basis: EdgeBasis) -> Tensor:

@@ -15,15 +15,12 @@ from benchmarks.bench_special_functions import ARGUMENTS, bessel_error, exact_be
 from models.bessel import leading_term, scaled_bessel, spherical_bessel
 from models.harmonics import solid_harmonics, spherical_harmonics
 from models.irreps import degree_of_row, degree_slice
+from tests.models.draws import draw
 
 TOP = 60
 GRID = [*ARGUMENTS, *(l + shift for l in (1, 2, 5, 13, 34, 47, 58, 60) for shift in (-1e-6, 0.0, 1e-6, 0.49)), 3.14159265358979, 300.0]
 DEGREES = torch.arange(TOP + 1, dtype=torch.float64)
 PRECISIONS = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-
-
-def draw(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @functools.cache

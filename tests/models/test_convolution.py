@@ -12,16 +12,13 @@ from models.irreps import num_rows, rows_by_order
 from models.near_field.basis import EdgeBasis
 from models.near_field.convolution import EdgeFrameConvolution
 from models.near_field.reference import kernel_convolution
+from tests.models.draws import draw
 from tests.models.turns import orthogonal, relative_error, turn_matrix, turned
 
 LAWS = settings(max_examples=6, deadline=None, derandomize=True, database=None)
 HIDDEN = 5
 # pseudo channels in and out
 KINDS = pytest.mark.parametrize(("pseudo_in", "pseudo_out"), [(0, 0), (1, 2), (0, 1), (2, 0)])
-
-
-def draw(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def convolution(lmax: int, pseudo_in: int, pseudo_out: int, channels=(3, 4)) -> EdgeFrameConvolution:

@@ -20,15 +20,12 @@ from models.coupling import clebsch_gordan
 from models.harmonics import solid_harmonics, spherical_harmonics
 from models.irreps import degree_of_row, degree_slice, num_rows, rows_by_order
 from models.near_field.basis import EdgeBasis
+from tests.models.draws import draw
 
 LMAX = 11
 LAWS = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 SEEDS = st.integers(0, 10_000)
 TRIANGLES = [(a, b, c) for a in range(5) for b in range(5) for c in range(abs(a - b), min(a + b, 5) + 1)]
-
-
-def draw(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("order", [29, 41])

@@ -18,6 +18,7 @@ from models.layers import (
     degree_norms,
     layer_norm,
 )
+from tests.models.draws import draw
 from tests.models.turns import orthogonal, relative_error, turned
 
 LAWS = settings(max_examples=8, deadline=None, derandomize=True, database=None)
@@ -38,10 +39,6 @@ NONLINEAR = {
 CASES = [(name, p, q) for name in MIXING for p, q in ((0, 0), (2, 1), (2, 0))] + [(name, p, p) for name in NONLINEAR for p in (0, 2)]
 EVERY_LAYER = pytest.mark.parametrize(("name", "pseudo_in", "pseudo_out"), CASES)
 KINDS = pytest.mark.parametrize(("pseudo_in", "pseudo_out"), [(0, 0), (2, 1)])
-
-
-def draw(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def layer(name: str, pseudo_in: int, pseudo_out: int) -> nn.Module:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from models.far_field.expansions import EXPANSIONS
 from models.graph_ops import GraphIndex, broadcast_nodes, mean_nodes
+from tests.models.draws import draw
 
 CORNERS = [9, 1, 5, 5, 14]  # a lone atom, and two graphs of one size
 OPEN = [name for name in EXPANSIONS if name != "lattice"]  # expansions that need no cell
@@ -17,10 +18,6 @@ def batch(sizes: list[int]) -> GraphIndex:
     """Graphs of the given sizes without edges."""
     none = torch.zeros(0, dtype=torch.long)
     return GraphIndex(none, none, torch.tensor(sizes, dtype=torch.long))
-
-
-def draw(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def ball(graph: GraphIndex, radius: float, seed: int = 0) -> Tensor:

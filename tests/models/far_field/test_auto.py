@@ -11,7 +11,8 @@ from models.far_field.multipole import MultipoleExpansion
 from models.far_field.options import ExpansionOptions
 from models.far_field.pairwise import PairwiseExpansion
 from models.far_field.radial import RadialOptions, RadialSpectrum
-from tests.models.far_field.clouds import CORNERS, ball, batch, draw, features
+from tests.models.draws import draw
+from tests.models.far_field.clouds import CORNERS, ball, batch, features
 
 OPTIONS = ExpansionOptions(tolerance=1e-2, design_radius=6.0)
 KAPPA = (0.3, 0.9)

@@ -15,7 +15,8 @@ from models.far_field.pairwise import PairwiseExpansion
 from models.graph_ops import broadcast_nodes
 from models.harmonics import spherical_harmonics
 from models.irreps import degree_of_row, degree_slice
-from tests.models.far_field.clouds import CORNERS, OPEN, SHAPE, ball, batch, draw, features
+from tests.models.draws import draw
+from tests.models.far_field.clouds import CORNERS, OPEN, SHAPE, ball, batch, features
 from tests.models.turns import orthogonal, turn_matrix
 
 BOTH = pytest.mark.parametrize("name", OPEN)

@@ -11,7 +11,8 @@ from models.far_field.attention import FEATURE_MAPS, FarFieldAttention, FarField
 from models.far_field.options import ExpansionOptions
 from models.far_field.radial import RadialOptions
 from models.irreps import num_rows
-from tests.models.far_field.clouds import CORNERS, OPEN, ball, batch, draw
+from tests.models.draws import draw
+from tests.models.far_field.clouds import CORNERS, OPEN, ball, batch
 from tests.models.turns import orthogonal, relative_error, turned
 
 BOTH = pytest.mark.parametrize("expansion", OPEN)

@@ -18,7 +18,8 @@ from models.far_field.radial import RadialOptions, RadialSpectrum
 from models.graph_ops import broadcast_nodes
 from models.harmonics import solid_harmonics
 from models.irreps import degree_of_row
-from tests.models.far_field.clouds import batch, draw, features
+from tests.models.draws import draw
+from tests.models.far_field.clouds import batch, features
 from tests.models.turns import orthogonal, relative_error, turn_matrix, turned
 
 TRICLINIC = torch.tensor([[6.0, 0.3, -0.5], [1.2, 7.0, 0.4], [-0.8, 1.5, 8.0]], dtype=torch.float64)

@@ -14,7 +14,8 @@ from models.far_field.quadrature import RULES
 from models.far_field.radius import RadiusGuard
 from models.graph_ops import GraphIndex
 from models.irreps import degree_slice
-from tests.models.far_field.clouds import CORNERS, ball, batch, draw, features
+from tests.models.draws import draw
+from tests.models.far_field.clouds import CORNERS, ball, batch, features
 from tests.models.turns import orthogonal, turn_matrix
 
 BAND = (1.0, 1.2, 1.4)  # of the public program

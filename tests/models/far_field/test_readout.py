@@ -9,7 +9,8 @@ import torch
 
 from models.far_field.pieces import graph_runs
 from models.far_field.readout import MomentReadout
-from tests.models.far_field.clouds import CORNERS, batch, draw, features
+from tests.models.draws import draw
+from tests.models.far_field.clouds import CORNERS, batch, features
 
 SIZES = [*CORNERS, 0, 3]
 WAVES, ROWS = 70, 4  # more than one block of moments

@@ -9,7 +9,7 @@ from scipy.special import spherical_jn
 from models.far_field.waves import standing_waves, translation_table, translation_tables, truncation_degree, truncation_error
 from models.harmonics import spherical_harmonics
 from models.irreps import degree_of_row, num_rows
-from tests.models.far_field.clouds import draw
+from tests.models.draws import draw
 
 
 def waves(points: torch.Tensor, kappa: float, lmax: int, unit: float = 3.0) -> torch.Tensor:

@@ -156,7 +156,7 @@ class _Search:
 def mark_aromatic(numbers: list[int], pairs: list[list[int]], orders: list[int], charges: list[int]) -> list[bool]:
     """Whether each bond lies in an aromatic ring (see the file)."""
     marked = [False] * len(pairs)
-    if len(pairs) < len(numbers) or max(orders, default=1) < 2:  # a tree, or no double bond
+    if max(orders, default=1) < 2:
         return marked
     neighbours: dict[int, dict[int, int]] = {atom: {} for atom in range(len(numbers))}
     for bond, (a, b) in enumerate(pairs):
@@ -200,15 +200,15 @@ def _rings(neighbours: dict[int, list[int]]) -> list[tuple[int, ...]]:
         core -= ends  # what hangs on a ring is not in one
     found = []
 
-    def extend(path: list[int]):
+    def _extend(path: list[int]):
         for other in neighbours[path[-1]]:
             if other not in core or other < path[0]:
                 continue
             if other == path[0] and len(path) >= RING_SIZES[0] and path[1] < path[-1]:
                 found.append(tuple(path))
             elif len(path) < RING_SIZES[1] and other not in path and not any(other in neighbours[atom] for atom in path[1:-1]):
-                extend([*path, other])
+                _extend([*path, other])
 
     for atom in sorted(core):
-        extend([atom])
+        _extend([atom])
     return found

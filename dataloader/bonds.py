@@ -144,7 +144,7 @@ def with_aromatic(structures: Structures, table: BondTable) -> BondTable:
     """The table with aromatic kinds where its single and double bonds make aromatic rings (files with Kekulé structures)."""
     kinds = table.kinds.copy()
     doubles = np.bincount(table.structure_of_bond, table.kinds == BOND_KINDS["double"], minlength=len(table))
-    for place in np.flatnonzero((doubles > 0) & (table.counts >= structures.counts)):  # a double bond and a ring
+    for place in np.flatnonzero(doubles):
         here = slice(*table.offsets[place : place + 2])
         numbers = structures.atomic_numbers[slice(*structures.offsets[place : place + 2])].tolist()
         orders, pairs = table.kinds[here].tolist(), table.ends[here].tolist()

@@ -3,8 +3,8 @@
     python3.11 -m venv .venv-spk && .venv-spk/bin/pip install torch==2.13.0 tqdm pytorch-lightning torchmetrics torch-ema ase h5py \\
         hydra-core hydra-colorlog fasteners dirsync matscipy tensorboardX rich
     .venv-spk/bin/pip install --no-deps schnetpack==2.1.1                   # alone: it wants an older sympy than torch
-    python -m preprocess.preprocess_qm9 --help                              # makes data/qm9: molecules, split, cutoff graphs
-    python -m benchmarks.compare_qm9 --data-path data/qm9 --minutes 60 -- --lr 1e-3
+    python -m preprocess.preprocess_qm9 --file qm9_props.npz --graph cutoff --train 16000 --val 2000 --test 2000 --out data/qm9
+    python -m benchmarks.compare_qm9 --data-path data/qm9 --minutes 60 -- --batch-size 16
 
 Farfield trains by ``train.train_qm9``, once with each backbone (further options for both after ``--``, for one of them in
 ``--se3-options`` and ``--e2former-options``), schnetpack by ``qm9_program.py`` with the settings named there. One table of the test split:
@@ -28,13 +28,17 @@ import numpy as np
 
 from benchmarks import harness
 from dataloader.files import write_json
+from dataloader.qm9_targets import TARGETS
 from dataloader.splits import PARTS, Split
 from dataloader.structures import Structures
 from train.options import OptionParser, run_script
+from train.qm9_task import Baselines, metric_name
 
 MARKS = (1, 2, 3, 5, 7.5, 10, 15, 20, 25, 30, 45, 60)
-UNITS = {"alpha": "bohr^3", "homo": "meV", "gap": "meV", "mu": "debye", "U0": "meV", "Cv": "cal/mol/K"}
-FACTORS = {"meV": 1e3}  # table unit over the unit of the labels, where these differ
+UNITS = {target: TARGETS[target].shown_unit for target in ("alpha", "homo", "gap", "mu", "U0", "Cv")}
+PLAIN = {target: target for target in UNITS}  # names of errors in reports of qm9_program.py, histories and tables of train_qm9
+IN_HISTORY = {target: metric_name(target) for target in UNITS}
+IN_TABLE = {target: f"{target} ({unit})" for target, unit in UNITS.items()}
 OWN_OPTIONS = {"se3_transformer_properties": "se3_options", "e2former_properties": "e2former_options"}
 HEADINGS = {"program": "program", "weights": "weights", "minutes": "CPU minutes", "steps": "steps"}
 
@@ -46,18 +50,15 @@ def environment() -> dict[str, str]:
 
 
 def simple_rows(structures: Structures, split: Split) -> list[dict]:
-    """Test errors of two fits to the training labels: their mean, and a constant with a number for each element."""
-    counts = [np.add.reduceat(structures.atomic_numbers == z, structures.offsets[:-1]) for z in structures.elements]
-    constant = np.ones((len(structures), 1))
-    designs = {"mean": constant, "linear fit on the elements": np.column_stack([constant, *counts])}
+    """Test errors of the fits to the training labels that know no geometry."""
+    train, test = structures[split.train], structures[split.test]
+    fitted = Baselines.fit(train.atomic_numbers, train.counts, {target: train.extra[target].astype(np.float64) for target in UNITS})
     rows = []
-    for name, design in designs.items():
-        row = {"program": name, "weights": design.shape[1] * len(UNITS), "split": "test"}
-        for target, unit in UNITS.items():
-            values = structures.extra[target].astype(np.float64)
-            fit = np.linalg.lstsq(design[split.train], values[split.train], rcond=None)[0]
-            error = np.abs(design[split.test] @ fit - values[split.test]).mean()
-            row[target] = float(error) * FACTORS.get(unit, 1.0)
+    for name, fits in fitted.coefficients.items():
+        row = {"program": name, "weights": sum(np.count_nonzero(fit) for fit in fits.values()), "split": "test"}
+        for target in UNITS:
+            error = fitted.guess(name, target, test.atomic_numbers, test.counts) - test.extra[target]
+            row[target] = TARGETS[target].shown_factor * float(np.abs(error).mean())
         rows.append(row)
     return rows
 
@@ -72,8 +73,8 @@ def run_schnetpack(representation: str, options, folder: Path, more: Sequence[st
         subprocess.run([*command, *shlex.split(options.schnetpack_options or "")], env=environment(), check=True)
     report = json.loads(target.read_text())
     common = {"program": f"schnetpack {representation}", "weights": report["weights"]}
-    history = [{"minutes": row["minutes"], "steps": row["step"], **errors_of(row["errors"], target)} for row in report["curve"]]
-    test = {**common, "split": "test", "minutes": report["minutes"], "steps": report["steps"], **errors_of(report["test"], target)}
+    history = [{"minutes": row["minutes"], "steps": row["step"], **errors_of(row["errors"], PLAIN, target)} for row in report["curve"]]
+    test = {**common, "split": "test", "minutes": report["minutes"], "steps": report["steps"], **errors_of(report["test"], PLAIN, target)}
     return [test, *curve_rows(common, history, options.minutes)]
 
 
@@ -85,9 +86,9 @@ def run_farfield(model: str, title: str, options, folder: Path, more: Sequence[s
     results = json.loads((run / "results.json").read_text())
     check_split(results, options.data_path)
     common = {"program": title, "weights": results["parameters"]}
-    history = [{"minutes": row["cpu_minutes"], "steps": row["step"], **errors_of(row, run)} for row in results["history"]]
+    history = [{"minutes": row["cpu_minutes"], "steps": row["step"], **errors_of(row, IN_HISTORY, run)} for row in results["history"]]
     model_row = next(row for row in results["test"] if row["row"] == "model")
-    test = {**common, "split": "test", "minutes": results["cpu_minutes"], "steps": results["steps"], **errors_of(model_row, run)}
+    test = {**common, "split": "test", "minutes": results["cpu_minutes"], "steps": results["steps"], **errors_of(model_row, IN_TABLE, run)}
     return [test, *curve_rows(common, history, options.minutes)]
 
 
@@ -109,13 +110,12 @@ PROGRAMS: dict[str, Callable[..., list[dict]]] = {
 }
 
 
-def errors_of(row: dict, source: Path) -> dict[str, float]:
-    """Errors of all targets in table units; they stand under the name of the target, or that and ``_mae``."""
-    found = {target: row.get(f"{target}_mae", row.get(target)) for target in UNITS}
-    missing = [target for target, error in found.items() if error is None]
+def errors_of(row: dict, names: dict[str, str], source: Path) -> dict[str, float]:
+    """Errors of all targets, which stand under ``names`` in the row; ``ValueError`` if one does not."""
+    missing = [target for target in UNITS if row.get(names[target]) is None]
     if missing:
         raise ValueError(f"{source} has no error of {', '.join(missing)}; it is of another set of targets, give another --run-dir")
-    return found
+    return {target: row[names[target]] for target in UNITS}
 
 
 def check_split(results: dict, data_path: str):

@@ -260,7 +260,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--radial", type=int, default=20)
     parser.add_argument("--cutoff", type=float, default=5.0)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=0.01)
     parser.add_argument("--clip-norm", type=float, default=10.0)
     parser.add_argument("--warm-up", type=int, default=500, help="steps")

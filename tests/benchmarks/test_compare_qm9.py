@@ -11,6 +11,9 @@ from benchmarks import compare_qm9
 from benchmarks.compare_qm9 import UNITS, curve_rows, errors_of, farfield_command, main, report, run_schnetpack, simple_rows, verdicts
 from dataloader.splits import Split
 from dataloader.structures import Structures
+from train.loop import Evaluation
+from train.losses import WeightedLoss
+from train.qm9_task import PropertyTask
 
 COUNTS = np.array([[4, 1], [6, 2], [8, 3], [6, 4], [2, 2], [4, 2]])  # hydrogen and carbon atoms
 
@@ -47,14 +50,12 @@ def test_the_linear_fit_is_exact_for_sums_over_elements_and_a_constant():
 
 
 def test_labels_of_validation_and_test_do_not_enter_the_fits():
-    labels = COUNTS @ [1.0, 2.0]
-    other = labels.copy()
-    other[3:] += 5.0
-    for one, two in zip(simple_rows(molecules(labels), split_of()), simple_rows(molecules(other), split_of()), strict=True):
-        # every prediction is the same, so an error changes by the shift of the labels at most, and by it where it was zero
-        assert abs(one["mu"] - two["mu"]) <= 5.0 + 1e-9
-    exact, shifted = (simple_rows(molecules(values), split_of(test=(5,)))[1]["mu"] for values in (labels, other))
-    assert shifted - exact == pytest.approx(5.0)
+    split, labels = Split(np.arange(4), np.array([4]), np.array([5]), 6, "0", {"name": "made"}), COUNTS @ [1.0, 2.0]
+    other = labels + np.array([0.0, 0.0, 0.0, 0.0, -9.0, 2.0])
+    mean, fit = simple_rows(molecules(labels), split)
+    moved_mean, moved_fit = simple_rows(molecules(other), split)
+    assert moved_fit["mu"] - fit["mu"] == pytest.approx(2.0)  # from an exact prediction, which stays
+    assert labels[:4].mean() > other[5] and moved_mean["mu"] - mean["mu"] == pytest.approx(-2.0)  # the label comes nearer to the mean
 
 
 def test_curve_takes_the_first_validation_after_each_mark_and_the_last_each_once():
@@ -66,12 +67,12 @@ def test_curve_takes_the_first_validation_after_each_mark_and_the_last_each_once
 
 
 def test_errors_of_all_targets_are_wanted():
-    row = {f"{target}_mae": 1.0 for target in UNITS}
-    assert errors_of(row, Path("run")) == errors(1.0)
-    assert errors_of(errors(2.0), Path("run")) == errors(2.0)
-    del row["gap_mae"]
+    names = {target: f"{target} of it" for target in UNITS}
+    row = {f"{target} of it": 1.0 for target in UNITS} | {"gap": 5.0}
+    assert errors_of(row, names, Path("run")) == errors(1.0)
+    del row["gap of it"]
     with pytest.raises(ValueError, match="run has no error of gap; .*--run-dir"):
-        errors_of(row, Path("run"))
+        errors_of(row, names, Path("run"))
 
 
 def test_table_holds_tests_and_validations_apart_and_counts_wins():
@@ -117,9 +118,10 @@ def test_runs_on_another_split_are_refused_and_other_graphs_are_not(tmp_path):
     for name, split in zip(folders, (split_of(), split_of(), split_of(test=(5,)), split_of("1")), strict=True):
         folders[name].mkdir()
         split.save(folders[name] / "split.npz")
-    model = {"row": "model", **{f"{target}_mae": 1.0 for target in UNITS}}
-    results = {"parameters": 5, "cpu_minutes": 2.0, "steps": 8, "test": [{"row": "mean", **errors(9.0)}, model]}
-    results["history"] = [{"cpu_minutes": 2.0, "step": 8, **model}]
+    task = PropertyTask(WeightedLoss("mae", dict.fromkeys(UNITS, 1.0), 1.0), None)
+    metrics = {name: 1.0 for name in task.curves}
+    results = {"parameters": 5, "cpu_minutes": 2.0, "steps": 8, "history": [{"cpu_minutes": 2.0, "step": 8, **metrics}]}
+    results["test"] = task.table(Evaluation(metrics, {"mean": dict.fromkeys(metrics, 9.0)}))[::-1]
     run = tmp_path / "e2former_properties_2"
     run.mkdir()
     for name in ("bonds", "resplit", "remade"):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from ase.data import covalent_radii
 
-from dataloader.bond_orders import VALENCES, assign_orders, mark_aromatic
+from dataloader.bond_orders import VALENCES, C, N, O, assign_orders, mark_aromatic
 from dataloader.structures import Structures, rows_of
 
 BOND_KINDS = {"none": 0, "single": 1, "double": 2, "triple": 3, "aromatic": 4}
@@ -154,12 +154,13 @@ def with_aromatic(structures: Structures, table: BondTable) -> BondTable:
 
 
 def _charges(numbers: list[int], pairs: list[list[int]], orders: list[int]) -> list[int]:
-    """Formal charges that a Kekulé structure implies for its N and O."""
+    """Formal charges that a Kekulé structure implies: those of N and O by their bonds, and C- where a carbon has three."""
     bonds = [0] * len(numbers)
     for (a, b), order in zip(pairs, orders, strict=True):
         bonds[a] += order
         bonds[b] += order
-    return [bonds[atom] - int(VALENCES[number]) if number in (7, 8) else 0 for atom, number in enumerate(numbers)]
+    surplus = [bonds[atom] - int(VALENCES[number]) for atom, number in enumerate(numbers)]
+    return [more if number in (N, O) else min(more, 0) if number == C else 0 for more, number in zip(surplus, numbers, strict=True)]
 
 
 def bonded_pairs(structures: Structures) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

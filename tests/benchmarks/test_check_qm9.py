@@ -29,9 +29,10 @@ def test_rotational_constants_of_a_diatomic_and_under_motion():
 
 
 @pytest.mark.parametrize("text, atoms, bonds", [
-    ("C", {"C": 1}, 0), ("[13CH4]", {"C": 1}, 0), ("CCO", {"C": 2, "O": 1}, 2), ("C1CO1", {"C": 2, "O": 1}, 3), ("c1ccncc1", {"C": 5, "N": 1}, 6),
-    ("CC1(CC1)C#N", {"C": 5, "N": 1}, 6), ("[NH3+]CC([O-])=O", {"N": 1, "C": 2, "O": 2}, 4), ("C12C3C4C1C5C2C3C45", {"C": 8}, 12),
-    ("F/C=C\\F", {"F": 2, "C": 2}, 3), ("[nH]1cccc1.[H]O", {"N": 1, "C": 4, "O": 1}, 5), ("C%11CC%11", {"C": 3}, 3),
+    ("C", {"C": 1}, 0), ("[13CH4]", {"C": 1}, 0), ("CCO", {"C": 2, "O": 1}, 2), ("C1CO1", {"C": 2, "O": 1}, 3),
+    ("c1ccncc1", {"C": 5, "N": 1}, 6), ("CC1(CC1)C#N", {"C": 5, "N": 1}, 6), ("[NH3+]CC([O-])=O", {"N": 1, "C": 2, "O": 2}, 4),
+    ("C12C3C4C1C5C2C3C45", {"C": 8}, 12), ("F/C=C\\F", {"F": 2, "C": 2}, 3), ("[nH]1cccc1.[H]O", {"N": 1, "C": 4, "O": 1}, 5),
+    ("C%11CC%11", {"C": 3}, 3),
 ])
 def test_smiles(text, atoms, bonds):
     assert check_qm9.read_smiles(text) == (atoms, bonds)

@@ -108,11 +108,9 @@ def measure(folder: Path, options) -> list[dict]:
 def main(argv: list[str] | None = None):
     """Entry point of the command line."""
     options = build_parser().parse_config(argv).bench
-    torch.set_num_threads(1)
+    report = harness.start(output=options.json)
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder), options)
-    report = harness.environment()
-    print(harness.describe_environment(report))
     print(f"batch of {options.batch} complete graphs of {options.bodies} nodes, lmax {LMAX}; sizes for {options.graphs} graphs")
     print(harness.table([_rounded(row) for row in rows], COLUMNS))
     if options.json:

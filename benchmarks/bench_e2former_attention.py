@@ -16,9 +16,6 @@ import statistics
 from collections.abc import Callable
 
 from benchmarks import harness  # before torch: it sets the thread count
-
-import torch  # isort: skip
-
 from benchmarks.bench_training_step import CUTOFF, structures_of, training_step
 from benchmarks.cases import double_walled_nanotube, small_molecules
 from dataloader.files import write_json
@@ -98,11 +95,7 @@ def main(argv: list[str] | None = None):
     unknown = [scene for scene in scenes if scene not in SCENES]
     if unknown:
         raise ValueError(f"--scenes must be some of {', '.join(SCENES)}, got {unknown[0]!r}")
-    if options.json:
-        harness.check_folder(options.json)
-    torch.set_num_threads(1)
-    report = harness.environment()
-    print(harness.describe_environment(report))
+    report = harness.start(output=options.json)
     described = {scene: describe(scene) for scene in scenes}
     print(*described.values(), sep="\n", flush=True)
     rows = [row for scene in scenes for row in time_rows(scene, options.rounds)]

@@ -219,9 +219,7 @@ def build_parser() -> OptionParser:
 def main(argv: list[str] | None = None):
     """Entry point of the command line."""
     options = build_parser().parse_config(argv).bench
-    torch.set_num_threads(1)
-    report = harness.environment(("torch", "scipy"))
-    print(harness.describe_environment(report))
+    report = harness.start(("torch", "scipy"), options.json)
     tables = {"speed": speed_rows(options)}
     print(harness.table(tables["speed"], COLUMNS))
     tables["choice"] = choice_rows(options)

@@ -134,9 +134,7 @@ def build_parser() -> OptionParser:
 def main(argv: list[str] | None = None):
     """Entry point of the command line."""
     options = build_parser().parse_config(argv).bench
-    torch.set_num_threads(1)
-    report = harness.environment(("torch", "scipy"))
-    print(harness.describe_environment(report))
+    report = harness.start(("torch", "scipy"), options.json)
     rows = rotation_rows(tuple(radius for radius in RADII if radius <= options.largest), options.atoms, options.rotations)
     print(harness.table([printed(row) for row in rows], COLUMNS))
     if options.json:

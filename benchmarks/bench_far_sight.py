@@ -329,9 +329,7 @@ def build_parser() -> OptionParser:
 def main(argv: list[str] | None = None):
     """Entry point of the command line."""
     options = build_parser().parse_config(argv).bench
-    if options.json:
-        harness.check_folder(options.json)
-    print(harness.describe_environment(harness.environment()))
+    harness.start(output=options.json)
     print(harness.table(measure(options), COLUMNS))
 
 

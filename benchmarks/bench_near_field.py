@@ -203,11 +203,9 @@ def read_arguments(argv: list[str] | None = None):
 def main(argv: list[str] | None = None) -> None:
     """Measure, print the table, write the rows."""
     arguments = read_arguments(argv)
-    torch.set_num_threads(1)
     on_cpu = arguments.device == "cpu"
     against = on_cpu and not arguments.alone and equiformer_is_installed()
-    environment = harness.environment(("torch", "dgl", "e3nn", "numpy", "equiformer-pytorch"), arguments.device)
-    print(harness.describe_environment(environment))
+    environment = harness.start(("torch", "dgl", "e3nn", "numpy", "equiformer-pytorch"), device=arguments.device)
     if on_cpu and not against and not arguments.alone:
         print("equiformer-pytorch is not installed: run `make bench` to install it; timing ours alone")
     clock = "CPU milliseconds" if on_cpu else "wall milliseconds"

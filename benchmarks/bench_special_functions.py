@@ -170,9 +170,7 @@ def build_parser() -> OptionParser:
 def main(argv: list[str] | None = None):
     """Entry point of the command line."""
     options = build_parser().parse_config(argv).bench
-    torch.set_num_threads(1)
-    report = harness.environment(("torch", "e3nn", "scipy"))
-    print(harness.describe_environment(report))
+    report = harness.start(("torch", "e3nn", "scipy"), options.json)
     tables = {"harmonics": harmonics_rows(options), "bessel": bessel_rows(options)}
     for name, number in (("harmonics", options.vectors), ("bessel", options.arguments)):
         print(f"\n{name}: milliseconds for {number} arguments")

@@ -159,9 +159,7 @@ def build_parser() -> OptionParser:
 def main(argv: list[str] | None = None):
     """Entry point of the command line."""
     options = build_parser().parse_config(argv).bench
-    torch.set_num_threads(1)
-    report = harness.environment(("torch",))
-    print(harness.describe_environment(report))
+    report = harness.start(("torch",), options.json)
     rows = rows_of(options)
     print(harness.table(rows, COLUMNS))
     if options.json:

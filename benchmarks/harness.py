@@ -191,6 +191,18 @@ def describe_environment(report: dict) -> str:
     return f"{machine}{cpu}, {report['allocator']} ({settings})\n{versions}"
 
 
+def start(
+    packages: tuple[str, ...] = ("torch", "dgl", "e3nn", "numpy"), output: str | None = None, device: torch.device | str = "cpu"
+) -> dict:
+    """Begin measuring: refuse an output file without a folder, take one thread, print the environment; its report."""
+    if output:
+        check_folder(output)
+    torch.set_num_threads(1)
+    report = environment(packages, device)
+    print(describe_environment(report), flush=True)
+    return report
+
+
 def table(rows: list[dict], columns: dict[str, str]) -> str:
     """Rows as aligned text; ``columns`` maps keys of a row to headings, a missing value prints as a dash."""
     cells = [list(columns.values())] + [[_cell(row.get(key)) for key in columns] for row in rows]

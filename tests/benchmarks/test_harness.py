@@ -87,6 +87,17 @@ def test_environment_names_what_decides_the_numbers(monkeypatch):
     assert "MALLOC_ARENA_MAX=1" in harness.describe_environment(report)
 
 
+def test_a_missing_folder_of_the_output_is_found_before_the_measuring(tmp_path, capsys):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    with pytest.raises(FileNotFoundError, match="absent of the output file rows.json does not exist"):
+        harness.start(output=str(tmp_path / "absent" / "rows.json"))
+    assert capsys.readouterr().out == "" and torch.get_num_threads() == 2
+    assert harness.start(("torch",), str(tmp_path / "rows.json"))["threads"] == 1
+    torch.set_num_threads(threads)
+    assert "1 thread(s)" in capsys.readouterr().out
+
+
 def test_rows_are_written(tmp_path, capsys):
     threads = torch.get_num_threads()
     bench_near_field.main(["--cases", "a", "--rounds", "1", "--alone", "--no-memory", "--json", str(tmp_path / "rows.json")])

@@ -49,13 +49,23 @@ def environment() -> dict[str, str]:
     return {**os.environ, **keep, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
+def start(command: Sequence[str]):
+    """Run a program to its end; ``ValueError`` if it fails, ``FileNotFoundError`` if its python is not there."""
+    try:
+        code = subprocess.run(command, env=environment()).returncode
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no python {command[0]}; the doc string of compare_qm9 says how to make it") from None
+    if code:
+        raise ValueError(f"{shlex.join(command)} ended with code {code}; its last lines say why, and the same call goes on after the mend")
+
+
 def simple_rows(structures: Structures, split: Split) -> list[dict]:
     """Test errors of the fits to the training labels that know no geometry."""
     train, test = structures[split.train], structures[split.test]
     fitted = Baselines.fit(train.atomic_numbers, train.counts, {target: train.extra[target].astype(np.float64) for target in UNITS})
     rows = []
     for name, fits in fitted.coefficients.items():
-        row = {"program": name, "weights": sum(np.count_nonzero(fit) for fit in fits.values()), "split": "test"}
+        row = {"program": name, "weights": int(sum(np.count_nonzero(fit) for fit in fits.values())), "split": "test"}
         for target in UNITS:
             error = fitted.guess(name, target, test.atomic_numbers, test.counts) - test.extra[target]
             row[target] = TARGETS[target].shown_factor * float(np.abs(error).mean())
@@ -70,7 +80,7 @@ def run_schnetpack(representation: str, options, folder: Path, more: Sequence[st
         script = Path(__file__).with_name("qm9_program.py")
         command = [options.schnetpack_python, str(script), options.data_path, "--minutes", f"{options.minutes:g}", "--json", str(target)]
         command += ["--representation", representation, "--targets", ",".join(UNITS), "--seed", str(options.seed)]
-        subprocess.run([*command, *shlex.split(options.schnetpack_options or "")], env=environment(), check=True)
+        start([*command, *shlex.split(options.schnetpack_options or "")])
     report = json.loads(target.read_text())
     common = {"program": f"schnetpack {representation}", "weights": report["weights"]}
     history = [{"minutes": row["minutes"], "steps": row["step"], **errors_of(row["errors"], PLAIN, target)} for row in report["curve"]]
@@ -82,7 +92,7 @@ def run_farfield(model: str, title: str, options, folder: Path, more: Sequence[s
     """Rows of our program with one backbone."""
     run = folder / f"{model}_{options.minutes:g}"
     if not (run / "results.json").exists():
-        subprocess.run(farfield_command(model, options, run, more), env=environment(), check=True)
+        start(farfield_command(model, options, run, more))
     results = json.loads((run / "results.json").read_text())
     check_split(results, options.data_path)
     common = {"program": title, "weights": results["parameters"]}

@@ -1,6 +1,7 @@
 """The tables of the comparison on QM9: the simple fits, what is read at which minute, which runs may stand side by side."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,18 @@ import pytest
 from easydict import EasyDict
 
 from benchmarks import compare_qm9
-from benchmarks.compare_qm9 import UNITS, curve_rows, errors_of, farfield_command, main, report, run_schnetpack, simple_rows, verdicts
+from benchmarks.compare_qm9 import (
+    UNITS,
+    curve_rows,
+    errors_of,
+    farfield_command,
+    main,
+    report,
+    run_schnetpack,
+    simple_rows,
+    start,
+    verdicts,
+)
 from dataloader.splits import Split
 from dataloader.structures import Structures
 from train.loop import Evaluation
@@ -35,7 +47,7 @@ def errors(value: float) -> dict[str, float]:
 
 def test_the_mean_misses_by_the_deviation_from_the_training_mean_in_units_of_the_table():
     labels = np.array([1.0, 2.0, 6.0, 100.0, 4.0, 0.0])  # mean of the first three: 3
-    mean, _ = simple_rows(molecules(labels), split_of())
+    mean, _ = json.loads(json.dumps(simple_rows(molecules(labels), split_of())))  # fit for the file of the rows
     assert mean["mu"] == pytest.approx((1 + 3) / 2)
     assert mean["homo"] == pytest.approx(2000.0)  # eV -> meV
     assert mean["Cv"] == pytest.approx(2.0)
@@ -111,6 +123,13 @@ def test_a_finished_program_is_read_and_not_run_again(tmp_path):
     common = {"program": "schnetpack painn", "weights": 11}
     assert test == {**common, "split": "test", "minutes": 2.0, "steps": 40, **errors(3.5)}
     assert [row["steps"] for row in validation] == [30, 40] and validation[1]["mu"] == 3.0
+
+
+def test_a_program_that_fails_or_is_not_there_is_named_in_one_line(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no python no-such-python; .* says how to make it"):
+        run_schnetpack("painn", options(tmp_path), tmp_path, [])
+    with pytest.raises(ValueError, match="python.* ended with code 3"):
+        start([sys.executable, "-c", "raise SystemExit(3)"])
 
 
 def test_runs_on_another_split_are_refused_and_other_graphs_are_not(tmp_path):

@@ -27,7 +27,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dataloader import array_store, files
 from models.graph_ops import GraphIndex
@@ -41,6 +40,7 @@ COMPLETE = {"kind": "complete"}  # graph rule: every pair of nodes
 MEND = "build it again: preprocess script, option --rebuild"
 EDGES_PER_STEP = 16384
 FIRST = packed_size(1)  # packed numbers that the vector gives
+ONE = np.array([1, -1], np.float32)  # and the half turn
 SMALL = 1 << 16  # nodes of a batch up to which 16 bits number them
 EMPTY = (np.zeros(0, np.int64), np.zeros(0, bool), np.zeros(0, np.int64), np.zeros(0, np.int64))
 
@@ -182,13 +182,13 @@ class BasisCache:
         return GraphIndex(torch.from_numpy(layout.src), torch.from_numpy(layout.dst), torch.from_numpy(self._nodes[ids]))
 
     def _basis(self, ids: np.ndarray, layout: _Layout) -> EdgeBasis:
-        vectors = torch.from_numpy(self._pieces(self._vector, ids))
-        packed = torch.empty(len(vectors), packed_size(self.settings.lmax))
-        self._pieces(self._packed, ids, packed[:, FIRST:].numpy())
-        length, packed[:, :FIRST], flipped = _first_degree(vectors)
-        rows, backward = torch.from_numpy(layout.rows), torch.from_numpy(layout.backward)
-        length, packed, flipped = (values.index_select(0, rows) for values in (length, packed, flipped))
-        return EdgeBasis(length, packed, flipped ^ backward, self.settings.lmax)
+        vectors = self._pieces(self._vector, ids)
+        packed = np.empty((len(vectors), packed_size(self.settings.lmax)), np.float32)
+        length, flipped = _first_degree(vectors, packed)
+        self._pieces(self._packed, ids, packed[:, FIRST:])
+        rows = torch.from_numpy(layout.rows)
+        length, packed, flipped = (torch.from_numpy(values).index_select(0, rows) for values in (length, packed, flipped))
+        return EdgeBasis(length, packed, flipped ^ torch.from_numpy(layout.backward), self.settings.lmax)
 
     def _pieces(self, array: np.ndarray, ids: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Rows of the undirected edges of the graphs, one graph after the other: plain copies, since those of one graph lie together."""
@@ -303,18 +303,23 @@ def _complete_layout(sizes: tuple[int, ...]) -> _Layout:
     return _Layout(rows + np.repeat(_before(counts // 2), counts), backward, src + first, dst + first, counts)
 
 
-def _first_degree(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What :func:`models.near_field.basis.packed_frames` gives for lmax 1, several times faster: columns instead of small matrices."""
-    x, y, z = vectors.T.contiguous().unbind(0)
-    length = (x * x + y * y + z * z).sqrt()
-    flipped = y < 0
-    inverse = torch.where(flipped, -1.0, 1.0) / length
-    if not bool(length.all()):  # an edge of zero length has no direction
-        inverse = torch.where(length == 0, torch.nan, inverse)
+def _first_degree(vectors: np.ndarray, packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Length and half-turn flag of vectors (edges, 3), and the first columns of ``packed`` filled.
+
+    As :func:`models.near_field.basis.packed_frames` with lmax 1, ten times faster: columns instead of small matrices.
+    """
+    x, y, z = np.ascontiguousarray(vectors.T)
+    length, flipped = np.sqrt(x * x + y * y + z * z), y < 0
+    empty = length == 0
+    inverse = np.where(flipped, ONE[1], ONE[0]) / np.where(empty, ONE[0], length)
     a, b, c = x * inverse, y * inverse, z * inverse
-    turn = a / (1 + b)
-    first = torch.stack([1 - a * turn, -a, -c * turn, b, c, 1 - c * c / (1 + b)], 1)  # upper triangle, row by row
-    return length, first.nan_to_num_(0.0), flipped
+    scale = 1 / (1 + b)
+    turn = a * scale
+    for column, values in enumerate((1 - a * turn, -a, -c * turn, b, c, 1 - c * c * scale)):  # upper triangle, row by row
+        packed[:, column] = values
+    if empty.any():
+        packed[empty, :FIRST] = 0.0  # no direction
+    return length, flipped
 
 
 @contextlib.contextmanager

@@ -1,0 +1,223 @@
+"""preprocess_qm9: what it writes, what it uses again after a kill, what it refuses."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dataloader.basis_cache import BasisCache
+from dataloader.properties import PropertyDataset
+from dataloader.splits import Split
+from preprocess import graph_pieces
+from preprocess.preprocess_qm9 import main
+from train.session import Interrupted
+
+COUNT = 40
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """A ragged npz file of chains of carbon with hydrogens."""
+    rng = np.random.default_rng(0)
+    counts = rng.integers(2, 9, COUNT)
+    positions = [1.4 * np.outer(np.arange(size), [1, 0.3, 0.1]) + 0.05 * rng.standard_normal((size, 3)) for size in counts]
+    path = tmp_path_factory.mktemp("source") / "molecules.npz"
+    numbers = np.full(counts.sum(), 6)
+    values = {"homo": rng.standard_normal(COUNT), "alpha": rng.standard_normal(COUNT), "gdb_id": np.arange(1, COUNT + 1)}
+    np.savez(path, n_atoms=counts, Z=numbers, R=np.concatenate(positions), **values)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(graph_pieces, "PIECE", 8)
+
+
+def run(source, folder, *more: str):
+    main(["--file", str(source), "--out", str(folder), *more])
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def made(source, tmp_path_factory):
+    """A finished folder of bond graphs, not to be changed; made in one piece."""
+    folder = tmp_path_factory.mktemp("made") / "qm9"
+    run(source, folder)
+    return folder
+
+
+def test_folder_holds_splits_labels_and_graphs(made, source, capsys):
+    split, file = Split.load(made / "split.npz"), np.load(source)
+    assert [len(getattr(split, part)) for part in ("train", "val", "test")] == [32, 4, 4]
+    for part in ("train", "val", "test"):
+        dataset = PropertyDataset.open(made, part, verify="full")
+        assert dataset.targets == ("alpha", "homo") and dataset.lmax == 3 and dataset.graph_rule == {"kind": "bonds"}
+        chosen = getattr(split, part)
+        assert dataset.structures.extra["gdb_id"].tolist() == (chosen + 1).tolist()
+        np.testing.assert_array_equal(dataset[[0, 1]].labels["alpha"].numpy(), file["alpha"][chosen[:2]])
+        assert dataset.edges_per_structure.tolist() == (2 * (file["n_atoms"][chosen] - 1)).tolist()  # a chain
+        assert int(dataset[[1]].edge_features["bond_kinds"].min()) >= 1
+    assert not (made / "pieces").exists()
+    run(source, made)
+    shown = capsys.readouterr().out
+    assert "split random 32 / 4 / 4 with seed 0" in shown and "basis of lmax 3" in shown
+
+
+def test_second_run_changes_nothing(made, source, monkeypatch):
+    before, stamps = content(made), {path: path.stat().st_mtime_ns for path in made.rglob("*")}
+    monkeypatch.setattr(graph_pieces, "make_piece", None)
+    run(source, made)
+    assert content(made) == before and {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+@pytest.mark.parametrize(("graph", "kinds"), [("cutoff", False), ("complete", True)])
+def test_other_graphs_and_processes_and_a_limit(source, tmp_path, graph, kinds):
+    run(source, tmp_path / "a", "--graph", graph, "--cutoff", "2.5", "--lmax", "2", "--limit", "20", "--train", "10", "--val", "5")
+    dataset = PropertyDataset.open(tmp_path / "a", "train")
+    assert (len(dataset), dataset.lmax, dataset.bond_kinds is not None) == (10, 2, kinds) and len(dataset.cache) == 20
+    if graph == "complete":
+        run(source, tmp_path / "b", "--graph", graph, "--lmax", "2", "--limit", "20", "--train", "10", "--val", "5", "--workers", "2")
+        a, b = (content(tmp_path / name) for name in "ab")
+        assert {name: a[name] for name in a if name != "manifest.json"} == {name: b[name] for name in b if name != "manifest.json"}
+
+
+def interrupt_after(monkeypatch, count: int):
+    """Let ``count`` pieces be made, then interrupt."""
+    make, done = graph_pieces.make_piece, []
+
+    def make_some(piece):
+        if len(done) == count:
+            raise KeyboardInterrupt
+        done.append(piece.folder)
+        return make(piece)
+
+    monkeypatch.setattr(graph_pieces, "make_piece", make_some)
+    return make
+
+
+@pytest.mark.parametrize("damage", ["nothing", "flipped", "lost", "half"])
+def test_pieces_of_an_interrupted_run_are_used_again_if_they_are_whole(made, source, tmp_path, monkeypatch, damage):
+    folder = tmp_path / "qm9"
+    make = interrupt_after(monkeypatch, 3)
+    with pytest.raises(Interrupted, match="the same command, without --rebuild"):
+        run(source, folder)
+    pieces = folder / "pieces"
+    assert sorted(path.name for path in pieces.iterdir()) == ["00000", "00001", "00002"] and not (folder / "basis").exists()
+    with pytest.raises(FileNotFoundError):
+        PropertyDataset.open(folder, "train")
+    target = pieces / "00001" / "basis" / "packed.npy"
+    if damage == "flipped":
+        broken = bytearray(target.read_bytes())
+        broken[len(broken) // 2] ^= 1
+        target.write_bytes(broken)
+    elif damage == "lost":
+        shutil.rmtree(pieces / "00001" / "bond_kinds")
+    elif damage == "half":
+        target.write_bytes(target.read_bytes()[:-100])
+    monkeypatch.setattr(graph_pieces, "make_piece", make)
+    built = []
+    build = BasisCache.build
+    monkeypatch.setattr(BasisCache, "build", lambda folder, *rest: built.append(folder.parent.name) or build(folder, *rest))
+    run(source, folder)
+    assert built == ([] if damage == "nothing" else ["00001"]) + ["00003", "00004"]
+    ours, wanted = content(folder), content(made)
+    assert ours == wanted and not pieces.exists()
+
+
+def test_killed_in_the_middle_is_finished_by_the_same_command(made, source, tmp_path):
+    folder = tmp_path / "qm9"
+    program = "import sys; from preprocess import graph_pieces as g; g.PIECE = 8; m = g.make_piece\n"
+    program += "import time\ndef slow(piece):\n    n = m(piece); time.sleep(0.3); return n\ng.make_piece = slow\n"
+    program += "from preprocess.preprocess_qm9 import main; main(sys.argv[1:])"
+    root = Path(graph_pieces.__file__).parents[1]
+    process = subprocess.Popen([sys.executable, "-c", program, "--file", str(source), "--out", str(folder)], cwd=root,
+                               env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (folder / "pieces" / "00001" / "bond_kinds").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (folder / "pieces").exists() and not (folder / "basis").exists()
+    run(source, folder)
+    assert content(folder) == content(made)
+
+
+FILES = ["basis/packed.npy", "basis/vector.npy", "bond_kinds/kinds.npy", "molecules.npz", "split.npz"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_flipped_bytes_are_refused(made, source, tmp_path, name):
+    folder = Path(shutil.copytree(made, tmp_path / "copy"))
+    broken = bytearray((folder / name).read_bytes())
+    broken[len(broken) // 2] ^= 1
+    (folder / name).write_bytes(broken)
+    with pytest.raises(ValueError, match="--rebuild"):
+        run(source, folder)
+    with pytest.raises(ValueError, match="--rebuild"):
+        PropertyDataset.open(folder, "train", verify="full")
+    run(source, folder, "--rebuild")
+    assert content(folder) == content(made)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_a_damaged_manifest_is_refused_or_its_files_are_made_again(made, source, tmp_path, share):
+    folder = Path(shutil.copytree(made, tmp_path / "copy"))
+    broken = bytearray((folder / "manifest.json").read_bytes())
+    broken[int(share * len(broken))] ^= 1
+    (folder / "manifest.json").write_bytes(broken)
+    try:
+        run(source, folder)
+    except ValueError as error:
+        assert "--rebuild" in str(error)
+        run(source, folder, "--rebuild")
+    same, wanted = ({name: data for name, data in content(each).items() if name != "manifest.json"} for each in (folder, made))
+    assert same == wanted
+
+
+def test_other_settings_and_sources_are_refused(made, source, tmp_path):
+    for more, message in (
+        (["--graph", "complete"], "graph_rule {'kind': 'bonds'}, wanted is {'kind': 'complete'}"),
+        (["--lmax", "2"], "lmax 3, wanted is 2"),
+        (["--no-bond-kinds"], "bond_kinds True, wanted is False"),
+        (["--split-seed", "1"], "holds data with split"),
+        (["--limit", "10"], "holds data with reading"),
+    ):
+        with pytest.raises(ValueError, match="--rebuild") as caught:
+            run(source, made, *more)
+        assert message in str(caught.value) and "\n" not in str(caught.value)
+    other = dict(np.load(source))
+    np.savez(tmp_path / "molecules.npz", **other | {"homo": other["homo"] + 1})
+    with pytest.raises(ValueError, match="was made from molecules.npz .*given is molecules.npz"):
+        run(tmp_path / "molecules.npz", made)
+
+
+def test_options_that_exclude_each_other_are_refused(source, tmp_path):
+    for argv, message in (
+        (["--file", str(source), "--source", "sdf"], "--source sdf excludes --file"),
+        (["--source", "npz"], "--source npz needs --file"),
+        (["--uncharacterised", "x.txt"], "--uncharacterised x.txt is for --file"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            main([*argv, "--out", str(tmp_path)])
+    with pytest.raises(FileNotFoundError, match="nothing.npz does not exist"):
+        run(tmp_path / "nothing.npz", tmp_path / "out")
+
+
+def test_loader_workers_open_the_cache_by_its_path(made):
+    from dataloader.molecules import BatchPlan
+    from train.data_order import EpochLoader
+
+    dataset = PropertyDataset.open(made, "train")
+    batches = list(EpochLoader(dataset, BatchPlan(dataset, batch_size=16), workers=1))
+    assert sum(batch.num_graphs for batch in batches) == 32
+    assert torch.isfinite(torch.cat([batch.edge_basis.packed for batch in batches])).all()

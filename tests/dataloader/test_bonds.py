@@ -101,8 +101,29 @@ def test_rings_of_four_and_eight_electrons_are_not_aromatic():
         radius = 0.7 / np.sin(np.pi / size)
         points = np.concatenate([radius * circle, (radius + 1.09) * circle])
         ring = Structures(np.repeat([6, 1], size), points, np.array([2 * size]))
-        kinds = kinds_of(perceive_bonds(ring))
-        assert kinds == ((size, 0, 0, 6) if aromatic else (size + size // 2, size // 2, 0, 0))
+        found = perceive_bonds(ring)
+        assert kinds_of(found) == ((size, 0, 0, 6) if aromatic else (size + size // 2, size // 2, 0, 0))
+        doubles = found.ends[found.kinds == BOND_KINDS["double"]]
+        assert np.linalg.norm(points[doubles[:, 0]] - points[doubles[:, 1]], axis=1).max(initial=0) < 1.4  # the short ones
+
+
+def polygon(size: int, side=1.4) -> np.ndarray:
+    """Corners (size, 3) of a regular polygon beside the y axis, of which the first and the last lie on it."""
+    turn = np.pi / size * (2 * np.arange(size) + 1)
+    corners = side / 2 / np.sin(np.pi / size) * np.stack([-np.cos(turn), np.sin(turn), 0 * turn], 1)
+    return corners - [corners[0, 0], 0, 0]
+
+
+@pytest.mark.parametrize("sizes, shared", [((6, 6), "aromatic"), ((5, 7), "single")])
+def test_two_rings_that_share_a_bond(sizes, shared):
+    """Naphthalene and azulene: ten electrons around both; of azulene's rings neither has six alone."""
+    carbon = np.concatenate([polygon(sizes[0]), polygon(sizes[1])[1:-1] * [-1, 1, 1]])
+    near = [carbon[((gap := np.linalg.norm(carbon - point, axis=1)) > 0.1) & (gap < 1.5)] - point for point in carbon]
+    outward = [-vectors.sum(0) / np.linalg.norm(vectors.sum(0)) for vectors in near if len(vectors) == 2]
+    hydrogen = np.array([point for point, vectors in zip(carbon, near, strict=True) if len(vectors) == 2]) + 1.09 * np.array(outward)
+    found = perceive_bonds(Structures(np.repeat([6, 1], [10, 8]), np.concatenate([carbon, hydrogen]), np.array([18])))
+    inner = found.kinds[(found.ends == [0, sizes[0] - 1]).all(1)]
+    assert inner.tolist() == [BOND_KINDS[shared]] and (found.kinds == BOND_KINDS["aromatic"]).sum() == 10 + (shared == "aromatic")
 
 
 def test_no_bonds_and_periodic():

@@ -5,10 +5,12 @@ import re
 import numpy as np
 import pytest
 from ase import units as ase_units
+from ase.data import atomic_masses_common
+from scipy import constants
 
 from dataloader import qm9
 from dataloader.bonds import BOND_KINDS, perceive
-from dataloader.qm9_targets import TABLE, TARGETS, free_atom_energy
+from dataloader.qm9_targets import FREE_ATOMS, TABLE, TARGETS, free_atom_energy
 from tests.dataloader import qm9_data
 
 METHANE = """5
@@ -238,9 +240,17 @@ def test_missing_damaged_and_empty_files(tmp_path):
 
 
 def test_free_atoms_add_up():
-    """The free energies of atoms do not depend on how atoms are grouped, and hydrogen has -1/2 hartree but for 0.06 %."""
+    """Sums do not depend on how atoms are grouped; free atoms are ideal gases; hydrogen has -1/2 hartree but for 0.06 %."""
     whole = qm9_data.molecules()
     for name in ("U0", "U", "H", "G"):
         alone = free_atom_energy(name, whole.atomic_numbers, np.ones(whole.num_atoms, int))
         assert np.add.reduceat(alone, whole.offsets[:-1]) == pytest.approx(free_atom_energy(name, whole.atomic_numbers, whole.counts))
+    from_zero = {name: np.array(list(free.values())) - list(FREE_ATOMS["U0"].values()) for name, free in FREE_ATOMS.items()}
+    thermal = constants.k * 298.15 / constants.physical_constants["Hartree energy"][0]
+    assert from_zero["U"] == pytest.approx(1.5 * thermal, abs=1e-6) and from_zero["H"] == pytest.approx(2.5 * thermal, abs=1e-6)
+    # Sackur and Tetrode, with the multiplicity of the ground state
+    masses, multiplicity = atomic_masses_common[[1, 6, 7, 8, 9]] * constants.atomic_mass, np.array([2, 3, 4, 3, 2])
+    per_volume = (2 * np.pi * masses * constants.k * 298.15 / constants.h**2) ** 1.5
+    entropy = 2.5 + np.log(multiplicity * per_volume * constants.k * 298.15 / constants.atm)
+    assert from_zero["H"] - from_zero["G"] == pytest.approx(thermal * entropy, abs=2e-6)
     assert free_atom_energy("U0", np.array([1]), np.array([1]))[0] == pytest.approx(-0.5 * ase_units.Hartree, rel=6e-4)

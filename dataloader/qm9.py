@@ -8,8 +8,8 @@
 Every reader gives (structures, bonds or None, report). Labels are ``structures.extra``: "gdb_id" and the names of
 dataloader.qm9_targets.TARGETS, in its units, float64; ``structures.energy`` is None. Molecules come in the order of their numbers, which
 the published splits refer to. Left out and counted: entries that cannot be read or hold no finite numbers, and the 3,054 whose SMILES
-do not survive the relaxation (uncharacterized.txt), if their list is given. Cost: archive 0.35 ms a molecule, of which half is
-decompression; sdf 0.15 ms; npz 0.5 s in all.
+do not survive the relaxation (uncharacterized.txt), if their list is given. Cost: archive 0.3 ms a molecule, most of it
+decompression (whole QM9: 45 s); sdf 0.2 ms; npz 1 s in all.
 """
 
 from __future__ import annotations

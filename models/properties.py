@@ -41,7 +41,7 @@ class SE3PropertyOptions(SE3Options):
     """
 
     targets: str = "homo"
-    readouts: str = ""
+    readouts: str | None = None
     layers: int = 4
     channels: int = 16
     lmax: int = 2
@@ -68,7 +68,7 @@ class E2FormerPropertyOptions(BackboneOptions):
     """Options of :class:`E2FormerProperties`: those of its backbone, and ``targets`` and ``readouts`` as in :class:`SE3PropertyOptions`."""
 
     targets: str = "homo"
-    readouts: str = ""
+    readouts: str | None = None
     schedule: str = "first-order"
 
     def __post_init__(self):
@@ -192,7 +192,7 @@ PRESETS: dict[str, dict[str, dict[str, object]]] = {
     },
     "e2former_properties": {
         "small": {"irreps": "32x0e+32x1o+32x2e", "schedule": "first-order2"},  # 110
-        "base": {"irreps": "64x0e+64x1o+64x2e", "schedule": "first-order3", "radial_hidden": 96},
-        "published": {**E2FORMER_PRESETS["paper"], "schedule": "first-order6"},
+        "base": {"irreps": "64x0e+64x1o+64x2e", "schedule": "first-order3", "radial_hidden": 96},  # 350
+        "published": {**E2FORMER_PRESETS["paper"], "schedule": "first-order6"},  # 1130
     },
 }

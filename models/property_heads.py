@@ -7,7 +7,7 @@ A readout makes ``raw`` (about as large as 1). Which one is right depends on how
     sum             sum_i s_i                                                     energies, alpha, Cv: two molecules far apart add up
     mean, max,      decode(pool_i h_i)                                            homo, lumo, gap, A, B, C: independent of the size
     attention
-    dipole          sum_i q_i (r_i - c) + v_i,  q_i less their mean              vector; odd under inversion, independent of the origin
+    dipole          sum_i (q_i - mean q) r_i + v_i                                vector; odd under inversion, independent of the origin
     dipole_norm     | dipole |                                                    mu
     spatial_extent  sum_i q_i |r_i - c|^2 + 2 (r_i - c) . v_i + t_i              r2; c is the centre of nuclear charge
 
@@ -103,7 +103,7 @@ class AttentionReadout(MeanReadout):
 
 
 class DipoleReadout(Readout):
-    """Dipole vector (graphs, 3) of neutral charges and atomic dipoles."""
+    """Dipole vector (graphs, 3) of charges that sum to zero and of atomic dipoles."""
 
     kind = "vector"
 
@@ -113,8 +113,7 @@ class DipoleReadout(Readout):
 
     def forward(self, graph: GraphIndex, x: Tensor, positions: Tensor, atomic_numbers: Tensor) -> Tensor:
         charge, weights = self.network(x[:, 0]).split([1, self.channels], -1)
-        charge = charge - broadcast_nodes(graph, mean_nodes(graph, charge))
-        place = positions - broadcast_nodes(graph, mean_nodes(graph, positions))  # any origin does; this one rounds least
+        place = positions - broadcast_nodes(graph, mean_nodes(graph, positions))  # the same as charges less their mean, at any origin
         return sum_nodes(graph, charge * place + _atomic_dipole(x, weights)) / self.avg_atoms**0.5
 
 
@@ -170,7 +169,7 @@ PROPERTIES: dict[str, str] = {  # name -> standard readout
 }
 
 
-def choose_readouts(targets: str, readouts: str = "") -> dict[str, str]:
+def choose_readouts(targets: str, readouts: str | None = None) -> dict[str, str]:
     """Readout of each target: ``("homo,alpha", "alpha=mean") -> {"homo": "attention", "alpha": "mean"}``.
 
     Raises ValueError in one line for no, repeated and unknown targets, unknown readouts, readouts of what is no target, and a readout
@@ -180,7 +179,7 @@ def choose_readouts(targets: str, readouts: str = "") -> dict[str, str]:
     if not names or len(set(names)) != len(names):
         raise ValueError(f"targets must be one or more different properties joined by commas, got {targets!r}; write e.g. homo,gap,mu")
     chosen = {name: PROPERTIES[_known(name, PROPERTIES, "target")] for name in names}
-    for part in _listed(readouts):
+    for part in _listed(readouts or ""):
         name, equals, readout = (word.strip() for word in part.partition("="))
         if not equals or name not in chosen:
             raise ValueError(f"readouts must be target=readout for targets among {', '.join(chosen)}, got {part!r}; write e.g. alpha=mean")

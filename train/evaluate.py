@@ -22,7 +22,7 @@ from train.optimizers import PRECISIONS
 from train.options import find_device, run_script
 
 # task -> module with build_task, build_model_for, evaluation_loader
-TASKS = {"nbody": "train.nbody_task", "md17": "train.md_task", "md22": "train.md_task"}
+TASKS = {"nbody": "train.nbody_task", "md17": "train.md_task", "md22": "train.md_task", "qm9": "train.qm9_task"}
 
 
 class _OneLineParser(argparse.ArgumentParser):

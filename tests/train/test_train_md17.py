@@ -174,7 +174,7 @@ def test_offsets_are_for_energies(tmp_path, whole):
     saved = checkpoint.read_run(whole[0] / checkpoint.BEST)
     saved["config"]["task"] = "other"
     checkpoint.save_checkpoint(tmp_path / "c.pt", saved)
-    with pytest.raises(ValueError, match="unknown task 'other'; known: nbody, md17, md22"):
+    with pytest.raises(ValueError, match="unknown task 'other'; known: nbody, md17, md22, qm9"):
         evaluate.evaluate_checkpoint(tmp_path / "c.pt", energy_offset="per-composition")
 
 

@@ -1,0 +1,204 @@
+"""Training on properties: a run learns, both networks, table and baselines, resume, evaluation, cached and computed bases."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from dataloader.properties import PropertyDataset
+from models.property_heads import fit_scaling
+from preprocess import preprocess_qm9
+from tests.dataloader.qm9_data import molecules
+from train import checkpoint, evaluate, monitor, train_qm9
+from train.qm9_task import LINEAR, MEAN, Baselines, parse_weights
+
+TARGETS = "alpha,homo,mu,U0,dipole"
+SMALL = ["--no-progress", "--batch-size", "8", "--warmup-steps", "2", "--ema-decay", "0.5", "--epochs", "2", "--lr", "0.01"]
+E2FORMER = ["--irreps", "4x0e+4x1o", "--schedule", "first-order1", "--heads", "2", "--radial-hidden", "8", "--radial-size", "4"]
+NETWORKS = {
+    "e2former_properties": [*E2FORMER, "--element-size", "4"],
+    "se3_transformer_properties": ["--layers", "1", "--channels", "4", "--lmax", "1", "--heads", "2", "--radial-hidden", "8"],
+}
+GRAPHS = {"e2former_properties": ["--graph", "cutoff"], "se3_transformer_properties": ["--graph", "bonds"]}
+
+
+@pytest.fixture(autouse=True)
+def no_plots(monkeypatch):
+    """Plots take a second each and have tests of their own."""
+    monkeypatch.setattr(monitor, "save_figure", lambda path, figure: None)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """Disturbed molecules whose labels follow from their geometry, in the units of QM9's files."""
+    rng = np.random.default_rng(0)
+    one = molecules(("CH4", "NH3", "H2O", "HCN", "H2CO", "CH3OH", "C2H6", "CH3CN"))
+    whole = type(one).concatenate([one] * 8)
+    positions = whole.positions + 0.1 * rng.normal(size=whole.positions.shape)
+    charge = whole.atomic_numbers - 4.0
+    pieces = np.split(np.arange(len(positions)), whole.offsets[1:-1])
+    dipole = np.stack([((charge[rows] - charge[rows].mean())[:, None] * positions[rows]).sum(0) for rows in pieces])
+    radius = np.array([np.linalg.norm(positions[rows] - positions[rows].mean(0), axis=1).sum() for rows in pieces])
+    arrays = {"n_atoms": whole.counts, "Z": whole.atomic_numbers, "R": positions, "gdb_id": np.arange(1, 1 + len(whole))}
+    labels = {"alpha": 10 + radius, "homo": -0.3 + 0.01 * radius / whole.counts, "mu": np.linalg.norm(dipole, axis=1)}
+    labels |= {"u0": -40.0 * whole.counts + 0.01 * radius, "dipole": dipole}
+    path = tmp_path_factory.mktemp("source") / "molecules.npz"
+    np.savez(path, **arrays, **labels)
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(file):
+    """name of a network -> a preprocessed folder for it."""
+    folders = {}
+    for name, graph in GRAPHS.items():
+        folders[name] = file.parent / name
+        sizes = ["--train", "40", "--val", "12", "--lmax", "1"]
+        preprocess_qm9.main(["--file", str(file), "--out", str(folders[name]), *graph, *sizes])
+    return folders
+
+
+def run(folder, data, name, *arguments):
+    """Results of a run, None while it pauses."""
+    command = ["--model", name, "--run-dir", str(folder), "--data-path", str(data[name]), "--targets", TARGETS, *NETWORKS[name], *SMALL]
+    train_qm9.main([*command, *arguments])
+    path = folder / "results.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+@pytest.fixture(scope="module", params=list(NETWORKS))
+def whole(request, data, tmp_path_factory):
+    """Name of a network, a finished run and its results."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(monitor, "save_figure", lambda path, figure: None)
+        return request.param, folder, run(folder, data, request.param, "--epochs", "6")
+
+
+def test_a_run_learns_and_its_table_has_units_and_baselines(whole):
+    _, _, results = whole
+    assert [row["row"] for row in results["test"]] == ["model", MEAN, LINEAR]
+    assert list(results["test"][0])[1:] == ["alpha (bohr^3)", "homo (meV)", "mu (D)", "U0 (meV)", "dipole (D)"]
+    assert results["history"][-1]["selection"] < 0.9 * results["history"][0]["selection"]
+    assert 0 <= results["waiting_share"] < 1
+
+
+def test_baselines_are_those_of_the_training_split(whole, data):
+    name, _, results = whole
+    train, test = (PropertyDataset.open(data[name], split, targets=("alpha", "dipole")) for split in ("train", "test"))
+    mean = 1.0 * np.abs(test.values["alpha"] - train.values["alpha"].mean()).mean()
+    assert results["test"][1]["alpha (bohr^3)"] == pytest.approx(mean, rel=1e-5)
+    assert results["test"][1]["dipole (D)"] == pytest.approx(np.linalg.norm(test.values["dipole"], axis=1).mean(), rel=1e-5)
+
+
+def test_the_checkpoint_alone_gives_the_table_again(whole):
+    _, folder, results = whole
+    assert evaluate.evaluate_checkpoint(folder / checkpoint.BEST) == results["test"]
+
+
+def test_pause_and_resume_are_one_run(whole, data, tmp_path):
+    name, _, results = whole
+    assert run(tmp_path / "run", data, name, "--epochs", "6", "--pause-after", "3") is None
+    train_qm9.main(["--run-dir", str(tmp_path / "run"), "--resume"])  # the network is that of the run
+    again = json.loads((tmp_path / "run" / "results.json").read_text())
+    clocks = ("cpu_minutes", "minutes")
+    rows = [[{key: value for key, value in row.items() if key not in clocks} for row in one["history"]] for one in (results, again)]
+    assert rows[0] == rows[1] and again["test"] == results["test"]
+
+
+def test_cached_and_computed_bases_give_the_same_run(data, tmp_path):
+    name = "se3_transformer_properties"
+    cached, computed = (run(tmp_path / flag, data, name, flag) for flag in ("--cache", "--no-cache"))
+    for key, value in cached["test"][0].items():
+        assert key == "row" or value == pytest.approx(computed["test"][0][key], rel=1e-3)
+
+
+def test_predictions_are_in_units(whole, data):
+    name, folder, results = whole
+    content = checkpoint.read_run(folder / checkpoint.BEST)
+    module = train_qm9.build_model_for(train_qm9.EasyDict(content["config"]))
+    checkpoint.load_weights(module, checkpoint.evaluation_weights(content), folder)
+    dataset = PropertyDataset.open(data[name], "test", targets=("U0", "dipole"))
+    batch = dataset[range(len(dataset))]
+    with torch.no_grad():
+        found = module.eval()(batch)
+    error = 1e3 * (found["U0"] - batch.labels["U0"]).abs().mean()
+    assert float(error) == pytest.approx(results["test"][0]["U0 (meV)"], rel=1e-3)
+    assert found["dipole"].shape == (len(dataset), 3)
+
+
+BAD = [
+    (["--targets", "homo,nonsense"], "unknown target 'nonsense'"),
+    (["--targets", "lumo"], "the molecules have no property 'lumo'"),
+    (["--readouts", "homo=dipole"], "readout 'dipole' does not fit 'homo'"),
+    (["--target-weights", "gap=2"], "'gap' is no target"),
+    (["--target-weights", "homo=much"], "'homo=much' has no number; write e.g. homo=2"),
+    (["--target-weights", "homo=-1"], "loss weights must be >= 0"),
+    (["--data-path", "nowhere"], "nowhere"),
+    (["--max-atoms-per-batch", "2"], "atoms, a batch may have 2"),
+]
+
+
+@pytest.mark.parametrize("arguments, message", BAD)
+def test_bad_input_is_refused_before_a_run_folder_is_made(data, tmp_path, arguments, message):
+    with pytest.raises((ValueError, OSError), match=message) as error:
+        run(tmp_path / "run", data, "e2former_properties", *arguments)
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_graphs_that_do_not_serve_the_network_are_refused(data, tmp_path):
+    with pytest.raises(ValueError, match="holds pairs within 5.0 Angstrom, the network asks for 6.0; lower --cutoff"):
+        run(tmp_path / "run", data, "e2former_properties", "--cutoff", "6")
+    with pytest.raises(ValueError, match="holds the edge basis of lmax 1, the network has lmax 2; preprocess with --lmax 2"):
+        run(tmp_path / "run", data, "se3_transformer_properties", "--lmax", "2")
+    swapped = {"se3_transformer_properties": data["e2former_properties"]}
+    with pytest.raises(ValueError, match="holds no bonds: give --no-bond-kinds"):
+        run(tmp_path / "run", swapped, "se3_transformer_properties", "--bond-kinds")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_options_are_those_of_the_chosen_network(tmp_path):
+    assert train_qm9.chosen_model(["--model", "se3_transformer_properties"]) == "se3_transformer_properties"
+    assert train_qm9.chosen_model([]) == train_qm9.DEFAULT
+    (tmp_path / "a.yaml").write_text("model: {name: se3_transformer_properties}\n")
+    (tmp_path / "b.yaml").write_text("name: se3_transformer_properties\n")
+    for file in "ab":
+        assert train_qm9.chosen_model(["--config", str(tmp_path / f"{file}.yaml")]) == "se3_transformer_properties"
+    with pytest.raises(ValueError, match="must be one of .*, got 'other'"):
+        train_qm9.build_parser(train_qm9.chosen_model(["--model", "other"])).parse_config(["--model", "other"])
+
+
+def test_a_linear_law_of_the_elements_is_found_exactly():
+    rng = np.random.default_rng(1)
+    counts = rng.integers(2, 6, 30)
+    numbers = rng.choice([1, 6, 8], counts.sum())
+    atoms = {1: 0.5, 6: -2.0, 8: 1.0}
+    values = np.array([3 + sum(atoms[z] for z in part) for part in np.split(numbers, np.cumsum(counts)[:-1])])
+    fitted = Baselines.fit(numbers, counts, {"alpha": values})
+    np.testing.assert_allclose(fitted.guess(LINEAR, "alpha", numbers, counts), values, atol=1e-10)
+    np.testing.assert_allclose(fitted.guess(MEAN, "alpha", numbers, counts), values.mean())
+
+
+def test_weights_are_read():
+    assert parse_weights("U0=2, gap=0.5", ["U0", "gap", "mu"]) == {"U0": 2.0, "gap": 0.5} and parse_weights(None, ["U0"]) == {}
+
+
+def test_other_labels_are_not_resumed(data, file, tmp_path):
+    name = "e2former_properties"
+    run(tmp_path / "run", data, name, "--pause-after", "1")
+    other = tmp_path / "other"
+    preprocess_qm9.main(["--file", str(file), "--out", str(other), "--graph", "cutoff", "--train", "30", "--val", "12", "--lmax", "1"])
+    with pytest.raises(ValueError, match="the scale of alpha is .* in the run and .* in the data; give the folder it began with"):
+        train_qm9.main(["--run-dir", str(tmp_path / "run"), "--resume", "--data-path", str(other)])
+
+
+def test_the_scaling_knows_nothing_of_the_test_split(data):
+    name = "e2former_properties"
+    train = PropertyDataset.open(data[name], "train", targets=("alpha",))
+    fitted = fit_scaling(train.structures.atomic_numbers, train.structures.counts, train.values, {"alpha": "sum"})
+    config = train_qm9.build_parser(name).parse_config(
+        ["--data-path", str(data[name]), "--targets", "alpha", *NETWORKS[name], *SMALL], train_qm9.folder_presets
+    )
+    trainer, test = train_qm9.build_trainer(config)
+    assert trainer.model.heads.scaling.values()["alpha"]["scale"] == fitted["alpha"]["scale"] and test.dataset.scaling == fitted

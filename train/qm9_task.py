@@ -1,0 +1,223 @@
+"""The property task: one number or one vector for each molecule, several targets at once.
+
+A network learns normalised labels, (value - reference) / scale with references per element and scales of the *training* split; the loss is
+
+    L = sum_t w_t mean_molecules cost(raw_t - label_t) / sum_t w_t
+
+and errors are shown in the units of the published tables (dataloader.qm9_targets.TARGETS): mean absolute error of numbers, mean length of
+the error of vectors. Every table has two baselines fitted to the training split of its folder: "mean" and "linear in the elements" (a
+constant and a number for each element; vectors have zero in both, since a vector that does not turn with the molecule can only be zero).
+Selection on the validation split: mean over the targets of the error relative to that of the mean. Cost of a pass over a split: one
+evaluation of the network a molecule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dataloader.molecules import BatchPlan
+from dataloader.properties import PropertyDataset
+from dataloader.qm9_targets import TARGETS
+from models.factory import build_model
+from models.property_heads import READOUTS, choose_readouts, compositions, fit_scaling
+from train.data_order import EpochLoader
+from train.loop import Evaluation, Task
+from train.losses import WeightedLoss
+from train.optimizers import PRECISIONS
+from train.options import plain
+
+WITH_BASIS = ("se3_transformer_properties",)  # networks that read the cached basis of the edges
+EVALUATION_ATOMS = 2000  # most atoms in a batch of an evaluation
+MEAN, LINEAR = "mean", "linear in the elements"
+
+
+class Baselines:
+    """What one knows without geometry: fitted to the training split, float64.
+
+    elements: atomic numbers that occur there; coefficients: row name -> target -> (1 + elements,), a constant and a number per element;
+    vectors have none.
+    """
+
+    def __init__(self, elements: np.ndarray, coefficients: Mapping[str, Mapping[str, np.ndarray]]):
+        self.elements, self.coefficients = elements, coefficients
+
+    @classmethod
+    def fit(cls, numbers: np.ndarray, counts: np.ndarray, values: Mapping[str, np.ndarray]) -> Baselines:
+        """From atomic numbers (atoms,), atoms of each molecule (molecules,) and target -> (molecules,) or (molecules, 3)."""
+        elements = np.unique(numbers)
+        design = np.column_stack([np.ones(len(counts)), compositions(numbers, counts, elements)])
+        rows = {MEAN: {}, LINEAR: {}}
+        for target, value in values.items():
+            if value.ndim == 1:
+                mean = value.mean()
+                rows[MEAN][target] = np.concatenate([[mean], np.zeros(len(elements))])
+                rows[LINEAR][target] = np.linalg.lstsq(design, value - mean, rcond=1e-9)[0] + rows[MEAN][target]
+        return cls(elements, rows)
+
+    def guess(self, row: str, target: str, numbers: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """The baseline's value for every molecule (molecules,), or (1, 1) zero for a vector."""
+        if target not in self.coefficients[row]:
+            return np.zeros((1, 1))
+        design = np.column_stack([np.ones(len(counts)), compositions(numbers, counts, self.elements)])
+        return design @ self.coefficients[row][target]
+
+
+class PropertyTask(Task):
+    """Loss, metrics and table of properties.
+
+    Arguments
+        loss       `WeightedLoss` over the targets, of normalised residuals
+        baselines  `Baselines` of the training split
+    """
+
+    def __init__(self, loss: WeightedLoss, baselines: Baselines):
+        self.objective, self.baselines = loss, baselines
+        self.targets = list(loss.weights)
+        self.curves = [metric_name(target) for target in self.targets]
+        self.units = {name: TARGETS[name].unit for name in self.targets}
+        self.units |= {metric_name(name): TARGETS[name].shown_unit for name in self.targets}
+
+    def loss(self, model: nn.Module, batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch and its parts, in standard deviations of what references leave."""
+        return self.objective(model.raw(batch), batch.labels)
+
+    def evaluate(self, model: nn.Module, batches: Iterable) -> Evaluation:
+        """Errors over all molecules, of the model and of the baselines, in shown units."""
+        predictions, labels, numbers, counts = {name: [] for name in self.targets}, {name: [] for name in self.targets}, [], []
+        for batch in batches:
+            raw = model.raw(batch)
+            for columns, values in ((predictions, raw), (labels, batch.labels)):
+                scaled = model.heads.scaling(batch.graph, batch.atomic_numbers, values)
+                for name in self.targets:
+                    columns[name].append(scaled[name].detach().cpu().numpy())
+            numbers.append(batch.atomic_numbers.cpu().numpy())
+            counts.append(batch.graph.nodes_per_graph.cpu().numpy())
+        target = {name: np.concatenate(chunks) for name, chunks in labels.items()}
+        found = {name: np.concatenate(chunks) for name, chunks in predictions.items()}
+        numbers, counts = np.concatenate(numbers), np.concatenate(counts)
+        rows = {row: {name: self.baselines.guess(row, name, numbers, counts) for name in self.targets} for row in (MEAN, LINEAR)}
+        errors = {row: errors_of(guess, target) for row, guess in rows.items()}
+        pairs = {f"{name} ({TARGETS[name].unit})": (found[name], target[name]) for name in self.targets}
+        return Evaluation(errors_of(found, target), errors, pairs)
+
+    def selection(self, evaluation: Evaluation) -> float:
+        """Mean over the targets of error / error of the mean; ``ValueError`` for a target in which nothing differs."""
+        baseline = evaluation.baselines[MEAN]
+        for name in self.targets:
+            if not baseline[metric_name(name)] > 0:
+                raise ValueError(f"{name} is the same for all molecules of the validation split: there is nothing to learn; leave it out")
+        return sum(evaluation.metrics[name] / baseline[name] for name in self.curves) / len(self.curves)
+
+    def table(self, evaluation: Evaluation) -> list[dict]:
+        """Rows model, mean, linear in the elements; one column a target, with its unit."""
+        columns = {metric_name(name): f"{name} ({TARGETS[name].shown_unit})" for name in self.targets}
+        rows = {"model": evaluation.metrics, **evaluation.baselines}
+        return [{"row": label, **{columns[name]: value for name, value in row.items()}} for label, row in rows.items()]
+
+
+def metric_name(target: str) -> str:
+    """Name of the error of a target in the history of a run."""
+    return f"{target}_error"
+
+
+def errors_of(found: Mapping[str, np.ndarray], target: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Mean absolute errors of numbers (molecules,), mean lengths of the errors of vectors (molecules, 3), in shown units."""
+    errors = {}
+    for name, wanted in target.items():
+        error = found[name] - wanted
+        size = np.abs(error) if wanted.ndim == 1 else np.linalg.norm(error, axis=1)
+        errors[metric_name(name)] = TARGETS[name].shown_factor * float(size.mean())
+    return errors
+
+
+def readouts_of(config) -> dict[str, str]:
+    """Readout of every target of ``config.model``."""
+    return choose_readouts(config.model.targets, config.model.readouts)
+
+
+def open_split(config, split: str, scaling: Mapping | None = None) -> PropertyDataset:
+    """A split with the labels of the run, normalised by ``scaling`` if it is given; ``ValueError`` if it is empty."""
+    dtype = torch.float64 if PRECISIONS[config.training.precision].dtype is torch.float64 else torch.float32
+    options = {"targets": tuple(readouts_of(config)), "scaling": scaling, "dtype": dtype}
+    basis = config.data.cache and config.model.name in WITH_BASIS
+    dataset = PropertyDataset.open(config.data.data_path, split, basis=basis, **options)
+    if not len(dataset):
+        raise ValueError(f"the {split} split of {config.data.data_path} is empty; preprocess with other sizes of the splits")
+    return dataset
+
+
+def check_graphs(config, dataset: PropertyDataset):
+    """``ValueError`` for graphs that lack edges the network asks for, bonds it reads, or a basis of its degrees."""
+    folder, model, rule = config.data.data_path, config.model, dataset.graph_rule
+    if rule["kind"] == "cutoff" and model.cutoff > rule["cutoff"]:
+        mend = f"lower --cutoff, or preprocess with --cutoff {model.cutoff}"
+        raise ValueError(f"{folder} holds pairs within {rule['cutoff']} Angstrom, the network asks for {model.cutoff}; {mend}")
+    if model.get("bond_kinds") and dataset.bond_kinds is None:
+        raise ValueError(f"{folder} holds no bonds: give --no-bond-kinds, or preprocess with --bond-kinds")
+    if dataset.basis and dataset.lmax != model.lmax:
+        mend = f"preprocess with --lmax {model.lmax}, or give --no-cache to compute it"
+        raise ValueError(f"{folder} holds the edge basis of lmax {dataset.lmax}, the network has lmax {model.lmax}; {mend}")
+
+
+def training_labels(config) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Atomic numbers (atoms,), atoms of each molecule and the values of every target of the training split, internal units."""
+    dataset = open_split(config, "train")
+    structures = dataset.structures
+    return structures.atomic_numbers, structures.counts, {name: structures.extra[name] for name in readouts_of(config)}
+
+
+def build_task(config) -> PropertyTask:
+    """The task of ``config.model`` and ``config.loss``, with baselines of the training split of ``config.data``."""
+    weights = dict.fromkeys(readouts_of(config), 1.0) | parse_weights(config.loss.target_weights, readouts_of(config))
+    return PropertyTask(WeightedLoss(config.loss.loss, weights, config.loss.loss_scale), Baselines.fit(*training_labels(config)))
+
+
+def parse_weights(text: str | None, targets: Iterable[str]) -> dict[str, float]:
+    """``"U0=2,gap=0.5"`` -> weights; ``ValueError`` in one line for what cannot be read and for what is no target."""
+    weights = {}
+    for part in (text or "").split(",") if text else ():
+        name, _, number = (word.strip() for word in part.partition("="))
+        if name not in targets:
+            raise ValueError(f"--target-weights: {name!r} is no target ({', '.join(targets)}); write e.g. {next(iter(targets))}=2")
+        try:
+            weights[name] = float(number)
+        except ValueError:
+            raise ValueError(f"--target-weights: {part!r} has no number; write e.g. {name}=2") from None
+    return weights
+
+
+def build_model_for(config) -> nn.Module:
+    """The network of ``config.model``."""
+    return build_model({key: value for key, value in plain(config.model).items() if key != "preset"})
+
+
+def fitted_scaling(config) -> dict:
+    """Scales and references of the training split."""
+    numbers, counts, values = training_labels(config)
+    return fit_scaling(numbers, counts, values, readouts_of(config))
+
+
+def split_loader(config, split: str, scaling: Mapping, training: bool = False) -> EpochLoader:
+    """Batches of a split: shuffled and of the size of ``config``, or all molecules in order."""
+    dataset = open_split(config, split, scaling)
+    check_graphs(config, dataset)
+    if training:
+        data = config.data
+        plan = BatchPlan(dataset, config.training.batch_size, data.max_atoms_per_batch, data.max_edges_per_batch, config.run.seed)
+        return EpochLoader(dataset, plan, config.run.workers, config.run.seed)
+    largest = int(dataset.atoms_per_structure.max())
+    return EpochLoader(dataset, BatchPlan(dataset, max_atoms=max(EVALUATION_ATOMS, largest), shuffle=False), 0, config.run.seed)
+
+
+def evaluation_loader(config, split: str, model: nn.Module) -> EpochLoader:
+    """All molecules of a split, in order, with labels normalised as the trained ``model`` has it."""
+    return split_loader(config, split, model.heads.scaling.values())
+
+
+def is_vector(readout: str) -> bool:
+    """Whether a readout gives a vector."""
+    return READOUTS[readout].kind == "vector"

@@ -1,0 +1,158 @@
+"""Train a network on properties of molecules: QM9, or any folder of preprocess_qm9; one target or several at once.
+
+    python -m preprocess.preprocess_qm9 --out data/qm9                                             # once
+    python -m train.train_qm9 --data-path data/qm9 --targets homo                                  # a run in runs/qm9
+    python -m train.train_qm9 --data-path data/qm9 --targets alpha,homo,gap,mu,U0,Cv --max-cpu-minutes 60 --run-dir runs/six
+    python -m train.train_qm9 --model se3_transformer_properties --preset published --targets homo --run-dir runs/se3
+    python -m train.train_qm9 --run-dir runs/six --resume                                          # after an interruption: bit-identical
+    python -m train.evaluate runs/six/checkpoint_best.pt                                           # the test table again
+
+``--model X --help`` lists the options of network X. Extensive properties are sums over atoms, intensive ones pooled; mu and r2 have heads
+of their own (``--readouts alpha=mean,homo=max`` chooses others). Tables are in the units of the published ones.
+The run folder holds config.yaml, checkpoint_last.pt, checkpoint_best.pt, tensorboard/, plots/, results.json and log.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import yaml
+from easydict import EasyDict
+
+from models.factory import DERIVED, MODELS
+from models.properties import PRESETS
+from train import monitor
+from train.data_order import EpochLoader
+from train.loop import Trainer
+from train.losses import LOSSES
+from train.optimizers import OPTIMIZERS, PRECISIONS, SCHEDULES
+from train.options import OptionParser, add_run_options, add_training_options, prepare_process, run_script
+from train.qm9_task import build_model_for, build_task, fitted_scaling, is_vector, open_split, readouts_of, split_loader
+from train.script import Script
+
+SPLITS = ("train", "val", "test")
+DEFAULT = "e2former_properties"
+RUN_DIR = "runs/qm9"
+
+
+def build_parser(name: str) -> OptionParser:
+    """All options of the script for the network ``name``."""
+    parser = OptionParser("qm9", __doc__)
+    add_run_options(parser, RUN_DIR)
+    data = parser.section("data", "what is learned from")
+    data.add("--data-path", str, "data/qm9", help="folder made by preprocess_qm9")
+    data.add("--max-atoms-per-batch", int, None, low=1, help="beside --batch-size, whichever is reached first")
+    data.add("--max-edges-per-batch", int, None, low=1, help="likewise, directed edges")
+    data.add("--cache", bool, True, help="read the edge basis from the folder (SE(3)-Transformer); else it is computed, the same numbers")
+    model = parser.section("model", "the network; what is not given comes from --preset, then from the data folder")
+    model.add("--preset", str, "small", choices=list(PRESETS[name]), help="size of the network")
+    model.add("--model", str, name, key="name", choices=list(PRESETS), help="name in models.factory")
+    model.add_fields(MODELS[name][1], skip=DERIVED)
+    loss = parser.section("loss", "what is minimised")
+    costs = [cost for cost in LOSSES if cost != "vector_norm"]
+    loss.add("--loss", str, "mae", choices=costs, help="cost of a normalised residual")
+    loss.add("--loss-scale", float, 1.0, above=0, help="where a robust loss bends, in standard deviations")
+    loss.add("--target-weights", str, None, help="e.g. U0=2,gap=0.5 (default: all 1)")
+    defaults = {"epochs": 100, "batch_size": 32, "lr": 1e-3, "min_lr": 0.0, "warmup_steps": 500, "clip_norm": 10.0, "ema_decay": 0.999}
+    add_training_options(parser, OPTIMIZERS, SCHEDULES, PRECISIONS, "--lr-schedule", **defaults)
+    return parser
+
+
+def chosen_model(argv: list[str]) -> str:
+    """The network that the command line names, or the run it continues, or its yaml file; the parser of its options follows from it."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for flag in ("--model", "--config", "--run-dir"):
+        finder.add_argument(flag)
+    finder.add_argument("--resume", action="store_true")
+    try:
+        found, _ = finder.parse_known_args(argv)
+    except argparse.ArgumentError:
+        return DEFAULT  # the whole parser says what is wrong
+    if found.model is not None:
+        return found.model if found.model in PRESETS else DEFAULT
+    files = [found.config] if found.config else []
+    files += [Path(found.run_dir or RUN_DIR) / "config.yaml"] if found.resume else []
+    for file in files:
+        name = _name_in(Path(file))
+        if name in PRESETS:
+            return name
+    return DEFAULT
+
+
+def _name_in(file: Path) -> str | None:
+    """``model: {name: ...}`` or ``name: ...`` of a yaml file; None where there is none (the whole parser reads the file again)."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    if not isinstance(content, dict):
+        return None
+    section = content.get("model")
+    return section.get("name") if isinstance(section, dict) else content.get("name")
+
+
+def folder_presets(values: dict) -> dict:
+    """Options nobody named: those of ``--preset``, then what the data folder says; ``FileNotFoundError`` without a folder."""
+    config = EasyDict(data={"data_path": values["data_path"], "cache": False}, training={"precision": values["precision"]})
+    config.model = EasyDict(name=values["name"], targets=values["targets"], readouts=values["readouts"])
+    dataset = open_split(config, "train")
+    found = {"avg_atoms": float(dataset.atoms_per_structure.mean())}
+    found["avg_degree"] = float(dataset.edges_per_structure.sum() / dataset.atoms_per_structure.sum()) or 1.0
+    found["far_design_radius"] = max(1.0, float(np.linalg.norm(dataset.positions.numpy(), axis=1).max()))
+    found["bond_kinds"] = dataset.bond_kinds is not None
+    if dataset.graph_rule["kind"] == "cutoff":
+        found |= {"cutoff": dataset.graph_rule["cutoff"], "envelope": "polynomial"}
+    return {**PRESETS[values["name"]][values["preset"]], **{key: value for key, value in found.items() if key in values}}
+
+
+def build_trainer(config: EasyDict) -> tuple[Trainer, EpochLoader]:
+    """The trainer of one run and its test data. Writes nothing; ``ValueError`` or ``OSError`` for whatever cannot be trained."""
+    device = prepare_process(config)
+    scaling = fitted_scaling(config)
+    model, task = build_model_for(config), build_task(config)
+    model.set_scaling(scaling)
+    train, val, test = (split_loader(config, split, scaling, training=split == "train") for split in SPLITS)
+    folder = Path(config.run.run_dir)
+    return Trainer(model, task, train, val, config, folder, device, monitor.RunLog(folder / "log.txt")), test
+
+
+def describe(trainer: Trainer, test: EpochLoader):
+    """What is learned from, with units, and what learns."""
+    config, log = trainer.config, trainer.log
+    for split, loader in zip(SPLITS, (trainer.train_loader, trainer.val_loader, test), strict=True):
+        dataset = loader.dataset
+        edges = f"{int(dataset.edges_per_structure.sum())} directed edges ({dataset.graph_rule})"
+        log(f"{split}: {len(dataset)} molecules, {int(dataset.atoms_per_structure.sum())} atoms, {edges}, {len(loader)} batches")
+    for target, entry in trainer.model.heads.scaling.values().items():
+        readout, unit = readouts_of(config)[target], trainer.task.units[target]
+        values = trainer.train_loader.dataset.structures.extra[target]
+        mean = "" if is_vector(readout) else f"mean {values.mean():.6g}, std {values.std():.6g}, "
+        log(f"  {target} ({unit}): {len(values)} labels, {mean}spread that is learned {entry['scale']:.4g}, readout {readout}")
+    weights = sum(weight.numel() for weight in trainer.model.parameters())
+    log(f"{config.model.name}, {weights} weights, seed {config.run.seed}; run folder {trainer.folder}")
+
+
+def resume(trainer: Trainer):
+    """Go on from the last checkpoint; ``ValueError`` if the labels are not those the run began with."""
+    wanted = trainer.model.heads.scaling.values()
+    trainer.restore()
+    held = trainer.model.heads.scaling.values()
+    for target, entry in wanted.items():
+        if held[target] != entry:
+            scales = f"the scale of {target} is {held[target]['scale']} in the run and {entry['scale']} in the data"
+            folder = trainer.config.data.data_path
+            raise ValueError(f"cannot resume {trainer.folder} with {folder}: {scales}; give the folder it began with")
+
+
+def main(argv: list[str] | None = None):
+    """Entry point of the command line."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    config = build_parser(chosen_model(argv)).parse_config(argv, folder_presets)
+    Script("train.train_qm9", build_trainer, describe, resume).run(config)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -48,6 +48,7 @@ class SE3PropertyOptions(SE3Options):
     heads: int = 4
     cutoff: float = 5.0
     envelope: str = "none"
+    norm: str = "gate"
     bond_kinds: bool = True
     element_size: int = 8
     avg_atoms: float = 18.0
@@ -122,6 +123,7 @@ class SE3TransformerProperties(PropertyNetwork):
         self.surroundings = Surroundings(options, true)
 
     def features(self, batch) -> Tensor:
+        """Features of every atom after all layers."""
         check_elements(batch.atomic_numbers)
         graph, options = batch.graph, self.options
         basis = batch.edge_basis
@@ -188,10 +190,10 @@ PRESETS: dict[str, dict[str, dict[str, object]]] = {
     "se3_transformer_properties": {
         "small": {"layers": 4, "channels": 16, "lmax": 2, "heads": 4, "value_divisor": 2},  # 50
         "base": {"layers": 5, "channels": 32, "lmax": 2, "heads": 4, "value_divisor": 2},  # 100
-        "published": {"layers": 7, "channels": 32, "lmax": 3, "heads": 8, "value_divisor": 2},  # 260
+        "published": {"layers": 7, "channels": 32, "lmax": 3, "heads": 8, "value_divisor": 2, "norm": "layer"},  # 260
     },
     "e2former_properties": {
-        "small": {"irreps": "32x0e+32x1o+32x2e", "schedule": "first-order2"},  # 110
+        "small": {"irreps": "32x0e+32x1o+32x2e", "schedule": "first-order1+second-order1"},  # 110
         "base": {"irreps": "64x0e+64x1o+64x2e", "schedule": "first-order3", "radial_hidden": 96},  # 350
         "published": {**E2FORMER_PRESETS["paper"], "schedule": "first-order6"},  # 1130
     },

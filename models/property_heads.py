@@ -136,6 +136,7 @@ class SpatialExtentReadout(Readout):
         self.network = _network(channels, 2 + channels)
 
     def forward(self, graph: GraphIndex, x: Tensor, positions: Tensor, atomic_numbers: Tensor) -> Tensor:
+        """(graphs,)."""
         charge, extent, weights = self.network(x[:, 0]).split([1, 1, self.channels], -1)
         nuclear = atomic_numbers.to(positions.dtype).unsqueeze(-1)
         place = positions - broadcast_nodes(graph, mean_nodes(graph, positions))
@@ -321,6 +322,7 @@ class TargetScaling(ExactBuffers):
         }
 
     def forward(self, graph: GraphIndex, atomic_numbers: Tensor, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Raw outputs in their units."""
         unknown = atomic_numbers[~self.known[atomic_numbers]]
         if len(unknown):
             known = self.known.nonzero().flatten().tolist()

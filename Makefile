@@ -39,6 +39,7 @@ bench: env ## near field beside equiformer-pytorch, basis cache, far field, trai
 	$(BIN)/python -m benchmarks.bench_basis_cache
 	$(BIN)/python -m benchmarks.bench_far_field_rotation
 	$(BIN)/python -m benchmarks.bench_far_field
+	$(BIN)/python -m benchmarks.bench_e2former_attention
 	$(BIN)/python -m benchmarks.bench_training_step
 
 clean: ## remove runs and generated data, keep the environment

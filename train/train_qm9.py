@@ -36,6 +36,9 @@ from train.script import Script
 SPLITS = ("train", "val", "test")
 DEFAULT = "e2former_properties"
 RUN_DIR = "runs/qm9"
+# found on six targets of QM9, 16,000 molecules, 1 to 2 CPU minutes: mean validation error relative to that of the mean.
+# SE(3)-Transformer, rate 2e-3: 0.149, 5e-3: 0.136. E2Former, batch 32, rate 3e-3: 0.167, 6e-3: 0.152; batch 16, 5e-3: 0.140
+TUNED = {"batch_size": 16, "optimizer": "adam", "lr": 5e-3, "min_lr": 0.0, "warmup_steps": 200, "clip_norm": 10.0, "ema_decay": 0.99}
 
 
 def build_parser(name: str) -> OptionParser:
@@ -56,8 +59,7 @@ def build_parser(name: str) -> OptionParser:
     loss.add("--loss", str, "mae", choices=costs, help="cost of a normalised residual")
     loss.add("--loss-scale", float, 1.0, above=0, help="where a robust loss bends, in standard deviations")
     loss.add("--target-weights", str, None, help="e.g. U0=2,gap=0.5 (default: all 1)")
-    defaults = {"epochs": 100, "batch_size": 32, "lr": 1e-3, "min_lr": 0.0, "warmup_steps": 500, "clip_norm": 10.0, "ema_decay": 0.999}
-    add_training_options(parser, OPTIMIZERS, SCHEDULES, PRECISIONS, "--lr-schedule", **defaults)
+    add_training_options(parser, OPTIMIZERS, SCHEDULES, PRECISIONS, "--lr-schedule", **{"epochs": 100, **TUNED})
     return parser
 
 

@@ -17,9 +17,9 @@ Implementations (``KERNELS``):
     memory_efficient   the pieces above, in the type of the arguments: the same numbers
     flash              the pieces with products in bfloat16 and sums in float32; logits, softmax and geometry are not touched. The relative
                        error is about 5e-3, in values and in derivatives, so forces and energies disagree by as much
-Cost: edges x m x r x c multiply-adds for the value, three times that for the first derivatives, six times for the second. Two layers of 64
-channels at lmax 2 on 370 atoms with 14,486 edges, energy, forces and parameter gradients on one thread: 0.26 s and 216 MB, with ``math``
-0.6 s and 424 MB; ``flash`` gains nothing on a CPU, where the pieces are cached anyway.
+Cost: edges x m x r x c multiply-adds for the value, three times that for the first derivatives, six times for the second. Measured by
+benchmarks/bench_e2former_attention.py: two thirds of the memory of ``math`` and half of its time at 64 channels on 370 atoms; ``flash``
+gains nothing on a CPU, where the pieces are cached anyway.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ def check_graphs(config, dataset: PropertyDataset):
         raise ValueError(f"{folder} holds pairs within {rule['cutoff']} Angstrom, the network asks for {model.cutoff}; {mend}")
     if model.get("bond_kinds") and dataset.bond_kinds is None:
         raise ValueError(f"{folder} holds no bonds: give --no-bond-kinds, or preprocess with --bond-kinds")
-    if dataset.basis and dataset.lmax != model.lmax:
+    if dataset.basis and dataset.lmax < model.lmax:  # a larger one serves as well
         mend = f"preprocess with --lmax {model.lmax}, or give --no-cache to compute it"
         raise ValueError(f"{folder} holds the edge basis of lmax {dataset.lmax}, the network has lmax {model.lmax}; {mend}")
 

@@ -114,6 +114,15 @@ def test_cached_and_computed_bases_give_the_same_run(data, tmp_path):
         assert key == "row" or value == pytest.approx(computed["test"][0][key], rel=1e-3)
 
 
+def test_a_basis_of_larger_degrees_serves_as_well(data, file, tmp_path):
+    name = "se3_transformer_properties"
+    larger = tmp_path / "larger"
+    preprocess_qm9.main(["--file", str(file), "--out", str(larger), "--train", "40", "--val", "12", "--lmax", "2"])
+    one, two = (run(tmp_path / folder.name / "run", {name: folder}, name, "--epochs", "1") for folder in (data[name], larger))
+    for key, value in one["test"][0].items():
+        assert key == "row" or value == pytest.approx(two["test"][0][key], rel=1e-3)
+
+
 def test_predictions_are_in_units(whole, data):
     name, folder, results = whole
     content = checkpoint.read_run(folder / checkpoint.BEST)

@@ -12,24 +12,16 @@ neither are chosen on the test split. Finished programs are not run again: their
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import harness
+from benchmarks.side_by_side import curve_rows, divide, farfield_results, start
 from dataloader.files import write_json
 from train.options import OptionParser, run_script
 
 COLUMNS = {"program": "program", "weights": "weights", "minutes": "CPU minutes", "steps": "steps", "split": "split"}
 COLUMNS |= {"energy": "energy MAE meV", "forces": "force MAE meV/A"}
-MARKS = (1, 2, 3, 5, 7.5, 10, 15, 20, 25, 30, 45, 60)
-
-
-def one_thread() -> dict[str, str]:
-    """The environment of both programs."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def run_mace(options, folder: Path) -> list[dict]:
@@ -38,7 +30,7 @@ def run_mace(options, folder: Path) -> list[dict]:
     if not target.exists():
         script = Path(__file__).with_name("mace_program.py")
         command = [options.mace_python, str(script), options.data_path, "--minutes", f"{options.minutes:g}", "--json", str(target)]
-        subprocess.run([*command, "--seed", str(options.seed)], env=one_thread(), check=True)
+        start([*command, "--seed", str(options.seed)])
     report = json.loads(target.read_text())
     common = {"program": f"mace-torch {report['options']['irreps']}", "weights": report["weights"]}
     rows = [{**common, "split": "validation", "minutes": at["minutes"], "steps": at["step"], **errors_of(at)} for at in report["curve"]]
@@ -53,27 +45,14 @@ def errors_of(report: dict) -> dict[str, float]:
 def run_farfield(options, folder: Path, more: Sequence[str]) -> list[dict]:
     """Rows of our program."""
     run = folder / f"farfield_{options.minutes:g}"
-    if not (run / "results.json").exists():
-        command = [sys.executable, "-m", "train.train_md17", "--data-path", options.data_path, "--run-dir", str(run)]
-        command += ["--max-cpu-minutes", f"{options.minutes:g}", "--epochs", "100000", "--seed", str(options.seed), *more]
-        if (run / "config.yaml").exists():
-            command = [*command[:3], "--run-dir", str(run), "--resume"]
-        subprocess.run(command, env=one_thread(), check=True)
-    results = json.loads((run / "results.json").read_text())
+    own = ["--data-path", options.data_path, "--seed", str(options.seed), *more]
+    results = farfield_results("train.train_md17", run, options.minutes, own)
     common = {"program": f"Farfield {results['config']['model']['schedule']}", "weights": results["parameters"]}
-    return [*curve_rows(common, results["history"], options.minutes), {**common, "split": "test", **errors_on_test(results)}]
-
-
-def curve_rows(common: dict, history: list[dict], minutes: float) -> list[dict]:
-    """The validation after each mark, and the last one."""
-    rows = []
-    for mark in (*(mark for mark in MARKS if mark < minutes), None):
-        after = [row for row in history if mark is None or row["cpu_minutes"] >= mark]
-        if after:
-            at = after[0] if mark is not None else after[-1]
-            errors = {"energy": at["energy_mae"], "forces": at["force_mae"]}
-            rows.append({**common, "split": "validation", "minutes": at["cpu_minutes"], "steps": at["step"], **errors})
-    return rows
+    history = [
+        {"minutes": row["cpu_minutes"], "steps": row["step"], "energy": row["energy_mae"], "forces": row["force_mae"]}
+        for row in results["history"]
+    ]
+    return [*curve_rows(common, history, options.minutes), {**common, "split": "test", **errors_on_test(results)}]
 
 
 def errors_on_test(results: dict) -> dict[str, float]:
@@ -97,8 +76,7 @@ def build_parser() -> OptionParser:
 
 def main(argv: list[str] | None = None):
     """Entry point of the command line."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    own, more = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
+    own, more = divide(argv)
     options = build_parser().parse_config(own).bench
     if not Path(options.data_path, "train.npz").exists():
         raise FileNotFoundError(f"there is no train.npz in {options.data_path}; make it with python -m preprocess.preprocess_md17")

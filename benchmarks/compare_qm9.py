@@ -16,10 +16,7 @@ in ``--run-dir``; stopped ones go on. On several cores start one program each wi
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import harness
+from benchmarks.side_by_side import curve_rows, divide, farfield_results, start
 from dataloader.files import write_json
 from dataloader.qm9_targets import TARGETS
 from dataloader.splits import PARTS, Split
@@ -34,29 +32,12 @@ from dataloader.structures import Structures
 from train.options import OptionParser, run_script
 from train.qm9_task import Baselines, metric_name
 
-MARKS = (1, 2, 3, 5, 7.5, 10, 15, 20, 25, 30, 45, 60)
 UNITS = {target: TARGETS[target].shown_unit for target in ("alpha", "homo", "gap", "mu", "U0", "Cv")}
 PLAIN = {target: target for target in UNITS}  # names of errors in reports of qm9_program.py, histories and tables of train_qm9
 IN_HISTORY = {target: metric_name(target) for target in UNITS}
 IN_TABLE = {target: f"{target} ({unit})" for target, unit in UNITS.items()}
 OWN_OPTIONS = {"se3_transformer_properties": "se3_options", "e2former_properties": "e2former_options"}
 HEADINGS = {"program": "program", "weights": "weights", "minutes": "CPU minutes", "steps": "steps"}
-
-
-def environment() -> dict[str, str]:
-    """Of all programs: one thread, and memory that stays with the process."""
-    keep = {"MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TOP_PAD_": "268435456"}
-    return {**os.environ, **keep, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
-
-def start(command: Sequence[str]):
-    """Run a program to its end; ``ValueError`` if it fails, ``FileNotFoundError`` if its python is not there."""
-    try:
-        code = subprocess.run(command, env=environment()).returncode
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no python {command[0]}; the doc string of compare_qm9 says how to make it") from None
-    if code:
-        raise ValueError(f"{shlex.join(command)} ended with code {code}; its last lines say why, and the same call goes on after the mend")
 
 
 def simple_rows(structures: Structures, split: Split) -> list[dict]:
@@ -91,9 +72,7 @@ def run_schnetpack(representation: str, options, folder: Path, more: Sequence[st
 def run_farfield(model: str, title: str, options, folder: Path, more: Sequence[str]) -> list[dict]:
     """Rows of our program with one backbone."""
     run = folder / f"{model}_{options.minutes:g}"
-    if not (run / "results.json").exists():
-        start(farfield_command(model, options, run, more))
-    results = json.loads((run / "results.json").read_text())
+    results = farfield_results("train.train_qm9", run, options.minutes, farfield_options(model, options, more))
     check_split(results, options.data_path)
     common = {"program": title, "weights": results["parameters"]}
     history = [{"minutes": row["cpu_minutes"], "steps": row["step"], **errors_of(row, IN_HISTORY, run)} for row in results["history"]]
@@ -102,14 +81,10 @@ def run_farfield(model: str, title: str, options, folder: Path, more: Sequence[s
     return [test, *curve_rows(common, history, options.minutes)]
 
 
-def farfield_command(model: str, options, run: Path, more: Sequence[str]) -> list[str]:
-    """The command line that starts a run, or goes on with the one in the folder."""
-    command = [sys.executable, "-m", "train.train_qm9", "--run-dir", str(run)]
-    if (run / "config.yaml").exists():
-        return [*command, "--resume"]
-    command += ["--data-path", options.data_path, "--model", model, "--targets", ",".join(UNITS), "--epochs", "100000"]
-    command += ["--max-cpu-minutes", f"{options.minutes:g}", "--seed", str(options.seed)]
-    return [*command, *more, *shlex.split(options[OWN_OPTIONS[model]] or "")]
+def farfield_options(model: str, options, more: Sequence[str]) -> list[str]:
+    """Options of train_qm9 for a new run of one backbone."""
+    common = ["--data-path", options.data_path, "--model", model, "--targets", ",".join(UNITS), "--seed", str(options.seed)]
+    return [*common, *more, *shlex.split(options[OWN_OPTIONS[model]] or "")]
 
 
 PROGRAMS: dict[str, Callable[..., list[dict]]] = {
@@ -135,16 +110,6 @@ def check_split(results: dict, data_path: str):
     same = one.data_hash == other.data_hash and all(np.array_equal(getattr(one, name), getattr(other, name)) for name in PARTS)
     if not same:
         raise ValueError(f"the run learned from {own}, which splits other molecules, or otherwise, than {data_path}; preprocess both alike")
-
-
-def curve_rows(common: dict, history: list[dict], minutes: float) -> list[dict]:
-    """The first validation after each mark, and the last one."""
-    chosen = [next((row for row in history if row["minutes"] >= mark), None) for mark in MARKS if mark < minutes]
-    rows = []
-    for row in (*chosen, *history[-1:]):
-        if row is not None and (not rows or rows[-1]["steps"] != row["steps"]):
-            rows.append({**common, "split": "validation", **row})
-    return rows
 
 
 def shown(row: dict) -> dict:
@@ -191,8 +156,7 @@ def build_parser() -> OptionParser:
 
 def main(argv: list[str] | None = None):
     """Entry point of the command line."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    own, more = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
+    own, more = divide(argv)
     options = build_parser().parse_config(own).bench
     names = options.programs.split(",")
     for name in names:

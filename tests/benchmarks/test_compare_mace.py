@@ -1,15 +1,8 @@
-"""The tables of the comparison: what is read at which minute, and what a run without data says."""
+"""The tables of the comparison: what is read of a run, and what a run without data says."""
 
 import pytest
 
-from benchmarks.compare_mace import curve_rows, errors_on_test, main
-
-
-def test_curve_takes_the_first_validation_after_each_mark_and_the_last():
-    history = [{"cpu_minutes": m, "step": int(100 * m), "energy_mae": 9 - m, "force_mae": 20 - m} for m in (0.6, 1.2, 2.5, 4.0)]
-    rows = curve_rows({"program": "x"}, history, 4.0)
-    assert [row["minutes"] for row in rows] == [1.2, 2.5, 4.0, 4.0]  # after 1, 2 and 3 minutes, and at the end
-    assert rows[0] == {"program": "x", "split": "validation", "minutes": 1.2, "steps": 120, "energy": 7.8, "forces": 18.8}
+from benchmarks.compare_mace import errors_on_test, main
 
 
 def test_test_errors_are_those_of_the_model():

@@ -14,6 +14,7 @@ Cost: a batch is a few copies; times in `benchmarks/bench_qm9_cache.py`.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -119,18 +120,7 @@ class PropertyDataset:
         verify: of the big arrays, as in :meth:`BasisCache.open`. options: targets, scaling, dtype, basis. ``FileNotFoundError`` or
         ``ValueError``: one line with the file and the mend.
         """
-        if split not in PARTS:
-            raise ValueError(f"split must be one of {', '.join(PARTS)}, got {split!r}")
-        folder = Path(folder)
-        settings = read_settings(folder)
-        everything = Structures.load(folder / MOLECULES, MEND)
-        data_hash, rule = everything.data_hash, settings["graph_rule"]
-        chosen = getattr(Split.load(folder / SPLIT_FILE, data_hash), split)
-        cache = BasisCache.open(folder / BASIS, data_hash=data_hash, lmax=settings["lmax"], graph_rule=rule, verify=verify)
-        kinds = None
-        if settings["bond_kinds"]:
-            kinds = open_bond_kinds(folder / BOND_KINDS, data_hash, rule, cache.num_edges, verify)
-        return cls(everything[chosen], cache, chosen, kinds, **options)
+        return PropertyFolder.open(folder, verify).dataset(split, **options)
 
     @property
     def graph_rule(self) -> dict:
@@ -173,6 +163,37 @@ class PropertyDataset:
             labels={name: values.index_select(0, chosen) for name, values in self._labels.items()},
             edge_basis=edges.basis,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class PropertyFolder:
+    """What a preprocessed folder holds, read and checked once for all its splits; arguments of :class:`PropertyDataset`."""
+
+    structures: Structures
+    split: Split
+    cache: BasisCache
+    bond_kinds: np.ndarray | None
+
+    @classmethod
+    def open(cls, folder: str | Path, verify: str = "sample") -> PropertyFolder:
+        """``verify`` of the big arrays, as in :meth:`BasisCache.open`; ``FileNotFoundError`` or ``ValueError`` with file and mend."""
+        folder = Path(folder)
+        settings = read_settings(folder)
+        structures = Structures.load(folder / MOLECULES, MEND)
+        data_hash, rule = structures.data_hash, settings["graph_rule"]
+        split = Split.load(folder / SPLIT_FILE, data_hash)
+        cache = BasisCache.open(folder / BASIS, data_hash=data_hash, lmax=settings["lmax"], graph_rule=rule, verify=verify)
+        kinds = None
+        if settings["bond_kinds"]:
+            kinds = open_bond_kinds(folder / BOND_KINDS, data_hash, rule, cache.num_edges, verify)
+        return cls(structures, split, cache, kinds)
+
+    def dataset(self, split: str, **options) -> PropertyDataset:
+        """The split ("train", "val", "test"); options: targets, scaling, dtype, basis."""
+        if split not in PARTS:
+            raise ValueError(f"split must be one of {', '.join(PARTS)}, got {split!r}")
+        chosen = getattr(self.split, split)
+        return PropertyDataset(self.structures[chosen], self.cache, chosen, self.bond_kinds, **options)
 
 
 def read_settings(folder: str | Path) -> dict:

@@ -6,21 +6,18 @@ The folder holds (see dataloader.molecules)
     train_graphs/  val_graphs/  ...    neighbour graphs                statistics.json   of the training split
     manifest.json                      settings, SHA-256 of the source and of the files above
 
-Every piece is whole or absent. The same command makes what is missing, uses again what fits its settings and checksums, and refuses the
-rest.
+Every piece is whole or absent; when a folder is used again, and when refused: see preprocess.manifest.
 Cost: 0.1 ms for a structure of 9 atoms, some ms for one of several hundred.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from dataloader import files
 from dataloader.extxyz import read_extxyz
 from dataloader.graphs import NeighborStore, check_cutoff
 from dataloader.label_statistics import Statistics
@@ -30,13 +27,12 @@ from dataloader.splits import SPLITS as PROTOCOLS
 from dataloader.splits import Split, SplitOptions, make_split
 from dataloader.structures import Structures
 from dataloader.units import ENERGY_UNITS, LENGTH_UNITS, Units
+from preprocess.manifest import REBUILD, Manifest, being_made, remove
 from train.monitor import progress_bar
 from train.options import OptionParser
-from train.session import Interrupted
 
 FORMAT = 1
 SPLIT_FILE = "split.npz"
-REBUILD = "give --rebuild to make the folder again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,42 +121,35 @@ def split_options(split, **defaults) -> SplitOptions:
 def make_folder(config, source: Source, protocol: str, options: SplitOptions):
     """Write everything that ``config.data.out`` lacks and print what is in it; ``ValueError`` or ``OSError`` with one line."""
     folder = Path(config.data.out)
-    try:
-        files.make_folder(folder)
-    except OSError as error:
-        raise ValueError(f"--out {folder} cannot be written ({error.strerror}); give another --out") from None
-    try:
+    with being_made(folder):
         if config.data.rebuild:
             remove_all(folder)
         settings = {"format": FORMAT, "reading": source.words, "cutoff": check_cutoff(config.graphs.cutoff), "split": protocol}
         settings |= {"split_options": dataclasses.asdict(options)}
-        make_splits(folder, source, settings, options)
+        manifest = make_splits(folder, source, settings, options)
         stores = {split: make_graphs(folder, split, settings["cutoff"]) for split in SPLITS}
-        make_statistics(folder, stores["train"])
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; the same command, without --rebuild, makes what {folder} lacks") from None
+        train = Structures.load(structures_file(folder, "train"), REBUILD)
+        manifest.add(STATISTICS, Statistics.of(train, stores["train"].num_edges).save)
     report(folder, source, stores)
 
 
 def remove_all(folder: Path):
-    """Remove what this script has written into ``folder``; the manifest goes first, so that an interruption leaves no mixture."""
+    """Remove what this script has written into ``folder``."""
     pieces = [place(folder, split) for split in SPLITS for place in (structures_file, graphs_folder)]
-    for path in [folder / MANIFEST, folder / SPLIT_FILE, folder / STATISTICS, *pieces]:
-        if path.is_dir():
-            shutil.rmtree(path)
-        path.unlink(missing_ok=True)
+    remove([folder / MANIFEST, folder / SPLIT_FILE, folder / STATISTICS, *pieces])
 
 
-def make_splits(folder: Path, source: Source, settings: dict, options: SplitOptions):
+def make_splits(folder: Path, source: Source, settings: dict, options: SplitOptions) -> Manifest:
     """Write split.npz and the structures of the splits that are not there yet."""
     wanted = [SPLIT_FILE, *(structures_file(folder, split).name for split in SPLITS)]
-    found = read_manifest(folder, settings, wanted)
+    manifest = Manifest(folder / MANIFEST, settings, wanted)
+    groups = {"train and val": source.paths, "test": source.test_paths}
     if all(path.is_file() for path in source.paths + source.test_paths):  # finished data stay good when their source is gone
-        check_source(folder, found, source)
-    if set(wanted) <= set(found["files"]):
-        return
+        manifest.check_source(groups)
+    if set(wanted) <= manifest.finished.keys():
+        return manifest
     source.obtain()
-    check_source(folder, found, source)
+    manifest.check_source(groups)
     parts, test_parts = ([source.read(path) for path in paths] for paths in (source.paths, source.test_paths))
     for path, part in zip(source.paths + source.test_paths, parts + test_parts, strict=True):
         print(f"{path}: {len(part)} structures, {source.words['units']}")
@@ -168,49 +157,9 @@ def make_splits(folder: Path, source: Source, settings: dict, options: SplitOpti
     everything = Structures.concatenate(parts + test_parts)
     test_count = sum(len(part) for part in test_parts)
     split = make_split(settings["split"], len(everything), everything.data_hash, options, test_count)
-    note_file(folder, found, SPLIT_FILE, split.save)
+    manifest.add(SPLIT_FILE, split.save)
     for name in SPLITS:
-        note_file(folder, found, structures_file(folder, name).name, everything[getattr(split, name)].save)
-
-
-def check_source(folder: Path, manifest: dict, source: Source):
-    """Note the checksums of the source files in the manifest; ``ValueError`` if it has others."""
-    paths = {"train and val": source.paths, "test": source.test_paths}
-    files_now = [[part, path.name, files.file_checksum(path)] for part, group in paths.items() for path in group]
-    held = manifest.setdefault("source", files_now)
-    if held != files_now:
-        before, now = (", ".join(f"{name} ({checksum[:12]}...)" for _, name, checksum in entries) for entries in (held, files_now))
-        raise ValueError(f"{folder} was made from {before}, given is {now}; {REBUILD}, or another --out")
-
-
-def note_file(folder: Path, manifest: dict, name: str, save: Callable[[Path], None]):
-    """Write a file if it is not finished, and its checksum into the manifest."""
-    if name not in manifest["files"]:
-        save(folder / name)
-        manifest["files"] = dict(sorted({**manifest["files"], name: files.file_checksum(folder / name)}.items()))
-        files.write_json(folder / MANIFEST, manifest)
-
-
-def read_manifest(folder: Path, settings: dict, names: list[str]) -> dict:
-    """The manifest of the folder with the finished ones of the files ``names``; ``ValueError`` for other settings or damage."""
-    path = folder / MANIFEST
-    if not path.exists():
-        strangers = [name for name in names if (folder / name).exists()]
-        if strangers:
-            raise ValueError(f"{folder / strangers[0]} stands there without {MANIFEST}; give --rebuild to replace it, or another --out")
-        return {"settings": settings, "files": {}}
-    manifest = files.read_json(path, REBUILD)
-    found, finished = manifest.get("settings"), manifest.get("files")
-    if not isinstance(found, dict) or not isinstance(finished, dict):
-        raise ValueError(f"{path} is damaged (no settings or no files); {REBUILD}")
-    for name, value in settings.items():
-        if found.get(name) != value:
-            held = f"{folder} holds data with {name} {found.get(name)}, wanted is {value}"
-            raise ValueError(f"{held}; give --rebuild to replace them, or another --out")
-    manifest["files"] = {name: checksum for name, checksum in finished.items() if (folder / name).exists()}
-    for name, checksum in manifest["files"].items():
-        if files.file_checksum(folder / name) != checksum:
-            raise ValueError(f"{folder / name} is damaged (its checksum does not fit {MANIFEST}); {REBUILD}")
+        manifest.add(structures_file(folder, name).name, everything[getattr(split, name)].save)
     return manifest
 
 
@@ -222,15 +171,6 @@ def make_graphs(folder: Path, split: str, cutoff: float) -> NeighborStore:
         return NeighborStore.open(target, data_hash=structures.data_hash, cutoff=cutoff)
     with progress_bar(len(structures), desc=f"neighbours {split}", unit="structure", unit_scale=True) as bar:
         return NeighborStore.build(target, structures, cutoff, bar.update)
-
-
-def make_statistics(folder: Path, store: NeighborStore):
-    """Write the statistics of the training split if they are not there."""
-    manifest = files.read_json(folder / MANIFEST, REBUILD)
-    train = Structures.load(structures_file(folder, "train"), REBUILD)
-    if not (folder / STATISTICS).exists():
-        manifest["files"].pop(STATISTICS, None)
-    note_file(folder, manifest, STATISTICS, Statistics.of(train, store.num_edges).save)
 
 
 def report(folder: Path, source: Source, stores: dict[str, NeighborStore]):

@@ -14,8 +14,8 @@ Cost: 15 CPU seconds and 55 MB for the public data.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +25,12 @@ from dataloader.basis_cache import COMPLETE, DTYPES, BasisCache, CacheSettings, 
 from dataloader.nbody import SPLITS, NBodyDataset, baseline_errors, cache_folder, split_file
 from dataloader.nbody_simulation import BOX, DYNAMICS, FRAME_TIME, FRAMES, STEPS_PER_FRAME, TIME_STEP, draw_starts, integrate
 from models.nbody import NBodyOptions
+from preprocess.manifest import Manifest, being_made, remove
 from train.monitor import progress_bar
 from train.nbody_task import PROTOCOLS
 from train.options import OptionParser, run_script
-from train.session import Interrupted
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "nbody_manifest.json"
 LARGEST_DEGREE = 11  # with coupling tables, as for the networks
 
@@ -80,62 +80,29 @@ def data_settings(data) -> dict:
 
 
 def remove_all(folder: Path):
-    """Remove what this script has written into ``folder``, so that an interrupted rebuild leaves no mixture of old and new."""
-    for path in (folder / MANIFEST, *(place(folder, split) for split in SPLITS for place in (split_file, cache_folder))):
-        if path.is_dir():
-            shutil.rmtree(path)
-        path.unlink(missing_ok=True)
+    """Remove what this script has written into ``folder``."""
+    remove([folder / MANIFEST, *(place(folder, split) for split in SPLITS for place in (split_file, cache_folder))])
 
 
 def make_simulations(folder: Path, settings: dict):
     """Write the npz files that are not there yet; ``ValueError`` if the folder holds other or damaged data."""
-    finished = finished_files(folder, settings)
-    checksums = dict(finished)
-
-    def note_finished():
-        done = {split: checksums[split] for split in SPLITS if split in checksums}
-        files.write_json(folder / MANIFEST, {"settings": settings, "files": done})
-
-    note_finished()
+    names = {split: split_file(folder, split).name for split in SPLITS}
+    manifest = Manifest(folder / MANIFEST, settings, names.values())
     rng = np.random.RandomState(settings["seed"])  # noqa: NPY002 - the legacy generator is part of the protocol
     for split in SPLITS:
-        if len(checksums) == len(SPLITS):
+        if set(names.values()) <= manifest.finished.keys():
             return
         start = draw_starts(settings[split], rng, settings["bodies"], settings["dynamics"])
-        if split in finished:
-            continue
-        with progress_bar(settings[split] * FRAMES, desc=f"simulate {split}", unit="frame", unit_scale=True) as bar:
-            content = integrate(start, settings["dynamics"], progress=bar.update)
-        path = split_file(folder, split)
-        with files.atomic_write(path) as temporary, open(temporary, "wb") as file:
-            metadata = json.dumps({"split": split, **settings})
-            np.savez(file, metadata=metadata, **{name: values.astype(np.float32) for name, values in content.items()})
-        checksums[split] = files.file_checksum(path)
-        note_finished()
+        manifest.add(names[split], partial(simulate, split, start, settings))
 
 
-def finished_files(folder: Path, settings: dict) -> dict[str, str]:
-    """Split -> SHA-256 of the files in the folder that need not be made again."""
-    path = folder / MANIFEST
-    if not path.exists():
-        strangers = [split_file(folder, split) for split in SPLITS if split_file(folder, split).exists()]
-        if strangers:
-            raise ValueError(f"{strangers[0]} stands there without {MANIFEST}; give --rebuild to replace it, or another --out")
-        return {}
-    manifest = files.read_json(path, "give --rebuild to make the data again")
-    found, done = manifest.get("settings"), manifest.get("files")
-    if not isinstance(found, dict) or not isinstance(done, dict):
-        raise ValueError(f"{path} is damaged (no settings or no files); give --rebuild to make the data again")
-    for name, value in settings.items():
-        if found.get(name) != value:
-            held = f"{folder} holds data with {name} {found.get(name)}, wanted is {value}"
-            raise ValueError(f"{held}; give --rebuild to replace them, or another --out")
-    finished = {split: done[split] for split in SPLITS if split in done and split_file(folder, split).exists()}
-    for split, checksum in finished.items():
-        path = split_file(folder, split)
-        if files.file_checksum(path) != checksum:
-            raise ValueError(f"{path} is damaged (its checksum does not fit {MANIFEST}); give --rebuild to make it again")
-    return finished
+def simulate(split: str, start, settings: dict, path: Path):
+    """Write the simulations of a split from their first frames."""
+    with progress_bar(settings[split] * FRAMES, desc=f"simulate {split}", unit="frame", unit_scale=True) as bar:
+        content = integrate(start, settings["dynamics"], progress=bar.update)
+    with files.atomic_write(path) as temporary, open(temporary, "wb") as file:
+        metadata = json.dumps({"split": split, **settings})
+        np.savez(file, metadata=metadata, **{name: values.astype(np.float32) for name, values in content.items()})
 
 
 def make_cache(folder: Path, split: str, settings: CacheSettings) -> BasisCache:
@@ -176,17 +143,11 @@ def main(argv: list[str] | None = None):
     starts = cached_starts(config.cache.starts)
     settings = data_settings(config.data)
     cache_settings = CacheSettings(config.cache.lmax, COMPLETE, config.cache.dtype, {"starts": starts})
-    try:
-        files.make_folder(folder)
-    except OSError as error:
-        raise ValueError(f"--out {folder} cannot be written ({error.strerror}); give another --out") from None
-    try:
+    with being_made(folder):
         if config.data.rebuild:
             remove_all(folder)
         make_simulations(folder, settings)
         size = sum(make_cache(folder, split, cache_settings).num_bytes for split in SPLITS) if starts else 0
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; the same command, without --rebuild, makes what {folder} lacks") from None
     data_size = sum(split_file(folder, split).stat().st_size for split in SPLITS)
     print(f"{folder}: {data_size / 1e6:.1f} MB of simulations, {size / 1e6:.1f} MB of basis caches")
     print(baseline_table(folder))

@@ -14,7 +14,6 @@ all labels: see dataloader.qm9.TARGETS. Without a network, the message says whic
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,10 +27,9 @@ from dataloader.properties import BASIS, BOND_KINDS, MANIFEST, MOLECULES, SPLIT_
 from dataloader.splits import PARTS, Split, SplitOptions, make_split
 from dataloader.structures import Structures
 from preprocess.graph_pieces import GRAPH_RULES, PIECES, graph_rule, make_basis
-from preprocess.molecule_folder import REBUILD, check_source, note_file, read_manifest
+from preprocess.manifest import REBUILD, Manifest, being_made, remove
 from train.monitor import progress_bar
 from train.options import OptionParser, add_config_option, run_script
-from train.session import Interrupted
 
 FORMAT = 1
 LMAX = 3  # of the published networks: degrees 0 .. 3
@@ -48,7 +46,7 @@ READERS: dict[str, Callable] = {
 
 @dataclasses.dataclass(frozen=True)
 class MoleculeSource:
-    """Where the molecules come from; the first three as in preprocess.molecule_folder.Source.
+    """Where the molecules come from.
 
     paths: the file, and the list of uncharacterised molecules if there is one. obtain: brings them if they are not there. words: what the
     reading depends on. read: ``() -> (structures, bonds or None, report)``.
@@ -58,7 +56,6 @@ class MoleculeSource:
     obtain: Callable[[], object]
     words: dict
     read: Callable[[], tuple[Structures, BondTable | None, object]]
-    test_paths: tuple[Path, ...] = ()
 
 
 def build_parser() -> OptionParser:
@@ -137,50 +134,42 @@ def make_folder(config, source: MoleculeSource):
     bond_kinds = graphs.graph != "cutoff" if graphs.bond_kinds is None else graphs.bond_kinds
     settings = {"format": FORMAT, "reading": source.words, "split": dict(config.split)}
     settings |= {"graph_rule": rule, "lmax": graphs.lmax, "bond_kinds": bond_kinds}
-    try:
-        files.make_folder(folder)
-    except OSError as error:
-        raise ValueError(f"--out {folder} cannot be written ({error.strerror}); give another --out") from None
-    try:
+    with being_made(folder):
         if config.data.rebuild:
             remove_all(folder)
         make_molecules(folder, source, settings, config.split)
         structures = Structures.load(folder / MOLECULES, REBUILD)
         bonds = load_bonds(folder / BONDS) if (folder / BONDS).exists() else None
         cache = make_basis(folder, structures, bonds, CacheSettings(graphs.lmax, rule), bond_kinds, graphs.workers, _bar)
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; the same command, without --rebuild, makes what {folder} lacks") from None
     report(folder, structures, cache)
 
 
 def remove_all(folder: Path):
-    """Remove what this script has written into ``folder``; the manifest goes first, so that an interruption leaves no mixture."""
-    for name in (MANIFEST, SPLIT_FILE, MOLECULES, BONDS, BASIS, BOND_KINDS, PIECES):
-        if (folder / name).is_dir():
-            shutil.rmtree(folder / name)
-        (folder / name).unlink(missing_ok=True)
+    """Remove what this script has written into ``folder``."""
+    remove(folder / name for name in (MANIFEST, SPLIT_FILE, MOLECULES, BONDS, BASIS, BOND_KINDS, PIECES))
 
 
 def make_molecules(folder: Path, source: MoleculeSource, settings: dict, split):
     """Write molecules.npz, bonds.npz if the source has bonds, and split.npz, whatever of them is not there."""
-    found = read_manifest(folder, settings, [MOLECULES, BONDS, SPLIT_FILE])
+    manifest = Manifest(folder / MANIFEST, settings, [MOLECULES, BONDS, SPLIT_FILE])
     if all(path.is_file() for path in source.paths):  # finished data stay good when their source is gone
-        check_source(folder, found, source)
-    if {MOLECULES, SPLIT_FILE} <= found["files"].keys() and (BONDS in found["files"] or not found.get("has_bonds")):
+        manifest.check_source({"molecules": source.paths})
+    finished = manifest.finished.keys()
+    if {MOLECULES, SPLIT_FILE} <= finished and (BONDS in finished or not manifest.content.get("has_bonds")):
         return
     source.obtain()
-    check_source(folder, found, source)
+    manifest.check_source({"molecules": source.paths})
     structures, bonds, words = source.read()
     print(words)
     limit = settings["reading"]["limit"]
     if limit is not None:
         structures, bonds = structures[:limit], None if bonds is None else bonds[:limit]
     made = make_split(split.name, len(structures), structures.data_hash, split_options(split, len(structures)))
-    found["has_bonds"] = bonds is not None
+    manifest.content["has_bonds"] = bonds is not None
     if bonds is not None:
-        note_file(folder, found, BONDS, lambda path: save_bonds(path, bonds))
-    note_file(folder, found, SPLIT_FILE, made.save)
-    note_file(folder, found, MOLECULES, structures.save)
+        manifest.add(BONDS, lambda path: save_bonds(path, bonds))
+    manifest.add(SPLIT_FILE, made.save)
+    manifest.add(MOLECULES, structures.save)
 
 
 def save_bonds(path: Path, bonds: BondTable):

@@ -5,6 +5,8 @@ from itertools import islice
 import torch
 from torch.utils.data import DataLoader
 
+from dataloader.molecules import BatchPlan
+
 
 class EpochLoader:
     """A torch ``DataLoader`` over whole batches whose order is a pure function of (seed, epoch) and which can start inside an epoch.
@@ -46,3 +48,16 @@ class EpochLoader:
 
     def __iter__(self) -> Iterator:
         return self.epoch(0)
+
+
+def shuffled_batches(dataset, config) -> EpochLoader:
+    """Training batches of the sizes that ``config.training`` and ``config.data`` allow, in a new order in every epoch."""
+    data, run = config.data, config.run
+    plan = BatchPlan(dataset, config.training.batch_size, data.max_atoms_per_batch, data.max_edges_per_batch, run.seed)
+    return EpochLoader(dataset, plan, run.workers, run.seed)
+
+
+def ordered_batches(dataset, max_atoms: int) -> EpochLoader:
+    """All structures in order, in batches of at most ``max_atoms`` atoms or of one larger structure."""
+    largest = int(dataset.atoms_per_structure.max())
+    return EpochLoader(dataset, BatchPlan(dataset, max_atoms=max(max_atoms, largest), shuffle=False))

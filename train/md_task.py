@@ -27,11 +27,11 @@ import torch
 from torch import Tensor, nn
 
 from dataloader.label_statistics import Statistics
-from dataloader.molecules import BatchPlan, MoleculeDataset
+from dataloader.molecules import MoleculeDataset
 from dataloader.units import KCAL_MOL
 from models.factory import build_model
 from models.heads import MAX_ATOMIC_NUMBER
-from train.data_order import EpochLoader
+from train.data_order import EpochLoader, ordered_batches, shuffled_batches
 from train.loop import Evaluation, Task
 from train.losses import StructureLoss
 from train.optimizers import PRECISIONS
@@ -214,11 +214,8 @@ def split_loader(config, split: str, references: Mapping[int, float], training: 
         raise ValueError(f"the {split} split of {config.data.data_path} is empty; preprocess with other sizes of the splits")
     if training:
         check_labels(config, dataset)
-        data = config.data
-        plan = BatchPlan(dataset, config.training.batch_size, data.max_atoms_per_batch, data.max_edges_per_batch, config.run.seed)
-        return EpochLoader(dataset, plan, config.run.workers, config.run.seed)
-    largest = int(dataset.atoms_per_structure.max())
-    return EpochLoader(dataset, BatchPlan(dataset, max_atoms=max(EVALUATION_ATOMS, largest), shuffle=False), 0, config.run.seed)
+        return shuffled_batches(dataset, config)
+    return ordered_batches(dataset, EVALUATION_ATOMS)
 
 
 def evaluation_loader(config, split: str, model: nn.Module) -> EpochLoader:

@@ -19,12 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dataloader.molecules import BatchPlan
-from dataloader.properties import PropertyDataset
+from dataloader.properties import PropertyDataset, PropertyFolder
 from dataloader.qm9_targets import TARGETS
 from models.factory import build_model
 from models.property_heads import READOUTS, choose_readouts, compositions, fit_scaling
-from train.data_order import EpochLoader
+from train.data_order import EpochLoader, ordered_batches
 from train.loop import Evaluation, Task
 from train.losses import WeightedLoss
 from train.optimizers import PRECISIONS
@@ -139,14 +138,18 @@ def readouts_of(config) -> dict[str, str]:
     return choose_readouts(config.model.targets, config.model.readouts)
 
 
-def open_split(config, split: str, scaling: Mapping | None = None) -> PropertyDataset:
-    """A split with the labels of the run, normalised by ``scaling`` if it is given; ``ValueError`` if it is empty."""
+def open_split(config, split: str, folder: PropertyFolder | None = None) -> PropertyDataset:
+    """A split with the targets of the run as labels, in their units; ``folder``: that of ``config.data`` if it is open already.
+
+    ``ValueError`` if it is empty, or its graphs are not what the network asks for.
+    """
     dtype = torch.float64 if PRECISIONS[config.training.precision].dtype is torch.float64 else torch.float32
-    options = {"targets": tuple(readouts_of(config)), "scaling": scaling, "dtype": dtype}
     basis = config.data.cache and config.model.name in WITH_BASIS
-    dataset = PropertyDataset.open(config.data.data_path, split, basis=basis, **options)
+    folder = folder or PropertyFolder.open(config.data.data_path)
+    dataset = folder.dataset(split, targets=tuple(readouts_of(config)), dtype=dtype, basis=basis)
     if not len(dataset):
         raise ValueError(f"the {split} split of {config.data.data_path} is empty; preprocess with other sizes of the splits")
+    check_graphs(config, dataset)
     return dataset
 
 
@@ -163,17 +166,12 @@ def check_graphs(config, dataset: PropertyDataset):
         raise ValueError(f"{folder} holds the edge basis of lmax {dataset.lmax}, the network has lmax {model.lmax}; {mend}")
 
 
-def training_labels(config) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Atomic numbers (atoms,), atoms of each molecule and the values of every target of the training split, internal units."""
-    dataset = open_split(config, "train")
-    structures = dataset.structures
-    return structures.atomic_numbers, structures.counts, {name: structures.extra[name] for name in readouts_of(config)}
-
-
-def build_task(config) -> PropertyTask:
-    """The task of ``config.model`` and ``config.loss``, with baselines of the training split of ``config.data``."""
+def build_task(config, train: PropertyDataset | None = None) -> PropertyTask:
+    """The task of ``config.model`` and ``config.loss``, with baselines of the training split (that of ``config.data`` if not given)."""
+    train = train or open_split(config, "train")
     weights = dict.fromkeys(readouts_of(config), 1.0) | parse_weights(config.loss.target_weights, readouts_of(config))
-    return PropertyTask(WeightedLoss(config.loss.loss, weights, config.loss.loss_scale), Baselines.fit(*training_labels(config)))
+    baselines = Baselines.fit(train.structures.atomic_numbers, train.structures.counts, train.values)
+    return PropertyTask(WeightedLoss(config.loss.loss, weights, config.loss.loss_scale), baselines)
 
 
 def parse_weights(text: str | None, targets: Iterable[str]) -> dict[str, float]:
@@ -195,27 +193,16 @@ def build_model_for(config) -> nn.Module:
     return build_model({key: value for key, value in plain(config.model).items() if key != "preset"})
 
 
-def fitted_scaling(config) -> dict:
+def fitted_scaling(config, train: PropertyDataset) -> dict:
     """Scales and references of the training split."""
-    numbers, counts, values = training_labels(config)
-    return fit_scaling(numbers, counts, values, readouts_of(config))
-
-
-def split_loader(config, split: str, scaling: Mapping, training: bool = False) -> EpochLoader:
-    """Batches of a split: shuffled and of the size of ``config``, or all molecules in order."""
-    dataset = open_split(config, split, scaling)
-    check_graphs(config, dataset)
-    if training:
-        data = config.data
-        plan = BatchPlan(dataset, config.training.batch_size, data.max_atoms_per_batch, data.max_edges_per_batch, config.run.seed)
-        return EpochLoader(dataset, plan, config.run.workers, config.run.seed)
-    largest = int(dataset.atoms_per_structure.max())
-    return EpochLoader(dataset, BatchPlan(dataset, max_atoms=max(EVALUATION_ATOMS, largest), shuffle=False), 0, config.run.seed)
+    return fit_scaling(train.structures.atomic_numbers, train.structures.counts, train.values, readouts_of(config))
 
 
 def evaluation_loader(config, split: str, model: nn.Module) -> EpochLoader:
     """All molecules of a split, in order, with labels normalised as the trained ``model`` has it."""
-    return split_loader(config, split, model.heads.scaling.values())
+    dataset = open_split(config, split)
+    dataset.set_scaling(model.heads.scaling.values())
+    return ordered_batches(dataset, EVALUATION_ATOMS)
 
 
 def is_vector(readout: str) -> bool:

@@ -22,15 +22,16 @@ import numpy as np
 import yaml
 from easydict import EasyDict
 
+from dataloader.properties import PropertyFolder
 from models.factory import DERIVED, MODELS
 from models.properties import PRESETS
 from train import monitor
-from train.data_order import EpochLoader
+from train.data_order import EpochLoader, ordered_batches, shuffled_batches
 from train.loop import Trainer
 from train.losses import LOSSES
 from train.optimizers import OPTIMIZERS, PRECISIONS, SCHEDULES
 from train.options import OptionParser, add_run_options, add_training_options, prepare_process, run_script
-from train.qm9_task import build_model_for, build_task, fitted_scaling, is_vector, open_split, readouts_of, split_loader
+from train.qm9_task import EVALUATION_ATOMS, build_model_for, build_task, fitted_scaling, is_vector, open_split, readouts_of
 from train.script import Script
 
 SPLITS = ("train", "val", "test")
@@ -98,27 +99,30 @@ def _name_in(file: Path) -> str | None:
 
 def folder_presets(values: dict) -> dict:
     """Options nobody named: those of ``--preset``, then what the data folder says; ``FileNotFoundError`` without a folder."""
-    config = EasyDict(data={"data_path": values["data_path"], "cache": False}, training={"precision": values["precision"]})
-    config.model = EasyDict(name=values["name"], targets=values["targets"], readouts=values["readouts"])
-    dataset = open_split(config, "train")
-    found = {"avg_atoms": float(dataset.atoms_per_structure.mean())}
-    found["avg_degree"] = float(dataset.edges_per_structure.sum() / dataset.atoms_per_structure.sum()) or 1.0
-    found["far_design_radius"] = max(1.0, float(np.linalg.norm(dataset.positions.numpy(), axis=1).max()))
-    found["bond_kinds"] = dataset.bond_kinds is not None
-    if dataset.graph_rule["kind"] == "cutoff":
-        found |= {"cutoff": dataset.graph_rule["cutoff"], "envelope": "polynomial"}
+    train = PropertyFolder.open(values["data_path"]).dataset("train")
+    found = {"avg_atoms": float(train.atoms_per_structure.mean())}
+    found["avg_degree"] = float(train.edges_per_structure.sum() / train.atoms_per_structure.sum()) or 1.0
+    found["far_design_radius"] = max(1.0, float(np.linalg.norm(train.positions.numpy(), axis=1).max()))
+    found["bond_kinds"] = train.bond_kinds is not None
+    if train.graph_rule["kind"] == "cutoff":
+        found |= {"cutoff": train.graph_rule["cutoff"], "envelope": "polynomial"}
     return {**PRESETS[values["name"]][values["preset"]], **{key: value for key, value in found.items() if key in values}}
 
 
 def build_trainer(config: EasyDict) -> tuple[Trainer, EpochLoader]:
     """The trainer of one run and its test data. Writes nothing; ``ValueError`` or ``OSError`` for whatever cannot be trained."""
     device = prepare_process(config)
-    scaling = fitted_scaling(config)
-    model, task = build_model_for(config), build_task(config)
+    folder = PropertyFolder.open(config.data.data_path)
+    train, val, test = (open_split(config, split, folder) for split in SPLITS)
+    scaling = fitted_scaling(config, train)
+    model, task = build_model_for(config), build_task(config, train)
     model.set_scaling(scaling)
-    train, val, test = (split_loader(config, split, scaling, training=split == "train") for split in SPLITS)
-    folder = Path(config.run.run_dir)
-    return Trainer(model, task, train, val, config, folder, device, monitor.RunLog(folder / "log.txt")), test
+    for dataset in (train, val, test):
+        dataset.set_scaling(scaling)
+    validation, testing = (ordered_batches(dataset, EVALUATION_ATOMS) for dataset in (val, test))
+    run_dir = Path(config.run.run_dir)
+    log = monitor.RunLog(run_dir / "log.txt")
+    return Trainer(model, task, shuffled_batches(train, config), validation, config, run_dir, device, log), testing
 
 
 def describe(trainer: Trainer, test: EpochLoader):
@@ -130,7 +134,7 @@ def describe(trainer: Trainer, test: EpochLoader):
         log(f"{split}: {len(dataset)} molecules, {int(dataset.atoms_per_structure.sum())} atoms, {edges}, {len(loader)} batches")
     for target, entry in trainer.model.heads.scaling.values().items():
         readout, unit = readouts_of(config)[target], trainer.task.units[target]
-        values = trainer.train_loader.dataset.structures.extra[target]
+        values = trainer.train_loader.dataset.values[target]
         mean = "" if is_vector(readout) else f"mean {values.mean():.6g}, std {values.std():.6g}, "
         log(f"  {target} ({unit}): {len(values)} labels, {mean}spread that is learned {entry['scale']:.4g}, readout {readout}")
     weights = sum(weight.numel() for weight in trainer.model.parameters())

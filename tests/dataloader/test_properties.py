@@ -7,7 +7,7 @@ import torch
 from dataloader.basis_cache import CacheSettings
 from dataloader.bonds import BondTable
 from dataloader.molecules import BatchPlan
-from dataloader.properties import PropertyDataset, open_bond_kinds
+from dataloader.properties import PropertyDataset, PropertyFolder, open_bond_kinds
 from dataloader.structures import Structures
 from models.near_field.basis import EdgeBasis, edge_vectors
 from models.property_heads import fit_scaling, references
@@ -110,6 +110,6 @@ def test_what_is_not_there_is_refused(tmp_path):
     with pytest.raises(ValueError, match="do not belong to the 5 molecules"):
         PropertyDataset(structures, dataset.cache, dataset.graph_ids[::-1])
     with pytest.raises(ValueError, match="split must be one of train, val, test, got 'all'"):
-        PropertyDataset.open(tmp_path, "all")
+        PropertyFolder(structures, None, dataset.cache, None).dataset("all")
     with pytest.raises(FileNotFoundError, match="manifest.json does not exist; make the folder with"):
         PropertyDataset.open(tmp_path, "train")

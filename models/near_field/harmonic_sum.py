@@ -127,66 +127,85 @@ class _Sum(Function):
     @staticmethod
     def backward(ctx, cotangent: Tensor) -> tuple:
         harmonics, weights, x = ctx.saved_tensors
-        return None, None, *_Derivatives.apply(ctx.edges, ctx.dtype, cotangent, harmonics, weights, x)
+        wanted = ctx.needs_input_grad[2:]
+        return None, None, *_Derivatives.apply(ctx.edges, ctx.dtype, wanted, cotangent, harmonics, weights, x)
 
 
 class _Derivatives(Function):
-    """T without Y, without w and without x."""
+    """T without Y, without w and without x; None for those that ``wanted`` (three truths) leaves out: constants need no derivative."""
 
     @staticmethod
-    def forward(ctx, edges, dtype, cotangent: Tensor, harmonics: Tensor, weights: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx, edges, dtype, wanted, cotangent: Tensor, harmonics: Tensor, weights: Tensor, x: Tensor) -> tuple[Tensor | None, ...]:
         """(edges, m), (edges, channels), (sources, rows, channels)."""
         ctx.edges, ctx.dtype = edges, dtype
         ctx.save_for_backward(cotangent, harmonics, weights, x)
         slots = _Slots(edges, dtype, x)
         y, w, features = slots.harmonics(harmonics), slots.weights(weights), slots.features(x)
         targets = cotangent.to(dtype).flatten(2)
-        by_harmonic, by_weight, by_x = torch.zeros_like(y), torch.zeros_like(w), torch.zeros_like(x)
+        by_harmonic, by_weight, by_x = (torch.zeros_like(like) if use else None for like, use in zip((y, w, x), wanted, strict=True))
         for piece in slots.layout.pieces:
             part, received = piece.slots, targets.index_select(0, piece.targets)
             back = slots.products("back", piece, y[part], received)
             sent = slots.sent("sent", piece, features)
-            torch.sum(torch.mul(sent, back, out=slots.buffer("both", len(sent))), 1, keepdim=True, out=by_weight[part])
-            by_harmonic[part] = slots.overlap(piece, sent.mul_(w[part]), received)
-            by_x.index_add_(0, piece.src, back.mul_(w[part]).to(x.dtype))
-        collect = slots.layout.collect
-        return collect(by_harmonic).to(x.dtype), collect(by_weight.squeeze(1)).to(x.dtype), by_x
+            if by_weight is not None:
+                torch.sum(torch.mul(sent, back, out=slots.buffer("both", len(sent))), 1, keepdim=True, out=by_weight[part])
+            if by_harmonic is not None:
+                by_harmonic[part] = slots.overlap(piece, sent.mul_(w[part]), received)
+            if by_x is not None:
+                by_x.index_add_(0, piece.src, back.mul_(w[part]).to(x.dtype))
+        collected = [None if slots_of is None else slots.layout.collect(slots_of).to(x.dtype) for slots_of in (by_harmonic, by_weight)]
+        return collected[0], None if collected[1] is None else collected[1].squeeze(1), by_x
 
     @staticmethod
-    def backward(ctx, d_harmonics: Tensor, d_weights: Tensor, d_x: Tensor) -> tuple:
+    def backward(ctx, d_harmonics: Tensor | None, d_weights: Tensor | None, d_x: Tensor | None) -> tuple:
         tensors = (*ctx.saved_tensors, d_harmonics, d_weights, d_x)
         derive = _second_derivatives_composed if torch.is_grad_enabled() else _second_derivatives
-        return None, None, *derive(ctx.edges, ctx.dtype, *tensors)
+        return None, None, None, *derive(ctx.edges, ctx.dtype, ctx.needs_input_grad[4:], *tensors)
 
 
-def _second_derivatives(edges, dtype, cotangent, harmonics, weights, x, d_harmonics, d_weights, d_x) -> tuple[Tensor, ...]:
-    """Derivatives of T(G, dY, w, x) + T(G, Y, dw, x) + T(G, Y, w, dx) by G, Y, w and x."""
+def _second_derivatives(edges, dtype, wanted, cotangent, harmonics, weights, x, d_harmonics, d_weights, d_x) -> tuple[Tensor | None, ...]:
+    """Derivatives of T(G, dY, w, x) + T(G, Y, dw, x) + T(G, Y, w, dx) by G, Y, w and x. A change that is None is zero; that by x may be
+    unwanted.
+    """
     slots = _Slots(edges, dtype, x)
-    y, dy = slots.harmonics(harmonics), slots.harmonics(d_harmonics)
-    w, dw = slots.weights(weights), slots.weights(d_weights)
-    features, d_features = slots.features(x), slots.features(d_x)
+    y, dy = slots.harmonics(harmonics), slots.harmonics(torch.zeros_like(harmonics) if d_harmonics is None else d_harmonics)
+    w, dw = slots.weights(weights), slots.weights(torch.zeros_like(weights) if d_weights is None else d_weights)
+    features, d_features = slots.features(x), None if d_x is None else slots.features(d_x)
     targets = cotangent.to(dtype).flatten(2)
     by_target = torch.zeros_like(targets, dtype=x.dtype)
-    by_harmonic, by_weight, by_x = torch.zeros_like(y), torch.zeros_like(w), torch.zeros_like(x)
+    by_harmonic, by_weight, by_x = torch.zeros_like(y), torch.zeros_like(w), torch.zeros_like(x) if wanted[2] else None
     for piece in slots.layout.pieces:
         part, received = piece.slots, targets.index_select(0, piece.targets)
         back = slots.products("back", piece, y[part], received)
         d_back = slots.products("d_back", piece, dy[part], received)
-        sent, d_sent = slots.sent("sent", piece, features), slots.sent("d_sent", piece, d_features)
-        both = torch.mul(d_sent, back, out=slots.buffer("both", len(sent))).addcmul_(sent, d_back)
+        sent = slots.sent("sent", piece, features)
+        both = torch.mul(sent, d_back, out=slots.buffer("both", len(sent)))
+        d_message = slots.buffer("d_sent", len(sent))
+        if d_features is None:
+            torch.mul(sent, dw[part], out=d_message)
+        else:
+            d_sent = slots.sent("d_sent", piece, d_features)
+            both.addcmul_(d_sent, back)
+            d_message = d_sent.mul_(w[part]).addcmul_(sent, dw[part])
         torch.sum(both, 1, keepdim=True, out=by_weight[part])
-        d_message = d_sent.mul_(w[part]).addcmul_(sent, dw[part])
         by_harmonic[part] = slots.overlap(piece, d_message, received)
         into = slots.contracted(piece, y[part], d_message) + slots.contracted(piece, dy[part], sent.mul_(w[part]))
         by_target.index_copy_(0, piece.targets, into.to(x.dtype))
-        by_x.index_add_(0, piece.src, d_back.mul_(w[part]).addcmul_(back, dw[part]).to(x.dtype))
+        if by_x is not None:
+            by_x.index_add_(0, piece.src, d_back.mul_(w[part]).addcmul_(back, dw[part]).to(x.dtype))
     collect = slots.layout.collect
     return by_target.view_as(cotangent), collect(by_harmonic).to(x.dtype), collect(by_weight.squeeze(1)).to(x.dtype), by_x
 
 
-def _second_derivatives_composed(edges, dtype, cotangent, harmonics, weights, x, d_harmonics, d_weights, d_x) -> tuple[Tensor, ...]:
+def _second_derivatives_composed(edges, dtype, wanted, cotangent, harmonics, weights, x, *changes) -> tuple[Tensor | None, ...]:
     """The same as sums of the differentiable operations above, for derivatives of any order."""
-    changes = ((d_harmonics, weights, x), (harmonics, d_weights, x), (harmonics, weights, d_x))
-    by_target = sum(_Sum.apply(edges, dtype, *change) for change in changes)
-    first, second, third = (_Derivatives.apply(edges, dtype, cotangent, *change) for change in changes)
-    return by_target, second[0] + third[0], first[1] + third[1], first[2] + second[2]
+    arguments = (harmonics, weights, x)
+    totals: list[Tensor | None] = [None] * 4
+    for place, change in enumerate(changes):
+        if change is None:
+            continue
+        changed = tuple(change if at == place else argument for at, argument in enumerate(arguments))
+        others = tuple(use and at != place for at, use in enumerate(wanted))
+        parts = (_Sum.apply(edges, dtype, *changed), *_Derivatives.apply(edges, dtype, others, cotangent, *changed))
+        totals = [one if other is None else other if one is None else one + other for one, other in zip(totals, parts, strict=True)]
+    return tuple(totals)

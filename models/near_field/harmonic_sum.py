@@ -153,8 +153,10 @@ class _Derivatives(Function):
                 by_harmonic[part] = slots.overlap(piece, sent.mul_(w[part]), received)
             if by_x is not None:
                 by_x.index_add_(0, piece.src, back.mul_(w[part]).to(x.dtype))
-        collected = [None if slots_of is None else slots.layout.collect(slots_of).to(x.dtype) for slots_of in (by_harmonic, by_weight)]
-        return collected[0], None if collected[1] is None else collected[1].squeeze(1), by_x
+        collect = slots.layout.collect
+        by_harmonic = None if by_harmonic is None else collect(by_harmonic).to(x.dtype)
+        by_weight = None if by_weight is None else collect(by_weight.squeeze(1)).to(x.dtype)
+        return by_harmonic, by_weight, by_x
 
     @staticmethod
     def backward(ctx, d_harmonics: Tensor | None, d_weights: Tensor | None, d_x: Tensor | None) -> tuple:

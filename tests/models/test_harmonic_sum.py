@@ -66,6 +66,21 @@ def test_sum_is_its_definition_with_two_derivatives(kernel, ends, piece):
         neighbourhoods.PIECE["cpu"] = before
 
 
+@pytest.mark.parametrize("moving", [(0, 1), (0, 2), (1, 2), (0,), (1,), (2,)])
+def test_constants_get_no_derivative_and_take_none_away(moving):
+    edges, tensors = edges_and_arguments(random_edges(30, 7, 5), 7, 5)
+
+    def both(function) -> list[Tensor]:
+        arguments = [tensor.detach().requires_grad_(place in moving) for place, tensor in enumerate(tensors)]
+        value, chosen = function(edges, *arguments), [arguments[place] for place in moving]
+        first = torch.autograd.grad(value.square().sum(), chosen, create_graph=True)
+        second = torch.autograd.grad(sum(part.square().sum() for part in first), chosen, create_graph=True)
+        return [*first, *second, *torch.autograd.grad(sum(part.square().sum() for part in second), chosen)]
+
+    for found, expected in zip(both(memory_efficient_sum), both(dense), strict=True):
+        assert torch.allclose(found, expected, rtol=1e-11)
+
+
 def test_all_orders_of_derivatives_close():
     """gradgradcheck of the first derivatives: third derivatives of the sum."""
     edges, tensors = edges_and_arguments([(0, 1), (0, 0), (1, 1), (1, 0), (1, 2)], 3, 2, (2, 2, 2))

@@ -9,19 +9,17 @@ import time
 import pytest
 import torch
 
+from tests.train.run_results import without_clocks
 from tests.train.toy import ToyData, ToySampler, ToyTask, toy_trainer
 from train import checkpoint
 from train.data_order import EpochLoader
 from train.run_folder import finish_run
 from train.session import Interrupted
 
-CLOCKS = {"cpu_minutes", "minutes"}
-
 
 def numbers(trainer):
     """All that must not depend on interruptions."""
-    history = [{key: value for key, value in row.items() if key not in CLOCKS} for row in trainer.history]
-    return trainer.model.state_dict(), trainer.optimizer.state_dict()["state"], history
+    return trainer.model.state_dict(), trainer.optimizer.state_dict()["state"], without_clocks(trainer.history)
 
 
 def assert_same(one, two):

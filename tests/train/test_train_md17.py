@@ -6,24 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from dataloader.molecules import load_statistics
 from models.e2former import PRESETS, E2FormerOptions
 from preprocess import preprocess_md17
 from tests.dataloader.molecule_data import random_structures
 from tests.train.md_data import SMALL, config_for, make_data
-from train import checkpoint, evaluate, md_script, monitor, script, train_md17
+from tests.train.run_results import assert_equal_checkpoints, results_of, without_clocks
+from train import checkpoint, evaluate, md_script, script, train_md17
 from train.md_task import BASELINE
 from train.session import Interrupted
 
-CLOCKS = {"cpu_minutes", "minutes", "progress"}
+pytestmark = pytest.mark.usefixtures("no_plots")
 
-
-@pytest.fixture(autouse=True)
-def no_plots(monkeypatch):
-    """Plots are tested with the loop; here they would be most of the time."""
-    monkeypatch.setattr(monitor, "save_figure", lambda path, figure: None)
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +29,7 @@ def data(tmp_path_factory):
 def run(folder, data, *arguments):
     """Results of the script in ``folder``, None if there are none yet."""
     train_md17.main(["--run-dir", str(folder), "--data-path", str(data), *SMALL, *arguments])
-    return json.loads((Path(folder) / "results.json").read_text()) if (Path(folder) / "results.json").exists() else None
-
-
-def without_clocks(history):
-    return [{key: value for key, value in row.items() if key not in CLOCKS} for row in history]
+    return results_of(folder)
 
 
 OPTIONS = ["--epochs", "4", "--lr", "0.01", "--drop-path", "0.3", "--max-atoms-per-batch", "9", "--accumulate", "2"]
@@ -56,12 +47,10 @@ def test_four_epochs_are_two_and_two_more(whole, data, tmp_path):
     folder, results = whole
     assert run(tmp_path / "run", data, *OPTIONS, "--pause-after", "2") is None
     train_md17.main(["--run-dir", str(tmp_path / "run"), "--resume"])
-    resumed = json.loads((tmp_path / "run" / "results.json").read_text())
+    resumed = results_of(tmp_path / "run")
     assert without_clocks(resumed["history"]) == without_clocks(results["history"])
     assert resumed["test"] == results["test"]
-    one, two = (checkpoint.read_checkpoint(place / checkpoint.LAST) for place in (folder, tmp_path / "run"))
-    for part in ("weights", "averaged"):
-        assert all(torch.equal(one[part][key], two[part][key]) for key in one[part])
+    assert_equal_checkpoints(folder, tmp_path / "run")
 
 
 def test_a_run_learns_and_its_table_has_both_units_and_the_baseline(data, tmp_path):

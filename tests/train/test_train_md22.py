@@ -1,16 +1,12 @@
 """Laws of the comparison of near field and hybrid: equal splits and settings, one table, resume."""
-import json
 
 import pytest
 
 from tests.train.md_data import SMALL, config_for, make_data
-from train import checkpoint, evaluate, md_script, monitor, train_md22
+from tests.train.run_results import results_of
+from train import checkpoint, evaluate, md_script, train_md22
 
-
-@pytest.fixture(autouse=True)
-def no_plots(monkeypatch):
-    """Plots are tested with the loop; here they would be most of the time."""
-    monkeypatch.setattr(monitor, "save_figure", lambda path, figure: None)
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +16,7 @@ def data(tmp_path_factory):
 
 def run(folder, data, *arguments):
     train_md22.main(["--run-dir", str(folder), "--data-path", str(data), *SMALL, *arguments])
-    return json.loads((folder / "results.json").read_text()) if (folder / "results.json").exists() else None
+    return results_of(folder)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +30,7 @@ def test_each_row_is_a_run_of_its_own_with_equal_settings(compared, data, tmp_pa
     near, both = results["test"]
     assert (near["row"], near["schedule"], both["row"], both["schedule"]) == ("near", "first-order1", "near+far", "hybrid-first-order1")
     assert near["weights"] < both["weights"] and near["steps"] == both["steps"] and near["cpu_ms_per_step"] > 0
-    configs = [json.loads((folder / row["row"] / "results.json").read_text())["config"] for row in results["test"]]
+    configs = [results_of(folder / row["row"])["config"] for row in results["test"]]
     different = {(s, k) for s, part in configs[0].items() if s != "task" for k in part if part[k] != configs[1][s][k]}
     assert different == {("run", "run_dir"), ("model", "schedule")}
     alone = run(tmp_path / "alone", data, "--epochs", "2", "--schedule", "first-order1")["test"][0]
@@ -46,7 +42,7 @@ def test_a_comparison_goes_on_where_it_was_stopped(compared, data, tmp_path):
     assert run(tmp_path / "run", data, "--compare", "--epochs", "2", "--pause-after", "1") is None
     assert not (tmp_path / "run" / "near+far").exists()
     train_md22.main(["--run-dir", str(tmp_path / "run"), "--resume"])
-    again = json.loads((tmp_path / "run" / "results.json").read_text())
+    again = results_of(tmp_path / "run")
     assert again["test_of_run"] == results["test_of_run"]
 
 

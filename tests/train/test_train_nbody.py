@@ -10,19 +10,15 @@ import pytest
 import torch
 
 from dataloader.nbody import simulate_nbody
-from train import checkpoint, evaluate, monitor, script, train_nbody
+from tests.train.run_results import assert_equal_checkpoints, results_of, without_clocks
+from train import checkpoint, evaluate, script, train_nbody
 from train.loop import Evaluation
 from train.nbody_task import NBodyTask, build_model_for, build_task, split_loader, window_errors, window_statistics
 from train.session import Interrupted
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 SMALL = ["--no-progress", "--layers", "1", "--channels", "4", "--lmax", "1", "--batch-size", "16", "--warmup-steps", "2", "--lr", "0.01"]
-CLOCKS = {"cpu_minutes", "minutes"}
-
-
-@pytest.fixture(autouse=True)
-def no_plots(monkeypatch):
-    """Plots are tested with the loop; here they would be most of the time."""
-    monkeypatch.setattr(monitor, "save_figure", lambda path, figure: None)
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +35,11 @@ def data(tmp_path_factory):
 def run(folder, data, *arguments):
     """Results of the script in ``folder``."""
     train_nbody.main(["--run-dir", str(folder), "--data-path", str(data), *SMALL, *arguments])
-    return json.loads((Path(folder) / "results.json").read_text()) if (Path(folder) / "results.json").exists() else None
+    return results_of(folder)
 
 
 def config_for(data, *arguments):
     return train_nbody.build_parser().parse_config(["--data-path", str(data), *SMALL, *arguments], train_nbody.protocol_presets)
-
-
-def without_clocks(history):
-    return [{key: value for key, value in row.items() if key not in CLOCKS} for row in history]
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +54,10 @@ def test_four_epochs_are_two_and_two_more(whole, data, tmp_path):
     options = ["--epochs", "4", "--ema-decay", "0.9", "--updates", "2", "--waypoint-weight", "0.5"]
     assert run(tmp_path / "run", data, *options, "--pause-after", "2") is None
     train_nbody.main(["--run-dir", str(tmp_path / "run"), "--resume"])
-    resumed = json.loads((tmp_path / "run" / "results.json").read_text())
+    resumed = results_of(tmp_path / "run")
     assert without_clocks(resumed["history"]) == without_clocks(results["history"])
     assert resumed["test"] == results["test"]
-    one, two = (checkpoint.read_checkpoint(place / checkpoint.LAST) for place in (folder, tmp_path / "run"))
-    for part in ("weights", "averaged"):
-        assert all(torch.equal(one[part][key], two[part][key]) for key in one[part])
-    moments = one["optimizer"]["state"], two["optimizer"]["state"]
-    assert all(torch.equal(moments[0][i][key], moments[1][i][key]) for i in moments[0] for key in moments[0][i])
+    assert_equal_checkpoints(folder, tmp_path / "run")
 
 
 def test_the_same_seed_gives_the_same_curve(whole, data, tmp_path):
@@ -164,11 +152,11 @@ def test_seeds_have_their_folders_and_a_table_of_means_also_after_an_interruptio
     assert run(folder, data, "--epochs", "2", "--seeds", "2", "--pause-after", "1") is None
     assert (folder / "seed_0" / checkpoint.LAST).exists() and not (folder / "seed_1").exists()
     train_nbody.main(["--run-dir", str(folder), "--resume"])
-    content = json.loads((folder / "results.json").read_text())
+    content = results_of(folder)
     assert "+-" in content["test"][0]["x_mean"] and isinstance(content["test"][1]["x_mean"], float)
     assert content["test_of_run"] == [run(tmp_path / seed, data, "--epochs", "2", "--seed", seed)["test"] for seed in "01"]
     train_nbody.main(["--run-dir", str(folder), "--resume"])
-    assert json.loads((folder / "results.json").read_text()) == content
+    assert results_of(folder) == content
 
 
 @pytest.mark.parametrize(
@@ -255,7 +243,7 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_at_the_beginning(whole
     (tmp_path / "run" / checkpoint.LAST).unlink()
     train_nbody.main(["--run-dir", str(tmp_path / "run"), "--resume"])
     assert f"there is no {checkpoint.LAST} in {tmp_path / 'run'}: starts at the beginning" in capsys.readouterr().out
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["test"] == whole[1]["test"]
+    assert results_of(tmp_path / "run")["test"] == whole[1]["test"]
 
 
 def test_a_checkpoint_of_another_model_is_refused(whole, data):

@@ -1,6 +1,5 @@
 """Training on properties: a run learns, both networks, table and baselines, resume, evaluation, cached and computed bases."""
 
-import json
 
 import numpy as np
 import pytest
@@ -10,8 +9,11 @@ from dataloader.properties import PropertyDataset
 from models.property_heads import fit_scaling
 from preprocess import preprocess_qm9
 from tests.dataloader.qm9_data import molecules
-from train import checkpoint, evaluate, monitor, train_qm9
+from tests.train.run_results import results_of, without_clocks
+from train import checkpoint, evaluate, train_qm9
 from train.qm9_task import LINEAR, MEAN, Baselines, parse_weights
+
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 TARGETS = "alpha,homo,mu,U0,dipole"
 SMALL = ["--no-progress", "--batch-size", "8", "--warmup-steps", "2", "--ema-decay", "0.5", "--epochs", "2", "--lr", "0.01"]
@@ -21,12 +23,6 @@ NETWORKS = {
     "se3_transformer_properties": ["--layers", "1", "--channels", "4", "--lmax", "1", "--heads", "2", "--radial-hidden", "8"],
 }
 GRAPHS = {"e2former_properties": ["--graph", "cutoff"], "se3_transformer_properties": ["--graph", "bonds"]}
-
-
-@pytest.fixture(autouse=True)
-def no_plots(monkeypatch):
-    """Plots take a second each and have tests of their own."""
-    monkeypatch.setattr(monitor, "save_figure", lambda path, figure: None)
 
 
 @pytest.fixture(scope="module")
@@ -63,17 +59,14 @@ def run(folder, data, name, *arguments):
     """Results of a run, None while it pauses."""
     command = ["--model", name, "--run-dir", str(folder), "--data-path", str(data[name]), "--targets", TARGETS, *NETWORKS[name], *SMALL]
     train_qm9.main([*command, *arguments])
-    path = folder / "results.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    return results_of(folder)
 
 
 @pytest.fixture(scope="module", params=list(NETWORKS))
 def whole(request, data, tmp_path_factory):
     """Name of a network, a finished run and its results."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(monitor, "save_figure", lambda path, figure: None)
-        return request.param, folder, run(folder, data, request.param, "--epochs", "6")
+    return request.param, folder, run(folder, data, request.param, "--epochs", "6")
 
 
 def test_a_run_learns_and_its_table_has_units_and_baselines(whole):
@@ -101,10 +94,8 @@ def test_pause_and_resume_are_one_run(whole, data, tmp_path):
     name, _, results = whole
     assert run(tmp_path / "run", data, name, "--epochs", "6", "--pause-after", "3") is None
     train_qm9.main(["--run-dir", str(tmp_path / "run"), "--resume"])  # the network is that of the run
-    again = json.loads((tmp_path / "run" / "results.json").read_text())
-    clocks = ("cpu_minutes", "minutes")
-    rows = [[{key: value for key, value in row.items() if key not in clocks} for row in one["history"]] for one in (results, again)]
-    assert rows[0] == rows[1] and again["test"] == results["test"]
+    again = results_of(tmp_path / "run")
+    assert without_clocks(again["history"]) == without_clocks(results["history"]) and again["test"] == results["test"]
 
 
 def test_cached_and_computed_bases_give_the_same_run(data, tmp_path):

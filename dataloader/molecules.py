@@ -45,7 +45,34 @@ def load_statistics(folder: str | Path) -> Statistics:
     return Statistics.load(Path(folder) / STATISTICS, MEND)
 
 
-class MoleculeDataset:
+class StructureDataset:
+    """What data sets of structures share, whatever their labels are: sizes, and which atoms a batch gathers.
+
+    positions (atoms, 3): as batches have them.
+    """
+
+    def __init__(self, structures: Structures, positions: torch.Tensor):
+        self.structures, self.positions = structures, positions
+        self.atomic_numbers = torch.from_numpy(structures.atomic_numbers)
+
+    def __len__(self) -> int:
+        return len(self.structures)
+
+    @property
+    def atoms_per_structure(self) -> np.ndarray:
+        """(structures,)"""
+        return self.structures.counts
+
+    def places(self, indices: int | Sequence[int] | np.ndarray) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+        """The structures of a batch, as array and as tensor (graphs,), and their atoms (nodes,); ``IndexError`` for one there is not."""
+        ids = np.atleast_1d(np.asarray(indices, dtype=np.int64))
+        if len(ids) and not 0 <= ids.min() <= ids.max() < len(self):
+            raise IndexError(f"structures are 0 .. {len(self) - 1}, got {ids.min()} .. {ids.max()}")
+        atoms = rows_of(self.structures.offsets[ids], self.structures.counts[ids])
+        return ids, torch.from_numpy(ids), torch.from_numpy(atoms)
+
+
+class MoleculeDataset(StructureDataset):
     """Structures with their neighbour graphs; ``dataset[indices]`` makes the whole batch at once.
 
     Arguments
@@ -71,9 +98,8 @@ class MoleculeDataset:
             neighbors = NeighborStore.compute(structures, neighbors)
         if not np.array_equal(neighbors.nodes_per_graph, structures.counts):
             raise ValueError(f"the neighbour graphs ({len(neighbors)}) do not belong to the {len(structures)} structures; make them again")
-        self.structures, self.neighbors, self.references = structures, neighbors, references
-        self.positions = torch.from_numpy(_centred(structures)).to(dtype)
-        self.atomic_numbers = torch.from_numpy(structures.atomic_numbers)
+        super().__init__(structures, torch.from_numpy(_centred(structures)).to(dtype))
+        self.neighbors, self.references = neighbors, references
         self.cell = torch.from_numpy(structures.cell).to(dtype) if neighbors.periodic else None
         self.periodic = torch.from_numpy(structures.periodic) if neighbors.periodic else None
         self.energy = torch.from_numpy(structures.energy_for("batches of energies and forces"))
@@ -102,24 +128,14 @@ class MoleculeDataset:
     def cutoff(self) -> float:
         return self.neighbors.cutoff
 
-    def __len__(self) -> int:
-        return len(self.structures)
-
-    @property
-    def atoms_per_structure(self) -> np.ndarray:
-        """(structures,)"""
-        return self.structures.counts
-
     @property
     def edges_per_structure(self) -> np.ndarray:
         """(structures,)"""
         return self.neighbors.edges_per_graph
 
     def __getitem__(self, indices: int | Sequence[int] | np.ndarray) -> AtomBatch:
-        ids = np.atleast_1d(np.asarray(indices, dtype=np.int64))
+        ids, chosen, atoms = self.places(indices)
         graph, shift = self.neighbors.gather(ids)
-        atoms = torch.from_numpy(rows_of(self.structures.offsets[ids], self.structures.counts[ids]))
-        chosen = torch.from_numpy(ids)
         labels = {name: values.index_select(0, chosen) for name, values in self.graph_labels.items()}
         labels |= {name: values.index_select(0, atoms) for name, values in self.atom_labels.items()}
         return AtomBatch(

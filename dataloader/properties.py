@@ -26,8 +26,9 @@ from dataloader import array_store, files
 from dataloader.basis_cache import BasisCache
 from dataloader.batching import AtomBatch
 from dataloader.label_statistics import centroids
+from dataloader.molecules import StructureDataset
 from dataloader.splits import PARTS, Split
-from dataloader.structures import Structures, rows_of
+from dataloader.structures import Structures
 from models.property_heads import PROPERTIES, references
 
 MANIFEST = "manifest.json"
@@ -64,7 +65,7 @@ def open_bond_kinds(folder: str | Path, data_hash: str, graph_rule: dict, edges:
     return kinds
 
 
-class PropertyDataset:
+class PropertyDataset(StructureDataset):
     """Molecules with properties; ``dataset[indices]`` makes the whole batch at once.
 
     Arguments
@@ -94,11 +95,10 @@ class PropertyDataset:
     ):
         if not np.array_equal(cache.nodes_per_graph[graph_ids], structures.counts):
             raise ValueError(f"the graphs of {cache.folder} do not belong to the {len(structures)} molecules; {MEND}")
-        self.structures, self.cache, self.graph_ids, self.bond_kinds = structures, cache, np.asarray(graph_ids, np.int64), bond_kinds
-        self.basis = basis and dtype == torch.float32
         positions = centred_positions(structures, np.float64 if dtype == torch.float64 else np.float32)
-        self.positions = torch.from_numpy(positions).to(dtype)
-        self.atomic_numbers = torch.from_numpy(structures.atomic_numbers)
+        super().__init__(structures, torch.from_numpy(positions).to(dtype))
+        self.cache, self.graph_ids, self.bond_kinds = cache, np.asarray(graph_ids, np.int64), bond_kinds
+        self.basis = basis and dtype == torch.float32
         self.targets = tuple(targets) or tuple(name for name in PROPERTIES if name in structures.extra)
         self.values = {name: _values(structures, name) for name in self.targets}
         self.set_scaling(scaling)
@@ -132,26 +132,14 @@ class PropertyDataset:
         """Largest degree of the basis."""
         return self.cache.settings.lmax
 
-    def __len__(self) -> int:
-        return len(self.structures)
-
-    @property
-    def atoms_per_structure(self) -> np.ndarray:
-        """(structures,)"""
-        return self.structures.counts
-
     @property
     def edges_per_structure(self) -> np.ndarray:
         """Directed edges (structures,)."""
         return 2 * self.cache.edges_per_graph[self.graph_ids]
 
     def __getitem__(self, indices: int | Sequence[int] | np.ndarray) -> AtomBatch:
-        ids = np.atleast_1d(np.asarray(indices, dtype=np.int64))
-        if len(ids) and not 0 <= ids.min() <= ids.max() < len(self):
-            raise IndexError(f"molecules are 0 .. {len(self) - 1}, got {ids.min()} .. {ids.max()}")
+        ids, chosen, atoms = self.places(indices)
         edges = self.cache.batch(self.graph_ids[ids], self.basis)
-        atoms = torch.from_numpy(rows_of(self.structures.offsets[ids], self.structures.counts[ids]))
-        chosen = torch.from_numpy(ids)
         features = {}
         if self.bond_kinds is not None:
             features[BOND_KINDS] = torch.from_numpy(self.bond_kinds[edges.rows].astype(np.int64))

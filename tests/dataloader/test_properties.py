@@ -100,7 +100,7 @@ def test_what_is_not_there_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no property 'hom'; did you mean 'homo'"):
         make_dataset(tmp_path, targets=("hom",))
     dataset = make_dataset(tmp_path)
-    with pytest.raises(IndexError, match=r"molecules are 0 \.\. 4, got 5 \.\. 5"):
+    with pytest.raises(IndexError, match=r"structures are 0 \.\. 4, got 5 \.\. 5"):
         dataset[[5]]
     structures = dataset.structures
     structures.extra["homo"] = structures.extra["homo"].copy()

@@ -39,6 +39,7 @@ DTYPES = ("float32", "float16")
 COMPLETE = {"kind": "complete"}  # graph rule: every pair of nodes
 MEND = "build it again: preprocess script, option --rebuild"
 EDGES_PER_STEP = 16384
+GRAPHS_PER_STEP = 4096
 FIRST = packed_size(1)  # packed numbers that the vector gives
 ONE = np.array([1, -1], np.float32)  # and the half turn
 SMALL = 1 << 16  # nodes of a batch up to which 16 bits number them
@@ -138,6 +139,14 @@ class BasisCache:
     def edges_per_graph(self) -> np.ndarray:
         """Undirected edges of each graph (graphs,) int64."""
         return np.diff(self._offsets)
+
+    def longest_edge(self, graph_ids) -> float:
+        """Length of the longest edge of the graphs ``graph_ids`` (graphs,); 0 without edges."""
+        ids, squared = self._checked(graph_ids), 0.0
+        for first in range(0, len(ids), GRAPHS_PER_STEP):
+            vectors = self._pieces(self._vector, ids[first : first + GRAPHS_PER_STEP])
+            squared = max(squared, float(np.square(vectors).sum(1).max(initial=0.0)))
+        return squared**0.5
 
     @property
     def data_hash(self) -> str:

@@ -133,6 +133,11 @@ class PropertyDataset(StructureDataset):
         return self.cache.settings.lmax
 
     @property
+    def longest_edge(self) -> float:
+        """Length of the longest edge, Angstrom; 0 without edges."""
+        return self.cache.longest_edge(self.graph_ids)
+
+    @property
     def edges_per_structure(self) -> np.ndarray:
         """Directed edges (structures,)."""
         return 2 * self.cache.edges_per_graph[self.graph_ids]

@@ -36,8 +36,9 @@ class SE3PropertyOptions(SE3Options):
     """Options of :class:`SE3TransformerProperties`.
 
     targets: names in ``PROPERTIES`` joined by commas; readouts: "target=readout" joined by commas where the standard one is not wanted.
-    bond_kinds: whether edges carry the kind of bond, ``batch.edge_features["bond_kinds"]``. element_size: numbers of an element at each
-    end of an edge. avg_atoms, avg_degree: mean number of atoms, and of edges that end in one, of the training data.
+    cutoff: largest length the radial basis resolves; where edges are bonds take that of the longest bond, since what a bond tells lies in
+    tenths of an Angstrom. bond_kinds: whether edges carry the kind of bond, ``batch.edge_features["bond_kinds"]``. element_size: numbers
+    of an element at each end of an edge. avg_atoms, avg_degree: mean number of atoms, and of edges that end in one, of the training data.
     """
 
     targets: str = "homo"
@@ -48,6 +49,8 @@ class SE3PropertyOptions(SE3Options):
     heads: int = 4
     cutoff: float = 5.0
     envelope: str = "none"
+    radial_basis: str = "gaussian"
+    radial_size: int = 32
     norm: str = "gate"
     bond_kinds: bool = True
     element_size: int = 8

@@ -107,6 +107,8 @@ def folder_presets(values: dict) -> dict:
     found["bond_kinds"] = train.bond_kinds is not None
     if train.graph_rule["kind"] == "cutoff":
         found |= {"cutoff": train.graph_rule["cutoff"], "envelope": "polynomial"}
+    elif values["envelope"] == "none":
+        found["cutoff"] = train.longest_edge or 1.0
     return {**PRESETS[values["name"]][values["preset"]], **{key: value for key, value in found.items() if key in values}}
 
 

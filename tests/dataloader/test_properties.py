@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from dataloader import basis_cache
 from dataloader.basis_cache import CacheSettings
 from dataloader.bonds import BondTable
 from dataloader.molecules import BatchPlan
@@ -94,6 +95,18 @@ def test_batch_plans_limit_the_edges(tmp_path):
     dataset = make_dataset(tmp_path, "complete")
     batches = [dataset[ids] for ids in BatchPlan(dataset, max_edges=34)]
     assert sum(batch.num_graphs for batch in batches) == 5 and all(batch.num_edges <= 34 for batch in batches) and len(batches) > 1
+
+
+@pytest.mark.parametrize("kind", ["bonds", "complete"])
+def test_longest_edge_is_that_of_its_own_molecules(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(basis_cache, "GRAPHS_PER_STEP", 2)
+    dataset = make_dataset(tmp_path, kind)
+    batch = dataset[range(len(dataset))]
+    lengths = (batch.positions[batch.graph.dst] - batch.positions[batch.graph.src]).norm(dim=1)
+    assert dataset.longest_edge == pytest.approx(float(lengths.max()), rel=1e-6)
+    alone = PropertyDataset(dataset.structures[[4]], dataset.cache, dataset.graph_ids[[4]], targets=("homo",))
+    assert alone.longest_edge == pytest.approx(float(alone[[0]].edge_basis.length.max()), rel=1e-6)
+    assert alone.longest_edge < dataset.longest_edge
 
 
 def test_what_is_not_there_is_refused(tmp_path):

@@ -74,6 +74,8 @@ class E2FormerPropertyOptions(BackboneOptions):
     targets: str = "homo"
     readouts: str | None = None
     schedule: str = "first-order"
+    radial_basis: str = "gaussian"
+    radial_size: int = 48
 
     def __post_init__(self):
         super().__post_init__()

@@ -189,17 +189,16 @@ def one_hot_bonds(graph: GraphIndex, kinds: Tensor | None) -> Tensor:
     return nn.functional.one_hot(kinds.long(), BOND_KINDS)
 
 
-# "published" has the sizes of the large networks of the literature; beside each, milliseconds of a training step on one CPU thread (32
-# molecules of 18 atoms, six targets)
+# "published" has the sizes of the large networks of the literature
 PRESETS: dict[str, dict[str, dict[str, object]]] = {
     "se3_transformer_properties": {
-        "small": {"layers": 4, "channels": 16, "lmax": 2, "heads": 4, "value_divisor": 2},  # 50
-        "base": {"layers": 5, "channels": 32, "lmax": 2, "heads": 4, "value_divisor": 2},  # 100
-        "published": {"layers": 7, "channels": 32, "lmax": 3, "heads": 8, "value_divisor": 2, "norm": "layer"},  # 260
+        "small": {"layers": 4, "channels": 16, "lmax": 2, "heads": 4, "value_divisor": 2},
+        "base": {"layers": 5, "channels": 32, "lmax": 2, "heads": 4, "value_divisor": 2},
+        "published": {"layers": 7, "channels": 32, "lmax": 3, "heads": 8, "value_divisor": 2, "norm": "layer"},
     },
     "e2former_properties": {
-        "small": {"irreps": "32x0e+32x1o+32x2e", "schedule": "first-order1+second-order1"},  # 110
-        "base": {"irreps": "64x0e+64x1o+64x2e", "schedule": "first-order3", "radial_hidden": 96},  # 350
-        "published": {**E2FORMER_PRESETS["paper"], "schedule": "first-order6"},  # 1130
+        "small": {"irreps": "32x0e+32x1o+32x2e", "schedule": "first-order1+second-order1"},
+        "base": {"irreps": "64x0e+64x1o+64x2e", "schedule": "first-order3", "radial_hidden": 96},
+        "published": {**E2FORMER_PRESETS["paper"], "schedule": "first-order6"},
     },
 }

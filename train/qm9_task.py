@@ -145,7 +145,7 @@ def open_split(config, split: str, folder: PropertyFolder | None = None) -> Prop
     """
     dtype = torch.float64 if PRECISIONS[config.training.precision].dtype is torch.float64 else torch.float32
     basis = config.data.cache and config.model.name in WITH_BASIS
-    folder = folder or PropertyFolder.open(config.data.data_path)
+    folder = PropertyFolder.open(config.data.data_path) if folder is None else folder
     dataset = folder.dataset(split, targets=tuple(readouts_of(config)), dtype=dtype, basis=basis)
     if not len(dataset):
         raise ValueError(f"the {split} split of {config.data.data_path} is empty; preprocess with other sizes of the splits")
@@ -168,7 +168,7 @@ def check_graphs(config, dataset: PropertyDataset):
 
 def build_task(config, train: PropertyDataset | None = None) -> PropertyTask:
     """The task of ``config.model`` and ``config.loss``, with baselines of the training split (that of ``config.data`` if not given)."""
-    train = train or open_split(config, "train")
+    train = open_split(config, "train") if train is None else train
     weights = dict.fromkeys(readouts_of(config), 1.0) | parse_weights(config.loss.target_weights, readouts_of(config))
     baselines = Baselines.fit(train.structures.atomic_numbers, train.structures.counts, train.values)
     return PropertyTask(WeightedLoss(config.loss.loss, weights, config.loss.loss_scale), baselines)

@@ -105,6 +105,11 @@ def test_cached_and_computed_bases_give_the_same_run(data, tmp_path):
         assert key == "row" or value == pytest.approx(computed["test"][0][key], rel=1e-3)
 
 
+def test_an_unknown_target_is_named_before_the_folder_is_looked_for(tmp_path):
+    with pytest.raises(ValueError, match="unknown target 'hommo'; did you mean 'homo'"):
+        train_qm9.main(["--targets", "hommo", "--data-path", str(tmp_path / "none"), "--run-dir", str(tmp_path / "run")])
+
+
 def test_a_basis_of_larger_degrees_serves_as_well(data, file, tmp_path):
     name = "se3_transformer_properties"
     larger = tmp_path / "larger"

@@ -182,9 +182,8 @@ def _second_derivatives(edges, dtype, wanted, cotangent, harmonics, weights, x, 
         d_back = slots.products("d_back", piece, dy[part], received)
         sent = slots.sent("sent", piece, features)
         both = torch.mul(sent, d_back, out=slots.buffer("both", len(sent)))
-        d_message = slots.buffer("d_sent", len(sent))
         if d_features is None:
-            torch.mul(sent, dw[part], out=d_message)
+            d_message = torch.mul(sent, dw[part], out=slots.buffer("d_sent", len(sent)))
         else:
             d_sent = slots.sent("d_sent", piece, d_features)
             both.addcmul_(d_sent, back)

@@ -23,11 +23,11 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from models.blocks import Block, BlockOptions, Scene, parse_schedule
+from models.edge_scalars import EdgeScalars
 from models.far_field.attention import FarFieldOptions
 from models.far_field.options import ExpansionOptions
 from models.far_field.radial import RadialOptions
 from models.feed_forward import SILU_SCALE
-from models.graph_ops import gather_dst, gather_src
 from models.heads import MAX_ATOMIC_NUMBER, EnergyHead, VectorHead, check_elements, strained
 from models.layers import EquivariantLinear
 from models.near_field.basis import image_vectors
@@ -233,18 +233,18 @@ class EdgeDegreeEmbedding(nn.Module):
 class E2FormerBackbone(nn.Module):
     """Embedding and blocks: ``features(batch, positions, cell) -> (nodes, rows, channels)``; what is read from them, a network adds.
 
-    Reads ``batch.graph``, ``atomic_numbers``, ``periodic`` and ``image_shift``. The graph must hold every edge shorter than the cutoff;
-    longer ones count for nothing.
+    Reads ``batch.graph``, ``atomic_numbers``, ``periodic`` and ``image_shift``, and with ``bond_kinds`` the kinds of the edges (see
+    ``edge_scalars.py``). The graph must hold every edge shorter than the cutoff; longer ones count for nothing.
     """
 
-    def __init__(self, options: BackboneOptions):
+    def __init__(self, options: BackboneOptions, bond_kinds: bool = False):
         super().__init__()
         self.options = options
-        lmax, channels, size = options.lmax, options.channels, options.element_size
+        lmax, channels = options.lmax, options.channels
         self.elements = nn.Embedding(MAX_ATOMIC_NUMBER + 1, channels)
-        self.edge_elements = nn.Embedding(MAX_ATOMIC_NUMBER + 1, 2 * size)
+        self.edge_elements = EdgeScalars(options.element_size, bond_kinds)
         basis = RADIAL_BASES[options.radial_basis](options.cutoff, options.radial_size)
-        self.trunk = RadialTrunk(basis, 2 * size, options.radial_hidden)
+        self.trunk = RadialTrunk(basis, self.edge_elements.features, options.radial_hidden)
         keep_variance(self.trunk)
         self.edge_degree = EdgeDegreeEmbedding(lmax, options.radial_hidden, channels, options.avg_degree)
         self.blocks = nn.ModuleList(Block(attention, options.block()) for attention in options.attentions())
@@ -264,13 +264,12 @@ class E2FormerBackbone(nn.Module):
     def scene(self, batch, positions: Tensor, cell: Tensor | None) -> Scene:
         """What all layers share, made once: edges, harmonics, envelope, invariants."""
         graph, options = batch.graph, self.options
-        source, target = self.edge_elements(batch.atomic_numbers).chunk(2, -1)
-        elements = torch.cat([gather_src(graph, source), gather_dst(graph, target)], -1)
+        scalars = self.edge_elements(batch)
         near = NearFieldGeometry.from_positions(
             graph,
             positions,
             envelope=lambda length: SMOOTH_ENVELOPES[options.envelope](length / options.cutoff),
-            invariants=lambda length: self.trunk(length, elements),
+            invariants=lambda length: self.trunk(length, scalars),
             images=image_vectors(graph, cell, batch.image_shift),
         )
         return Scene(near, positions, cell, batch.periodic)

@@ -20,15 +20,14 @@ from torch import Tensor, nn
 
 from models.e2former import PRESETS as E2FORMER_PRESETS
 from models.e2former import BackboneOptions, E2FormerBackbone, keep_variance
-from models.graph_ops import GraphIndex, gather_dst, gather_src, sum_edges
+from models.edge_scalars import EdgeScalars
+from models.graph_ops import sum_edges
 from models.heads import MAX_ATOMIC_NUMBER, check_elements
 from models.irreps import degree_of_row
 from models.near_field.attention import EdgeGeometry
 from models.near_field.basis import EdgeBasis, edge_vectors, image_vectors
 from models.property_heads import PropertyHeads, choose_readouts
 from models.se3_transformer import SE3Layers, SE3Options
-
-BOND_KINDS = 5  # none, single, double, triple, aromatic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,13 +68,16 @@ class SE3PropertyOptions(SE3Options):
 
 @dataclasses.dataclass(frozen=True)
 class E2FormerPropertyOptions(BackboneOptions):
-    """Options of :class:`E2FormerProperties`: those of its backbone, and ``targets`` and ``readouts`` as in :class:`SE3PropertyOptions`."""
+    """Options of :class:`E2FormerProperties`: those of its backbone, and ``targets``, ``readouts`` and ``bond_kinds`` as in
+    :class:`SE3PropertyOptions`.
+    """
 
     targets: str = "homo"
     readouts: str | None = None
     schedule: str = "first-order"
     radial_basis: str = "gaussian"
     radial_size: int = 48
+    bond_kinds: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -117,13 +119,11 @@ class SE3TransformerProperties(PropertyNetwork):
     """
 
     def __init__(self, options: SE3PropertyOptions):
-        scalars = 2 * options.element_size + options.bond_kinds * BOND_KINDS
-        options = dataclasses.replace(options, edge_scalars=scalars)
         true = options.channels - options.pseudo_channels
         super().__init__(options, true)
         self.elements = nn.Embedding(MAX_ATOMIC_NUMBER + 1, true)
-        self.edge_elements = nn.Embedding(MAX_ATOMIC_NUMBER + 1, 2 * options.element_size)
-        self.layers = SE3Layers(options)
+        self.edge_elements = EdgeScalars(options.element_size, options.bond_kinds)
+        self.layers = SE3Layers(dataclasses.replace(options, edge_scalars=self.edge_elements.features))
         keep_variance(self.layers.trunk)
         self.surroundings = Surroundings(options, true)
 
@@ -135,18 +135,10 @@ class SE3TransformerProperties(PropertyNetwork):
         if basis is None:
             images = image_vectors(graph, batch.cell, batch.image_shift)
             basis = EdgeBasis.from_vectors(edge_vectors(batch.positions, graph, images), options.lmax)
-        geometry = self.layers.geometry(graph, basis, self.edge_scalars(batch))
+        geometry = self.layers.geometry(graph, basis, self.edge_elements(batch))
         around = self.surroundings(geometry)
         x = torch.cat([around[:, :1] + self.elements(batch.atomic_numbers).unsqueeze(1), around[:, 1:]], 1)
         return self.layers(nn.functional.pad(x, (0, options.pseudo_channels)), geometry)
-
-    def edge_scalars(self, batch) -> Tensor:
-        """Elements of both ends and kind of bond of every edge (edges, options.edge_scalars)."""
-        source, target = self.edge_elements(batch.atomic_numbers).chunk(2, -1)
-        scalars = [gather_src(batch.graph, source), gather_dst(batch.graph, target)]
-        if self.options.bond_kinds:
-            scalars.append(one_hot_bonds(batch.graph, batch.edge_features.get("bond_kinds")).to(source.dtype))
-        return torch.cat(scalars, -1)
 
 
 class Surroundings(nn.Module):
@@ -170,23 +162,17 @@ class Surroundings(nn.Module):
 
 
 class E2FormerProperties(PropertyNetwork):
-    """Reads what :class:`models.e2former.E2FormerBackbone` reads; the graph must hold every pair closer than the cutoff."""
+    """Reads what :class:`models.e2former.E2FormerBackbone` reads, and kinds of bonds if the options ask for them.
+
+    The graph must hold every pair closer than the cutoff, whether it is a bond or not.
+    """
 
     def __init__(self, options: E2FormerPropertyOptions):
         super().__init__(options, options.channels)
-        self.backbone = E2FormerBackbone(options)
+        self.backbone = E2FormerBackbone(options, options.bond_kinds)
 
     def features(self, batch) -> Tensor:
         return self.backbone.features(batch, batch.positions, batch.cell)
-
-
-def one_hot_bonds(graph: GraphIndex, kinds: Tensor | None) -> Tensor:
-    """Bond kinds (edges,) as (edges, 5) zeros and ones. Raises ValueError where there are none, or others than 0 .. 4."""
-    if kinds is None:
-        raise ValueError("the batch has no edge feature 'bond_kinds': preprocess a graph with bonds, or set the option bond_kinds to false")
-    if graph.num_edges and not 0 <= int(kinds.min()) <= int(kinds.max()) < BOND_KINDS:
-        raise ValueError(f"bond kinds must lie in 0 .. {BOND_KINDS - 1}, got {int(kinds.min())} .. {int(kinds.max())}")
-    return nn.functional.one_hot(kinds.long(), BOND_KINDS)
 
 
 # "published" has the sizes of the large networks of the literature

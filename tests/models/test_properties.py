@@ -13,10 +13,11 @@ from torch import Tensor
 
 from dataloader.batching import AtomBatch
 from dataloader.bonds import BOND_KINDS as KINDS
+from models.edge_scalars import BOND_KINDS
 from models.factory import build_model
 from models.graph_ops import GraphIndex
 from models.near_field.basis import EdgeBasis, edge_vectors
-from models.properties import BOND_KINDS, PRESETS
+from models.properties import PRESETS
 from models.property_heads import READOUTS, fit_scaling, references
 from tests.suite import Case, CutoffSuite, ModelCases, ModelSuite, complete_graph, cutoff_graph
 
@@ -112,6 +113,7 @@ FREE_CASES = [
 CUTOFF_CASES = [
     case("se3-cutoff", SE3, near_graph, **FADING),
     case("e2former", E2FORMER, near_graph),
+    case("e2former-bonds", E2FORMER, near_graph, bonds, bond_kinds=True),
     case("e2former-second-order", E2FORMER, near_graph, schedule="second-order", norm="rms_norm_sh", feed_forward="gate"),
 ]
 CASES = [*FREE_CASES, *CUTOFF_CASES, case("e2former-hybrid", E2FORMER, near_graph, schedule="hybrid-first-order")]
@@ -211,15 +213,16 @@ def test_kinds_of_bonds_are_those_of_the_data():
     assert sorted(KINDS.values()) == list(range(BOND_KINDS))
 
 
-def test_bond_kinds_and_elements_are_seen():
+@pytest.mark.parametrize(("base", "connect"), [(SE3, complete_graph), (E2FORMER, near_graph)], ids=["se3", "e2former"])
+def test_bond_kinds_and_elements_are_seen(base, connect):
     torch.manual_seed(0)
-    model, batch = made(SE3), draw(complete_graph, bonds)
+    model, batch = made({**base, "bond_kinds": True}), draw(connect, bonds)
     other = dataclasses.replace(batch, edge_features={"bond_kinds": (batch.edge_features["bond_kinds"] + 1) % BOND_KINDS})
     swapped = dataclasses.replace(batch, atomic_numbers=14 - batch.atomic_numbers.clamp_min(6))
     for name in TARGETS.split(","):
         assert not torch.allclose(model.raw(batch)[name], model.raw(other)[name]), name
         assert not torch.allclose(model.raw(batch)[name], model.raw(swapped)[name]), name
-    deaf = made({**SE3, "bond_kinds": False})
+    deaf = made({**base, "bond_kinds": False})
     assert all(torch.equal(deaf(batch)[name], deaf(other)[name]) for name in OUTPUTS)
 
 

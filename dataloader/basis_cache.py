@@ -12,7 +12,7 @@ gets an error, never a wrong row: another data set, other degrees or another gra
 no use where positions change from their stored values or need a gradient; :func:`why_unusable` says so.
 
 float16 halves the file and rounds the frames by up to 2.4e-4 relative, which breaks equivariance at that level; vectors stay float32.
-Cost: a gather copies the rows of each graph, which lie together, and from them 49 numbers per directed edge; opening reads the files
+Cost: a gather copies the rows of each graph, which lie together; both directions of an edge read the same one; opening reads the files
 once to verify them, or a sample of them. Measured at the size of QM9: `benchmarks/bench_qm9_cache.py`.
 """
 
@@ -196,8 +196,8 @@ class BasisCache:
         length, flipped = _first_degree(vectors, packed)
         self._pieces(self._packed, ids, packed[:, FIRST:])
         rows = torch.from_numpy(layout.rows)
-        length, packed, flipped = (torch.from_numpy(values).index_select(0, rows) for values in (length, packed, flipped))
-        return EdgeBasis(length, packed, flipped ^ torch.from_numpy(layout.backward), self.settings.lmax)
+        length, flipped = (torch.from_numpy(values).index_select(0, rows) for values in (length, flipped))
+        return EdgeBasis(length, torch.from_numpy(packed), flipped ^ torch.from_numpy(layout.backward), self.settings.lmax, rows)
 
     def _pieces(self, array: np.ndarray, ids: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Rows of the undirected edges of the graphs, one graph after the other: plain copies, since those of one graph lie together."""

@@ -21,7 +21,7 @@ from train.md_task import OFFSETS, EnergyForceTask
 from train.optimizers import PRECISIONS
 from train.options import find_device, run_script
 
-# task -> module with build_task, build_model_for, evaluation_loader
+# task -> module with build_model_for and evaluation
 TASKS = {"nbody": "train.nbody_task", "md17": "train.md_task", "md22": "train.md_task", "qm9": "train.qm9_task"}
 
 
@@ -49,12 +49,11 @@ def evaluate_checkpoint(
     torch.set_num_threads(config.run.threads)
     model = module.build_model_for(config)
     checkpoint.load_weights(model, checkpoint.evaluation_weights(content), path)
-    task, precision = module.build_task(config), config.training.precision
+    (task, loader), precision = module.evaluation(config, split, model), config.training.precision
     if energy_offset != "none":
         if not isinstance(task, EnergyForceTask):
             raise ValueError(f"--energy-offset {energy_offset} is for energies; {path} is of the task {config.task!r}, leave it out")
         task.energy_offset = energy_offset
-    loader = module.evaluation_loader(config, split, model)
     model = model.to(device=device, dtype=PRECISIONS[precision].dtype)
     return task.table(evaluate_model(model, task, loader, device, precision))
 

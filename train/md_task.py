@@ -218,9 +218,9 @@ def split_loader(config, split: str, references: Mapping[int, float], training: 
     return ordered_batches(dataset, EVALUATION_ATOMS)
 
 
-def evaluation_loader(config, split: str, model: nn.Module) -> EpochLoader:
-    """All structures of a split, in order; energies less the references that the trained ``model`` holds."""
-    return split_loader(config, split, references_of(model))
+def evaluation(config, split: str, model: nn.Module) -> tuple[EnergyForceTask, EpochLoader]:
+    """The task, and all structures of a split, in order; energies less the references that the trained ``model`` holds."""
+    return build_task(config), split_loader(config, split, references_of(model))
 
 
 def check_labels(config, dataset: MoleculeDataset):

@@ -175,9 +175,9 @@ def split_loader(config, split: str, training: bool = False) -> EpochLoader:
     return EpochLoader(dataset, sampler, config.run.workers if training else 0, config.run.seed)
 
 
-def evaluation_loader(config, split: str, model: nn.Module) -> EpochLoader:
-    """All evaluation windows of a split; they do not depend on the model."""
-    return split_loader(config, split)
+def evaluation(config, split: str, model: nn.Module) -> tuple[NBodyTask, EpochLoader]:
+    """The task, and all evaluation windows of a split; they do not depend on the model."""
+    return build_task(config), split_loader(config, split)
 
 
 def waypoints_of(config) -> int:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-# "fused": all weights in one call; with the 91 small tensors of an E2Former 0.4 instead of 2.7 CPU ms a step
+# fused: one call for all weights instead of several for each of a hundred small ones
 OPTIMIZERS = {
     "adam": functools.partial(torch.optim.Adam, fused=True),
     "adamw": functools.partial(torch.optim.AdamW, fused=True),

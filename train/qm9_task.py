@@ -138,14 +138,13 @@ def readouts_of(config) -> dict[str, str]:
     return choose_readouts(config.model.targets, config.model.readouts)
 
 
-def open_split(config, split: str, folder: PropertyFolder | None = None) -> PropertyDataset:
-    """A split with the targets of the run as labels, in their units; ``folder``: that of ``config.data`` if it is open already.
+def open_split(config, split: str, folder: PropertyFolder) -> PropertyDataset:
+    """A split of a folder with the targets of the run as labels, in their units.
 
     ``ValueError`` if it is empty, or its graphs are not what the network asks for.
     """
     dtype = torch.float64 if PRECISIONS[config.training.precision].dtype is torch.float64 else torch.float32
     basis = config.data.cache and config.model.name in WITH_BASIS
-    folder = PropertyFolder.open(config.data.data_path) if folder is None else folder
     dataset = folder.dataset(split, targets=tuple(readouts_of(config)), dtype=dtype, basis=basis)
     if not len(dataset):
         raise ValueError(f"the {split} split of {config.data.data_path} is empty; preprocess with other sizes of the splits")
@@ -166,9 +165,8 @@ def check_graphs(config, dataset: PropertyDataset):
         raise ValueError(f"{folder} holds the edge basis of lmax {dataset.lmax}, the network has lmax {model.lmax}; {mend}")
 
 
-def build_task(config, train: PropertyDataset | None = None) -> PropertyTask:
-    """The task of ``config.model`` and ``config.loss``, with baselines of the training split (that of ``config.data`` if not given)."""
-    train = open_split(config, "train") if train is None else train
+def build_task(config, train: PropertyDataset) -> PropertyTask:
+    """The task of ``config.model`` and ``config.loss``, with baselines of the training split."""
     weights = dict.fromkeys(readouts_of(config), 1.0) | parse_weights(config.loss.target_weights, readouts_of(config))
     baselines = Baselines.fit(train.structures.atomic_numbers, train.structures.counts, train.values)
     return PropertyTask(WeightedLoss(config.loss.loss, weights, config.loss.loss_scale), baselines)
@@ -198,11 +196,12 @@ def fitted_scaling(config, train: PropertyDataset) -> dict:
     return fit_scaling(train.structures.atomic_numbers, train.structures.counts, train.values, readouts_of(config))
 
 
-def evaluation_loader(config, split: str, model: nn.Module) -> EpochLoader:
-    """All molecules of a split, in order, with labels normalised as the trained ``model`` has it."""
-    dataset = open_split(config, split)
+def evaluation(config, split: str, model: nn.Module) -> tuple[PropertyTask, EpochLoader]:
+    """The task, and all molecules of a split, in order, with labels normalised as the trained ``model`` has it."""
+    folder = PropertyFolder.open(config.data.data_path)
+    dataset = open_split(config, split, folder)
     dataset.set_scaling(model.heads.scaling.values())
-    return ordered_batches(dataset, EVALUATION_ATOMS)
+    return build_task(config, open_split(config, "train", folder)), ordered_batches(dataset, EVALUATION_ATOMS)
 
 
 def is_vector(readout: str) -> bool:

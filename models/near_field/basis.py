@@ -142,13 +142,15 @@ def _unpacking(lmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Ten
 class EdgeBasis:
     """Lengths and packed frames of the directed edges of a batch.
 
-    length (edges,) in the units of the positions; packed (edges, :func:`packed_size`); flipped (edges,) bool; lmax: largest degree.
+    length (edges,) in the units of the positions; packed (stored, :func:`packed_size`); flipped (edges,) bool; lmax: largest degree.
+    rows (edges,) int64: which stored frame is that of an edge, since opposite edges share one; None: each has its own.
     """
 
     length: Tensor
     packed: Tensor
     flipped: Tensor
     lmax: int
+    rows: Tensor | None = None
 
     @classmethod
     def from_vectors(cls, vectors: Tensor, lmax: int) -> EdgeBasis:
@@ -159,7 +161,7 @@ class EdgeBasis:
         """The part of degrees 0 .. lmax, which is the basis of that lmax. Raises ValueError for degrees that this basis has not."""
         if lmax > self.lmax:
             raise ValueError(f"the edge basis has lmax {self.lmax}, the network {lmax}: rebuild it with --lmax {lmax}")
-        return self if lmax == self.lmax else EdgeBasis(self.length, self.packed[:, : packed_size(lmax)], self.flipped, lmax)
+        return self if lmax == self.lmax else dataclasses.replace(self, packed=self.packed[:, : packed_size(lmax)], lmax=lmax)
 
     def to(self, device=None, dtype=None) -> EdgeBasis:
         """The same basis on another device or in another floating-point type."""
@@ -168,6 +170,7 @@ class EdgeBasis:
             self.packed.to(device=device, dtype=dtype),
             self.flipped.to(device=device),
             self.lmax,
+            None if self.rows is None else self.rows.to(device=device),
         )
 
     def rotation(self) -> Tensor:
@@ -179,5 +182,7 @@ class EdgeBasis:
         source, sign = _unpacking(self.lmax, self.packed.dtype, self.packed.device)
         unit = self.packed.new_ones(self.packed.shape[0], 1)
         extended = torch.cat([unit, torch.zeros_like(unit), self.packed], -1)
+        if self.rows is not None:
+            extended = extended.index_select(0, self.rows)
         dense = extended.index_select(1, source) * sign.index_select(0, self.flipped.long())
         return dense.view(-1, num_rows(self.lmax), num_rows(self.lmax))

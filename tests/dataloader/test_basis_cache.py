@@ -146,6 +146,7 @@ def test_rows_of_a_batch_are_its_undirected_edges(ragged, tmp_path):
         wanted = np.concatenate([np.repeat(np.arange(first[index], first[index + 1]), 2) for index in ids])
         assert sorted(batch.rows) == sorted(wanted) and one.batch(ids, basis=False).basis is None
         assert torch.equal(batch.basis.packed, one.gather(ids).packed) and torch.equal(batch.graph.src, one.topology(ids).src)
+        assert 2 * len(batch.basis.packed) == batch.graph.num_edges == len(batch.basis.length)  # both directions read one frame
 
 
 def test_directions_on_the_axes_and_edges_without_length(tmp_path):

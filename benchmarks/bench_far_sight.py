@@ -59,7 +59,7 @@ EVALUATION_STRUCTURES = 200  # in a batch of an evaluation
 LAST_TRAINED, LAST_VALIDATED, SEPARATIONS = 7, 8, 13  # of the dimers: separations 0 .. 6 train, 7 validates, 8 .. 12 test
 
 COMMON = {
-    "cutoff": CUTOFF, "radial_hidden": 32, "heads": 2, "score_width": 4, "drop_path": 0.0,
+    "cutoff": CUTOFF, "radial_basis": "bessel", "radial_size": 8, "radial_hidden": 32, "heads": 2, "score_width": 4, "drop_path": 0.0,
     # two atoms act on one another by the product of learned charges, a sum that is neither averaged nor cut off
     "far_feature_map": "identity", "far_key_features": 1, "far_normalisation": "none", "far_heads": 4, "far_value_channels": 4,
     # Gauss-Legendre nodes up to 0.8: spacing <= pi / r for r < 30 Angstrom; the near field has the shorter waves

@@ -57,8 +57,8 @@ class BackboneOptions(RadialOptions):
     layers: int = 2
     cutoff: float = 5.0
     envelope: str = "polynomial"
-    radial_basis: str = "bessel"
-    radial_size: int = 8
+    radial_basis: str = "gaussian"
+    radial_size: int = 32
     radial_hidden: int = 64
     element_size: int = 16
     heads: int = 4

@@ -75,7 +75,6 @@ class E2FormerPropertyOptions(BackboneOptions):
     targets: str = "homo"
     readouts: str | None = None
     schedule: str = "first-order"
-    radial_basis: str = "gaussian"
     radial_size: int = 48
     bond_kinds: bool = False
 

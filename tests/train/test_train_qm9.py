@@ -163,6 +163,17 @@ def test_graphs_that_do_not_serve_the_network_are_refused(data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_the_e2former_reads_bonds_among_its_pairs_where_the_folder_has_them(file, tmp_path):
+    folder, name = tmp_path / "data", "e2former_properties"
+    sizes = ["--train", "40", "--val", "12", "--lmax", "1"]
+    preprocess_qm9.main(["--file", str(file), "--out", str(folder), "--graph", "cutoff", "--bond-kinds", *sizes])
+    seeing = run(tmp_path / "seeing", {name: folder}, name)
+    blind = run(tmp_path / "blind", {name: folder}, name, "--no-bond-kinds")
+    assert seeing["config"]["model"]["bond_kinds"] and not blind["config"]["model"]["bond_kinds"]
+    assert seeing["test"][0] != blind["test"][0] and seeing["parameters"] > blind["parameters"]
+    assert evaluate.evaluate_checkpoint(tmp_path / "seeing" / checkpoint.BEST) == seeing["test"]
+
+
 def test_the_options_are_those_of_the_chosen_network(tmp_path):
     assert train_qm9.chosen_model(["--model", "se3_transformer_properties"]) == "se3_transformer_properties"
     assert train_qm9.chosen_model([]) == train_qm9.DEFAULT

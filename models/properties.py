@@ -183,7 +183,7 @@ PRESETS: dict[str, dict[str, dict[str, object]]] = {
     },
     "e2former_properties": {
         "small": {"irreps": "32x0e+32x1o+32x2e", "schedule": "first-order1+second-order1"},
-        "base": {"irreps": "64x0e+64x1o+64x2e", "schedule": "first-order3", "radial_hidden": 96},
+        "base": {"irreps": "32x0e+32x1o+32x2e", "schedule": "first-order3+second-order1"},
         "published": {**E2FORMER_PRESETS["paper"], "schedule": "first-order6"},
     },
 }

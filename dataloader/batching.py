@@ -77,7 +77,7 @@ class AtomBatch:
         moved = {field.name: _moved(getattr(self, field.name), device, dtype) for field in dataclasses.fields(self)}
         if device is not None:
             moved["graph"] = self.graph.to(device)
-        if self.edge_basis is not None and dtype is not None and torch.finfo(dtype).eps < torch.finfo(self.edge_basis.packed.dtype).eps:
+        if self.edge_basis is not None and dtype is not None and torch.finfo(dtype).eps < torch.finfo(self.edge_basis.length.dtype).eps:
             moved["edge_basis"] = None
         return AtomBatch(**moved)
 

@@ -57,20 +57,20 @@ def edge_vectors(positions: Tensor, graph: GraphIndex, images: Tensor | None = N
     return vectors if images is None else vectors + images
 
 
-def packed_frames(vectors: Tensor, lmax: int) -> tuple[Tensor, Tensor, Tensor]:
+def packed_frames(vectors: Tensor, lmax: int) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
     """Length, packed Wigner matrices and half-turn flag of edge vectors (edges, 3).
 
-    Returns length (edges,), packed (edges, :func:`packed_size`), flipped (edges,) bool. The packed numbers belong to the edge turned into
-    the half space y >= 0; the opposite edge has the same numbers and the opposite flag.
+    Returns length (edges,), packed, for each degree l = 1 .. lmax the upper triangle (edges, (2l + 1)(l + 1)), and flipped (edges,) bool.
+    The packed numbers belong to the edge turned into the half space y >= 0; the opposite edge has the same numbers and the opposite flag.
     """
     squared = vectors.square().sum(-1)
     empty = squared == 0
     length = torch.where(empty, 1.0, squared).sqrt()
     flipped = vectors[:, 1] < 0
     unit = vectors * (torch.where(flipped, -1.0, 1.0).to(vectors.dtype) / length).unsqueeze(-1)
-    packed = _pack(_wigner(_smallest_rotation(unit), lmax), lmax)
-    packed = torch.where(empty.unsqueeze(-1), 0.0, packed)
-    return torch.where(empty, 0.0, length), packed, flipped
+    matrices = _wigner(_smallest_rotation(unit), lmax)
+    packed = (matrix[:, _triangle(l, matrix.device)] for l, matrix in enumerate(matrices, 1))
+    return torch.where(empty, 0.0, length), tuple(torch.where(empty.unsqueeze(-1), 0.0, part) for part in packed), flipped
 
 
 def _smallest_rotation(unit: Tensor) -> Tensor:
@@ -101,10 +101,6 @@ def _raise_degree(l: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     table = torch.einsum("ipa,jqb->ijpqab", isometry, isometry)
     size = 2 * l + 1
     return table.reshape((2 * l - 1) ** 2 * 9, size * size).to(dtype=dtype, device=device)
-
-
-def _pack(matrices: list[Tensor], lmax: int) -> Tensor:
-    return torch.cat([matrix[:, _triangle(l, matrix.device)] for l, matrix in zip(range(1, lmax + 1), matrices, strict=True)], -1)
 
 
 @table
@@ -142,34 +138,38 @@ def _unpacking(lmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Ten
 class EdgeBasis:
     """Lengths and packed frames of the directed edges of a batch.
 
-    length (edges,) in the units of the positions; packed (stored, :func:`packed_size`); flipped (edges,) bool; lmax: largest degree.
-    rows (edges,) int64: which stored frame is that of an edge, since opposite edges share one; None: each has its own.
+    length (edges,) in the units of the positions; packed: numbers (stored, (2l + 1)(l + 1)) of the frames for each degree l = 1 .. lmax;
+    flipped (edges,) bool. rows (edges,) int64: which stored frame is that of an edge, since opposite edges share one; None: each has its
+    own.
     """
 
     length: Tensor
-    packed: Tensor
+    packed: tuple[Tensor, ...]
     flipped: Tensor
-    lmax: int
     rows: Tensor | None = None
 
     @classmethod
     def from_vectors(cls, vectors: Tensor, lmax: int) -> EdgeBasis:
         """Compute the basis of edge vectors (edges, 3); differentiable to any order."""
-        return cls(*packed_frames(vectors, lmax), lmax)
+        return cls(*packed_frames(vectors, lmax))
+
+    @property
+    def lmax(self) -> int:
+        """Largest degree."""
+        return len(self.packed)
 
     def up_to(self, lmax: int) -> EdgeBasis:
         """The part of degrees 0 .. lmax, which is the basis of that lmax. Raises ValueError for degrees that this basis has not."""
         if lmax > self.lmax:
             raise ValueError(f"the edge basis has lmax {self.lmax}, the network {lmax}: rebuild it with --lmax {lmax}")
-        return self if lmax == self.lmax else dataclasses.replace(self, packed=self.packed[:, : packed_size(lmax)], lmax=lmax)
+        return self if lmax == self.lmax else dataclasses.replace(self, packed=self.packed[:lmax])
 
     def to(self, device=None, dtype=None) -> EdgeBasis:
         """The same basis on another device or in another floating-point type."""
         return EdgeBasis(
             self.length.to(device=device, dtype=dtype),
-            self.packed.to(device=device, dtype=dtype),
+            tuple(part.to(device=device, dtype=dtype) for part in self.packed),
             self.flipped.to(device=device),
-            self.lmax,
             None if self.rows is None else self.rows.to(device=device),
         )
 
@@ -179,9 +179,9 @@ class EdgeBasis:
         Row order of the result is :func:`models.irreps.rows_by_order`. Block sparse but dense in memory: one batched product
         with it is three times faster than one product per degree.
         """
-        source, sign = _unpacking(self.lmax, self.packed.dtype, self.packed.device)
-        unit = self.packed.new_ones(self.packed.shape[0], 1)
-        extended = torch.cat([unit, torch.zeros_like(unit), self.packed], -1)
+        source, sign = _unpacking(self.lmax, self.length.dtype, self.length.device)
+        unit = self.length.new_ones(self.packed[0].shape[0], 1)
+        extended = torch.cat([unit, torch.zeros_like(unit), *self.packed], -1)
         if self.rows is not None:
             extended = extended.index_select(0, self.rows)
         dense = extended.index_select(1, source) * sign.index_select(0, self.flipped.long())

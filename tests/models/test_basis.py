@@ -52,7 +52,7 @@ def test_frames_are_rotations_to_the_polar_axis(lmax, dtype, bar):
     vectors = all_vectors().to(dtype)
     basis = EdgeBasis.from_vectors(vectors, lmax)
     turn = frames(basis)
-    assert turn.dtype == dtype and basis.packed.shape == (len(vectors), packed_size(lmax))
+    assert turn.dtype == dtype and torch.cat(basis.packed, 1).shape == (len(vectors), packed_size(lmax))
     exact = turn.double()
     bar = bar * lmax
     torch.testing.assert_close(exact @ exact.mT, torch.eye(num_rows(lmax)).double().expand_as(exact), rtol=0, atol=bar)
@@ -99,7 +99,7 @@ def test_one_row_serves_both_directions(lmax):
     """Only the flag turns over with the edge; also in the plane y = 0, where both directions are their own half space."""
     vectors = all_vectors()
     basis = EdgeBasis.from_vectors(vectors, lmax)
-    back = EdgeBasis(basis.length, basis.packed, ~basis.flipped, lmax)
+    back = EdgeBasis(basis.length, basis.packed, ~basis.flipped)
     turn = frames(back)
     torch.testing.assert_close(turn @ turn.mT, torch.eye(num_rows(lmax)).double().expand_as(turn), rtol=0, atol=3e-15 * lmax)
     degree = degree_of_row(lmax)
@@ -112,7 +112,8 @@ def test_one_row_serves_both_directions(lmax):
 
     length, packed, flipped = packed_frames(-vectors, lmax)
     off_plane = vectors[:, 1] != 0
-    assert torch.equal(length, basis.length) and torch.equal(packed[off_plane], basis.packed[off_plane])
+    assert torch.equal(length, basis.length)
+    assert all(torch.equal(one[off_plane], other[off_plane]) for one, other in zip(packed, basis.packed, strict=True))
     assert torch.equal(flipped[off_plane], ~basis.flipped[off_plane])
 
 
@@ -126,7 +127,7 @@ def test_lower_degrees_are_the_first_numbers(lmax, lower, seed):
     """A basis of small lmax is a prefix of one of large lmax."""
     lower = min(lower, lmax)
     vectors = draw(5, 3, seed=seed)
-    torch.testing.assert_close(packed_frames(vectors, lmax)[1][:, : packed_size(lower)], packed_frames(vectors, lower)[1], rtol=0, atol=0)
+    assert all(map(torch.equal, packed_frames(vectors, lmax)[1][:lower], packed_frames(vectors, lower)[1]))
 
 
 # derivatives
@@ -203,7 +204,8 @@ def test_edge_of_zero_length_passes_scalars_only(lmax, dtype):
 
 def test_no_edges():
     basis = EdgeBasis.from_vectors(torch.zeros(0, 3), 3)
-    assert basis.rotation().shape == (0, 16, 16) and basis.packed.shape == (0, 49) and basis.length.shape == (0,)
+    assert basis.rotation().shape == (0, 16, 16) and basis.length.shape == (0,)
+    assert [part.shape for part in basis.packed] == [(0, 6), (0, 15), (0, 28)]
 
 
 def test_use_in_inference_mode_spoils_nothing():
@@ -219,7 +221,8 @@ def test_use_in_inference_mode_spoils_nothing():
 def test_change_of_type():
     basis = EdgeBasis.from_vectors(draw(6, 3, seed=0), 3)
     single = basis.to(dtype=torch.float32)
-    assert (single.length.dtype, single.packed.dtype, single.flipped.dtype, single.lmax) == (torch.float32, torch.float32, torch.bool, 3)
+    assert {part.dtype for part in (single.length, *single.packed)} == {torch.float32}
+    assert (single.flipped.dtype, single.lmax) == (torch.bool, 3)
     assert relative_error(single.rotation().double(), basis.rotation()) <= 1e-7
 
 

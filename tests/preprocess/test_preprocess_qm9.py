@@ -220,4 +220,4 @@ def test_loader_workers_open_the_cache_by_its_path(made):
     dataset = PropertyDataset.open(made, "train")
     batches = list(EpochLoader(dataset, BatchPlan(dataset, batch_size=16), workers=1))
     assert sum(batch.num_graphs for batch in batches) == 32
-    assert torch.isfinite(torch.cat([batch.edge_basis.packed for batch in batches])).all()
+    assert all(torch.isfinite(part).all() for batch in batches for part in batch.edge_basis.packed)

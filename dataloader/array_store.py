@@ -8,8 +8,7 @@ killed writer leaves nothing. Cost: opening reads the files once to verify them 
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -79,33 +78,6 @@ def map_arrays(folder: str | Path, manifest: dict) -> dict[str, np.ndarray]:
     """The arrays of a store, memory-mapped; copy on write, since torch refuses read-only memory, and nothing is ever written."""
     names = manifest["arrays"]  # plain views: np.memmap slices slowly
     return {name: np.asarray(np.load(Path(folder) / f"{name}.npy", mmap_mode="c", allow_pickle=False)) for name in names}
-
-
-class RowReader:
-    """Rows of one array of a store by plain reads: a first visit to a place costs no page faults, which make a map half as fast.
-
-    ``read(ends)`` of [(first, last), ...] gives the rows (sum of last - first, ...) of these ranges, one after the other, in the type of
-    the file. Several processes may share a reader. Raises ``OSError`` where the file has become shorter than it was.
-    """
-
-    def __init__(self, folder: str | Path, name: str, manifest: dict):
-        self.path, entry = Path(folder) / f"{name}.npy", manifest["arrays"][name]
-        self.row, self.dtype = tuple(entry["shape"][1:]), np.dtype(entry["dtype"])
-        self.row_bytes = self.dtype.itemsize * int(np.prod(self.row))
-        self.start = entry["bytes"] - entry["shape"][0] * self.row_bytes
-        self.file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - closed with the reader
-
-    def read(self, ends: Sequence[tuple[int, int]]) -> np.ndarray:
-        rows = np.empty((sum(last - first for first, last in ends), *self.row), self.dtype)
-        if not rows.size:
-            return rows
-        memory, place, descriptor = memoryview(rows).cast("B"), 0, self.file.fileno()
-        for first, last in ends:
-            size = (last - first) * self.row_bytes
-            if os.preadv(descriptor, [memory[place : place + size]], self.start + first * self.row_bytes) != size:
-                raise OSError(f"{self.path} has become shorter than it was when it was opened; build it again")
-            place += size
-        return rows
 
 
 def _describe(file: Path) -> dict:

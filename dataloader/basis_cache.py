@@ -112,8 +112,7 @@ class BasisCache:
         self.folder, self.manifest = folder, manifest
         self.settings = CacheSettings(**manifest["settings"])
         arrays = array_store.map_arrays(folder, manifest)
-        self._vector, self._ends = arrays["vector"], arrays.get("ends")
-        self._packed = array_store.RowReader(folder, "packed", manifest)
+        self._vector, self._packed, self._ends = arrays["vector"], arrays["packed"], arrays.get("ends")
         self._offsets, self._nodes = arrays["edge_offsets"], arrays["nodes"].astype(np.int64)
 
     def __getstate__(self) -> dict:
@@ -193,8 +192,7 @@ class BasisCache:
 
     def _basis(self, ids: np.ndarray, layout: _Layout) -> EdgeBasis:
         length, first, flipped = _first_degree(self._pieces(self._vector, ids))
-        ends = zip(self._offsets[ids].tolist(), self._offsets[ids + 1].tolist(), strict=True)
-        others = torch.from_numpy(self._packed.read(list(ends)).astype(np.float32, copy=False))
+        others = torch.from_numpy(self._pieces(self._packed, ids).astype(np.float32, copy=False))
         sizes = [packed_size(l) - packed_size(l - 1) for l in range(2, self.settings.lmax + 1)]
         rows = torch.from_numpy(layout.rows)
         length, flipped = (torch.from_numpy(values).index_select(0, rows) for values in (length, flipped))

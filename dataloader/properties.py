@@ -55,14 +55,17 @@ def write_bond_kinds(folder: str | Path, parts: Sequence[np.ndarray], data_hash:
 
 
 def open_bond_kinds(folder: str | Path, data_hash: str, graph_rule: dict, edges: int, verify: str = "full") -> np.ndarray:
-    """The kinds (edges,) of :func:`write_bond_kinds`, memory-mapped; ``FileNotFoundError`` or ``ValueError`` if they are not these."""
+    """The kinds (edges,) of :func:`write_bond_kinds`; ``FileNotFoundError`` or ``ValueError`` if they are not these.
+
+    In memory, not mapped: they are a byte each, and a batch would visit a page of the map for every molecule.
+    """
     manifest = array_store.read_manifest(folder, KINDS_WHAT, KINDS_FORMAT, ("kinds",), MEND)
     array_store.check_data(folder, manifest, data_hash, MEND)
     array_store.check_arrays(folder, manifest, MEND, verify)
     kinds = array_store.map_arrays(folder, manifest)["kinds"]
     if manifest["settings"] != {"graph_rule": graph_rule} or kinds.shape != (edges,):
         raise ValueError(f"{folder} holds the kinds of {kinds.shape[0]} edges of {manifest['settings']}, wanted are {edges}; {MEND}")
-    return kinds
+    return np.array(kinds)
 
 
 class PropertyDataset(StructureDataset):

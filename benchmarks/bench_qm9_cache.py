@@ -10,7 +10,7 @@ builds them. Columns:
     build         wall seconds of ``--workers`` processes, bonds perceived from the geometry
     open, full    wall seconds to open the cache with 16 blocks of every file verified, and with all; files are in the page cache
     first         CPU milliseconds to have topology, basis and bond kinds of a random batch, one thread, when its pages are visited for the
-                  first time, as in a first epoch; again: in a later one; computed: basis from positions
+                  first time, as in a first epoch; again: as in a later one; computed: basis from positions
     error         largest difference of a length (relative) or an entry of the rotation from the basis computed in float64, whole batches
 """
 
@@ -19,7 +19,6 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 
 from benchmarks import harness  # before torch: it sets the thread count
@@ -103,23 +102,23 @@ def measure_batches(cache: BasisCache, bond_kinds: np.ndarray | None, structures
     """Times of batches and the largest error in them."""
     positions, rng = torch.from_numpy(centred_positions(structures)), np.random.default_rng(0)
     batches = [rng.permutation(len(cache))[: options.batch] for _ in range(options.rounds + 1)]
-    turns = {"first": iter(batches), "again": iter(batches), "computed": iter(batches)}
+    graphs = [BasisCache(cache.folder, cache.manifest).topology(batch) for batch in batches]  # by maps of its own: those of cache are new
 
     def vectors(batch, graph, dtype):
         atoms = rows_of(structures.offsets[batch], structures.counts[batch])
         return edge_vectors(positions.index_select(0, torch.from_numpy(atoms)).to(dtype), graph)
 
-    def gather(turn: str):
-        edges = cache.batch(next(turns[turn]))
+    def gather(batch):
+        edges = cache.batch(batch)
         return edges, None if bond_kinds is None else bond_kinds[edges.rows]
 
-    graphs = iter([cache.topology(batch) for batch in batches])
+    def visit(name: str) -> dict[str, list[float]]:
+        gathered, computed = iter(batches), iter(zip(batches, graphs, strict=True))
+        tasks = {name: lambda: gather(next(gathered))}
+        tasks["computed"] = lambda: EdgeBasis.from_vectors(vectors(*next(computed), torch.float32), LMAX)
+        return harness.interleave(tasks, options.rounds)
 
-    def compute():
-        return EdgeBasis.from_vectors(vectors(next(turns["computed"]), next(graphs), torch.float32), LMAX)
-
-    times = harness.interleave({"first": partial(gather, "first"), "computed": compute}, options.rounds)
-    times |= harness.interleave({"again": partial(gather, "again")}, options.rounds)
+    times = visit("first") | visit("again")  # in both after a computation, which takes the cache of the processor
     error = 0.0
     for batch in batches[:3]:
         graph, basis, _ = cache.batch(batch)

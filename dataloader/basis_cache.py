@@ -351,8 +351,8 @@ def _write_graphs(write: dict, graphs: Iterable[GraphEdges], settings: CacheSett
             _check_graph(index, graph, settings)
         vectors = torch.from_numpy(np.concatenate([graph.vectors for graph in group])).float()
         write["vector"].append(vectors.numpy())
-        _, (_, *others), _ = packed_frames(vectors.double(), settings.lmax)  # of the vectors as they are stored
-        write["packed"].append(torch.cat([vectors.new_zeros(len(vectors), 0), *others], 1).numpy())
+        _, packed, _ = packed_frames(vectors.double(), settings.lmax)  # of the vectors as they are stored
+        write["packed"].append(torch.cat(packed, 1)[:, FIRST:].numpy())
         counts = np.array([len(graph.ends) for graph in group])
         write["edge_offsets"].append(edges + counts.cumsum())
         write["nodes"].append(np.array([graph.num_nodes for graph in group]))

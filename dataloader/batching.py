@@ -52,7 +52,9 @@ class AtomBatch:
         rows += [("cell", self.cell, self.num_graphs, "graphs"), ("image_shift", self.image_shift, self.num_edges, "edges")]
         rows.append(("periodic", self.periodic, self.num_graphs, "graphs"))
         if self.edge_basis is not None:
-            rows.append(("edge_basis.length", self.edge_basis.length, self.num_edges, "edges"))
+            basis = self.edge_basis
+            rows.append(("edge_basis.length", basis.length, self.num_edges, "edges"))
+            rows.append(("frames of edge_basis", basis.packed[0] if basis.rows is None else basis.rows, self.num_edges, "edges"))
         for name, value, count, unit in rows:
             if value is not None and value.shape[0] != count:
                 raise ValueError(f"{name} must have one row for each of the {count} {unit}, got the shape {tuple(value.shape)}")

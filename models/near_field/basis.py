@@ -15,7 +15,7 @@ upper triangles are enough, 6 + 15 + 28 = 49 numbers for l = 1..3 instead of 83.
 
 Degrees above 1 follow from D^(l-1) x D^1 by the Clebsch-Gordan isometry: polynomial in R, hence exact derivatives of any order.
 An edge of zero length has no direction: its matrices are zero for l >= 1, so that only scalars pass, with finite gradients.
-Cost at lmax 3: 0.7 microseconds per edge to compute (`benchmarks/bench_basis_cache.py`), less to read from a cache.
+Cost at lmax 3: 0.9 microseconds per edge to compute (`benchmarks/bench_basis_cache.py`), less to read from a cache.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def packed_frames(vectors: Tensor, lmax: int) -> tuple[Tensor, tuple[Tensor, ...
     flipped = vectors[:, 1] < 0
     unit = vectors * (torch.where(flipped, -1.0, 1.0).to(vectors.dtype) / length).unsqueeze(-1)
     matrices = _wigner(_smallest_rotation(unit), lmax)
-    packed = (matrix[:, _triangle(l, matrix.device)] for l, matrix in enumerate(matrices, 1))
+    packed = [matrix[:, _triangle(l, matrix.device)] for l, matrix in zip(range(1, lmax + 1), matrices, strict=True)]
     return torch.where(empty, 0.0, length), tuple(torch.where(empty.unsqueeze(-1), 0.0, part) for part in packed), flipped
 
 

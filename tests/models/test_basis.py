@@ -127,7 +127,8 @@ def test_lower_degrees_are_the_first_numbers(lmax, lower, seed):
     """A basis of small lmax is a prefix of one of large lmax."""
     lower = min(lower, lmax)
     vectors = draw(5, 3, seed=seed)
-    assert all(map(torch.equal, packed_frames(vectors, lmax)[1][:lower], packed_frames(vectors, lower)[1]))
+    first, whole = packed_frames(vectors, lmax)[1][:lower], packed_frames(vectors, lower)[1]
+    assert all(torch.equal(one, other) for one, other in zip(first, whole, strict=True))
 
 
 # derivatives

@@ -28,10 +28,10 @@ from scipy import constants
 
 from dataloader.bonds import perceive
 from dataloader.files import write_json
-from dataloader.label_statistics import compositions
 from dataloader.qm9 import read_ragged
 from dataloader.qm9_targets import ATOMISED, ELEMENTS, HARTREE, TABLE_KCAL, with_atomisation
 from dataloader.structures import Structures
+from models.property_heads import compositions
 from train.options import OptionParser, run_script
 
 COLUMNS = {"check": "check", "value": "found", "bar": "bar", "unit": "unit", "ok": "holds"}
@@ -109,9 +109,10 @@ def check_bonds(structures: Structures) -> list[dict]:
     rows += [{"check": "charged", "value": int(charged.sum()), "unit": "molecules"}]
     if structures.names is not None:
         atoms, bonds = zip(*(read_smiles(text) for text in structures.names.tolist()), strict=True)
-        wanted = np.array([[each.get(symbol, 0) for symbol in ELEMENTS if symbol != "H"] for each in atoms])
-        numbers = np.array([number for symbol, number in ELEMENTS.items() if symbol != "H"])
-        rows.append(_at_most("elements", int((compositions(structures, numbers) != wanted).any(1).sum()), 0, "molecules"))
+        wanted = np.array([[each.get(symbol, 0) for symbol in ELEMENTS] for each in atoms])
+        counts = compositions(structures.atomic_numbers, structures.counts, list(ELEMENTS.values()))
+        heavy_atoms = np.array(list(ELEMENTS)) != "H"  # SMILES leave hydrogen out
+        rows.append(_at_most("elements", int((counts != wanted)[:, heavy_atoms].any(1).sum()), 0, "molecules"))
         ends = structures.atomic_numbers[structures.offsets[found.table.structure_of_bond][:, None] + found.table.ends]
         heavy = np.bincount(found.table.structure_of_bond, (ends > 1).all(1), minlength=len(structures))
         rows.append(_at_least("bonds of the SMILES", (heavy == bonds).mean(), LEAST_SHARE))

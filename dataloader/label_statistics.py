@@ -14,21 +14,14 @@ import numpy as np
 
 from dataloader import files
 from dataloader.structures import Structures
-
-
-def compositions(structures: Structures, elements: np.ndarray) -> np.ndarray:
-    """Number of atoms of each element (structures, elements) float64; other elements are not counted."""
-    column = np.searchsorted(elements, structures.atomic_numbers)
-    known = (column < len(elements)) & (elements[np.minimum(column, len(elements) - 1)] == structures.atomic_numbers)
-    cell = structures.structure_of_atom[known] * len(elements) + column[known]
-    return np.bincount(cell, minlength=len(structures) * len(elements)).reshape(len(structures), len(elements)).astype(np.float64)
+from models.property_heads import compositions
 
 
 def fit_references(structures: Structures) -> dict[int, float]:
     """Reference energy of every element, Z -> eV; ``ValueError`` for an empty set or one without energies."""
     if not len(structures):
         raise ValueError("reference energies need at least one structure, got none")
-    counts = compositions(structures, structures.elements)
+    counts = compositions(structures.atomic_numbers, structures.counts, structures.elements)
     energy = structures.energy_for("reference energies")
     mean = energy.sum() / structures.counts.sum()
     residual = energy - mean * structures.counts
@@ -38,12 +31,9 @@ def fit_references(structures: Structures) -> dict[int, float]:
 
 def reference_energy(structures: Structures, references: dict[int, float]) -> np.ndarray:
     """Sum of the reference energies of the atoms of every structure (structures,) float64, eV; ``ValueError`` for an unknown element."""
-    unknown = [int(number) for number in structures.elements if int(number) not in references]
-    if unknown:
-        known = f"there are those of Z = {sorted(references)}"
-        raise ValueError(f"there is no reference energy of Z = {unknown[0]} ({known}); train with structures of that element")
-    elements = np.array(sorted(references))
-    return compositions(structures, elements) @ np.array([references[number] for number in elements.tolist()])
+    elements = sorted(references)
+    counts = compositions(structures.atomic_numbers, structures.counts, elements)
+    return counts @ np.array([references[number] for number in elements])
 
 
 @dataclasses.dataclass(frozen=True)

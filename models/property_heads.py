@@ -255,7 +255,7 @@ def compositions(numbers: np.ndarray, counts: np.ndarray, elements: Sequence[int
     elements = np.asarray(elements)
     unknown = np.setdiff1d(numbers, elements)
     if len(unknown):
-        raise ValueError(f"no reference is known of Z = {unknown[0]} (there are Z = {elements.tolist()}); train with that element")
+        raise ValueError(f"there is no reference of Z = {unknown[0]} (there are those of Z = {elements.tolist()}); train with that element")
     structure = np.repeat(np.arange(len(counts)), counts)
     cell = structure * len(elements) + np.searchsorted(elements, numbers)
     return np.bincount(cell, minlength=len(counts) * len(elements)).reshape(len(counts), len(elements)).astype(np.float64)
@@ -326,7 +326,7 @@ class TargetScaling(ExactBuffers):
         unknown = atomic_numbers[~self.known[atomic_numbers]]
         if len(unknown):
             known = self.known.nonzero().flatten().tolist()
-            raise ValueError(f"no reference is known of Z = {int(unknown[0])} (there are Z = {known}); train with that element")
+            raise ValueError(f"there is no reference of Z = {int(unknown[0])} (there are those of Z = {known}); train with that element")
         each = self.reference[:, atomic_numbers].T  # (nodes, targets)
         pooled = {"sum": sum_nodes(graph, each), "mean": mean_nodes(graph, each)}
         out = {}

@@ -15,9 +15,8 @@ from pathlib import Path
 import torch
 from easydict import EasyDict
 
-from train import checkpoint, monitor
+from train import checkpoint, md_task, monitor
 from train.loop import evaluate_model
-from train.md_task import OFFSETS, EnergyForceTask
 from train.optimizers import PRECISIONS
 from train.options import find_device, run_script
 
@@ -44,15 +43,15 @@ def evaluate_checkpoint(
         if name not in known:
             raise ValueError(f"checkpoint {path} is of the unknown {what} {name!r}; known: {', '.join(known)}")
     module = importlib.import_module(TASKS[config.task])
+    if energy_offset != "none" and module is not md_task:
+        raise ValueError(f"--energy-offset {energy_offset} is for energies; {path} is of the task {config.task!r}, leave it out")
     if data_path is not None:
         config.data.data_path = str(data_path)
     torch.set_num_threads(config.run.threads)
     model = module.build_model_for(config)
     checkpoint.load_weights(model, checkpoint.evaluation_weights(content), path)
     (task, loader), precision = module.evaluation(config, split, model), config.training.precision
-    if energy_offset != "none":
-        if not isinstance(task, EnergyForceTask):
-            raise ValueError(f"--energy-offset {energy_offset} is for energies; {path} is of the task {config.task!r}, leave it out")
+    if module is md_task:
         task.energy_offset = energy_offset
     model = model.to(device=device, dtype=PRECISIONS[precision].dtype)
     return task.table(evaluate_model(model, task, loader, device, precision))
@@ -64,7 +63,7 @@ def main(argv: list[str] | None = None):
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint_best.pt or checkpoint_last.pt of a run")
     parser.add_argument("--data-path", help="folder of the data, if it has moved")
     parser.add_argument("--split", choices=("train", "val", "test"), default="test")
-    parser.add_argument("--energy-offset", choices=OFFSETS, default="none", help="what energy errors may be shifted by")
+    parser.add_argument("--energy-offset", choices=md_task.OFFSETS, default="none", help="what energy errors may be shifted by")
     parser.add_argument("--json", metavar="FILE", help="also write the rows to this file")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)

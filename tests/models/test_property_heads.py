@@ -284,9 +284,9 @@ def test_unknown_elements_are_refused():
     _, scaling = every_scaling()
     module = TargetScaling({"alpha": "sum"})
     module.set(scaling)
-    with pytest.raises(ValueError, match=r"Z = 7 \(there are Z = \[1, 6, 8\]\); train with that element"):
+    with pytest.raises(ValueError, match=r"Z = 7 \(there are those of Z = \[1, 6, 8\]\); train with that element"):
         module(GRAPH, NUMBERS, {"alpha": torch.zeros(3)})
-    with pytest.raises(ValueError, match=r"Z = 7 \(there are Z = \[1, 6, 8\]\); train with that element"):
+    with pytest.raises(ValueError, match=r"Z = 7 \(there are those of Z = \[1, 6, 8\]\); train with that element"):
         references(NUMBERS.numpy(), np.array(SIZES), scaling, "alpha")
 
 

@@ -88,7 +88,7 @@ def test_another_folder_is_judged_with_the_references_of_the_training(whole, tmp
 
 def test_an_unknown_element_in_another_folder_is_one_line(whole, tmp_path):
     folder = make_data(tmp_path / "foreign", random_structures((4,) * 8, elements=(1, 79)), sizes=(2, 2, 4))
-    with pytest.raises(ValueError, match="no reference energy of Z = 79"):
+    with pytest.raises(ValueError, match="no reference of Z = 79"):
         evaluate.evaluate_checkpoint(whole[0] / checkpoint.BEST, data_path=folder)
 
 
@@ -164,6 +164,10 @@ def test_offsets_are_for_energies(tmp_path, whole):
     saved["config"]["task"] = "other"
     checkpoint.save_checkpoint(tmp_path / "c.pt", saved)
     with pytest.raises(ValueError, match="unknown task 'other'; known: nbody, md17, md22, qm9"):
+        evaluate.evaluate_checkpoint(tmp_path / "c.pt", energy_offset="per-composition")
+    saved["config"]["task"] = "qm9"
+    checkpoint.save_checkpoint(tmp_path / "c.pt", saved)
+    with pytest.raises(ValueError, match="--energy-offset per-composition is for energies; .* of the task 'qm9', leave it out"):
         evaluate.evaluate_checkpoint(tmp_path / "c.pt", energy_offset="per-composition")
 
 

@@ -9,7 +9,7 @@ MINUTES ?= 3.5
 export OMP_NUM_THREADS ?= 1
 export DGLBACKEND ?= pytorch
 
-.PHONY: help env train test bench lint clean
+.PHONY: help env train md test bench lint clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,12 +26,15 @@ $(STAMP): requirements.txt pyproject.toml
 	touch $@
 
 lint: env ## ruff
-	$(BIN)/ruff check models dataloader preprocess train benchmarks tests
+	$(BIN)/ruff check models dataloader preprocess train simulate benchmarks tests
 
 train: env ## preprocess the bundled ethanol frames, train the hybrid on them, print the test table (a second call goes on or shows it again)
 	$(BIN)/python -m preprocess.preprocess_md17 --sample --out $(DATA)/ethanol_sample
 	$(BIN)/python -m train.train_md17 --data-path $(DATA)/ethanol_sample --run-dir $(RUN) --max-cpu-minutes $(MINUTES) \
 	  $(if $(wildcard $(RUN)/config.yaml),--resume) $(ARGS)
+
+md: env ## 10,000 steps of molecular dynamics with the potential of `make train` (a second call goes on or shows it again)
+	$(BIN)/python -m simulate.run_md --checkpoint $(RUN)/checkpoint_best.pt --run-dir $(RUN)_md $(if $(wildcard $(RUN)_md/state.npz),--resume) $(ARGS)
 
 bench: env ## near field beside equiformer-pytorch, basis cache, far field, training step (half an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt

@@ -1,0 +1,45 @@
+"""A potential that was trained for a moment on open structures of hydrogen, carbon and oxygen, and structures for it."""
+
+import numpy as np
+import pytest
+from ase import Atoms
+
+from tests.train.md_data import SMALL, make_data
+from train import checkpoint, monitor, train_md17
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data") / "set")
+
+
+@pytest.fixture(scope="session")
+def trained(data, tmp_path_factory):
+    """``trained(*options)``: best checkpoint of a short run with them."""
+
+    def train(*options):
+        folder = tmp_path_factory.mktemp("run")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(monitor, "save_figure", lambda path, figure: None)
+            train_md17.main(["--run-dir", str(folder), "--data-path", str(data), *SMALL, "--epochs", "5", "--lr", "0.02", *options])
+        return folder / checkpoint.BEST
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def potential(trained):
+    """Near and far field, for open and periodic structures."""
+    return trained("--far-expansion", "auto")
+
+
+@pytest.fixture
+def molecule():
+    rng = np.random.default_rng(1)
+    return Atoms("CHOHC", 1.3 * rng.standard_normal((5, 3)))
+
+
+@pytest.fixture
+def crystal():
+    rng = np.random.default_rng(2)
+    return Atoms("COHC", rng.uniform(0, 4, (4, 3)), cell=4.5 * np.eye(3) + 0.5 * rng.standard_normal((3, 3)), pbc=True)

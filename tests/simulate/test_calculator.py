@@ -1,0 +1,105 @@
+"""Laws of the calculator: it says what the network says, forces and stress are slopes of its energy, unknown elements are refused."""
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
+from ase.optimize import BFGS
+
+from dataloader.molecules import MoleculeDataset
+from models.factory import build_model
+from simulate.calculator import FarfieldCalculator
+from tests.simulate import test_run_md
+from train import checkpoint
+
+
+def with_calculator(atoms, path, **options):
+    atoms.calc = FarfieldCalculator(path, **options)
+    return atoms
+
+
+def test_it_says_what_the_network_says(potential, data):
+    dataset = MoleculeDataset.open(data, "test")
+    content = checkpoint.read_run(potential)
+    model = build_model({key: value for key, value in content["config"]["model"].items() if key != "preset"})
+    checkpoint.load_weights(model, checkpoint.evaluation_weights(content), potential)
+    prediction = model.eval()(dataset[range(4)])
+    calculator = FarfieldCalculator(potential)
+    first = 0
+    for index, count in enumerate(dataset.atoms_per_structure.tolist()):
+        one = dataset.structures[index]
+        atoms = Atoms(numbers=one.atomic_numbers, positions=one.positions, calculator=calculator)
+        forces = prediction["forces"][first : first + count].numpy()
+        assert atoms.get_potential_energy() == pytest.approx(float(prediction["energy"][index]), abs=1e-5)
+        np.testing.assert_allclose(atoms.get_forces(), forces, atol=1e-6 * max(1, np.abs(forces).max()))
+        first += count
+
+
+@pytest.mark.parametrize("kind", ["molecule", "crystal"])
+def test_forces_are_the_slope_of_the_energy(potential, kind, request):
+    atoms = with_calculator(request.getfixturevalue(kind), potential, dtype="float64")
+    wanted = calculate_numerical_forces(atoms, eps=1e-4)
+    np.testing.assert_allclose(atoms.get_forces(), wanted, atol=1e-6 * np.abs(wanted).max())
+
+
+def test_stress_is_the_slope_under_strain(potential, crystal):
+    atoms = with_calculator(crystal, potential, dtype="float64")
+    wanted = calculate_numerical_stress(atoms, eps=1e-5)
+    assert np.abs(wanted).max() > 1e-4
+    np.testing.assert_allclose(atoms.get_stress(), wanted, atol=1e-6 * np.abs(wanted).max())
+
+
+def test_places_far_away_and_wrapped_atoms_change_nothing(potential, molecule, crystal):
+    molecule, crystal = with_calculator(molecule, potential), with_calculator(crystal, potential, dtype="float64")
+    forces = molecule.get_forces()
+    molecule.positions += 1e4
+    np.testing.assert_allclose(molecule.get_forces(), forces, atol=1e-5 * np.abs(forces).max())
+    energy = crystal.get_potential_energy()
+    crystal.positions += crystal.cell.array[0] - 2 * crystal.cell.array[2]
+    crystal.positions[1] += crystal.cell.array[1]
+    assert crystal.get_potential_energy() == pytest.approx(energy, abs=1e-9)
+
+
+def test_ase_relaxes_with_it(potential, molecule):
+    atoms = with_calculator(molecule, potential, dtype="float64")
+    before = atoms.get_potential_energy()
+    BFGS(atoms, logfile=None).run(fmax=0.01, steps=20)
+    assert atoms.get_potential_energy() < before
+
+
+def test_what_it_can_say_follows_from_the_training(potential, trained, molecule):
+    assert FarfieldCalculator(potential).implemented_properties == ["energy", "free_energy", "forces", "stress"]
+    with pytest.raises(PropertyNotImplementedError, match="set atoms.pbc = True"):
+        with_calculator(molecule, potential).get_stress()
+    direct = FarfieldCalculator(trained("--forces", "direct"))
+    assert direct.implemented_properties == ["energy", "free_energy", "forces"] and not direct.conservative
+    silent = trained("--forces", "none", "--weight-forces", "0")
+    assert FarfieldCalculator(silent).implemented_properties == ["energy", "free_energy"]
+    with pytest.raises(ValueError, match="trained with --forces none, nothing moves"):
+        test_run_md.run(silent.parent / "md", silent)
+    assert not (silent.parent / "md").exists()
+
+
+def test_what_it_was_not_trained_on_is_refused(potential, molecule):
+    calculator = FarfieldCalculator(potential)
+    with pytest.raises(ValueError, match=r"was not trained on Au \(only on H C O\); train with that element"):
+        Atoms("AuC", [[0, 0, 0], [0, 0, 2]], calculator=calculator).get_potential_energy()
+    with pytest.raises(ValueError, match="no atoms"):
+        Atoms(calculator=calculator).get_potential_energy()
+    molecule.positions[2] = np.nan
+    molecule.calc = calculator
+    with pytest.raises(ValueError, match="must be finite"):
+        molecule.get_potential_energy()
+    with pytest.raises(ValueError, match="dtype must be one of float32, float64, got 'float16'"):
+        FarfieldCalculator(potential, dtype="float16")
+
+
+def test_checkpoints_of_other_tasks_are_refused(potential, tmp_path):
+    content = checkpoint.read_run(potential)
+    content["config"]["task"] = "qm9"
+    checkpoint.save_checkpoint(tmp_path / "c.pt", content)
+    with pytest.raises(ValueError, match="of the task 'qm9', which has no energies; give one of train_md17 or train_md22"):
+        FarfieldCalculator(tmp_path / "c.pt")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        FarfieldCalculator(tmp_path / "none.pt")

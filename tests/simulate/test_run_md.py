@@ -1,0 +1,160 @@
+"""Laws of molecular dynamics: energy stays, a resumed run is the uninterrupted one bit for bit, and nothing is lost or doubled."""
+
+import json
+import os
+import signal
+
+import ase.io
+import numpy as np
+import pytest
+from ase.io import write
+
+from simulate import dynamics, run_md
+from simulate.calculator import FarfieldCalculator
+from train.session import Interrupted
+
+
+def run(folder, potential, *arguments):
+    """Results of a run in ``folder``; None if it was paused."""
+    options = ["--run-dir", str(folder), "--checkpoint", str(potential), "--no-progress", "--record-every", "5", *arguments]
+    run_md.main(options)
+    results = folder / "results.json"
+    return json.loads(results.read_text()) if results.exists() else None
+
+
+def content(folder):
+    """Log, trajectory and the arrays of the state of a run."""
+    state = dynamics.read_state(folder / dynamics.STATE)
+    arrays = {name: value.tolist() for name, value in state.items() if name != "cpu_seconds"}
+    return (folder / dynamics.LOG).read_bytes(), (folder / dynamics.TRAJECTORY).read_bytes(), arrays
+
+
+def test_the_error_of_the_energy_falls_with_the_square_of_the_time_step(potential, tmp_path):
+    spread = []
+    for steps, timestep in ((50, 0.4), (100, 0.2)):
+        folder = tmp_path / f"{steps}"
+        options = ["--steps", str(steps), "--timestep", str(timestep), "--dtype", "float64", "--index", "1"]
+        run(folder, potential, *options, "--record-every", str(steps // 25))
+        total = dynamics.read_log(folder)["total_eV"]
+        spread.append(np.abs(total - total[0]).max())
+    assert spread[0] > 1e-9 and spread[0] / spread[1] == pytest.approx(4, rel=0.15)
+
+
+@pytest.mark.parametrize("ensemble", dynamics.ENSEMBLES)
+def test_a_resumed_run_is_the_uninterrupted_one(potential, tmp_path, ensemble):
+    options = ["--ensemble", ensemble, "--steps", "40", "--temperature", "200"]
+    whole = run(tmp_path / "whole", potential, *options)
+    assert whole["steps"] == 40 and whole["time"] == 0.02
+    assert run(tmp_path / "parts", potential, *options, "--pause-after", "17", "--checkpoint-every", "6") is None
+    for name in (dynamics.LOG, dynamics.TRAJECTORY):  # frames that a killed session wrote after its last state
+        with open(tmp_path / "parts" / name, "a", encoding="utf-8") as file:
+            file.write("half a fra")
+    run_md.main(["--run-dir", str(tmp_path / "parts"), "--resume"])
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+    assert run(tmp_path / "longer", potential, *options[:2], "--steps", "15", "--temperature", "200")["steps"] == 15
+    run_md.main(["--run-dir", str(tmp_path / "longer"), "--resume", "--steps", "40", "--no-progress"])
+    assert content(tmp_path / "longer") == content(tmp_path / "whole")
+
+
+def test_a_signal_leaves_a_state_and_says_how_to_go_on(potential, tmp_path, monkeypatch):
+    options = ["--steps", "30", "--checkpoint-every", "1000"]
+    run(tmp_path / "whole", potential, *options)
+    check = dynamics.Simulation._check
+
+    def interrupted(self, row):
+        if self.step == 12:
+            os.kill(os.getpid(), signal.SIGINT)
+        check(self, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dynamics.Simulation, "_check", interrupted)
+        with pytest.raises(Interrupted, match=r"SIGINT: saved .*state.npz at step 12; go on with: .*run_md --run-dir .* --resume"):
+            run(tmp_path / "parts", potential, *options)
+    run_md.main(["--run-dir", str(tmp_path / "parts"), "--resume"])
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+
+def test_the_record_is_what_the_potential_says(potential, tmp_path):
+    run(tmp_path / "md", potential, "--steps", "20", "--dtype", "float64")
+    log, frames = dynamics.read_log(tmp_path / "md"), ase.io.read(tmp_path / "md" / dynamics.TRAJECTORY, index=":")
+    assert log["step"].tolist() == [0, 5, 10, 15, 20] == [frame.info["step"] for frame in frames]
+    calculator = FarfieldCalculator(potential, dtype="float64")
+    for frame, energy, kinetic in zip(frames, log["potential_eV"], log["kinetic_eV"], strict=True):
+        assert frame.get_potential_energy() == pytest.approx(energy) == pytest.approx(calculator.get_potential_energy(frame), abs=1e-6)
+        np.testing.assert_allclose(frame.get_forces(), calculator.get_forces(frame), atol=1e-5)
+        assert frame.get_kinetic_energy() == pytest.approx(kinetic, rel=1e-5)
+    assert (tmp_path / "md" / "plots" / "energies.png").stat().st_size > 1000
+
+
+def test_velocities_of_the_start(potential, molecule, tmp_path):
+    dynamics.draw_velocities(molecule, 250.0, np.random.default_rng(0))
+    assert molecule.get_temperature() == pytest.approx(250, rel=1e-12)
+    assert np.abs(molecule.get_momenta().sum(0)).max() < 1e-12 and np.abs(molecule.get_angular_momentum()).max() < 1e-10
+    write(tmp_path / "start.xyz", molecule, format="extxyz")
+    start = ["--structure", str(tmp_path / "start.xyz"), "--temperature", "none", "--steps", "1"]
+    run(tmp_path / "kept", potential, *start)
+    assert dynamics.read_log(tmp_path / "kept")["temperature_K"][0] == pytest.approx(250, rel=1e-5)
+    with pytest.raises(ValueError, match="langevin needs a temperature; give --temperature in K, or --ensemble nve"):
+        run(tmp_path / "bath", potential, *start, "--ensemble", "langevin")
+
+
+def test_a_crystal_moves_too(potential, crystal, tmp_path):
+    write(tmp_path / "start.xyz", crystal, format="extxyz")
+    results = run(tmp_path / "md", potential, "--structure", str(tmp_path / "start.xyz"), "--steps", "10")
+    assert results["steps"] == 10
+    last = ase.io.read(tmp_path / "md" / dynamics.TRAJECTORY, index=-1)
+    assert last.pbc.all() and np.allclose(last.cell, crystal.cell)
+
+
+def test_a_structure_that_flies_apart_ends_the_run(potential, tmp_path):
+    options = ["--steps", "1000", "--timestep", "10", "--temperature", "900", "--max-temperature", "1000"]
+    with pytest.raises(ValueError, match=r"step \d+: .* K is beyond --max-temperature 1000 K, the structure flies apart; give a shorter"):
+        run(tmp_path / "md", potential, *options)
+    assert dynamics.read_state(tmp_path / "md" / dynamics.STATE)["step"] == 0
+
+
+BAD = [
+    (["--index", "4"], r"--index must be in -4 .. 3, the test split of .*, got 4"),
+    (["--structure", "none.xyz"], "--structure none.xyz does not exist"),
+    (["--timestep", "0"], "--timestep: must be > 0, got 0.0"),
+    (["--steps", "0"], "--steps: must be >= 1, got 0"),
+    (["--ensemble", "nvt"], "--ensemble: must be one of nve, langevin, got 'nvt'"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD)
+def test_bad_input_is_refused_before_anything_is_written(potential, tmp_path, options, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        run(tmp_path / "md", potential, *options)
+    assert not (tmp_path / "md").exists()
+
+
+def test_files_that_are_no_structures_are_refused(potential, tmp_path):
+    file = tmp_path / "bad.xyz"
+    file.write_text("no structure")
+    with pytest.raises(ValueError, match="bad.xyz cannot be read .*; give a file that ASE reads"):
+        run(tmp_path / "md", potential, "--structure", str(file))
+
+
+def test_damaged_and_foreign_runs_are_not_continued(potential, trained, tmp_path):
+    folder = tmp_path / "md"
+    run(folder, potential, "--steps", "10")
+    again = ["--run-dir", str(folder), "--resume", "--steps", "20", "--no-progress"]
+    with pytest.raises(ValueError, match="already holds a run"):
+        run(folder, potential, "--steps", "10")
+    with pytest.raises(ValueError, match="dynamics.temperature is 300.0 there and 5.0 here"):
+        run_md.main([*again, "--temperature", "5"])
+    with pytest.raises(ValueError, match="made with another potential; give the --checkpoint of its start"):
+        run_md.main([*again, "--checkpoint", str(trained("--seed", "3"))])
+    os.truncate(folder / dynamics.LOG, 30)
+    with pytest.raises(ValueError, match="log.csv has 30 bytes, state.npz counts on"):
+        run_md.main(again)
+    os.truncate(folder / dynamics.STATE, 100)
+    with pytest.raises(ValueError, match="state.npz is damaged or no npz file .*start again with --overwrite"):
+        run_md.main(again)
+    assert run(folder, potential, "--steps", "10", "--overwrite")["steps"] == 10
+
+
+def test_direct_forces_are_named(trained, tmp_path, capsys):
+    run(tmp_path / "md", trained("--forces", "direct"), "--steps", "2")
+    assert "note: the forces of this potential are direct" in capsys.readouterr().out

@@ -44,7 +44,7 @@ from dataloader.splits import SplitOptions, make_split
 from dataloader.structures import Structures
 from dataloader.units import Units
 from models.factory import build_model
-from train import checkpoint, monitor
+from train import monitor
 from train.data_order import EpochLoader
 from train.loop import Trainer
 from train.md_script import build_parser as build_training_parser
@@ -247,8 +247,8 @@ def train(problem: Problem, options: dict[str, object], folder: Path, seed: int,
     prepare_run_folder(folder, resume=True, overwrite=False)
     save_config(folder, config)
     trainer = Trainer(model, build_task(config), loaders["train"], loaders["val"], config, folder, device, log)
-    if (folder / checkpoint.LAST).exists():
-        trainer.restore()
+    if (found := trainer.resumable()) is not None:
+        trainer.restore(found)
     trainer.fit()
     return finish_run(trainer, loaders["test"])
 

@@ -40,6 +40,8 @@ def read_extxyz(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give an extended xyz file")
+    if stress_key and "virial" in stress_key.lower():
+        raise ValueError(f"{path}: {stress_key!r} names a virial, which is -volume x stress; write the stress into the file first")
     keys = {"energy": energy_key, "forces": None if forces_key == ABSENT else forces_key, "stress": stress_key}
     keys = {name: key for name, key in keys.items() if key is not None}
     frames = []

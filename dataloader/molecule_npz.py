@@ -86,7 +86,7 @@ def _find_keys(path, held: list[str], given: Mapping[str, str]) -> dict[str, str
 def _check_stated_units(path, content: dict, units: Units):
     for key, expected, option in (("e_unit", units.energy, "--energy-unit"), ("r_unit", units.length, "--length-unit")):
         stated = _text(content[key]) if key in content else None
-        if stated is not None and STATED_UNITS[key].get(stated.lower()) != expected:
+        if stated and STATED_UNITS[key].get(stated.lower()) != expected:
             raise ValueError(f"{path} says {key} = {stated!r}, it would be read as {expected}; give the fitting {option}")
 
 
@@ -103,7 +103,7 @@ def _read(path, held: list[str], wanted: set[str]) -> dict[str, np.ndarray]:
 
 
 def _text(value) -> str:
-    value = np.asarray(value).reshape(-1)[0]
+    value = next(iter(np.asarray(value).reshape(-1)), "")
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
@@ -121,6 +121,8 @@ def _fixed(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _ragged(arrays: dict[str, np.ndarray], counts: np.ndarray) -> dict[str, np.ndarray]:
+    if counts.ndim != 1:
+        raise ValueError(f"{COUNTS} must be a list with one number for each structure, got the shape {counts.shape}")
     counts = _whole(counts)
     flat = {name: arrays[name] for name in ("positions", "forces") if name in arrays}
     return flat | {"atomic_numbers": _whole(arrays["numbers"]), "counts": counts, "energy": _energy(arrays, len(counts))}
@@ -134,7 +136,10 @@ def _energy(arrays: dict[str, np.ndarray], structures: int) -> np.ndarray:
 
 
 def _whole(values: np.ndarray) -> np.ndarray:
-    whole = values.astype(np.int64)
+    if not np.issubdtype(values.dtype, np.integer) and not np.issubdtype(values.dtype, np.floating):
+        shown = ", ".join(map(str, values.reshape(-1)[:3]))
+        raise ValueError(f"atomic numbers and counts must be numbers, got {shown}, ... ({values.dtype})")
+    whole = np.nan_to_num(values).astype(np.int64)
     if not np.array_equal(whole, values):
         raise ValueError(f"atomic numbers and counts must be whole, got {values[whole != values][:3].tolist()}")
     return whole

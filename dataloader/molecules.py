@@ -4,8 +4,9 @@ A folder made by preprocess.preprocess_md17 or preprocess_md22 holds, for each s
 ``SPLIT_graphs/`` (see dataloader.graphs), and for all ``split.npz`` (which structures of the source), ``statistics.json`` (of the training
 split) and ``manifest.json`` (settings and SHA-256 of the files).
 
-Open structures are shifted to their centroid in float64 before anything is rounded to float32: molecules drift in long trajectories, and
-float32 resolves less far from the origin. A batch is a few gathers: 0.15 ms for 32 molecules of 9 atoms.
+Open structures are shifted to their centroid, atoms of periodic ones into their cell, in float64 before anything is rounded to float32:
+molecules drift in long trajectories, and float32 resolves less far from the origin.
+A batch is a few gathers: 0.15 ms for 32 molecules of 9 atoms.
 """
 
 from __future__ import annotations
@@ -41,8 +42,20 @@ def graphs_folder(folder: str | Path, split: str) -> Path:
 
 
 def load_statistics(folder: str | Path) -> Statistics:
-    """Statistics of the training split of a preprocessed folder."""
-    return Statistics.load(Path(folder) / STATISTICS, MEND)
+    """Statistics of the training split of a preprocessed folder; ``FileNotFoundError`` or ``ValueError`` if they are not as written."""
+    path = Path(folder) / STATISTICS
+    statistics = Statistics.load(path, MEND)
+    if _finished(folder, path.name) != files.file_checksum(path):
+        raise ValueError(f"{path} is damaged (its checksum does not fit {MANIFEST}); {MEND}")
+    return statistics
+
+
+def _finished(folder: str | Path, name: str) -> str:
+    """Checksum of a finished file of a preprocessed folder; ``ValueError`` for one that is not finished."""
+    manifest = files.read_json(Path(folder) / MANIFEST, MEND)
+    if not isinstance(manifest.get("files"), dict) or name not in manifest["files"]:
+        raise ValueError(f"{Path(folder) / MANIFEST} knows no {name}: the folder is not finished; {MEND}")
+    return manifest["files"][name]
 
 
 class StructureDataset:
@@ -57,6 +70,11 @@ class StructureDataset:
 
     def __len__(self) -> int:
         return len(self.structures)
+
+    @property
+    def data_hash(self) -> str:
+        """Identifies geometry and labels."""
+        return self.structures.data_hash
 
     @property
     def atoms_per_structure(self) -> np.ndarray:
@@ -95,6 +113,7 @@ class MoleculeDataset(StructureDataset):
         dtype: torch.dtype = torch.float32,
     ):
         if not isinstance(neighbors, NeighborStore):
+            structures = structures.wrapped()
             neighbors = NeighborStore.compute(structures, neighbors)
         if not np.array_equal(neighbors.nodes_per_graph, structures.counts):
             raise ValueError(f"the neighbour graphs ({len(neighbors)}) do not belong to the {len(structures)} structures; make them again")
@@ -118,9 +137,7 @@ class MoleculeDataset(StructureDataset):
         """
         path = structures_file(folder, split)
         structures = Structures.load(path, MEND)
-        manifest = files.read_json(Path(folder) / MANIFEST, MEND)
-        if not isinstance(manifest.get("files"), dict) or path.name not in manifest["files"]:
-            raise ValueError(f"{Path(folder) / MANIFEST} knows no {path.name}: the folder is not finished; {MEND}")
+        _finished(folder, path.name)
         store = NeighborStore.open(graphs_folder(folder, split), data_hash=structures.data_hash, cutoff=cutoff, verify=verify)
         return cls(structures, store, **options)
 

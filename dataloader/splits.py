@@ -4,7 +4,8 @@
     md17     950 / 50 / rest at random, the usual one of MD17 and rMD17
     rmd17    one of the five published splits of rMD17: index_train_0k.csv and index_test_0k.csv (1000 / 1000), the first cut 950 / 50
     lsr-mp   MD22: a sample of each molecule's own size, 95 % train, 5 % val, everything else test (Li et al. 2023, LSR-MP)
-    time     first part train, then val, last part test, with a gap of frames between, for correlated trajectories (default 80 / 10 / 10 %)
+    time     first part train, then val, last part test, with a gap of frames between, for correlated trajectories (default 80 / 10 / 10 %;
+             8 : 1 where the test set is given)
     file     index lists train, val, test of an npz file
 
 and those of QM9, in the order of its numbers, without the uncharacterised molecules (130,831 are left):
@@ -138,10 +139,14 @@ def _lsr_mp(count: int, options: SplitOptions) -> tuple[np.ndarray, ...]:
 
 
 def _time(count: int, options: SplitOptions) -> tuple[np.ndarray, ...]:
-    usable = count - 2 * options.gap
-    options = _with_defaults(options, int(0.8 * usable), max(1, int(0.1 * usable)))
-    if usable < options.train + options.val + (options.test or 1):
-        wanted = f"{options.train} + {options.gap} (gap) + {options.val} + {options.gap} (gap) + {options.test or 'rest'}"
+    usable = count - options.gap * (1 if options.test == 0 else 2)
+    if usable < 2:
+        raise ValueError(f"a gap of {options.gap} frames leaves nothing of {count} for the time split; lower --gap")
+    least, rest = (1, "rest") if options.test is None else (options.test, options.test)
+    train = int(0.8 * usable) if options.test is None else int(8 / 9 * (usable - options.test))
+    options = _with_defaults(options, train, max(1, train // 8))
+    if usable < options.train + options.val + least:
+        wanted = f"{options.train} + {options.gap} (gap) + {options.val} + {options.gap} (gap) + {rest}"
         raise ValueError(f"the time split asks for {wanted} frames, the data have {count}; lower --train, --val, --test or --gap")
     test = usable - options.train - options.val if options.test is None else options.test
     first = options.train + options.gap
@@ -219,6 +224,13 @@ SPLITS: dict[str, Callable[[int, SplitOptions], tuple[np.ndarray, ...]]] = {
     "3dml": _3dml, "nvidia": _nvidia, "cormorant": _cormorant,
 }
 
+DIVIDES_ANY = ("time",)  # protocols whose default sizes are shares of the data
+# protocol -> what it reads of SplitOptions
+READS = {
+    "random": ("train", "val", "test", "seed"), "md17": ("train", "val", "test", "seed"), "rmd17": ("train", "seed", "number", "path"),
+    "lsr-mp": ("test", "seed", "sample"), "time": ("train", "val", "test", "gap"), "file": ("path",),
+}  # fmt: skip
+
 
 def make_split(name: str, count: int, data_hash: str, options: SplitOptions, test_count: int = 0) -> Split:
     """The split ``name`` of ``count`` structures with the hash ``data_hash``.
@@ -238,7 +250,7 @@ def make_split(name: str, count: int, data_hash: str, options: SplitOptions, tes
             raise ValueError(f"--test asks for {options.test} structures, the test files have {test_count}; lower --test")
         own = np.sort(np.random.default_rng((options.seed, 1)).permutation(own)[: options.test])
     pool = count - test_count
-    if options.train is None or options.val is None:
+    if name not in DIVIDES_ANY and (options.train is None or options.val is None):
         share = max(1, round(0.05 * pool)) if options.val is None else options.val
         options = dataclasses.replace(options, val=share, train=pool - share if options.train is None else options.train)
     train, val, _ = SPLITS[name](pool, dataclasses.replace(options, test=0))

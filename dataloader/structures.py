@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from ase.data import chemical_symbols
+from ase.geometry import wrap_positions
 
 from dataloader import files
 
@@ -136,6 +137,16 @@ class Structures:
                 raise ValueError(f"extra[{name!r}] has the shapes {' and '.join(map(str, shapes))} per structure; leave it out of one set")
         extra = {name: np.concatenate([part.extra[name] for part in sets]) for name in common}
         return cls(**joined, extra=extra, theory="; ".join(sorted({part.theory for part in sets if part.theory})), check=False)
+
+    def wrapped(self) -> Structures:
+        """The same structures with the atoms of periodic ones inside their cells, where float32 resolves most; open ones as they are."""
+        if self.periodic is None or not self.periodic.any():
+            return self
+        positions = self.positions.copy()
+        for index in np.flatnonzero(self.periodic.any(1)):
+            rows = slice(self.offsets[index], self.offsets[index + 1])
+            positions[rows] = wrap_positions(positions[rows], self.cell[index], self.periodic[index])
+        return dataclasses.replace(self, positions=positions, check=False)
 
     def summary(self) -> str:
         """Count, sizes, elements, for every label its number, unit, mean and standard deviation, and what else there is, as lines."""

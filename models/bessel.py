@@ -15,7 +15,8 @@ Derivatives are these functions again, hence right at x = 0 as well:
     j_l' = (l j_(l-1) - (l + 1) j_(l+1)) / (2 l + 1),           d G_l / d(x^2) = -G_(l+1) / (2 (2 l + 3)).
 
 Cost: one pass down and one up over l, vectorised over x, 5 to 10 ns per value; the gradient computes the values once more with one more
-degree and keeps nothing but x. Results are transposed views (the degree has the largest stride).
+degree and keeps nothing but x, unless ``scaled_bessel`` is told to look ahead. Results are transposed views (the degree has the largest
+stride).
 Error (``benchmarks/bench_special_functions.py``, l <= 60): below 25 units of the dtype's rounding times ``|j_l|`` for l >= x and times
 1 / x for l < x; of G_l below 32 + x / 2 such units, the second part because x is the root of a rounded number.
 """
@@ -42,7 +43,7 @@ def spherical_bessel(x: Tensor, lmax: int) -> Tensor:
     return _apply(_SphericalBessel, x, lmax)
 
 
-def scaled_bessel(squared: Tensor, lmax: int) -> Tensor:
+def scaled_bessel(squared: Tensor, lmax: int, ahead: int = 0) -> Tensor:
     """``G_l = (2 l + 1)!! j_l(x) / x^l`` as a function of ``squared`` = x^2 (...) for l = 0 .. lmax: (..., lmax + 1).
 
     Smooth in x^2, 1 at zero. Without the factor (2 l + 1)!! values at zero would underflow float32 beyond l = 29; with it they stay within
@@ -53,9 +54,12 @@ def scaled_bessel(squared: Tensor, lmax: int) -> Tensor:
         j_l(kappa r) Y_lm = leading_term(kappa a)_l G_l(kappa^2 r^2) S_lm(r / a)           S: models.harmonics.solid_harmonics
 
     For ``squared`` in -1 .. 0 the functions go on analytically; more negative numbers are out of range. Differentiable
-    to any order everywhere. Raises ValueError like :func:`spherical_bessel`.
+    to any order everywhere. ``ahead``: derivatives of so many orders are foreseen; what they need (one more degree for each) is made in the
+    same pass and kept, instead of being made anew by every gradient. Raises ValueError like :func:`spherical_bessel`.
     """
-    return _apply(_ScaledBessel, squared, lmax)
+    if ahead < 0:
+        raise ValueError(f"ahead must be >= 0 orders of derivatives, got {ahead}")
+    return _apply(_ScaledBessel, squared, lmax, ahead, None)
 
 
 def leading_term(x: Tensor, lmax: int) -> Tensor:
@@ -75,9 +79,9 @@ def _check(x: Tensor, lmax: int) -> None:
         raise ValueError(f"arguments of Bessel functions must be floating-point numbers, got {x.dtype}")
 
 
-def _apply(function: type[Function], x: Tensor, lmax: int) -> Tensor:
+def _apply(function: type[Function], x: Tensor, lmax: int, *more) -> Tensor:
     _check(x, lmax)
-    return function.apply(x.reshape(-1), lmax).T.reshape(*x.shape, lmax + 1)
+    return function.apply(x.reshape(-1), lmax, *more).T.reshape(*x.shape, lmax + 1)
 
 
 def _start(lmax: int) -> int:
@@ -163,32 +167,38 @@ def _few_degrees(squared: Tensor, lmax: int) -> Tensor:
     return result
 
 
+def _many_degrees(squared: Tensor, lmax: int) -> Tensor:
+    """G_l of x^2 (n,): (lmax + 1, n), ratios downward, then upward by ``G_l = (4 l^2 - 1) / x^2 (G_(l-1) - G_(l-2))`` where l <= x."""
+    size = squared.abs().sqrt()
+    oscillates = squared > 0
+    capped, floored = squared.clamp(max=lmax * lmax), squared.clamp(min=1)
+    rows = _ratios(lambda l: torch.full_like(squared, 2 * l + 1), lambda l: capped / (2 * l + 1), squared, lmax)
+    rows[0] = torch.where(squared == 0, 1, torch.where(oscillates, size.sin(), size.sinh()) / size)
+    before = size.cos()  # G_(-1)
+    for l in range(1, lmax + 1):
+        upward = (rows[l - 1] - before).mul_(4 * l * l - 1).div_(floored)
+        downward = rows[l] * rows[l - 1]
+        before = rows[l - 1]
+        rows[l] = torch.where(squared >= l * l, upward, downward)
+    return rows
+
+
 class _ScaledBessel(Function):
-    """G_l of x^2 (n,): (lmax + 1, n)."""
+    """G_l of x^2 (n,): (lmax + 1, n). ``held``: values of the degrees up to lmax + ahead, if they were made before."""
 
     @staticmethod
-    def forward(ctx, squared: Tensor, lmax: int) -> Tensor:
-        """Ratios downward, then values upward by ``G_l = (4 l^2 - 1) / x^2 (G_(l-1) - G_(l-2))`` where l <= x."""
-        ctx.save_for_backward(squared)
-        ctx.lmax = lmax
-        if lmax <= SERIES_LMAX:
-            return _few_degrees(squared, lmax)
-        size = squared.abs().sqrt()
-        oscillates = squared > 0
-        capped, floored = squared.clamp(max=lmax * lmax), squared.clamp(min=1)
-        rows = _ratios(lambda l: torch.full_like(squared, 2 * l + 1), lambda l: capped / (2 * l + 1), squared, lmax)
-        rows[0] = torch.where(squared == 0, 1, torch.where(oscillates, size.sin(), size.sinh()) / size)
-        before = size.cos()  # G_(-1)
-        for l in range(1, lmax + 1):
-            upward = (rows[l - 1] - before).mul_(4 * l * l - 1).div_(floored)
-            downward = rows[l] * rows[l - 1]
-            before = rows[l - 1]
-            rows[l] = torch.where(squared >= l * l, upward, downward)
-        return rows
+    def forward(ctx, squared: Tensor, lmax: int, ahead: int, held: Tensor | None) -> Tensor:
+        """Values of the degrees asked for, and those of ``ahead`` more for the gradients."""
+        if held is None:
+            held = (_few_degrees if lmax + ahead <= SERIES_LMAX else _many_degrees)(squared, lmax + ahead)
+        ctx.save_for_backward(squared, held if ahead else None)
+        ctx.lmax, ctx.ahead = lmax, ahead
+        return held[: lmax + 1]
 
     @staticmethod
     def backward(ctx, cotangent: Tensor) -> tuple:
-        (squared,) = ctx.saved_tensors
-        rows = _ScaledBessel.apply(squared, ctx.lmax + 1)
+        """Contraction with the derivative, made of the values of one more degree."""
+        squared, held = ctx.saved_tensors
+        rows = _ScaledBessel.apply(squared, ctx.lmax + 1, max(0, ctx.ahead - 1), held)
         degree = torch.arange(ctx.lmax + 1, dtype=squared.dtype, device=squared.device)[:, None]
-        return (cotangent * rows[1:] / (-4 * degree - 6)).sum(0), None
+        return (cotangent * rows[1:] / (-4 * degree - 6)).sum(0), None, None, None

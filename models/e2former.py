@@ -290,7 +290,10 @@ class E2Former(E2FormerBackbone):
         self.vectors = VectorHead(options.channels) if options.forces == "direct" else None
 
     def set_reference(self, energies: Mapping[int, float], scale: float = 1.0, shift: float = 0.0) -> None:
-        """Energy of each element (eV, by atomic number), and scale and shift of the learned energy of an atom; see ``heads.py``."""
+        """Energy of each element (eV, by atomic number), and scale and shift of the learned energy of an atom; see ``heads.py``.
+
+        From then on structures of other elements are refused. Direct forces are in units of the scale as well.
+        """
         self.energy.reference.set(energies, scale, shift)
 
     def reference_energy(self, batch) -> Tensor:
@@ -319,11 +322,14 @@ def no_forces(model: E2Former, batch) -> dict[str, Tensor]:
 def direct_forces(model: E2Former, batch) -> dict[str, Tensor]:
     """Energy, and forces read from degree 1 without a derivative."""
     x = model.features(batch, batch.positions, batch.cell)
-    return {"energy": model.energy(batch.graph, x, batch.atomic_numbers), "forces": model.vectors(x)}
+    forces = model.vectors(x) * model.energy.reference.scale.to(x.dtype)
+    return {"energy": model.energy(batch.graph, x, batch.atomic_numbers), "forces": forces}
 
 
 def conservative_forces(model: E2Former, batch) -> dict[str, Tensor]:
     """Energy and its derivatives by positions and, if asked for, by strain."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError("forces are derivatives, which torch.inference_mode() forbids; use torch.no_grad()")
     graph, positions, cell = batch.graph, batch.positions, batch.cell
     again = torch.is_grad_enabled() and (model.training or positions.requires_grad)
     with torch.enable_grad():

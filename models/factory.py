@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import typing
 
 from torch import nn
 
@@ -46,23 +47,25 @@ def build_model(config: dict) -> nn.Module:
     name = config["name"]
     defaults = model_options(name)
     chosen = {key: value for key, value in config.items() if key != "name"}
+    network, options = MODELS[name]
+    kinds = typing.get_type_hints(options)
     for key, value in chosen.items():
         if key not in defaults:
             near = difflib.get_close_matches(str(key), defaults, 1)
             raise ValueError(
                 f"unknown option {key!r} of model {name}" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(defaults)}")
             )
-        chosen[key] = _checked(key, value, defaults[key])
-    network, options = MODELS[name]
+        chosen[key] = _checked(key, value, kinds[key])
     model = network(options(**chosen))
     model.config = {"name": name, **defaults, **chosen}
     return model
 
 
-def _checked(key: str, value, default):
-    """``value`` in the type of the option's default; integers pass as floats."""
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+def _checked(key: str, value, hint):
+    """``value`` if it is of the type that the option says; integers pass as floats."""
+    kinds = typing.get_args(hint) or (hint,)  # "int | None": both
+    if float in kinds and type(value) is int:
         return float(value)
-    if default is not None and not (value is None and key == "relative_position") and type(value) is not type(default):
-        raise ValueError(f"model option {key} must be of type {type(default).__name__}, got {value!r}")
+    if type(value) not in kinds:
+        raise ValueError(f"model option {key} must be of type {kinds[0].__name__}, got {value!r}")
     return value

@@ -14,6 +14,7 @@ maximum enters only as a constant shift. Cost of every function: linear in edges
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import os
 
@@ -41,7 +42,7 @@ class GraphIndex:
     Attributes
         src, dst: (edges,) int64; edge j -> i has ``src = j`` (sends) and ``dst = i`` (receives).
         nodes_per_graph: (graphs,) int64. node_offsets: (graphs + 1,) int64. graph_of_node: (nodes,) int64.
-        num_nodes, num_edges, num_graphs: ints.
+        num_nodes, num_edges, num_graphs: ints. sizes: ``nodes_per_graph`` as a tuple of ints, read once, so that no layer waits for a GPU.
 
     Sources: vocabulary of DGL (``src``, ``dst``), the batch layout of a concatenated ``dgl.graph``.
     """
@@ -50,7 +51,8 @@ class GraphIndex:
         if src.shape != dst.shape or src.dim() != 1:
             raise ValueError(f"src and dst must be two lists of the same length, got shapes {tuple(src.shape)} and {tuple(dst.shape)}")
         self.src, self.dst, self.nodes_per_graph = src, dst, nodes_per_graph
-        self.num_nodes = int(nodes_per_graph.sum())
+        self.sizes = tuple(nodes_per_graph.tolist())
+        self.num_nodes = sum(self.sizes)
         self.num_edges = src.shape[0]
         self.num_graphs = nodes_per_graph.shape[0]
         self.node_offsets = torch.cat([nodes_per_graph.new_zeros(1), nodes_per_graph.cumsum(0)])
@@ -94,7 +96,12 @@ class GraphIndex:
         """The same topology on another device."""
         if torch.device(device) == self.src.device:
             return self
-        return GraphIndex(self.src.to(device), self.dst.to(device), self.nodes_per_graph.to(device))
+        moved = copy.copy(self)  # checked already
+        moved._dgl = None
+        for name, value in self.__dict__.items():
+            if isinstance(value, Tensor):
+                setattr(moved, name, value.to(device))
+        return moved
 
     def __repr__(self) -> str:
         return f"GraphIndex(graphs={self.num_graphs}, nodes={self.num_nodes}, edges={self.num_edges}, device={self.src.device})"

@@ -34,33 +34,46 @@ class ExactBuffers(nn.Module):
 
 
 class AtomicReference(ExactBuffers):
-    """Energy of each element, and scale and shift of the learned part, as float64 buffers of the checkpoint."""
+    """Energy of each element, which of them are known, and scale and shift of the learned part, as exact buffers of the checkpoint.
+
+    Until :meth:`set` is called every element is known and has the energy 0.
+    """
 
     def __init__(self):
         super().__init__()
         self.register_buffer("energy", torch.zeros(MAX_ATOMIC_NUMBER + 1, dtype=torch.float64))
+        self.register_buffer("known", torch.arange(MAX_ATOMIC_NUMBER + 1) > 0)
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
         self.register_buffer("shift", torch.zeros((), dtype=torch.float64))
 
     def set(self, energies: Mapping[int, float], scale: float = 1.0, shift: float = 0.0) -> None:
-        """Energies by atomic number (eV), scale and shift of the learned energy of an atom (eV); elements left out get 0.
+        """Energies by atomic number (eV), scale and shift of the learned energy of an atom (eV); elements left out are unknown.
 
         Raises ValueError for atomic numbers outside 1 .. 118, numbers that are not finite, and a scale that is not positive.
         """
-        values = torch.zeros_like(self.energy)
+        values, known = torch.zeros_like(self.energy), torch.zeros_like(self.known)
         for number, energy in energies.items():
             if not 1 <= number <= MAX_ATOMIC_NUMBER:
                 raise ValueError(f"atomic numbers are 1 .. {MAX_ATOMIC_NUMBER}, got a reference energy for {number}")
-            values[number] = float(energy)
+            values[number], known[number] = float(energy), True
         numbers = torch.cat([values.cpu(), torch.tensor([scale, shift], dtype=torch.float64)])
         if not torch.isfinite(numbers).all() or scale <= 0:
             raise ValueError(f"reference energies, scale and shift must be finite and scale > 0, got scale {scale}, shift {shift}")
         self.energy.copy_(values)
+        self.known.copy_(known)
         self.scale.fill_(scale)
         self.shift.fill_(shift)
 
+    def values(self) -> dict[int, float]:
+        """Energies (eV) of all known elements."""
+        return {number: float(self.energy[number]) for number in self.known.nonzero().flatten().tolist()}
+
     def forward(self, graph: GraphIndex, atomic_numbers: Tensor) -> Tensor:
-        """Constant part of the energy of every graph (graphs,) float64."""
+        """Constant part of the energy of every graph (graphs,) float64. Raises ValueError for an element that is not known."""
+        unknown = atomic_numbers[~self.known[atomic_numbers]]
+        if len(unknown):
+            known = self.known.nonzero().flatten().tolist()
+            raise ValueError(f"there is no reference of Z = {int(unknown[0])} (there are those of Z = {known}); train with that element")
         return sum_nodes(graph, self.energy.index_select(0, atomic_numbers) + self.shift)
 
 

@@ -59,7 +59,7 @@ class SE3TransformerNBody(nn.Module):
 
     Reads ``batch.graph``, ``batch.positions`` (nodes, 3), ``batch.node_features["velocities"]`` (nodes, 3) and ``["charges"]``
     (nodes,), ``batch.edge_features["springs"]`` (edges, 1) in place of q_i q_j where bodies hang on springs, and
-    ``batch.edge_basis`` for the first update if it is there.
+    ``batch.edge_basis`` for the first update if it is there and the positions ask for no gradient.
     """
 
     def __init__(self, options: NBodyOptions):
@@ -81,7 +81,7 @@ class SE3TransformerNBody(nn.Module):
         if coupling is None:
             coupling = (charges.index_select(0, graph.src) * charges.index_select(0, graph.dst)).unsqueeze(-1)
         tau = self.options.horizon / self.options.updates
-        basis, hidden, waypoints = batch.edge_basis, None, []
+        basis, hidden, waypoints = None if start.requires_grad else batch.edge_basis, None, []
         for step in range(self.options.updates):
             position, velocity = start + shift, speed + change
             basis = basis or EdgeBasis.from_vectors(edge_vectors(position, graph), self.options.lmax)

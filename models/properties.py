@@ -114,7 +114,7 @@ class PropertyNetwork(nn.Module):
 
 class SE3TransformerProperties(PropertyNetwork):
     """Reads ``batch.graph``, ``positions``, ``atomic_numbers``, ``edge_features["bond_kinds"]`` (edges,) int64 in 0 .. 4 if the options
-    ask for bonds, and ``edge_basis`` if it is there.
+    ask for bonds, and ``edge_basis`` if it is there and the positions ask for no gradient.
     """
 
     def __init__(self, options: SE3PropertyOptions):
@@ -130,7 +130,7 @@ class SE3TransformerProperties(PropertyNetwork):
         """Features of every atom after all layers."""
         check_elements(batch.atomic_numbers)
         graph, options = batch.graph, self.options
-        basis = batch.edge_basis
+        basis = None if batch.positions.requires_grad else batch.edge_basis
         if basis is None:
             images = image_vectors(graph, batch.cell, batch.image_shift)
             basis = EdgeBasis.from_vectors(edge_vectors(batch.positions, graph, images), options.lmax)

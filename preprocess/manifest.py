@@ -20,6 +20,7 @@ REBUILD = "give --rebuild to make the folder again"
 @contextlib.contextmanager
 def being_made(folder: Path):
     """A folder whose pieces the caller writes: ``ValueError`` if it cannot be made; Ctrl-C ends in one line that says how to go on."""
+    new = not folder.exists()
     try:
         files.make_folder(folder)
     except OSError as error:
@@ -28,6 +29,9 @@ def being_made(folder: Path):
         yield
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; the same command, without --rebuild, makes what {folder} lacks") from None
+    finally:
+        if new and not any(folder.iterdir()):
+            folder.rmdir()  # refused before anything was written
 
 
 def remove(paths: Iterable[Path]):

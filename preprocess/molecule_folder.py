@@ -23,15 +23,15 @@ from dataloader.graphs import NeighborStore, check_cutoff
 from dataloader.label_statistics import Statistics
 from dataloader.molecule_npz import ABSENT, KEYS, read_npz
 from dataloader.molecules import MANIFEST, SPLITS, STATISTICS, graphs_folder, structures_file
-from dataloader.splits import SPLITS as PROTOCOLS
-from dataloader.splits import Split, SplitOptions, make_split
+from dataloader.splits import READS, Split, SplitOptions, make_split
 from dataloader.structures import Structures
 from dataloader.units import ENERGY_UNITS, LENGTH_UNITS, Units
 from preprocess.manifest import REBUILD, Manifest, being_made, remove
 from train.monitor import progress_bar
 from train.options import OptionParser
 
-FORMAT = 1
+FORMAT = 2
+FILE_UNITS = {"energy_unit": "eV", "length_unit": "Angstrom"}  # unless said otherwise
 SPLIT_FILE = "split.npz"
 
 
@@ -58,8 +58,8 @@ def add_data_options(parser: OptionParser, out: str, molecules: list[str], molec
     data.add("--data-path", str, "data/raw", help="folder with the published files; what is missing is downloaded there")
     data.add("--file", str, None, help="files of one's own instead, with commas between: npz, or extended xyz (.xyz, .extxyz)")
     data.add("--test-file", str, None, help="files that are the test set; the others are divided into train and val")
-    data.add("--energy-unit", str, "eV", choices=list(ENERGY_UNITS), help="of --file")
-    data.add("--length-unit", str, "Angstrom", choices=list(LENGTH_UNITS), help="of --file")
+    data.add("--energy-unit", str, FILE_UNITS["energy_unit"], choices=list(ENERGY_UNITS), help="of --file")
+    data.add("--length-unit", str, FILE_UNITS["length_unit"], choices=list(LENGTH_UNITS), help="of --file")
     for quantity in KEYS:
         without = f"; {ABSENT}: read without" if quantity == "forces" else ""
         words = f"name of the {quantity} in --file (default: a usual one{without})"
@@ -72,13 +72,13 @@ def add_data_options(parser: OptionParser, out: str, molecules: list[str], molec
 def add_split_options(parser: OptionParser):
     """Options of the sections split and graphs."""
     split = parser.section("split", "which structures train, validate and test")
-    split.add("--split", str, None, key="name", choices=list(PROTOCOLS), help="protocol (default: that of the data)")
+    split.add("--split", str, None, key="name", choices=list(READS), help="protocol (default: that of the data)")
     for part in SPLITS:
         split.add(f"--{part}", int, None, low=1, help=f"structures of the {part} split (default: the protocol's)")
     split.add("--split-seed", int, None, low=0, high=2**32 - 1, help="seed of the protocol's random numbers")
     split.add("--sample-size", int, None, low=2, help="structures of lsr-mp's sample (default: the molecule's)")
-    split.add("--gap", int, 0, low=0, help="frames left out between the parts of the time split")
-    split.add("--split-number", int, 1, low=1, high=5, help="which of the published splits of rMD17")
+    split.add("--gap", int, None, low=0, help="frames left out between the parts of the time split (default 0)")
+    split.add("--split-number", int, None, low=1, high=5, help="which of the published splits of rMD17 (default 1)")
     split.add("--split-path", str, None, help="npz file with index lists (split file), or folder of the index files (split rmd17)")
     graphs = parser.section("graphs", "who sees whom")
     graphs.add("--cutoff", float, 5.0, above=0, help="Angstrom")
@@ -100,6 +100,9 @@ def own_source(data) -> Source:
     readers = {".npz": from_npz, ".xyz": from_xyz, ".extxyz": from_xyz}
     paths, test_paths = ([Path(word) for word in text.split(",")] if text else [] for text in (data.file, data.test_file))
     foreign = {".npz": ["stress"] if data.stress_key else [], ".xyz": [name for name in ("numbers", "positions") if name in keys]}
+    given = [path.resolve() for path in paths + test_paths]
+    if len(set(given)) < len(given):
+        raise ValueError("--file and --test-file name a file twice: its structures would train and test; name each file once")
     for path in paths + test_paths:
         if unread := foreign[".npz" if path.suffix == ".npz" else ".xyz"]:
             raise ValueError(f"{path}: --{unread[0]}-key is of no use in a {path.suffix} file; leave it out")
@@ -111,22 +114,42 @@ def own_source(data) -> Source:
     return Source(tuple(paths), lambda path: readers[path.suffix](path), test_paths=tuple(test_paths), words=words)
 
 
-def split_options(split, **defaults) -> SplitOptions:
-    """``SplitOptions`` of the section split; ``defaults`` (seed, sample, train, ...) where nothing was given."""
-    given = {"train": split.train, "val": split.val, "test": split.test, "seed": split.split_seed, "sample": split.sample_size}
-    given |= {"path": split.split_path, "gap": split.gap, "number": split.split_number}
-    return SplitOptions(**defaults | {name: value for name, value in given.items() if value is not None})
+SPLIT_FLAGS = {"train": "train", "val": "val", "test": "test", "seed": "split_seed", "sample": "sample_size", "path": "split_path"}
+SPLIT_FLAGS |= {"gap": "gap", "number": "split_number"}  # field of SplitOptions -> option
+
+
+def split_options(split, protocol: str, **defaults) -> SplitOptions:
+    """``SplitOptions`` of the section split; ``defaults`` (seed, sample, train, ...) where nothing was given and the protocol reads them.
+
+    ``ValueError`` for an option that the protocol does not read.
+    """
+    given = {name: split[key] for name, key in SPLIT_FLAGS.items() if split[key] is not None}
+    for name in given:
+        if name not in READS[protocol]:
+            read = ", ".join("--" + SPLIT_FLAGS[known].replace("_", "-") for known in READS[protocol])
+            flag = SPLIT_FLAGS[name].replace("_", "-")
+            raise ValueError(f"--{flag} changes nothing in --split {protocol}, which reads {read}; leave it out")
+    return SplitOptions(**{name: value for name, value in defaults.items() if name in READS[protocol]} | given)
+
+
+def check_file_options(data):
+    """``ValueError`` for an option that describes ``--file`` where there is none."""
+    for key in (*FILE_UNITS, "stress_key", "periodic", *(f"{quantity}_key" for quantity in KEYS)):
+        if data[key] != FILE_UNITS.get(key):
+            raise ValueError(f"--{key.replace('_', '-')} {data[key]} describes a --file of your own, and there is none; leave it out")
 
 
 def make_folder(config, source: Source, protocol: str, options: SplitOptions):
     """Write everything that ``config.data.out`` lacks and print what is in it; ``ValueError`` or ``OSError`` with one line."""
     folder = Path(config.data.out)
     with being_made(folder):
-        if config.data.rebuild:
-            remove_all(folder)
         settings = {"format": FORMAT, "reading": source.words, "cutoff": check_cutoff(config.graphs.cutoff), "split": protocol}
         settings |= {"split_options": dataclasses.asdict(options)}
-        manifest = make_splits(folder, source, settings, options)
+        divided = None
+        if config.data.rebuild:
+            divided = divide(source, settings, options)  # what is there stays until the new data are in hand
+            remove_all(folder)
+        manifest = make_splits(folder, source, settings, options, divided)
         stores = {split: make_graphs(folder, split, settings["cutoff"]) for split in SPLITS}
         train = Structures.load(structures_file(folder, "train"), REBUILD)
         manifest.add(STATISTICS, Statistics.of(train, stores["train"].num_edges).save)
@@ -139,8 +162,38 @@ def remove_all(folder: Path):
     remove([folder / MANIFEST, folder / SPLIT_FILE, folder / STATISTICS, *pieces])
 
 
-def make_splits(folder: Path, source: Source, settings: dict, options: SplitOptions) -> Manifest:
-    """Write split.npz and the structures of the splits that are not there yet."""
+def divide(source: Source, settings: dict, options: SplitOptions) -> tuple[Structures, Split]:
+    """All structures of the source, fetched and read, and their split."""
+    source.obtain()
+    parts, test_parts = ([source.read(path) for path in paths] for paths in (source.paths, source.test_paths))
+    for path, part in zip(source.paths + source.test_paths, parts + test_parts, strict=True):
+        print(f"{path}: {len(part)} structures, {source.words['units']}")
+        part.names = np.full(len(part), path.stem) if part.names is None else part.names
+    everything = Structures.concatenate(parts + test_parts).wrapped()
+    test_count = sum(len(part) for part in test_parts)
+    split = make_split(settings["split"], len(everything), everything.data_hash, options, test_count)
+    for name in ("val", "test"):
+        twice = repeated(everything, split.train, getattr(split, name))
+        if twice:
+            print(f"note: {twice} structures of the {name} split have the very elements and positions of one that trains")
+    return everything, split
+
+
+def repeated(structures: Structures, one: np.ndarray, other: np.ndarray) -> int:
+    """How many structures of ``other`` are in ``one``, by elements and positions."""
+
+    def geometry(index: int) -> tuple[bytes, bytes]:
+        rows = slice(structures.offsets[index], structures.offsets[index + 1])
+        return structures.atomic_numbers[rows].tobytes(), structures.positions[rows].tobytes()
+
+    known = {hash(geometry(index)) for index in one.tolist()}
+    return sum(hash(geometry(index)) in known for index in other.tolist())
+
+
+def make_splits(
+    folder: Path, source: Source, settings: dict, options: SplitOptions, divided: tuple[Structures, Split] | None = None
+) -> Manifest:
+    """Write split.npz and the structures of the splits that are not there yet; ``divided``: if they are in hand already."""
     wanted = [SPLIT_FILE, *(structures_file(folder, split).name for split in SPLITS)]
     manifest = Manifest(folder / MANIFEST, settings, wanted)
     groups = {"train and val": source.paths, "test": source.test_paths}
@@ -148,15 +201,8 @@ def make_splits(folder: Path, source: Source, settings: dict, options: SplitOpti
         manifest.check_source(groups)
     if set(wanted) <= manifest.finished.keys():
         return manifest
-    source.obtain()
+    everything, split = divided or divide(source, settings, options)
     manifest.check_source(groups)
-    parts, test_parts = ([source.read(path) for path in paths] for paths in (source.paths, source.test_paths))
-    for path, part in zip(source.paths + source.test_paths, parts + test_parts, strict=True):
-        print(f"{path}: {len(part)} structures, {source.words['units']}")
-        part.names = np.full(len(part), path.stem) if part.names is None else part.names
-    everything = Structures.concatenate(parts + test_parts)
-    test_count = sum(len(part) for part in test_parts)
-    split = make_split(settings["split"], len(everything), everything.data_hash, options, test_count)
     manifest.add(SPLIT_FILE, split.save)
     for name in SPLITS:
         manifest.add(structures_file(folder, name).name, everything[getattr(split, name)].save)

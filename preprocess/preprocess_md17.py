@@ -18,10 +18,19 @@ from dataloader import md17
 from dataloader.download import fetch
 from dataloader.splits import SplitOptions
 from dataloader.units import Units
-from preprocess.molecule_folder import Source, add_data_options, add_split_options, make_folder, own_source, split_options
+from preprocess.molecule_folder import (
+    Source,
+    add_data_options,
+    add_split_options,
+    check_file_options,
+    make_folder,
+    own_source,
+    split_options,
+)
 from train.monitor import progress_bar
 from train.options import OptionParser, add_config_option, run_script
 
+SAMPLE_MOLECULE = "ethanol"
 SAMPLE_SPLIT = {"train": 750, "val": 50, "test": 200}
 
 
@@ -29,7 +38,7 @@ def build_parser() -> OptionParser:
     """All options of the script."""
     parser = OptionParser("preprocess_md17", __doc__)
     add_config_option(parser)
-    add_data_options(parser, "data/md17", list(md17.MOLECULES), "ethanol")
+    add_data_options(parser, "data/md17", list(md17.MOLECULES), SAMPLE_MOLECULE)
     parser.section("data", "").add("--revised", bool, False, help="rMD17 instead of MD17")
     parser.section("data", "").add("--sample", bool, False, help="the bundled 1000 frames of ethanol; needs no network")
     add_split_options(parser)
@@ -65,15 +74,21 @@ def choose_source(config) -> tuple[Source, str, SplitOptions]:
     if data.test_file and not data.file:
         raise ValueError(f"--test-file {data.test_file} needs --file for the structures to train on")
     if data.file:
-        return own_source(data), split.name or "random", split_options(split)
+        protocol = split.name or "random"
+        return own_source(data), protocol, split_options(split, protocol)
+    check_file_options(data)
     if data.sample:
-        sizes = SAMPLE_SPLIT if split.name in (None, "random") else {}
-        source = Source((md17.SAMPLE_FILE,), lambda path: md17.read_sample(), words={"units": str(Units()), "sample": "ethanol"})
-        return source, split.name or "random", split_options(split, **sizes)
+        if data.molecule != SAMPLE_MOLECULE:
+            raise ValueError(f"--sample is {SAMPLE_MOLECULE}, --molecule asks for {data.molecule}; leave one of them out")
+        protocol = split.name or "random"
+        sizes = SAMPLE_SPLIT if protocol == "random" else {}
+        source = Source((md17.SAMPLE_FILE,), lambda path: md17.read_sample(), words={"units": str(Units()), "sample": SAMPLE_MOLECULE})
+        return source, protocol, split_options(split, protocol, **sizes)
     if split.name == "rmd17" and not data.revised:
         raise ValueError("--split rmd17 divides rMD17; give --revised as well")
     published = {"path": str(md17.revised_splits(data.data_path))} if split.name == "rmd17" else {}
-    return published_source(data), split.name or "md17", split_options(split, **published)
+    protocol = split.name or "md17"
+    return published_source(data), protocol, split_options(split, protocol, **published)
 
 
 def main(argv: list[str] | None = None):

@@ -17,7 +17,15 @@ from pathlib import Path
 from dataloader import md22
 from dataloader.download import fetch
 from dataloader.splits import SplitOptions
-from preprocess.molecule_folder import Source, add_data_options, add_split_options, make_folder, own_source, split_options
+from preprocess.molecule_folder import (
+    Source,
+    add_data_options,
+    add_split_options,
+    check_file_options,
+    make_folder,
+    own_source,
+    split_options,
+)
 from train.monitor import progress_bar
 from train.options import OptionParser, add_config_option, run_script
 
@@ -48,11 +56,13 @@ def choose_source(config) -> tuple[Source, str, SplitOptions]:
     """Source, protocol and its options."""
     data, split = config.data, config.split
     if data.file:
-        return own_source(data), split.name or "random", split_options(split)
+        protocol = split.name or "random"
+        return own_source(data), protocol, split_options(split, protocol)
     if data.test_file:
         raise ValueError(f"--test-file {data.test_file} needs --file for the structures to train on")
-    defaults = {"sample": md22.SAMPLE_SIZES[data.molecule], "seed": md22.SPLIT_SEED}
-    return published_source(data), split.name or "lsr-mp", split_options(split, **defaults)
+    check_file_options(data)
+    protocol, defaults = split.name or "lsr-mp", {"sample": md22.SAMPLE_SIZES[data.molecule], "seed": md22.SPLIT_SEED}
+    return published_source(data), protocol, split_options(split, protocol, **defaults)
 
 
 def main(argv: list[str] | None = None):

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
-from ase.data import chemical_symbols
+from ase.geometry import wrap_positions
 from ase.stress import full_3x3_to_voigt_6_stress
 from easydict import EasyDict
 
@@ -28,7 +28,6 @@ from dataloader.graphs import find_neighbors
 from models.factory import build_model
 from models.graph_ops import GraphIndex
 from train import checkpoint
-from train.md_task import references_of
 from train.options import plain
 
 TASKS = ("md17", "md22")  # whose networks are potentials
@@ -66,7 +65,7 @@ class FarfieldCalculator(Calculator):
         self._weights = checkpoint.evaluation_weights(content)
         self._models: dict[bool, torch.nn.Module] = {}
         self.cutoff, self.conservative = float(config.model.cutoff), config.model.forces == "conservative"
-        self.elements = sorted(references_of(self._model(stress=False)))
+        self.elements = sorted(self._model(stress=False).energy.reference.values())
         self.implemented_properties = ["energy", "free_energy"]
         self.implemented_properties += ["forces"] if config.model.forces != "none" else []
         self.implemented_properties += ["stress"] if self.conservative else []
@@ -94,23 +93,20 @@ class FarfieldCalculator(Calculator):
             self.results["stress"] = full_3x3_to_voigt_6_stress(prediction["stress"][0].double().cpu().numpy())
 
     def batch(self, atoms: Atoms) -> AtomBatch:
-        """The structure as the network reads it; ``ValueError`` for no atoms, elements that were not trained and numbers not finite."""
+        """The structure as the network reads it; ``ValueError`` for no atoms and numbers that are not finite."""
         if not len(atoms):
             raise ValueError("the structure has no atoms; give at least one")
-        unknown = sorted(set(atoms.numbers.tolist()) - set(self.elements))
-        if unknown:
-            known = " ".join(chemical_symbols[number] for number in self.elements)
-            raise ValueError(f"{self.path} was not trained on {chemical_symbols[unknown[0]]} (only on {known}); train with that element")
         if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
             raise ValueError("positions and cell must be finite, got nan or inf; mend the structure, or shorten the time step")
         periodic = bool(atoms.pbc.any())
         cell = atoms.cell.array if periodic else None
-        neighbors = find_neighbors(atoms.positions, self.cutoff, cell, atoms.pbc if periodic else None)
-        centre = 0.0 if periodic else atoms.positions.mean(0)  # float32 resolves more near the origin
+        # float32 resolves more near the origin
+        positions = wrap_positions(atoms.positions, cell, atoms.pbc) if periodic else atoms.positions - atoms.positions.mean(0)
+        neighbors = find_neighbors(positions, self.cutoff, cell, atoms.pbc if periodic else None)
         graph = GraphIndex(torch.from_numpy(neighbors.src), torch.from_numpy(neighbors.dst), torch.tensor([len(atoms)]))
         batch = AtomBatch(
             graph,
-            positions=torch.from_numpy(atoms.positions - centre),
+            positions=torch.from_numpy(positions),
             atomic_numbers=torch.from_numpy(atoms.numbers.astype(np.int64)),
             cell=torch.from_numpy(cell[None]) if periodic else None,
             periodic=torch.from_numpy(atoms.pbc[None].copy()) if periodic else None,

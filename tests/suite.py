@@ -167,7 +167,7 @@ class ModelSuite(ModelCases):
                 assert float(((alone[name] - part).abs().max() / scale).detach()) <= min(BARS[dtype], 1e-6), name
 
     def test_isolated_node(self, case, dtype):
-        """A graph of one node has no edges; its answer is finite and does not change its neighbours' in the batch."""
+        """A graph of one node has no edges; its answer is finite."""
         model, batch, _ = self.prepare(case, sizes=(5, 1, 4))
         out = model(batch)
         assert all(torch.isfinite(out[name]).all() for name in case.outputs)
@@ -240,6 +240,10 @@ class ModelSuite(ModelCases):
         for name in case.outputs:
             assert torch.equal(expected[name], found[name]), name
 
+
+class BasisSuite(ModelCases):
+    """The laws of a model that reads a cached basis of its edges."""
+
     def test_cached_basis_equals_computed(self, case):
         model, batch, _ = self.prepare(case)
         vectors = edge_vectors(batch.positions.double(), batch.graph)
@@ -247,6 +251,17 @@ class ModelSuite(ModelCases):
         expected, found = model(batch), model(cached)
         for name in case.outputs:
             assert relative_error(found[name], expected[name]) <= 1e-5, name
+
+    def test_gradients_do_not_pass_by_the_cache(self, case):
+        """Where positions ask for a gradient the basis is computed from them, also if there is a cached one."""
+        model, batch, _ = self.prepare(case)
+        basis = EdgeBasis.from_vectors(edge_vectors(batch.positions, batch.graph), case.lmax)
+        gradients = []
+        for cached in (None, basis):
+            positions = batch.positions.clone().requires_grad_(True)
+            out = model(dataclasses.replace(batch, positions=positions, edge_basis=cached))
+            gradients.append(torch.autograd.grad(sum((out[name] ** 2).sum() for name in case.outputs), positions)[0])
+        assert relative_error(gradients[1], gradients[0]) <= 1e-5
 
 
 class CutoffSuite(ModelCases):

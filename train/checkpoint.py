@@ -18,14 +18,15 @@ from torch import nn
 
 from dataloader.files import atomic_write
 
-FORMAT = 1
+FORMAT = 2
 PACKAGES = ("torch", "dgl", "e3nn", "numpy", "farfield")
 LAST, BEST = "checkpoint_last.pt", "checkpoint_best.pt"
 MAYBE = (dict, type(None))
 ENTRIES = {
     "config": dict, "weights": dict, "averaged": MAYBE, "optimizer": dict, "schedule": dict, "position": dict, "random": dict,
-    "history": list, "best": MAYBE, "versions": dict,
+    "data": str, "history": list, "best": MAYBE, "versions": dict,
 }
+SECTIONS = ("run", "model", "training")  # of every configuration
 
 
 @functools.cache
@@ -111,6 +112,9 @@ def read_run(path, device="cpu") -> dict:
     for name, kind in ENTRIES.items():
         if name not in content or not isinstance(content[name], kind):
             raise ValueError(f"checkpoint {path} is not of a run: it has no {name}; give the {BEST} or {LAST} of a run folder")
+    missing = [section for section in SECTIONS if not isinstance(content["config"].get(section), dict)]
+    if missing:
+        raise ValueError(f"checkpoint {path} is not of a run: its config has no section {missing[0]}; give another, or train again")
     return content
 
 

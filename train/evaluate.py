@@ -36,7 +36,9 @@ def evaluate_checkpoint(
 
     Raises ``ValueError`` or ``FileNotFoundError`` for a checkpoint or data that are missing, damaged or foreign.
     """
-    device = torch.device(device)
+    if energy_offset not in md_task.OFFSETS:
+        raise ValueError(f"energy_offset must be one of {', '.join(md_task.OFFSETS)}, got {energy_offset!r}")
+    device = find_device(str(device))
     content = checkpoint.read_run(path, device)
     config = EasyDict(content["config"])
     for what, name, known in (("task", config.get("task"), TASKS), ("precision", config.training.precision, PRECISIONS)):
@@ -69,8 +71,7 @@ def main(argv: list[str] | None = None):
     options = parser.parse_args(argv)
     if options.json is not None and (Path(options.json).is_dir() or not Path(options.json).parent.is_dir()):
         raise ValueError(f"--json {options.json}: give a file in a folder that exists")
-    device = find_device(options.device)
-    rows = evaluate_checkpoint(options.checkpoint, options.split, options.data_path, device, options.energy_offset)
+    rows = evaluate_checkpoint(options.checkpoint, options.split, options.data_path, options.device, options.energy_offset)
     monitor.RunLog()(f"{options.split} split, {options.checkpoint}\n{monitor.format_table(rows)}")
     if options.json:
         monitor.write_json(options.json, {"checkpoint": options.checkpoint, "split": options.split, "rows": rows})

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dataloader.files import json_checksum
 from train import checkpoint, monitor
 from train.data_order import EpochLoader
 from train.optimizers import PRECISIONS, SCHEDULES, averaged_model, build_optimizer
@@ -111,7 +112,7 @@ class Trainer:
 
     Arguments
         model, task    what learns, and what
-        train, val     `EpochLoader`s
+        train, val     `EpochLoader`s of data sets that have a ``data_hash``
         config         EasyDict with ``task``, ``run``, ``training`` and whatever else the task needs; stored in every checkpoint
         folder         run folder, made by `run_folder.prepare_run_folder`
         device         where the model computes
@@ -131,14 +132,15 @@ class Trainer:
         self.position = Position()
         self.history: list[dict] = []
         self.best: dict | None = None
-        self.total_steps = self.options.epochs * math.ceil(len(train) / self.options.accumulate)
+        self.data_hash = json_checksum([train.dataset.data_hash, val.dataset.data_hash])
+        self.total_steps = self.options.epochs * math.ceil(len(train) / self.options.accumulate)  # of ragged epochs about as many
         self._clock = (time.monotonic(), cpu_seconds())
 
     def fit(self) -> bool:
         """Train to the end of the plan; False if ``run.pause_after`` ended the session before. Raises `Interrupted` after a signal."""
+        self._clock = (time.monotonic(), cpu_seconds())
         if not self._open():
             return True
-        self._clock = (time.monotonic(), cpu_seconds())
         timed = self.options.max_cpu_minutes or self.options.max_minutes
         total = None if timed else self.total_steps  # the bar foretells the end only where steps decide it
         self.monitor = monitor.Monitor(self.folder, total, self.position.step, self.config.run.progress)
@@ -171,9 +173,9 @@ class Trainer:
         return "budget" if self.progress() >= 1 else None
 
     def progress(self) -> float:
-        """Fraction of the plan that is done: the largest of steps, CPU minutes and wall minutes."""
+        """Fraction of the plan that is done: the largest of epochs, CPU minutes and wall minutes."""
         self._read_clocks()
-        parts = [self.position.step / self.total_steps]
+        parts = [(self.position.epoch + self.position.batch / max(1, len(self.train_loader))) / self.options.epochs]
         if self.options.max_cpu_minutes:
             parts.append(self.position.cpu_seconds / 60 / self.options.max_cpu_minutes)
         if self.options.max_minutes:
@@ -193,7 +195,6 @@ class Trainer:
         while (done := self.progress()) < 1 and (group := self._next_group(batches)):
             self.task.progress = done
             self._step([batch.to(device=self.device, dtype=self.arithmetic.dtype) for batch in group])
-            position.batch += len(group)
             if self.options.checkpoint_every and position.step % self.options.checkpoint_every == 0:
                 self.save(checkpoint.LAST)
             self._stop_if_signalled()
@@ -227,6 +228,7 @@ class Trainer:
             self._skipped(scalars["loss"], rate)
         self.optimizer.zero_grad()
         self.position.step += 1
+        self.position.batch += len(group)
         progress = self.progress()
         self.schedule.after_step(progress)
         self.monitor.step(scalars["loss"], self.position.epoch, progress)
@@ -309,24 +311,41 @@ class Trainer:
             "best": self.best,
             "units": dict(self.task.units),
             "versions": checkpoint.package_versions(),
+            "data": self.data_hash,
         }
 
     def save(self, name: str):
         """Write the checkpoint ``name`` of the run folder, atomically."""
         checkpoint.save_checkpoint(self.folder / name, self.state())
 
-    def restore(self):
-        """Continue from ``checkpoint_last.pt``; ``ValueError`` if it belongs to another model or configuration."""
+    def _newer_best(self, best: dict | None) -> dict | None:
+        """``best``, or what ``checkpoint_best.pt`` says if a kill came between the two checkpoints of a validation."""
+        path = self.folder / checkpoint.BEST
+        written = checkpoint.read_run(path, self.device)["best"] if path.exists() else None
+        return written if written and (best is None or written["selection"] < best["selection"]) else best
+
+    def resumable(self) -> dict | None:
+        """Content of ``checkpoint_last.pt``, None if there is none; ``ValueError`` if it is of another configuration or other data."""
         path = self.folder / checkpoint.LAST
+        if not path.exists():
+            return None
         content = checkpoint.read_run(path, self.device)
         checkpoint.check_same_run(path, content["config"], plain(self.config), FREE_ON_RESUME)
+        if content["data"] != self.data_hash:
+            reason = "it was trained and validated on other structures or labels than these"
+            raise ValueError(f"cannot resume {path}: {reason}; give the data it began with, or start another run with --run-dir")
+        return content
+
+    def restore(self, content: dict):
+        """Continue from what :meth:`resumable` has found; ``ValueError`` if it is of another model."""
+        path = self.folder / checkpoint.LAST
         checkpoint.load_weights(self.model, content["weights"], path)
         if self.averaged is not None:
             checkpoint.load_weights(self.averaged, content["averaged"] or {}, path)
         self.optimizer.load_state_dict(content["optimizer"])
         self.schedule.load_state_dict(content["schedule"])
         self.position = Position(**content["position"])
-        self.history, self.best = content["history"], content["best"]
+        self.history, self.best = content["history"], self._newer_best(content["best"])
         checkpoint.restore_random_states({name: _on_cpu(state) for name, state in content["random"].items()}, self.device)
         self.log(f"goes on from {path}: epoch {self.position.epoch}, batch {self.position.batch}, step {self.position.step}")
         for name, version in checkpoint.package_versions().items():

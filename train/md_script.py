@@ -5,9 +5,11 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from easydict import EasyDict
+from torch import nn
 
-from dataloader.molecules import load_statistics
+from dataloader.molecules import MoleculeDataset, load_statistics
 from models.blocks import parse_schedule
 from models.e2former import PRESETS, E2FormerOptions
 from train import monitor
@@ -17,7 +19,7 @@ from train.losses import LOSSES
 from train.md_task import FAMILIES, build_model_for, build_task, set_references, split_loader
 from train.optimizers import OPTIMIZERS, PRECISIONS, SCHEDULES
 from train.options import OptionParser, add_run_options, add_training_options, prepare_process
-from train.script import Script, variant
+from train.script import Script, check_layers, variant
 
 SPLITS = ("train", "val", "test")
 NEAR, WHOLE = "near", "near+far"  # rows and sub folders of a comparison
@@ -60,6 +62,9 @@ def add_loss_options(parser: OptionParser):
     loss.add("--late-start", float, 0.75, low=0, high=1, help="fraction of the run from which on it is")
 
 
+MEASURED = frozenset({"avg_degree", "avg_atoms", "far_design_radius"})
+
+
 def folder_presets(values: dict) -> dict:
     """Options nobody named: those of ``--preset``, then what the training split says; ``FileNotFoundError`` without a folder."""
     statistics = load_statistics(values["data_path"])
@@ -82,13 +87,6 @@ def near_only(config: EasyDict) -> str:
     return "+".join(f"{name}1" for name in near)
 
 
-def check_layers(model: EasyDict):
-    """``ValueError`` for a number of layers that the schedule does not read."""
-    if model.layers != E2FormerOptions.layers and parse_schedule(model.schedule, 1) == parse_schedule(model.schedule, 2):
-        mend = "leave a part without a number, e.g. --schedule hybrid-first-order, or leave --layers out"
-        raise ValueError(f"--layers {model.layers} changes nothing: every part of --schedule {model.schedule} has its number; {mend}")
-
-
 def build_trainer(config: EasyDict) -> tuple[Trainer, EpochLoader]:
     """The trainer of one run and its test data. Writes nothing; ``ValueError`` or ``OSError`` for whatever cannot be trained."""
     device = prepare_process(config)
@@ -97,8 +95,24 @@ def build_trainer(config: EasyDict) -> tuple[Trainer, EpochLoader]:
     model, task = build_model_for(config), build_task(config)
     set_references(model, statistics)
     train, val, test = (split_loader(config, split, statistics.references, training=split == "train") for split in SPLITS)
+    for split, loader in zip(SPLITS, (train, val, test), strict=True):
+        try_structures(model, split, loader.dataset)
     folder = Path(config.run.run_dir)
     return Trainer(model, task, train, val, config, folder, device, monitor.RunLog(folder / "log.txt")), test
+
+
+def try_structures(model: nn.Module, split: str, dataset: MoleculeDataset):
+    """``ValueError`` for structures that the network refuses, before anything is trained or written.
+
+    One structure of each kind of periodicity, all in one batch: what the network can say of them it can say of all.
+    """
+    periodic = dataset.structures.periodic
+    kinds = [0] if periodic is None else np.unique(periodic, axis=0, return_index=True)[1]
+    try:
+        model.eval()(dataset[kinds].to(dtype=next(model.parameters()).dtype))
+    except ValueError as error:
+        raise ValueError(f"{split} split of the data: {error}") from None
+    model.train()
 
 
 def describe(trainer: Trainer, test: EpochLoader):
@@ -110,17 +124,6 @@ def describe(trainer: Trainer, test: EpochLoader):
         log(f"{split}: {dataset.structures.summary()}\n  {edges}, {len(loader)} batches")
     weights = sum(weight.numel() for weight in trainer.model.parameters())
     log(f"{config.model.schedule} ({config.model.irreps}), {weights} weights, seed {config.run.seed}; run folder {trainer.folder}")
-
-
-def resume(trainer: Trainer):
-    """Go on from the last checkpoint; ``ValueError`` if the data are not those the run began with."""
-    wanted = trainer.model.energy.reference.energy.clone()
-    trainer.restore()
-    held = trainer.model.energy.reference.energy
-    if not held.equal(wanted):
-        place = int((held - wanted).abs().argmax())
-        energies = f"the reference energy of Z = {place} is {float(held[place])} eV in the run and {float(wanted[place])} eV in the data"
-        raise ValueError(f"cannot resume {trainer.folder} with {trainer.config.data.data_path}: {energies}; give the folder it began with")
 
 
 def train_both(script: Script, config: EasyDict) -> list[dict] | None:
@@ -148,6 +151,6 @@ def comparison(schedules: dict[str, str], results: list[dict]) -> list[dict]:
 
 def run(module: str, parser: OptionParser, argv: list[str] | None = None):
     """Entry point of both scripts; ``module`` is the name of the calling one."""
-    config = parser.parse_config(argv, folder_presets)
-    script = Script(module, build_trainer, describe, resume)
+    config = parser.parse_config(argv, folder_presets, MEASURED)
+    script = Script(module, build_trainer, describe)
     script.run(config, partial(train_both, script) if config.run.compare else None)

@@ -42,6 +42,7 @@ ELEMENTS = MAX_ATOMIC_NUMBER + 1
 EVALUATION_ATOMS = 450  # most atoms in a batch of an evaluation, or one structure
 BASELINE = "mean energy, zero forces"
 PARTS = {"energy": "residual_energy", "forces": "forces", "stress": "stress"}  # part of the loss -> label
+CURVES = {"energy": "energy_mae", "forces": "force_mae", "stress": "stress_mae"}  # part of the loss -> metric that is selected by
 LABEL_UNITS = {"energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
 FAMILIES = {"meV": 1.0, "kcal/mol": 1 / (MEV * KCAL_MOL)}  # energy unit of a row -> factor
 WITHOUT_UNIT = ("force_cosine",)
@@ -70,8 +71,8 @@ class EnergyForceTask(Task):
 
     def __init__(self, loss: StructureLoss, late: LateWeights | None = None, energy_offset: str = "none"):
         self.objective, self.late, self.energy_offset = loss, late or LateWeights(), energy_offset
-        self.curves = [metric for part, metric in (("energy", "energy_mae"), ("forces", "force_mae")) if part in loss.weights]
-        self.units = LABEL_UNITS | {"energy_mae": "meV", "force_mae": "meV/Angstrom"}
+        self.curves = [metric for part, metric in CURVES.items() if part in loss.weights]
+        self.units = LABEL_UNITS | {"energy_mae": "meV", "force_mae": "meV/Angstrom", "stress_mae": "meV/Angstrom^3"}
 
     def samples(self, batch) -> int:
         """Atoms: the loss is a sum over the batch divided by them."""
@@ -143,9 +144,16 @@ def no_offset(error: np.ndarray, composition: np.ndarray) -> np.ndarray:
 
 
 def offset_per_composition(error: np.ndarray, composition: np.ndarray) -> np.ndarray:
-    """Errors (structures,) less their mean over all structures of the same composition (structures, elements)."""
+    """Errors (structures,) less their mean over all structures of the same composition (structures, elements).
+
+    ``ValueError`` for a composition that occurs once: its error would be 0 whatever was predicted.
+    """
     _, group = np.unique(composition, axis=0, return_inverse=True)
     group = group.reshape(-1)
+    alone = int((np.bincount(group) == 1).sum())
+    if alone:
+        reason = f"{alone} compositions occur once, their energy errors would be 0"
+        raise ValueError(f"energy offset per-composition: {reason}; evaluate structures that have company, or leave the offset out")
     return error - (np.bincount(group, error) / np.bincount(group))[group]
 
 
@@ -195,13 +203,6 @@ def set_references(model: nn.Module, statistics: Statistics):
     model.set_reference(statistics.references, scale=scale)
 
 
-def references_of(model: nn.Module) -> dict[int, float]:
-    """The references (eV) that a network holds: of all elements that were trained."""
-    energies = model.energy.reference.energy.tolist()
-    known = {number: energy for number, energy in enumerate(energies) if energy != 0 and number > 0}
-    return known or dict.fromkeys(range(1, len(energies)), 0.0)  # data whose energies are all zero
-
-
 def split_loader(config, split: str, references: Mapping[int, float], training: bool = False) -> EpochLoader:
     """Batches of a split: shuffled and of the size of ``config``, or all structures in order.
 
@@ -220,7 +221,7 @@ def split_loader(config, split: str, references: Mapping[int, float], training: 
 
 def evaluation(config, split: str, model: nn.Module) -> tuple[EnergyForceTask, EpochLoader]:
     """The task, and all structures of a split, in order; energies less the references that the trained ``model`` holds."""
-    return build_task(config), split_loader(config, split, references_of(model))
+    return build_task(config), split_loader(config, split, model.energy.reference.values())
 
 
 def check_labels(config, dataset: MoleculeDataset):

@@ -3,6 +3,7 @@
 Everything here only reads the training; nothing here can change its numbers.
 """
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,11 +26,14 @@ class RunLog:
         self.path = path
 
     def __call__(self, text: str):
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
         if self.path is not None:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(text + "\n")
+        try:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+        except BrokenPipeError:  # who read along has gone (| head); the run goes on
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
 
 
 class Monitor:

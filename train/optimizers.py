@@ -1,7 +1,7 @@
 """Optimisers, learning-rate schedules, weight averaging and arithmetic, by name.
 
 The learning rate is a pure function of the step and of the *progress* p in [0, 1] of the planned run
-(p = largest of steps done / steps planned, CPU minutes used / allowed, wall minutes used / allowed), both of which a checkpoint holds:
+(p = largest of epochs done / epochs planned, CPU minutes used / allowed, wall minutes used / allowed), both of which a checkpoint holds:
 
     lr(step, p) = lr_max * min(1, (step + 1) / warmup) * shape(p),        shape(p) = m + (1 - m) (1 + cos(pi p)) / 2   for ``cosine``
 
@@ -28,7 +28,11 @@ OPTIMIZERS = {
 
 
 def build_optimizer(model: nn.Module, options) -> torch.optim.Optimizer:
-    """The optimiser ``options.optimizer`` over all trainable weights; weight decay acts on matrices only (not on biases, scales, norms)."""
+    """The optimiser ``options.optimizer`` over all trainable weights.
+
+    Weight decay acts on weights of two and more dimensions: matrices, and the scales of norms that have one for every degree and channel;
+    not on biases and other lists.
+    """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     if not weights:
         raise ValueError("the model has no trainable weights")

@@ -126,10 +126,13 @@ class OptionParser(argparse.ArgumentParser):
     def error(self, message: str):
         raise ValueError(f"{message.removeprefix('argument ')} (--help lists all options)")
 
-    def parse_config(self, argv=None, presets: Callable[[dict], dict] | None = None) -> EasyDict:
+    def parse_config(
+        self, argv=None, presets: Callable[[dict], dict] | None = None, measured: frozenset[str] = frozenset()
+    ) -> EasyDict:
         """Read the command line into ``config.<section>.<key>``.
 
         ``presets(values) -> {key: value}`` sees the flat values and returns better defaults for options that nobody named.
+        ``measured``: options that say what the data are like; ``--config`` does not bring them along from a run on other data.
         With ``run.resume`` set the ``config.yaml`` of the run folder stands in the place of ``--config``.
         """
         actions = {key: action for section in self.sections.values() for key, action in section.actions.items()}
@@ -142,7 +145,9 @@ class OptionParser(argparse.ArgumentParser):
         if given.get("resume"):
             chosen = self.read_yaml(Path(given.get("run_dir", defaults.get("run_dir"))) / "config.yaml", resumed=True)
         if source is not None:
-            chosen |= self.read_yaml(source)
+            template = self.read_yaml(source)
+            same = template.get("data_path") in (None, given.get("data_path", template.get("data_path")))
+            chosen |= {key: value for key, value in template.items() if same or key not in measured}
         chosen |= given
         values = defaults | (presets(defaults | chosen) if presets else {}) | chosen
         sections = {name: {key: values[key] for key in section.actions} for name, section in self.sections.items()}
@@ -156,9 +161,12 @@ class OptionParser(argparse.ArgumentParser):
             mend = "there is no run to resume; start it without --resume" if resumed else "give an existing yaml file to --config"
             raise FileNotFoundError(f"{path} {'is no file' if path.exists() else 'does not exist'}: {mend}")
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, ValueError) as error:  # ValueError: not utf-8, or a number with thousands of digits
             raise ValueError(f"{path} is not readable as yaml: {error}") from None
+        if resumed and not content:
+            raise ValueError(f"{path} is damaged (it is empty); bring it back, or start another run with --run-dir")
+        content = {} if content is None else content
         if not isinstance(content, Mapping):
             raise ValueError(f"{path} must hold option names with values, got {type(content).__name__}")
         task = content.pop("task", self.task)

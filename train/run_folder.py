@@ -49,6 +49,9 @@ def save_config(folder: Path, config, free: frozenset[str] = FREE_ON_RESUME):
         if not isinstance(saved, Mapping) or "task" not in saved:
             raise ValueError(f"{path} is damaged (it names no task); bring it back, or start another run with --run-dir")
         checkpoint.check_same_run(folder, saved, plain(config), free)
+        before, now = saved["run"].get("seeds", 1), config.run.get("seeds", 1)
+        if (before > 1) != (now > 1):
+            raise ValueError(f"cannot resume {folder}: it is of --seeds {before}, not {now}; leave --seeds out, or give another --run-dir")
     with atomic_write(path) as temporary:
         Path(temporary).write_text(yaml.safe_dump(saved_config(config), sort_keys=False), encoding="utf-8")
 
@@ -67,16 +70,20 @@ def finish_run(trainer: Trainer, test_loader) -> dict:
 
 def _finish(trainer: Trainer, test_loader) -> dict:
     path = trainer.folder / checkpoint.BEST
+    if not trainer.history:
+        reason = "the budget was over before the first step"
+        raise ValueError(f"{trainer.folder} was never validated: {reason}; give more --max-cpu-minutes or --max-minutes")
     if trainer.best is None:
         raise ValueError(f"no validation of {trainer.folder} gave a finite error, so nothing is best; lower --lr and train again")
     content = checkpoint.read_run(path, trainer.device)
     checkpoint.load_weights(trainer.model, checkpoint.evaluation_weights(content), path)
+    ended_by = trainer.ended_by()  # reads the clocks, so before the test split takes its time
     result = evaluate_model(trainer.model, trainer.task, test_loader, trainer.device, trainer.options.precision)
     rows = trainer.task.table(result)
     results = {
         "test": rows,
         "best": trainer.best,
-        "ended_by": trainer.ended_by(),
+        "ended_by": ended_by,
         "parameters": sum(weight.numel() for weight in trainer.model.parameters()),
         "seconds": trainer.position.seconds,
         "cpu_minutes": trainer.position.cpu_seconds / 60,

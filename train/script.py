@@ -11,6 +11,8 @@ from pathlib import Path
 
 from easydict import EasyDict
 
+from models.blocks import parse_schedule
+from models.factory import model_options
 from train import checkpoint, monitor
 from train.data_order import EpochLoader
 from train.loop import Trainer
@@ -28,23 +30,22 @@ class Script:
     module    its name on the command line, ``train.train_md17``
     build     configuration -> (trainer, test data); writes nothing; ``ValueError`` or ``OSError`` for whatever cannot be trained
     describe  says at the start what is learned from, and what learns
-    resume    goes on from the last checkpoint
     """
 
     module: str
     build: Callable[[EasyDict], tuple[Trainer, EpochLoader]]
     describe: Callable[[Trainer, EpochLoader], None]
-    resume: Callable[[Trainer], None] = Trainer.restore
 
     def train_one(self, config: EasyDict) -> dict | None:
         """One run from start to results; None if ``--pause-after`` ended the session."""
         trainer, test = self.build(config)
         folder, log = trainer.folder, trainer.log
+        found = trainer.resumable() if config.run.resume else None  # a refusal changes nothing
         prepare_run_folder(folder, config.run.resume, config.run.overwrite)
         save_config(folder, config)
         self.describe(trainer, test)
-        if config.run.resume and (folder / checkpoint.LAST).exists():
-            self.resume(trainer)
+        if found is not None:
+            trainer.restore(found)
         elif config.run.resume:
             log(f"there is no {checkpoint.LAST} in {folder}: starts at the beginning")
         return finish_run(trainer, test) if trainer.fit() else None
@@ -60,8 +61,12 @@ class Script:
         """Train ``configs`` one after the other, one table ``summarise(results)``; None if ``--pause-after`` ended the session."""
         parent = Path(config.run.run_dir)
         for one in configs:
-            self.build(one)  # bad input is refused before anything is written
-        prepare_run_folder(parent, config.run.resume, config.run.overwrite)
+            trainer, _ = self.build(one)  # bad input is refused before anything is written
+            if config.run.resume:
+                trainer.resumable()
+        folders = [Path(one.run.run_dir) for one in configs] if config.run.overwrite else []  # nothing old for a later --resume to find
+        for folder in (parent, *folders):
+            prepare_run_folder(folder, config.run.resume, config.run.overwrite)
         save_config(parent, config)
         results = []
         for one in configs:
@@ -86,6 +91,16 @@ class Script:
             raise Interrupted((str(stop) or "interrupted") + (f"; go on with: {again}" if begun else "")) from None
         if results is None and config.run.pause_after:
             monitor.RunLog()(f"paused after {config.run.pause_after} epochs; go on with: {again}")
+
+
+def check_layers(model: EasyDict):
+    """``ValueError`` for a number of layers that the schedule of a network does not read."""
+    schedule = model.get("schedule")
+    if schedule is None or model.layers == model_options(model.name)["layers"]:
+        return
+    if parse_schedule(schedule, 1) == parse_schedule(schedule, 2):
+        mend = "leave a part without a number, e.g. --schedule hybrid-first-order, or leave --layers out"
+        raise ValueError(f"--layers {model.layers} changes nothing: every part of --schedule {schedule} has its number; {mend}")
 
 
 def variant(config: EasyDict, folder: str, run: dict | None = None, model: dict | None = None) -> EasyDict:

@@ -33,7 +33,7 @@ from train.losses import LOSSES
 from train.optimizers import OPTIMIZERS, PRECISIONS, SCHEDULES
 from train.options import OptionParser, add_run_options, add_training_options, prepare_process, run_script
 from train.qm9_task import EVALUATION_ATOMS, build_model_for, build_task, fitted_scaling, is_vector, open_split, readouts_of
-from train.script import Script
+from train.script import Script, check_layers
 
 SPLITS = ("train", "val", "test")
 DEFAULT = "e2former_properties"
@@ -101,6 +101,9 @@ def _name_in(file: Path) -> str | None:
     return section.get("name") if isinstance(section, dict) else content.get("name")
 
 
+MEASURED = frozenset({"avg_degree", "avg_atoms", "far_design_radius", "bond_kinds", "cutoff", "envelope"})
+
+
 def folder_presets(values: dict) -> dict:
     """Options nobody named: those of ``--preset``, then what the data folder says; ``FileNotFoundError`` without a folder."""
     targets = tuple(choose_readouts(values["targets"], values["readouts"]))
@@ -119,6 +122,7 @@ def folder_presets(values: dict) -> dict:
 def build_trainer(config: EasyDict) -> tuple[Trainer, EpochLoader]:
     """The trainer of one run and its test data. Writes nothing; ``ValueError`` or ``OSError`` for whatever cannot be trained."""
     device = prepare_process(config)
+    check_layers(config.model)
     folder = PropertyFolder.open(config.data.data_path)
     train, val, test = (open_split(config, split, folder) for split in SPLITS)
     scaling = fitted_scaling(config, train)
@@ -148,23 +152,11 @@ def describe(trainer: Trainer, test: EpochLoader):
     log(f"{config.model.name}, {weights} weights, seed {config.run.seed}; run folder {trainer.folder}")
 
 
-def resume(trainer: Trainer):
-    """Go on from the last checkpoint; ``ValueError`` if the labels are not those the run began with."""
-    wanted = trainer.model.heads.scaling.values()
-    trainer.restore()
-    held = trainer.model.heads.scaling.values()
-    for target, entry in wanted.items():
-        if held[target] != entry:
-            scales = f"the scale of {target} is {held[target]['scale']} in the run and {entry['scale']} in the data"
-            folder = trainer.config.data.data_path
-            raise ValueError(f"cannot resume {trainer.folder} with {folder}: {scales}; give the folder it began with")
-
-
 def main(argv: list[str] | None = None):
     """Entry point of the command line."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    config = build_parser(chosen_model(argv)).parse_config(argv, folder_presets)
-    Script("train.train_qm9", build_trainer, describe, resume).run(config)
+    config = build_parser(chosen_model(argv)).parse_config(argv, folder_presets, MEASURED)
+    Script("train.train_qm9", build_trainer, describe).run(config)
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ class LatticeExpansion(nn.Module):
         vectors, counted = reciprocal_vectors(cell, self.kappa_max)
         self._warn_of_empty_spheres(cell, counted)
         spectrum, harmonics = self._spectrum(vectors, counted, cell.double(), coefficients)
-        sizes, counts = graph.nodes_per_graph.tolist(), counted.sum(1).clamp_min(1).tolist()
+        sizes, counts = graph.sizes, counted.sum(1).clamp_min(1).tolist()
         parts = (tensor.split(sizes) for tensor in (self._phases(graph, positions, vectors, cell.double()), queries, keys, values))
         each = zip(sizes, counts, *parts, spectrum.unbind(0), harmonics.unbind(0), strict=True)
         return torch.cat([self._one(size, count, *rest) for size, count, *rest in each if size])

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from models.far_field.quadrature import RULES
 
+LARGEST_RADIUS = 1000.0  # Angstrom; the error law of a larger one takes seconds
+
 
 @dataclasses.dataclass(frozen=True)
 class ExpansionOptions:
@@ -30,7 +32,10 @@ class ExpansionOptions:
         if not 0 < self.tolerance <= 0.1:
             raise ValueError(f"tolerance of the far field must be in (0, 0.1], got {self.tolerance}")
         if not (math.isfinite(self.design_radius) and self.design_radius > 0):
-            raise ValueError(f"design_radius must be > 0 Angstrom and finite, got {self.design_radius}")
+            raise ValueError(f"design radius of the far field must be > 0 Angstrom and finite, got {self.design_radius}")
+        if self.design_radius > LARGEST_RADIUS:
+            reason = f"design radius of the far field must be <= {LARGEST_RADIUS:g} Angstrom, got {self.design_radius:g}"
+            raise ValueError(f"{reason}; leave out a structure with an atom so far from the others, or give a smaller radius")
         if self.budget < 1:
             raise ValueError(f"budget of the far field must be >= 1 number, got {self.budget}")
         if self.rule not in RULES:

@@ -13,6 +13,8 @@ from models.graph_ops import GraphIndex
 from models.harmonics import solid_harmonics
 from models.irreps import degree_of_row, num_rows
 
+FORESEEN = 2  # orders of derivatives by the positions: forces, and their gradient by the weights
+
 
 class PairwiseExpansion(nn.Module):
     """The sum itself, atom by atom: exact, quadratic in the size of a graph, memory bounded by ``options.budget``.
@@ -32,7 +34,7 @@ class PairwiseExpansion(nn.Module):
     ) -> Tensor:
         """The sum of ``expansions.py``; shapes as there. Raises ValueError for periodic cells."""
         refuse_cell("pairwise", cell)
-        sizes = tuple(graph.nodes_per_graph.tolist())
+        sizes = graph.sizes
         widest = max(sizes, default=1)
         per_atom = max(1, widest * self.numbers_per_pair(coefficients.shape[1]))
         most = max(1, self.options.budget // per_atom)
@@ -62,7 +64,8 @@ class PairwiseExpansion(nn.Module):
         separation = targets.unsqueeze(2) - sources.unsqueeze(1)  # (g, n, m, 3)
         kappa = targets.new_tensor(self.wave_numbers)
         squared = separation.square().sum(-1, keepdim=True) * kappa.square()
-        radial = scaled_bessel(squared, self.lmax)  # (g, n, m, Q, l)
+        ahead = FORESEEN if squared.requires_grad else 0
+        radial = scaled_bessel(squared, self.lmax, ahead)  # (g, n, m, Q, l)
         weights = coefficients * leading_term(kappa, self.lmax).T.unsqueeze(1)  # (l, h, Q)
         radial = torch.einsum("gnmql,lhq->ghnlm", radial, weights)
         attention = torch.einsum("gnhd,gmhd->ghnm", queries, keys).unsqueeze(3)

@@ -1,4 +1,4 @@
-"""A word when a graph is larger than its expansion was made for."""
+"""Warns once when a graph is larger than its expansion was made for."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class RadiusGuard:
         expected = error(radius)
         if expected > self.promised:
             warnings.warn(
-                f"an atom is {radius:.3g} Angstrom from its graph's centroid, beyond design_radius {self.design_radius:g}: the "
+                f"an atom is {radius:.3g} Angstrom from its graph's centroid, beyond the design radius {self.design_radius:g}: the "
                 f"far field's error may reach {expected:.1e} instead of {self.promised:.1e}; "
-                f"set design_radius to {radius:.3g} or more",
+                f"make the design radius (far_design_radius of a network) {radius:.3g} or more",
                 stacklevel=3,
             )
             self._warned = True

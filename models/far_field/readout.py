@@ -101,11 +101,11 @@ class _Contraction(Function):
         form = ctx.form
         names = [name for name in form.slots if name != ctx.left_out]
         every = dict(zip(names, ctx.saved_tensors, strict=True)) | {ctx.left_out: cotangent}
-        wanted = {name for name, needed in zip(names, ctx.needs_input_grad[2:], strict=True) if needed}
+        wanted = [name for name, needed in zip(names, ctx.needs_input_grad[2:], strict=True) if needed]  # a set has no order of its own
         if torch.is_grad_enabled():
             gradients = {name: _Contraction.apply(form, name, *_others(form, name, every)) for name in wanted}
         else:
-            gradients = form.contract(wanted, every)
+            gradients = form.contract(set(wanted), every)
         return None, None, *(gradients.get(name) for name in names)
 
 
@@ -138,7 +138,7 @@ class MomentReadout(nn.Module):
     ) -> Tensor:
         """waves (nodes, rows, moments), scale (heads, rows, moments), queries (nodes, heads, features) -> (nodes, heads, rows, V).
 
-        With ``factors``, waves are what these make the factors of.
+        With ``factors``, ``waves`` (nodes, ...) is the compact input that ``factors.spread`` expands to (nodes, rows, moments).
         """
         sizes = _checked_sizes(graph, waves=waves, queries=queries)
         form = ReadForm(sizes, tuple(scale.shape[1:]), factors, self.budget)
@@ -146,7 +146,7 @@ class MomentReadout(nn.Module):
 
 
 def _checked_sizes(graph: GraphIndex | Sizes, **nodes: Tensor) -> Sizes:
-    sizes = graph if isinstance(graph, tuple) else tuple(graph.nodes_per_graph.tolist())
+    sizes = graph if isinstance(graph, tuple) else graph.sizes
     for name, tensor in nodes.items():
         if tensor.shape[0] != sum(sizes):
             raise ValueError(f"a batch of {sum(sizes)} nodes needs as many rows of {name}, got {tensor.shape[0]}")

@@ -105,3 +105,9 @@ def test_damaged_and_missing_files(tmp_path):
     (tmp_path / "set.xyz").write_text("")
     with pytest.raises(ValueError, match=r"set\.xyz"):
         read_extxyz(tmp_path / "set.xyz")
+
+
+def test_a_virial_is_no_stress(tmp_path):
+    (tmp_path / "set.xyz").write_text("")
+    with pytest.raises(ValueError, match="'virials' names a virial, which is -volume x stress"):
+        read_extxyz(tmp_path / "set.xyz", stress_key="virials")

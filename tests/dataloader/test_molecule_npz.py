@@ -128,3 +128,13 @@ def test_missing_and_damaged_files(tmp_path):
     (tmp_path / "set.npz").write_bytes(b"hello")
     with pytest.raises(ValueError, match=r"set\.npz is damaged or no npz file"):
         read_npz(tmp_path / "set.npz", Units())
+
+
+def test_counts_and_numbers_that_are_none_are_refused(tmp_path):
+    one = random_structures((3,))
+    content = {"Z": one.atomic_numbers, "R": one.positions, "F": one.forces, "E": one.energy}
+    with pytest.raises(ValueError, match=r"n_atoms must be a list with one number for each structure, got the shape \(\)"):
+        read_npz(written(tmp_path, **content, n_atoms=np.array(3)), Units())
+    with pytest.raises(ValueError, match="atomic numbers and counts must be numbers, got O, H, H"):
+        read_npz(written(tmp_path, **content | {"Z": np.array(["O", "H", "H"])}, n_atoms=np.array([3])), Units())
+    assert len(read_npz(written(tmp_path, **content, n_atoms=np.array([3]), theory=np.zeros(0), r_unit=np.zeros(0)), Units())) == 1

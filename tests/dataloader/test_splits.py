@@ -157,3 +157,12 @@ def test_file_remembers_data_and_settings(tmp_path):
     assert again.settings == split.settings and again.settings["seed"] == 7 and again.settings["name"] == "random"
     with pytest.raises(ValueError, match=r"split\.npz splits another data set \(hash hash\.\.\., the data here have other"):
         Split.load(tmp_path / "split.npz", "other")
+
+
+@pytest.mark.parametrize("gap", [0, 2])
+def test_a_time_split_beside_a_test_file_divides_the_rest(gap):
+    split = make("time", 30, test_count=10, gap=gap)
+    assert sizes(split)[2] == 10 and 17 - gap <= sizes(split)[0] + sizes(split)[1] <= 20 - gap
+    assert split.val.min() - split.train.max() == gap + 1
+    with pytest.raises(ValueError, match="a gap of 20 frames leaves nothing of 12 for the time split"):
+        make("time", 12, gap=20)

@@ -169,3 +169,17 @@ def test_what_cannot_be_right_is_refused(change, message):
 def test_rows_of_ranges():
     assert rows_of(np.array([7, 0, 3]), np.array([2, 0, 3])).tolist() == [7, 8, 3, 4, 5]
     assert rows_of(np.zeros(0, int), np.zeros(0, int)).tolist() == []
+
+
+@pytest.mark.parametrize("periodic", [(True, True, True), (True, False, True)])
+def test_wrapped_atoms_are_in_their_cells_and_see_the_same(periodic):
+    crystals = random_crystals(periodic=periodic)
+    crystals.positions += 300 * np.repeat(crystals.cell[:, 0], crystals.counts, axis=0)
+    wrapped = crystals.wrapped()
+    for index in range(len(crystals)):
+        rows = slice(crystals.offsets[index], crystals.offsets[index + 1])
+        moved = (wrapped.positions[rows] - crystals.positions[rows]) @ np.linalg.inv(crystals.cell[index])
+        np.testing.assert_allclose(moved, moved.round(), atol=1e-9)
+        inside = wrapped.positions[rows] @ np.linalg.inv(crystals.cell[index])
+        assert ((inside > -1e-6) & (inside < 1 + 1e-6))[:, np.array(periodic)].all()
+    assert random_structures().wrapped().data_hash == random_structures().data_hash

@@ -272,3 +272,21 @@ def test_bad_input_is_refused(function):
         function(torch.ones(2), -1)
     with pytest.raises(ValueError, match="got torch.int64"):
         function(torch.ones(2, dtype=torch.int64), 3)
+
+
+@pytest.mark.parametrize("lmax", [0, 1, 5, 7])
+def test_looking_ahead_changes_nothing(lmax):
+    """Values and derivatives of three orders are those without, also beyond the orders that were foreseen."""
+    squared = torch.linspace(0, 200, 61, dtype=torch.float64, requires_grad=True)
+    found = []
+    for ahead in (0, 1, 2):
+        value = scaled_bessel(squared, lmax, ahead).sum(-1)
+        found.append([value])
+        for _ in range(3):
+            value = torch.autograd.grad(value.sum(), squared, create_graph=True)[0]
+            found[-1].append(value)
+    for one in found[1:]:
+        for order, (value, expected) in enumerate(zip(one, found[0], strict=True)):
+            torch.testing.assert_close(value, expected, rtol=1e-11, atol=1e-13, msg=lambda text, order=order: f"order {order}: {text}")
+    with pytest.raises(ValueError, match="ahead must be >= 0"):
+        scaled_bessel(squared, lmax, -1)

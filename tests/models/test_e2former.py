@@ -332,7 +332,7 @@ def test_reference_energies_keep_their_digits():
 def test_forces_scale_with_the_energy():
     model, batch = made(), draw()
     before = model(batch)["forces"]
-    model.set_reference({6: -1000.0}, scale=3.0)
+    model.set_reference({int(number): -1000.0 for number in batch.atomic_numbers.unique()}, scale=3.0)
     torch.testing.assert_close(model(batch)["forces"], 3 * before)
 
 
@@ -395,3 +395,23 @@ def test_rule_of_plane_waves_reaches_the_far_field(double):
     for option, value in (("far_rule", "lebedef"), ("far_directions", 27)):
         with pytest.raises(ValueError, match=str(value)):
             made(**common, **{option: value})
+
+
+def test_direct_forces_are_in_units_of_the_scale():
+    model, batch = made(forces="direct"), draw()
+    before = model(batch)["forces"]
+    model.set_reference({int(number): 0.0 for number in batch.atomic_numbers.unique()}, scale=3.0)
+    torch.testing.assert_close(model(batch)["forces"], 3 * before)
+
+
+def test_inference_mode_is_refused_where_forces_are_derivatives():
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"torch.inference_mode\(\) forbids; use torch.no_grad\(\)"):
+        made()(draw())
+
+
+def test_elements_that_were_not_trained_are_refused():
+    model, batch = made(), draw()
+    numbers = sorted(int(number) for number in batch.atomic_numbers.unique())
+    model.set_reference(dict.fromkeys(numbers[1:], -1.0))
+    with pytest.raises(ValueError, match=f"no reference of Z = {numbers[0]} "):
+        model(batch)

@@ -174,7 +174,7 @@ E2FORMER_MISTAKES = [
     ({"far_expansion": "taylor"}, ["multipole", "'taylor'"]),
     ({"far_heads": 0}, ["heads of the far field must be >= 1", "0"]),
     ({"far_tolerance": 2.0}, ["tolerance", "(0, 0.1]", "2.0"]),
-    ({"far_design_radius": -3.0}, ["design_radius", "-3.0"]),
+    ({"far_design_radius": -3.0}, ["design radius", "-3.0"]),
     ({"fmm_num_kappa": 0}, ["fmm_num_kappa must be >= 1", "0"]),
     ({"fmm_kapa_max": 1.0}, ["'fmm_kapa_max'", "did you mean 'fmm_kappa_max'"]),
 ]
@@ -225,3 +225,16 @@ def test_missing_name_lists_the_networks():
 def test_unknown_network_has_no_options():
     with pytest.raises(ValueError, match="'resnet'"):
         model_options("resnet")
+
+
+@pytest.mark.parametrize(
+    "change", [{"far_directions": "86"}, {"layers": 2.5}, {"layers": True}, {"stress": 1}, {"cutoff": "5"}, {"radial_basis": None}]
+)
+def test_values_of_another_type_are_refused(change):
+    (name, value), = change.items()
+    with pytest.raises(ValueError, match=f"model option {name} must be of type .*, got {value!r}"):
+        build_model({"name": "e2former", **change})
+
+
+def test_whole_numbers_are_numbers_and_none_is_a_choice():
+    assert build_model({"name": "e2former", "cutoff": 4, "far_directions": None}).config["cutoff"] == 4.0

@@ -331,3 +331,11 @@ def test_import_is_silent_and_writes_nothing(tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
     assert (done.stdout, done.stderr) == ("", "")
     assert list(tmp_path.rglob("*")) == []
+
+
+def test_a_moved_topology_is_the_same_without_new_checks(monkeypatch):
+    graph = GraphIndex(torch.tensor([0, 1, 3]), torch.tensor([1, 0, 2]), torch.tensor([2, 2]))
+    assert graph.sizes == (2, 2)
+    monkeypatch.setattr(GraphIndex, "_check_ends", None)
+    moved = graph.to("meta")
+    assert moved.src.device.type == moved.graph_of_node.device.type == "meta" and moved.sizes == graph.sizes and moved._dgl is None

@@ -43,8 +43,12 @@ def test_energy_is_float64_whatever_the_features_are():
 def test_reference_is_a_sum_over_elements():
     reference = AtomicReference()
     assert torch.equal(reference(GRAPH, NUMBERS), torch.zeros(3, dtype=torch.float64))
-    reference.set({1: -13.6, 6: -1029.5}, shift=0.25)
-    expected = [-13.6 - 1029.5 + 0.75, 0.0, -13.6 - 1029.5 + 0.5]  # an element that is not listed counts nothing
+    with pytest.raises(ValueError, match=r"no reference of Z = 8 \(there are those of Z = \[1, 6\]\); train with that element"):
+        reference.set({1: -13.6, 6: -1029.5})
+        reference(GRAPH, NUMBERS)
+    reference.set({1: -13.6, 6: -1029.5, 8: 0.0}, shift=0.25)
+    assert reference.values() == {1: -13.6, 6: -1029.5, 8: 0.0}
+    expected = [-13.6 - 1029.5 + 0.75, 0.0, -13.6 - 1029.5 + 0.5]
     torch.testing.assert_close(reference(GRAPH, NUMBERS), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
@@ -54,14 +58,14 @@ def test_reference_keeps_its_type_and_numbers(cast):
     model.reference.set({1: -13.587222780835477}, scale=1 / 3, shift=0.1)
     before = {name: buffer.clone() for name, buffer in model.reference.named_buffers()}
     for name, buffer in cast(model).reference.named_buffers():
-        assert buffer.dtype == torch.float64 and torch.equal(buffer, before[name]), name
+        assert buffer.dtype == before[name].dtype and torch.equal(buffer, before[name]), name
     assert set(model.state_dict()) >= {"reference.energy", "reference.scale", "reference.shift"}
 
 
 def test_setting_a_reference_again_forgets_the_first():
     reference = AtomicReference()
     reference.set({1: -13.6, 6: -1000.0}, scale=2.0, shift=1.0)
-    reference.set({8: -2000.0})
+    reference.set({1: 0.0, 6: 0.0, 8: -2000.0})
     assert float(reference(GRAPH, NUMBERS)[0]) == -2000.0 and float(reference.scale) == 1.0
 
 

@@ -233,7 +233,7 @@ def test_bond_kinds_and_elements_are_seen(base, connect):
         ({"edge_features": {"bond_kinds": torch.full((26,), 5)}}, r"bond kinds must lie in 0 \.\. 4, got 5 \.\. 5"),
         ({"atomic_numbers": None}, "no atomic_numbers"),
         ({"atomic_numbers": torch.tensor([1, 6, 0, 8, 6, 1, 1, 1])}, r"1 \.\. 118, got 0"),
-        ({"atomic_numbers": torch.tensor([1, 6, 9, 8, 6, 1, 1, 1])}, r"Z = 9 \(there are Z = \[1, 6, 8\]\); train with"),
+        ({"atomic_numbers": torch.tensor([1, 6, 9, 8, 6, 1, 1, 1])}, r"Z = 9 \(there are those of Z = \[1, 6, 8\]\); train with"),
     ],
 )
 def test_batches_that_cannot_be_read_are_refused(change, quoted):

@@ -13,7 +13,7 @@ from models.factory import build_model
 from models.graph_ops import sum_nodes
 from models.near_field.basis import EdgeBasis, edge_vectors
 from models.se3_transformer import SE3Options, SE3Transformer
-from tests.suite import Case, CutoffSuite, ModelSuite, complete_graph, cutoff_graph
+from tests.suite import BasisSuite, Case, CutoffSuite, ModelSuite, complete_graph, cutoff_graph
 
 
 def random_batch(connect, sizes, generator) -> AtomBatch:
@@ -99,7 +99,7 @@ CASES = [
 ]
 
 
-class TestSE3Transformer(ModelSuite):
+class TestSE3Transformer(BasisSuite, ModelSuite):
     @pytest.fixture(params=CASES, ids=[case.name for case in CASES])
     def case(self, request):
         return request.param

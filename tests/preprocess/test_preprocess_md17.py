@@ -279,3 +279,47 @@ def test_as_a_script_bad_input_is_one_line_and_exit_code_2(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "asks for 2000 + 50 + 200 structures, the data have 1000" in done.stderr
+
+
+def test_a_refused_request_leaves_what_is_there(made, tmp_path):
+    folder = copied(made, tmp_path / "data")
+    with pytest.raises(ValueError, match="the split asks for 3000"):
+        main(["--sample", "--out", str(folder), "--train", "3000", "--val", "2", "--rebuild"])
+    assert content(folder) == content(made)
+    with pytest.raises(ValueError, match="the split asks for 3000"):
+        main(["--sample", "--out", str(tmp_path / "new"), "--train", "3000", "--val", "2"])
+    assert not (tmp_path / "new").exists()
+
+
+SILENT = [
+    (["--sample", "--molecule", "aspirin"], "--sample is ethanol, --molecule asks for aspirin"),
+    (["--sample", "--energy-unit", "hartree"], "--energy-unit hartree describes a --file of your own, and there is none"),
+    (["--sample", "--gap", "3"], "--gap changes nothing in --split random, which reads --train, --val, --test, --split-seed"),
+    (["--sample", "--split", "lsr-mp", "--sample-size", "40", "--train", "3"], "--train changes nothing in --split lsr-mp"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), SILENT)
+def test_options_that_change_nothing_are_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        main([*options, "--out", str(tmp_path / "data")])
+    assert not (tmp_path / "data").exists()
+
+
+def test_files_named_twice_are_refused_and_copies_are_counted(tmp_path, capsys):
+    for name in ("one", "two"):
+        write_own(tmp_path / f"{name}.npz", (3, 4) * 6, seed=0)
+    own = ["--file", str(tmp_path / "one.npz"), "--out", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match="name a file twice: its structures would train and test"):
+        main([*own, "--test-file", str(tmp_path / "one.npz")])
+    main([*own, "--test-file", str(tmp_path / "two.npz"), "--split", "time"])
+    shown = capsys.readouterr().out
+    assert "structures of the test split have the very elements and positions of one that trains" in shown
+
+
+def test_a_changed_statistics_file_is_damaged(made, tmp_path):
+    folder = copied(made, tmp_path)
+    text = (folder / "statistics.json").read_text()
+    (folder / "statistics.json").write_text(text.replace('"force_rms": ', '"force_rms": 1'))
+    with pytest.raises(ValueError, match=r"statistics.json is damaged \(its checksum does not fit manifest.json\)"):
+        load_statistics(folder)

@@ -59,7 +59,7 @@ def test_a_missing_file_and_another_format_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist; give the checkpoint_best.pt"):
         checkpoint.read_checkpoint(tmp_path / "none.pt")
     torch.save({"format": 0}, tmp_path / "old.pt")
-    with pytest.raises(ValueError, match="has format 0, this version reads 1"):
+    with pytest.raises(ValueError, match="has format 0, this version reads 2"):
         checkpoint.read_checkpoint(tmp_path / "old.pt")
 
 
@@ -89,7 +89,8 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint(tmp_path):
 
 @pytest.mark.parametrize("name", ["config", "averaged", "position", "history"])
 def test_a_checkpoint_without_all_parts_is_not_of_a_run(tmp_path, name):
-    whole = {name: [] if kind is list else {} for name, kind in checkpoint.ENTRIES.items()}
+    whole = {name: {} if kind is checkpoint.MAYBE else kind() for name, kind in checkpoint.ENTRIES.items()}
+    whole["config"] = {section: {} for section in checkpoint.SECTIONS}
     checkpoint.save_checkpoint(tmp_path / "c.pt", whole | {"averaged": None, "best": None})
     assert checkpoint.read_run(tmp_path / "c.pt")["averaged"] is None
     for part in ({name: 3}, {}):

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from time import process_time
 
 import pytest
 import torch
@@ -287,3 +289,68 @@ def test_an_interrupted_script_says_how_to_go_on_and_exits_130(tmp_path):
     message = process.communicate(timeout=60)[1]
     assert process.returncode == 130
     assert message.startswith("SIGINT: saved") and "Traceback" not in message
+
+
+def test_epochs_of_changing_length_are_all_done(tmp_path):
+    """The number of batches may depend on the epoch (limits of atoms or edges); the planned epochs are done all the same."""
+    trainer = toy_trainer(tmp_path / "run", "--epochs", "5")
+    sampler = trainer.train_loader.sampler
+    sampler.set_epoch = lambda epoch: sampler.__dict__.update(epoch=epoch, batch_size=3 if epoch else 20)
+    assert trainer.fit() and trainer.ended_by() == "epochs" and trainer.position.epoch == 5
+    assert trainer.history[-1]["progress"] == 1.0 and trainer.history[-1]["learning_rate"] < 1e-4
+
+
+def test_the_test_split_is_not_on_the_clock(tmp_path):
+    class Slow(ToyTask):
+        def table(self, evaluation):
+            while process_time() < self.until:
+                pass
+            return super().table(evaluation)
+
+    trainer = toy_trainer(tmp_path / "run", "--max-cpu-minutes", "0.002", "--epochs", "100000", task=Slow())
+    trainer.fit()
+    trainer.task.until = process_time() + 0.5
+    results = finish_run(trainer, trainer.val_loader)
+    assert results["ended_by"] == "budget" and 60 * results["cpu_minutes"] < 0.5
+
+
+def test_a_kill_between_the_two_checkpoints_loses_no_best(tmp_path):
+    trainer = toy_trainer(tmp_path / "run")
+    save = trainer.save
+
+    def killed(name):
+        if name == checkpoint.LAST and trainer.position.epoch == 3:
+            raise MemoryError("killed")
+        save(name)
+
+    trainer.save = killed
+    with pytest.raises(MemoryError):
+        trainer.fit()
+    again = toy_trainer(tmp_path / "run", "--resume")
+    written = checkpoint.read_run(tmp_path / "run" / checkpoint.BEST)["best"]
+    assert again.position.epoch == 2 and again.best["epoch"] == written["epoch"] == 3
+    again.fit()
+    whole = toy_trainer(tmp_path / "whole")
+    whole.fit()
+    assert {**again.best, "validation": 0} == {**whole.best, "validation": 0}
+
+
+def test_other_data_are_not_resumed(tmp_path):
+    toy_trainer(tmp_path / "run", "--pause-after", "1").fit()
+    with pytest.raises(ValueError, match="other structures or labels than these; give the data it began with"):
+        toy_trainer(tmp_path / "run", "--resume", size=41)
+
+
+def test_a_run_of_one_seed_is_not_continued_as_several(tmp_path):
+    toy_trainer(tmp_path / "run")
+    with pytest.raises(ValueError, match="it is of --seeds 1, not 2; leave --seeds out"):
+        toy_trainer(tmp_path / "run", "--resume", "--seeds", "2")
+
+
+def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path):
+    script = "from tests.train.toy import toy_trainer; toy_trainer('run').fit(); open('done', 'w').close()"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, env=environment) as process:
+        process.stdout.close()
+        assert process.wait() == 0
+    assert (tmp_path / "done").exists() and "epoch    4" in (tmp_path / "run" / "log.txt").read_text()

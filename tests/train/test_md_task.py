@@ -9,6 +9,7 @@ from dataloader.molecules import MoleculeDataset, load_statistics
 from dataloader.units import KCAL_MOL
 from tests.dataloader.molecule_data import random_crystals, random_structures
 from tests.train.md_data import config_for, make_data
+from train import md_script
 from train.loop import evaluate_model
 from train.losses import StructureLoss
 from train.md_task import BASELINE, EnergyForceTask, LateWeights, build_model_for, build_task, set_references, split_loader
@@ -225,3 +226,22 @@ def test_what_cannot_be_learned_is_one_line(data, arguments, message):
         build_task(config)
         split_loader(config, "train", load_statistics(data).references, training=True)
     assert "\n" not in str(error.value)
+
+
+def test_stress_counts_in_the_choice_of_the_best(data):
+    task = build_task(config_for(data, "--weight-stress", "1", "--weight-forces", "0", "--weight-energy", "0"))
+    assert task.curves == ["stress_mae"]
+
+
+def test_structures_that_the_network_refuses_are_named_before_training(tmp_path):
+    slab = random_crystals(count=6, periodic=(True, True, False))
+    folder = make_data(tmp_path / "slab", slab, cutoff=3.0, sizes=(2, 2, 2))
+    config = config_for(folder, "--cutoff", "3", "--far-expansion", "lattice", "--run-dir", str(tmp_path / "run"))
+    with pytest.raises(ValueError, match=r"train split of the data: the far field serves structures that are periodic in all three"):
+        md_script.build_trainer(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_composition_that_occurs_once_has_no_offset(data):
+    with pytest.raises(ValueError, match=r"\d+ compositions occur once, their energy errors would be 0"):
+        evaluated(data, "per-composition")

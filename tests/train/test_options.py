@@ -147,3 +147,28 @@ def test_a_device_that_is_not_there_is_one_line(name):
 
 def test_there_is_one_cpu():
     assert find_device("cpu:3") == find_device("cpu") == torch.device("cpu")
+
+
+def test_a_template_does_not_bring_the_numbers_of_other_data(tmp_path):
+    def parse(*argv):
+        parser = toy_parser()
+        data = parser.section("data", "data")
+        data.add("--data-path", str, "data")
+        parser.section("model", "net").add("--size", float, 1.0)
+        return parser.parse_config(list(argv), lambda values: {"size": 5.0}, frozenset({"size"}))
+
+    file = tmp_path / "template.yaml"
+    file.write_text("data: {data_path: one}\nmodel: {size: 2.0, width: 9}")
+    template = ["--config", str(file)]
+    assert (parse(*template).model.size, parse(*template, "--data-path", "one").model.size) == (2.0, 2.0)
+    other = parse(*template, "--data-path", "two").model
+    assert (other.size, other.width) == (5.0, 9)
+    assert parse(*template, "--data-path", "two", "--size", "3").model.size == 3.0
+    file.write_text("size: 2.0")  # written by hand
+    assert parse(*template, "--data-path", "two").model.size == 2.0
+
+
+def test_an_emptied_configuration_is_damaged(tmp_path):
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(ValueError, match=r"config.yaml is damaged \(it is empty\)"):
+        toy_parser(tmp_path).parse_config(["--resume"])

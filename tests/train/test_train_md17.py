@@ -121,8 +121,10 @@ def test_the_last_rate_of_a_time_budget_is_small(data, tmp_path):
 
 def test_a_run_goes_on_with_the_data_it_began_with(whole, tmp_path):
     other = make_data(tmp_path / "other", random_structures((4,) * 16, seed=9))
-    with pytest.raises(ValueError, match="cannot resume .*: the reference energy of Z = .*; give the folder it began with"):
+    before = {path: path.read_bytes() for path in whole[0].rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="cannot resume .*: it was trained .* on other structures .*; give the data it began with"):
         train_md17.main(["--run-dir", str(whole[0]), "--resume", "--data-path", str(other)])
+    assert before == {path: path.read_bytes() for path in whole[0].rglob("*") if path.is_file()}  # the refusal changed nothing
 
 
 def test_seeds_have_their_folders_and_a_table_of_means(data, tmp_path):

@@ -1,5 +1,7 @@
 """Laws of the comparison of near field and hybrid: equal splits and settings, one table, resume."""
 
+import shutil
+
 import pytest
 
 from tests.train.md_data import SMALL, config_for, make_data
@@ -44,6 +46,14 @@ def test_a_comparison_goes_on_where_it_was_stopped(compared, data, tmp_path):
     train_md22.main(["--run-dir", str(tmp_path / "run"), "--resume"])
     again = results_of(tmp_path / "run")
     assert again["test_of_run"] == results["test_of_run"]
+
+
+def test_an_overwritten_comparison_leaves_nothing_old_to_resume(compared, data, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(compared[0], folder)
+    assert (folder / "near+far" / checkpoint.LAST).exists()
+    run(folder, data, "--compare", "--epochs", "2", "--overwrite", "--pause-after", "1")
+    assert (folder / "near" / checkpoint.LAST).exists() and not (folder / "near+far" / checkpoint.LAST).exists()
 
 
 def test_a_run_of_a_comparison_can_be_evaluated_alone(compared):

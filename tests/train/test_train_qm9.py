@@ -205,7 +205,7 @@ def test_other_labels_are_not_resumed(data, file, tmp_path):
     run(tmp_path / "run", data, name, "--pause-after", "1")
     other = tmp_path / "other"
     preprocess_qm9.main(["--file", str(file), "--out", str(other), "--graph", "cutoff", "--train", "30", "--val", "12", "--lmax", "1"])
-    with pytest.raises(ValueError, match="the scale of alpha is .* in the run and .* in the data; give the folder it began with"):
+    with pytest.raises(ValueError, match="other structures or labels than these; give the data it began with"):
         train_qm9.main(["--run-dir", str(tmp_path / "run"), "--resume", "--data-path", str(other)])
 
 
@@ -218,3 +218,9 @@ def test_the_scaling_knows_nothing_of_the_test_split(data):
     )
     trainer, test = train_qm9.build_trainer(config)
     assert trainer.model.heads.scaling.values()["alpha"]["scale"] == fitted["alpha"]["scale"] and test.dataset.scaling == fitted
+
+
+def test_layers_that_no_schedule_reads_are_refused(data, tmp_path):
+    with pytest.raises(ValueError, match="--layers 6 changes nothing: every part of --schedule"):
+        run(tmp_path / "run", data, "e2former_properties", "--layers", "6")
+    assert not (tmp_path / "run").exists()

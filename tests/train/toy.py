@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from train import checkpoint, monitor
+from dataloader.files import array_checksum
+from train import monitor
 from train.data_order import EpochLoader
 from train.loop import Evaluation, Task, Trainer
 from train.optimizers import OPTIMIZERS, PRECISIONS, SCHEDULES
@@ -33,6 +34,10 @@ class ToyData:
         generator = torch.Generator().manual_seed(seed)
         self.x = torch.randn(size, 3, generator=generator)
         self.y = self.x @ torch.tensor([[1.0], [-2.0], [0.5]]) + 0.01 * torch.randn(size, 1, generator=generator)
+
+    @property
+    def data_hash(self):
+        return array_checksum(self.x.numpy(), self.y.numpy())
 
     def __len__(self):
         return len(self.x)
@@ -103,8 +108,8 @@ def toy_trainer(folder, *arguments, task=None, dropout=0.2, size=40):
     prepare_run_folder(folder, config.run.resume, config.run.overwrite)
     save_config(folder, config)
     trainer = Trainer(model, task or ToyTask(), *loaders, config, folder, device, monitor.RunLog(folder / "log.txt"))
-    if config.run.resume and (folder / checkpoint.LAST).exists():
-        trainer.restore()
+    if config.run.resume and (found := trainer.resumable()) is not None:
+        trainer.restore(found)
     return trainer
 
 

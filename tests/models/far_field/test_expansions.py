@@ -160,7 +160,7 @@ def test_beyond_the_design_radius_one_warning_quotes_the_error():
     graph = batch([20])
     inputs = graph, ball(graph, 12.0), *features(graph), draw(2, 2, 1, seed=8)
     expansion = build("multipole", (0.8,), 1, tolerance=1e-5, design_radius=6.0)
-    with pytest.warns(UserWarning, match=r"12 Angstrom .* design_radius 6: .* instead of 1.0e-05") as caught:
+    with pytest.warns(UserWarning, match=r"12 Angstrom .* design radius 6: .* instead of 1.0e-05") as caught:
         expansion(*inputs)
     assert len(caught) == 1
     with warnings.catch_warnings():
@@ -180,11 +180,12 @@ def test_moments_are_cut_at_the_centroid_not_at_the_origin():
     )
 
 
-@pytest.mark.parametrize(
-    ("option", "value"), [("tolerance", 0.0), ("tolerance", 0.2), ("design_radius", 0.0), ("design_radius", float("inf")), ("budget", 0)]
-)
+BAD = [("tolerance", 0.0), ("tolerance", 0.2), ("design_radius", 0.0), ("design_radius", float("inf")), ("design_radius", 2000)]
+
+
+@pytest.mark.parametrize(("option", "value"), [*BAD, ("budget", 0)])
 def test_refuses_in_one_line(option, value):
-    with pytest.raises(ValueError, match=option) as caught:
+    with pytest.raises(ValueError, match=option.replace("_", " ")) as caught:
         ExpansionOptions(**{option: value})
     assert str(value) in str(caught.value) and "\n" not in str(caught.value)
 

@@ -188,7 +188,7 @@ def test_fixed_directions_quote_their_error_once():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         expansion(graph, ball(graph, 5.0), *rest)
-    with pytest.warns(UserWarning, match=f"instead of {direction_error('lebedev', 50, 4.0, 2):.1e}; set design_radius to 5.5 or more"):
+    with pytest.warns(UserWarning, match=f"instead of {direction_error('lebedev', 50, 4.0, 2):.1e}; make the design radius .* 5.5 or more"):
         expansion(graph, ball(graph, 5.5), *rest)
 
 
@@ -196,7 +196,7 @@ def test_beyond_the_design_radius_one_warning_quotes_the_error():
     graph = batch([20])
     inputs = graph, ball(graph, 12.0), *features(graph), draw(2, 2, 1, seed=8)
     expansion = build((0.8,), 1, tolerance=1e-5, design_radius=6.0)
-    with pytest.warns(UserWarning, match=r"12 Angstrom .* design_radius 6: .* instead of 1.0e-05") as caught:
+    with pytest.warns(UserWarning, match=r"12 Angstrom .* design radius 6: .* instead of 1.0e-05") as caught:
         expansion(*inputs)
         expansion(*inputs)
     assert len(caught) == 1 and f"{expansion.expected_error(12.0):.1e}" in str(caught[0].message)
@@ -212,7 +212,7 @@ def test_rounding_is_not_beyond_the_design_radius():
         guard.check(squared * (1 + 1e-6), lambda radius: 0.2)
         guard.check(squared * 1.1, lambda radius: 0.09)
         guard.check(squared * torch.nan, lambda radius: 0.2)
-    with pytest.warns(UserWarning, match=r"error may reach 2.0e-01 instead of 1.0e-01; set design_radius to 5.5 or more"):
+    with pytest.warns(UserWarning, match=r"error may reach 2.0e-01 instead of 1.0e-01; make the design radius .* 5.5 or more"):
         guard.check(squared * 1.21, lambda radius: 0.2)
 
 

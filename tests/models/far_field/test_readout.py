@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -102,3 +105,29 @@ def test_refuses_other_node_counts():
         MomentReadout()(batch([3]), torch.zeros(3, 1), torch.zeros(2, 1, 1), torch.zeros(3, 1, 1))
     with pytest.raises(ValueError, match="budget"):
         MomentReadout(0)
+
+
+SCRIPT = """
+import torch
+from models.far_field.attention import FarFieldAttention, FarFieldOptions
+from models.graph_ops import GraphIndex
+
+torch.manual_seed(0)
+attention = FarFieldAttention(FarFieldOptions(8, 1, kernel_lmax=1, heads=2))
+none = torch.zeros(0, dtype=torch.long)
+graph = GraphIndex(none, none, torch.tensor([30, 20]))
+positions = (3 * torch.randn(50, 3)).requires_grad_(True)
+energy = attention(graph, positions, torch.randn(50, 4, 8)).square().sum()
+forces = torch.autograd.grad(energy, positions, create_graph=True)[0]
+forces.square().sum().backward()
+print([weight.grad.double().sum().item().hex() for weight in attention.parameters()])
+"""
+
+
+def test_gradients_do_not_depend_on_the_hash_seed():
+    """A sum of three parts depends on their order; that of a set of names changes from process to process."""
+    found = set()
+    for seed in ("1", "2", "3", "5"):
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        found.add(subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True).stdout)
+    assert len(found) == 1

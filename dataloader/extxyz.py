@@ -13,9 +13,8 @@ from pathlib import Path
 import ase
 import ase.io
 import numpy as np
-from ase.stress import voigt_6_to_full_3x3_stress
 
-from dataloader.molecule_npz import ABSENT, in_project_units
+from dataloader.molecule_npz import ABSENT, full_stress, in_project_units
 from dataloader.structures import Structures
 from dataloader.units import Units
 
@@ -78,17 +77,11 @@ def _read_frame(path: Path, index: int, atoms, keys: dict[str, str]) -> dict:
             values = np.asarray(held[key], dtype=np.float64)
         except (TypeError, ValueError):
             raise ValueError(f"{path}: {name} {key!r} of frame {index} must be numbers, got {held[key]!r}; give --{name}-key") from None
-        frame[name] = _full_stress(values) if name == "stress" else values
+        frame[name] = full_stress(values) if name == "stress" else values
         wanted = {"energy": (), "forces": atoms.positions.shape, "stress": (3, 3)}[name]
         if frame[name].shape != wanted:
             raise ValueError(f"{path}: {name} {key!r} of frame {index} must have the shape {wanted}, got {frame[name].shape}")
     return frame
-
-
-def _full_stress(values: np.ndarray) -> np.ndarray:
-    if values.shape == (6,):
-        return voigt_6_to_full_3x3_stress(values)
-    return values.reshape(3, 3) if values.size == 9 else values
 
 
 def _joined(path: Path, frames: list[dict], units: Units, periodic: bool | None) -> Structures:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from ase.stress import voigt_6_to_full_3x3_stress
 
 from dataloader import files
 from dataloader.structures import Structures
@@ -26,6 +27,7 @@ KEYS = {
     "forces": ("F", "forces"),
 }
 COUNTS, CELL = "n_atoms", "cell"
+OTHER_CELLS = ("lattice", "box", "pbc", "cells", "unit_cell")  # names of what may be a cell and is not read as one
 WORDS = ("theory", "e_unit", "r_unit")
 ABSENT = "absent"  # instead of the key of the forces: read without them
 STATED_UNITS = {  # what sGDML files call the units
@@ -35,29 +37,44 @@ STATED_UNITS = {  # what sGDML files call the units
 MEND = "give a whole npz file with atomic numbers, positions, energies and forces"
 
 
-def read_npz(path: str | Path, units: Units, keys: Mapping[str, str] | None = None, periodic: bool | None = None) -> Structures:
+def read_npz(
+    path: str | Path, units: Units, keys: Mapping[str, str] | None = None, periodic: bool | None = None, stress_key: str | None = None
+) -> Structures:
     """Structures of an npz file, in eV and Angstrom.
 
     units: of the file. keys: name -> array for some of numbers, positions, energy, forces ("absent": without forces). periodic: whether the
-    cells of a file that has them repeat; it must be said. Raises ``FileNotFoundError`` or ``ValueError`` with the file: damaged, a key that
+    cells of a file that has them repeat; it must be said. stress_key: array (structures, 3, 3) or (structures, 6) in Voigt's order, of
+    cells that repeat (None: without). Raises ``FileNotFoundError`` or ``ValueError`` with the file: damaged, a key that
     is not there (and those that are), shapes that do not fit, other units.
     """
     files.read_npz(path, (), MEND)  # whole and readable
     with np.load(path, allow_pickle=False) as archive:
         held = archive.files
     names = _find_keys(path, held, keys or {})
-    content = _read(path, held, {*names.values(), COUNTS, CELL, *WORDS})
+    if stress_key is not None and (stress_key not in held or not periodic):
+        there = f"it holds {', '.join(held)}" if stress_key not in held else "stress needs cells that repeat, --periodic"
+        raise ValueError(f"{path}: no stress can be read from {stress_key!r} ({there}); leave --stress-key out, or give another")
+    content = _read(path, held, {*names.values(), COUNTS, CELL, *WORDS, *filter(None, [stress_key])})
     _check_stated_units(path, content, units)
     arrays = {quantity: content[name] for quantity, name in names.items()}
     try:
         flat = _ragged(arrays, content[COUNTS]) if COUNTS in content else _fixed(arrays)
         box = _cells(content, len(flat["counts"]), periodic)
-        used = {*names.values(), COUNTS, CELL}
+        if stress_key is not None:
+            box["stress"] = np.stack([full_stress(np.asarray(values, np.float64)) for values in content[stress_key]])
+        used = {*names.values(), COUNTS, CELL, stress_key}
         rest = {name: values for name, values in content.items() if name not in used and values.shape == flat["counts"].shape}
         extra = {name: values for name, values in rest.items() if np.issubdtype(values.dtype, np.number)}
         return in_project_units(flat | box, units, extra=extra, theory=_text(content.get("theory", "")))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def full_stress(values: np.ndarray) -> np.ndarray:
+    """A stress (3, 3) of 6 numbers in Voigt's order (xx yy zz yz xz xy) or of 9; what has another size stays as it is."""
+    if values.shape == (6,):
+        return voigt_6_to_full_3x3_stress(values)
+    return values.reshape(3, 3) if values.size == 9 else values
 
 
 def in_project_units(arrays: dict[str, np.ndarray], units: Units, **more) -> Structures:
@@ -149,6 +166,9 @@ def _cells(content: dict[str, np.ndarray], structures: int, periodic: bool | Non
     if CELL not in content:
         if periodic:
             raise ValueError(f"there is no array {CELL!r} (structures, 3, 3) for --periodic; leave it out for open structures")
+        other = next((name for name in OTHER_CELLS if name in content), None)
+        if other and periodic is None:
+            raise ValueError(f"cells must be named {CELL!r}, there is {other!r}: name them so, or say --no-periodic for open structures")
         return {}
     if periodic is None:
         raise ValueError("the structures have a cell: say with --periodic or --no-periodic whether it repeats")

@@ -17,8 +17,8 @@ from ase.data import chemical_symbols
 from ase.geometry import wrap_positions
 
 from dataloader import files
+from models.heads import MAX_ATOMIC_NUMBER
 
-LARGEST_NUMBER = 118
 UNITS = {"energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
 ATOM_ARRAYS = ("atomic_numbers", "positions", "forces")
 STRUCTURE_ARRAYS = ("counts", "energy", "cell", "periodic", "stress", "names")
@@ -226,10 +226,10 @@ def _check(structures: Structures):
         if np.issubdtype(values.dtype, np.floating) and not name.startswith("extra"):
             _check_finite(structures, name, values)
     numbers = structures.atomic_numbers
-    wrong = np.flatnonzero((numbers < 1) | (numbers > LARGEST_NUMBER))
+    wrong = np.flatnonzero((numbers < 1) | (numbers > MAX_ATOMIC_NUMBER))
     if len(wrong):
         where = structures.structure_of_atom[wrong[0]]
-        raise ValueError(f"atomic numbers must lie in 1 .. {LARGEST_NUMBER}, got {numbers[wrong[0]]} in structure {where}")
+        raise ValueError(f"atomic numbers must lie in 1 .. {MAX_ATOMIC_NUMBER}, got {numbers[wrong[0]]} in structure {where}")
     _check_cells(structures)
 
 

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -115,18 +117,18 @@ class HybridLayer(nn.Module):
         return self.near(x, scene) + self.long_scale * self.far(x, scene)
 
 
-def _near(order: str) -> Callable[[BlockOptions], nn.Module]:
-    return lambda options: NearLayer(options, order)
+class Attention(NamedTuple):
+    """How an attention is made from ``BlockOptions``, the order of its near field (None: it has none), and whether it sees far."""
+
+    make: Callable[[BlockOptions], nn.Module]
+    near_order: str | None
+    far: bool
 
 
-def _hybrid(order: str) -> Callable[[BlockOptions], nn.Module]:
-    return lambda options: HybridLayer(options, order)
-
-
-ATTENTIONS: dict[str, Callable[[BlockOptions], nn.Module]] = {
-    **{order: _near(order) for order in ORDERS},
-    "fmm-node": FarLayer,
-    **{f"hybrid-{order}": _hybrid(order) for order in ORDERS},
+ATTENTIONS = {
+    **{order: Attention(functools.partial(NearLayer, order=order), order, False) for order in ORDERS},
+    "fmm-node": Attention(FarLayer, None, True),
+    **{f"hybrid-{order}": Attention(functools.partial(HybridLayer, order=order), order, True) for order in ORDERS},
 }
 
 
@@ -182,7 +184,7 @@ class Block(nn.Module):
         super().__init__()
         lmax, channels = options.near.lmax, options.near.channels
         self.attention_norm = EquivariantNorm(options.norm, lmax, channels)
-        self.attention = ATTENTIONS[attention](options)
+        self.attention = ATTENTIONS[attention].make(options)
         self.feed_forward_norm = EquivariantNorm(options.norm, lmax, channels)
         self.feed_forward = FEED_FORWARDS[options.feed_forward](lmax, channels, options.hidden)
         self.drop_path = DropPath(options.drop_path)

@@ -1,4 +1,4 @@
-"""Coupling tables of SO(3) in the real basis of e3nn: Clebsch-Gordan isometries; and Wigner's 6j symbols, which need no basis.
+"""Couplings of SO(3) in the real basis of e3nn: Clebsch-Gordan isometries and the layer made of them; Wigner's 6j symbols.
 
 All tables come from ``e3nn.o3.wigner_3j`` (real basis, polar axis y, l = 1 in the order x, y, z), are built in float64 and cached.
 """
@@ -11,9 +11,9 @@ from fractions import Fraction
 
 import torch
 from e3nn import o3
-from torch import Tensor
+from torch import Tensor, nn
 
-from models.irreps import table
+from models.irreps import degree_slice, num_rows, table
 
 
 @table
@@ -51,3 +51,46 @@ def wigner_6j(a: int, b: int, c: int, d: int, e: int, f: int) -> float:
         for i, j, k in triads
     )
     return math.copysign(math.sqrt(series * series * weight), series)
+
+
+def _paths(kernel_lmax: int, lmax: int) -> list[tuple[int, int, int]]:
+    """Parity-keeping (kernel degree, value degree, output degree)."""
+    degrees = [(l, lam, out) for l in range(kernel_lmax + 1) for lam in range(lmax + 1) for out in range(lmax + 1)]
+    return [(l, lam, out) for l, lam, out in degrees if abs(l - lam) <= out <= l + lam and (l + lam + out) % 2 == 0]
+
+
+@table
+def _coupling_tables(kernel_lmax: int, lmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Kernel x value rows to the rows of all paths, (path rows, pairs), and their sum into output rows, (rows, path rows)."""
+    paths = _paths(kernel_lmax, lmax)
+    couple, collect = [], []
+    for l, lam, out in paths:
+        block = torch.zeros(2 * out + 1, num_rows(kernel_lmax), num_rows(lmax), dtype=torch.float64)
+        block[:, degree_slice(l), degree_slice(lam)] = clebsch_gordan(l, lam, out).permute(2, 0, 1)
+        couple.append(block.flatten(1))
+        gather = torch.zeros(num_rows(lmax), 2 * out + 1, dtype=torch.float64)
+        gather[degree_slice(out)] = torch.eye(2 * out + 1, dtype=torch.float64) / sum(path[2] == out for path in paths) ** 0.5
+        collect.append(gather)
+    return torch.cat(couple).to(device, dtype), torch.cat(collect, 1).to(device, dtype)
+
+
+class KernelCoupling(nn.Module):
+    """Kernel degree x value degree into every output degree, with one weight for every path, head and channel.
+
+    ``forward(x (nodes, heads, kernel rows, value rows x channels)) -> (nodes, rows, heads x channels)``; paths (l, lam, L) are those
+    with ``|l - lam| <= L <= l + lam`` and l + lam + L even. Weights start at variance 1, each degree divided by the root of its path count.
+    """
+
+    def __init__(self, kernel_lmax: int, lmax: int, heads: int, channels: int):
+        super().__init__()
+        self.kernel_lmax, self.lmax, self.channels = kernel_lmax, lmax, channels
+        self.paths = _paths(kernel_lmax, lmax)
+        path_of_row = [number for number, (_, _, out) in enumerate(self.paths) for _ in range(2 * out + 1)]
+        self.register_buffer("path_of_row", torch.tensor(path_of_row), persistent=False)
+        self.weight = nn.Parameter(torch.randn(heads, len(self.paths), channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        couple, collect = _coupling_tables(self.kernel_lmax, self.lmax, x.dtype, x.device)
+        pairs = x.unflatten(3, (-1, self.channels)).flatten(2, 3)  # (nodes, heads, kernel rows x value rows, channels)
+        messages = (couple @ pairs) * self.weight.index_select(1, self.path_of_row)
+        return (collect @ messages).transpose(1, 2).flatten(2)

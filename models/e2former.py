@@ -22,7 +22,7 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from models.blocks import Block, BlockOptions, Scene, parse_schedule
+from models.blocks import ATTENTIONS, Block, BlockOptions, Scene, parse_schedule
 from models.edge_scalars import EdgeScalars
 from models.far_field.attention import FarFieldOptions
 from models.far_field.options import ExpansionOptions
@@ -100,8 +100,8 @@ class BackboneOptions(RadialOptions):
         for name, known in (("envelope", SMOOTH_ENVELOPES), ("radial_basis", RADIAL_BASES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-        for order in set(self.attentions()) - {"fmm-node"}:
-            dataclasses.replace(self.near(), attention_order=order.removeprefix("hybrid-"))  # refuses sizes that do not divide
+        for order in {ATTENTIONS[name].near_order for name in self.attentions()} - {None}:
+            dataclasses.replace(self.near(), attention_order=order)  # refuses sizes that do not divide
         self.block()
 
     @property

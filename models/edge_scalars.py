@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from models.graph_ops import GraphIndex, gather_dst, gather_src
 from models.heads import MAX_ATOMIC_NUMBER
 
-BOND_KINDS = 5  # none, single, double, triple, aromatic
+NUM_BOND_KINDS = 5  # none, single, double, triple, aromatic
 
 
 class EdgeScalars(nn.Embedding):
@@ -24,7 +24,7 @@ class EdgeScalars(nn.Embedding):
     def __init__(self, size: int, bond_kinds: bool = False):
         super().__init__(MAX_ATOMIC_NUMBER + 1, 2 * size)
         self.bond_kinds = bond_kinds
-        self.features = 2 * size + bond_kinds * BOND_KINDS
+        self.features = 2 * size + bond_kinds * NUM_BOND_KINDS
 
     def forward(self, batch) -> Tensor:
         source, target = super().forward(batch.atomic_numbers).chunk(2, -1)
@@ -38,6 +38,6 @@ def one_hot_bonds(graph: GraphIndex, kinds: Tensor | None) -> Tensor:
     """Bond kinds (edges,) as (edges, 5) zeros and ones. Raises ValueError where there are none, or others than 0 .. 4."""
     if kinds is None:
         raise ValueError("the batch has no edge feature 'bond_kinds': preprocess a graph with bonds, or set the option bond_kinds to false")
-    if graph.num_edges and not 0 <= int(kinds.min()) <= int(kinds.max()) < BOND_KINDS:
-        raise ValueError(f"bond kinds must lie in 0 .. {BOND_KINDS - 1}, got {int(kinds.min())} .. {int(kinds.max())}")
-    return nn.functional.one_hot(kinds.long(), BOND_KINDS)
+    if graph.num_edges and not 0 <= int(kinds.min()) <= int(kinds.max()) < NUM_BOND_KINDS:
+        raise ValueError(f"bond kinds must lie in 0 .. {NUM_BOND_KINDS - 1}, got {int(kinds.min())} .. {int(kinds.max())}")
+    return nn.functional.one_hot(kinds.long(), NUM_BOND_KINDS)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.far_field.attention import KernelCoupling
+from models.coupling import KernelCoupling
 from models.far_field.quadrature import RULES
 from models.harmonics import spherical_harmonics
 from models.irreps import degree_of_row, table
@@ -71,7 +71,7 @@ def sphere_grid(degree: int) -> tuple[Tensor, Tensor]:
 def grid_maps(lmax: int, exactness: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Features to values on a grid and back: (points, rows) and (rows, points); a constant comes back as a scalar of the same size.
 
-    Features of unit variance give values of about ``2 lmax + 1`` after a product, so that the product spreads over its rows.
+    Features of unit variance give values of about ``1.4 lmax + 1`` after a product, so that the product spreads over its rows.
     """
     points, weights = sphere_grid(exactness)
     harmonics = spherical_harmonics(points, lmax) * (2 * degree_of_row(lmax) + 1).sqrt()  # mean square 1 on the sphere

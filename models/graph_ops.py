@@ -182,14 +182,6 @@ def weighted_sum(graph: GraphIndex, nodes: Tensor, weights: Tensor) -> Tensor:
     return sum_edges(graph, gather_src(graph, nodes) * weights)
 
 
-def edge_dot(graph: GraphIndex, edges: Tensor, nodes: Tensor) -> Tensor:
-    """Inner product over the last axis of edge values (edges, ..., d) with those of the receiving node (nodes, ..., d): (edges, ...)."""
-    kernel = _kernel_graph(graph, edges)
-    if kernel is not None:
-        return dgl_ops.e_dot_v(kernel, edges, nodes).squeeze(-1)
-    return (edges * gather_dst(graph, nodes)).sum(-1)
-
-
 def node_dot(graph: GraphIndex, source: Tensor, target: Tensor) -> Tensor:
     """Inner product over the last axis of the sender's (nodes, ..., d) and the receiver's (nodes, ..., d) values: (edges, ...)."""
     kernel = _kernel_graph(graph, source)

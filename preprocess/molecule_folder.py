@@ -64,7 +64,7 @@ def add_data_options(parser: OptionParser, out: str, molecules: list[str], molec
         without = f"; {ABSENT}: read without" if quantity == "forces" else ""
         words = f"name of the {quantity} in --file (default: a usual one{without})"
         data.add(f"--{quantity}-key", str, None, key=f"{quantity}_key", help=words)
-    data.add("--stress-key", str, None, help="name of the stress in an extended xyz file (default: read without)")
+    data.add("--stress-key", str, None, help="name of the stress in --file (default: read without)")
     data.add("--periodic", bool, None, help="whether the cells of --file repeat (default: as extended xyz says; npz must be told)")
     data.add("--rebuild", bool, False, help="replace what is in the folder")
 
@@ -90,7 +90,7 @@ def own_source(data) -> Source:
     keys = {quantity: data[f"{quantity}_key"] for quantity in KEYS if data[f"{quantity}_key"]}
 
     def from_npz(path: Path) -> Structures:
-        return read_npz(path, units, keys, data.periodic)
+        return read_npz(path, units, keys, data.periodic, data.stress_key)
 
     def from_xyz(path: Path) -> Structures:
         chosen = {f"{name}_key": keys[name] for name in ("energy", "forces") if name in keys}
@@ -99,12 +99,12 @@ def own_source(data) -> Source:
 
     readers = {".npz": from_npz, ".xyz": from_xyz, ".extxyz": from_xyz}
     paths, test_paths = ([Path(word) for word in text.split(",")] if text else [] for text in (data.file, data.test_file))
-    foreign = {".npz": ["stress"] if data.stress_key else [], ".xyz": [name for name in ("numbers", "positions") if name in keys]}
+    unread = [name for name in ("numbers", "positions") if name in keys]  # an extended xyz file has its own names for these
     given = [path.resolve() for path in paths + test_paths]
     if len(set(given)) < len(given):
         raise ValueError("--file and --test-file name a file twice: its structures would train and test; name each file once")
     for path in paths + test_paths:
-        if unread := foreign[".npz" if path.suffix == ".npz" else ".xyz"]:
+        if unread and path.suffix != ".npz":
             raise ValueError(f"{path}: --{unread[0]}-key is of no use in a {path.suffix} file; leave it out")
         if path.suffix not in readers:
             raise ValueError(f"{path}: a file of structures must end in {', '.join(readers)}, got {path.suffix!r}; give --file another")

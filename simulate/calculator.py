@@ -28,10 +28,10 @@ from dataloader.graphs import find_neighbors
 from models.factory import build_model
 from models.graph_ops import GraphIndex
 from train import checkpoint
+from train.optimizers import PRECISIONS
 from train.options import plain
 
 TASKS = ("md17", "md22")  # whose networks are potentials
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class FarfieldCalculator(Calculator):
@@ -53,9 +53,9 @@ class FarfieldCalculator(Calculator):
 
     def __init__(self, path: str | Path, device: torch.device | str = "cpu", dtype: str = "float32"):
         super().__init__()
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-        self.path, self.device, self.dtype = Path(path), torch.device(device), DTYPES[dtype]
+        if dtype not in PRECISIONS:
+            raise ValueError(f"dtype must be one of {', '.join(PRECISIONS)}, got {dtype!r}")
+        self.path, self.device, self.dtype = Path(path), torch.device(device), PRECISIONS[dtype]
         content = checkpoint.read_run(path, self.device)
         config = EasyDict(content["config"])
         if config.get("task") not in TASKS:

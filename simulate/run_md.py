@@ -24,9 +24,10 @@ from matplotlib.figure import Figure
 from dataloader import files
 from dataloader.molecules import structures_file
 from dataloader.structures import Structures
-from simulate.calculator import DTYPES, FarfieldCalculator
+from simulate.calculator import FarfieldCalculator
 from simulate.dynamics import ENSEMBLES, LOG, STATE, TRAJECTORY, Simulation, atoms_of_state, read_log, read_state
 from train import checkpoint, monitor
+from train.optimizers import PRECISIONS
 from train.options import OptionParser, add_config_option, find_device, run_script, saved_config
 from train.run_folder import prepare_run_folder, save_config
 from train.session import Interrupted
@@ -67,7 +68,7 @@ def build_parser() -> OptionParser:
     dynamics.add("--record-every", int, 10, low=1, help="steps between frames of trajectory and log")
     dynamics.add("--checkpoint-every", int, 1000, low=1, help="steps between states on the disk")
     dynamics.add("--max-temperature", float, 10_000.0, above=0, help="K, beyond which the run is given up")
-    dynamics.add("--dtype", str, "float32", choices=list(DTYPES), help="arithmetic of the network")
+    dynamics.add("--dtype", str, "float32", choices=list(PRECISIONS), help="numbers of the network")
     return parser
 
 

@@ -55,7 +55,7 @@ def evaluate_checkpoint(
     (task, loader), precision = module.evaluation(config, split, model), config.training.precision
     if module is md_task:
         task.energy_offset = energy_offset
-    model = model.to(device=device, dtype=PRECISIONS[precision].dtype)
+    model = model.to(device=device, dtype=PRECISIONS[precision])
     return task.table(evaluate_model(model, task, loader, device, precision))
 
 

@@ -48,13 +48,11 @@ class Evaluation:
 class Task(ABC):
     """What is learned. ``curves`` names the metrics of the learning curve, ``units`` the units of the predictions.
 
-    ``gradient_in_evaluation``: predictions are gradients (conservative forces), so evaluation may not switch autograd off.
     ``progress``: fraction of the plan that was done when the step began, for losses that change on the way; set by the `Trainer`.
     """
 
     curves: Sequence[str] = ()
     units: Mapping[str, str] = {}
-    gradient_in_evaluation = False
     progress = 0.0
 
     @abstractmethod
@@ -79,12 +77,11 @@ class Task(ABC):
 
 
 def evaluate_model(model: nn.Module, task: Task, loader, device: torch.device, precision: str = "float32") -> Evaluation:
-    """``task.evaluate`` in evaluation mode, on ``device``, in the arithmetic ``precision``."""
-    arithmetic = PRECISIONS[precision]()
+    """``task.evaluate`` in evaluation mode, on ``device``, with numbers of the type ``precision``."""
     training = model.training
     model.eval()
-    with torch.set_grad_enabled(task.gradient_in_evaluation), arithmetic.context(device):
-        result = task.evaluate(model, (batch.to(device=device, dtype=arithmetic.dtype) for batch in loader))
+    with torch.no_grad():
+        result = task.evaluate(model, (batch.to(device=device, dtype=PRECISIONS[precision]) for batch in loader))
     model.train(training)
     return result
 
@@ -123,9 +120,8 @@ class Trainer:
         self.options = config.training
         self.task, self.train_loader, self.val_loader = task, train, val
         self.config, self.folder, self.device, self.log = config, Path(folder), device, log
-        self.arithmetic = PRECISIONS[self.options.precision]()
-        self.arithmetic.check(model, device)
-        self.model = model.to(device=device, dtype=self.arithmetic.dtype)
+        self.dtype = PRECISIONS[self.options.precision]
+        self.model = model.to(device=device, dtype=self.dtype)
         self.averaged = averaged_model(self.model, self.options.ema_decay) if self.options.ema_decay > 0 else None
         self.optimizer = build_optimizer(self.model, self.options)
         self.schedule = SCHEDULES[self.options.lr_schedule](self.optimizer, self.options)
@@ -194,7 +190,7 @@ class Trainer:
         batches = self.train_loader.epoch(position.epoch, position.batch)
         while (done := self.progress()) < 1 and (group := self._next_group(batches)):
             self.task.progress = done
-            self._step([batch.to(device=self.device, dtype=self.arithmetic.dtype) for batch in group])
+            self._step([batch.to(device=self.device, dtype=self.dtype) for batch in group])
             if self.options.checkpoint_every and position.step % self.options.checkpoint_every == 0:
                 self.save(checkpoint.LAST)
             self._stop_if_signalled()
@@ -243,8 +239,7 @@ class Trainer:
         scalars: dict[str, float] = {}
         for batch, count in zip(group, samples, strict=True):
             share = count / sum(samples)
-            with self.arithmetic.context(self.device):
-                loss, parts = self.task.loss(self.model, batch)
+            loss, parts = self.task.loss(self.model, batch)
             for name, value in {"loss": loss.detach(), **parts}.items():
                 scalars[name] = scalars.get(name, 0.0) + share * float(value)
             if not math.isfinite(scalars["loss"]):
@@ -337,16 +332,19 @@ class Trainer:
         return content
 
     def restore(self, content: dict):
-        """Continue from what :meth:`resumable` has found; ``ValueError`` if it is of another model."""
+        """Continue from what :meth:`resumable` has found; ``ValueError`` if it is of another model, or not whole."""
         path = self.folder / checkpoint.LAST
         checkpoint.load_weights(self.model, content["weights"], path)
         if self.averaged is not None:
             checkpoint.load_weights(self.averaged, content["averaged"] or {}, path)
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.schedule.load_state_dict(content["schedule"])
-        self.position = Position(**content["position"])
+        try:
+            self.optimizer.load_state_dict(content["optimizer"])
+            self.schedule.load_state_dict(content["schedule"])
+            self.position = Position(**content["position"])
+            checkpoint.restore_random_states({name: _on_cpu(state) for name, state in content["random"].items()}, self.device)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"checkpoint {path} is not whole ({error}); start another run with --run-dir") from None
         self.history, self.best = content["history"], self._newer_best(content["best"])
-        checkpoint.restore_random_states({name: _on_cpu(state) for name, state in content["random"].items()}, self.device)
         self.log(f"goes on from {path}: epoch {self.position.epoch}, batch {self.position.batch}, step {self.position.step}")
         for name, version in checkpoint.package_versions().items():
             if content["versions"].get(name) != version:

@@ -10,7 +10,7 @@ from easydict import EasyDict
 from torch import nn
 
 from dataloader.molecules import MoleculeDataset, load_statistics
-from models.blocks import parse_schedule
+from models.blocks import ATTENTIONS, parse_schedule
 from models.e2former import PRESETS, E2FormerOptions
 from train import monitor
 from train.data_order import EpochLoader
@@ -18,7 +18,7 @@ from train.loop import Trainer
 from train.losses import LOSSES
 from train.md_task import FAMILIES, build_model_for, build_task, set_references, split_loader
 from train.optimizers import OPTIMIZERS, PRECISIONS, SCHEDULES
-from train.options import OptionParser, add_run_options, add_training_options, prepare_process
+from train.options import OptionParser, add_run_options, add_training_options, decided_elsewhere, prepare_process
 from train.script import Script, check_layers, variant
 
 SPLITS = ("train", "val", "test")
@@ -26,6 +26,8 @@ NEAR, WHOLE = "near", "near+far"  # rows and sub folders of a comparison
 # settings found on MD17 ethanol (950 frames, 3 CPU minutes of one thread, near field alone): validation force error in meV/Angstrom
 # batch 3: 18.8, 5: 16.5 (rate 0.01: 17.3), 8: 14.7
 TUNED = {"batch_size": 8, "optimizer": "adam", "lr": 5e-3, "min_lr": 0.0, "warmup_steps": 100, "clip_norm": 10.0, "ema_decay": 0.99}
+# options that say what the data are like
+MEASURED = frozenset({"avg_degree", "avg_atoms", "far_design_radius"})
 
 
 def build_parser(task: str, description: str, run_dir: str, data_path: str, **training) -> OptionParser:
@@ -40,10 +42,10 @@ def build_parser(task: str, description: str, run_dir: str, data_path: str, **tr
     model = parser.section("model", "the network; lengths in Angstrom; what is not given comes from --preset, then from the data folder")
     model.add("--preset", str, "small", choices=list(PRESETS), help="size of the network")
     model.add("--model", str, "e2former", key="name", choices=["e2former"], help="name in models.factory")
-    model.add_fields(E2FormerOptions)
+    model.add_fields(E2FormerOptions, decided=decided_elsewhere(PRESETS, MEASURED))
     add_loss_options(parser)
     defaults = {"epochs": 300, **TUNED, **training}
-    add_training_options(parser, OPTIMIZERS, SCHEDULES, PRECISIONS, "--lr-schedule", **defaults)
+    add_training_options(parser, OPTIMIZERS, SCHEDULES, PRECISIONS, **defaults)
     return parser
 
 
@@ -62,9 +64,6 @@ def add_loss_options(parser: OptionParser):
     loss.add("--late-start", float, 0.75, low=0, high=1, help="fraction of the run from which on it is")
 
 
-MEASURED = frozenset({"avg_degree", "avg_atoms", "far_design_radius"})
-
-
 def folder_presets(values: dict) -> dict:
     """Options nobody named: those of ``--preset``, then what the training split says; ``FileNotFoundError`` without a folder."""
     statistics = load_statistics(values["data_path"])
@@ -80,8 +79,8 @@ def folder_presets(values: dict) -> dict:
 def near_only(config: EasyDict) -> str:
     """The schedule of ``config`` without its far field; ``ValueError`` if there is none, or nothing else."""
     names = parse_schedule(config.model.schedule, config.model.layers)
-    near = [name.removeprefix("hybrid-") for name in names if name != "fmm-node"]
-    if near == names or not near:
+    near = [ATTENTIONS[name].near_order for name in names if ATTENTIONS[name].near_order]
+    if not near or not any(ATTENTIONS[name].far for name in names):
         mend = "give a schedule with both, e.g. --schedule hybrid-first-order"
         raise ValueError(f"--compare needs a near and a far field, --schedule {config.model.schedule} has only one of them; {mend}")
     return "+".join(f"{name}1" for name in near)

@@ -89,7 +89,7 @@ class EnergyForceTask(Task):
         for batch in batches:
             prediction = model(batch)
             errors = errors_of(model, batch, prediction)
-            values = {"atoms": batch.graph.nodes_per_graph, "composition": compositions(batch)}
+            values = {"atoms": batch.graph.nodes_per_graph, "composition": element_counts(batch)}
             for part, error in errors.items():
                 target = batch.labels[PARTS[part]].double()
                 values |= {f"{part}_error": error.detach().double(), f"{part}_target": target}
@@ -131,7 +131,7 @@ def errors_of(model: nn.Module, batch, prediction: Mapping[str, Tensor]) -> dict
     return errors | {part: prediction[part] - batch.labels[part] for part in both}
 
 
-def compositions(batch) -> Tensor:
+def element_counts(batch) -> Tensor:
     """Atoms of every element of every graph (graphs, ELEMENTS) int16."""
     numbers, graphs = batch.atomic_numbers, batch.graph.graph_of_node.to(batch.atomic_numbers.device)
     flat = torch.bincount(graphs * ELEMENTS + numbers, minlength=batch.num_graphs * ELEMENTS)
@@ -208,7 +208,7 @@ def split_loader(config, split: str, references: Mapping[int, float], training: 
 
     ``ValueError`` for neighbour graphs of another cutoff, unknown elements, and labels that the loss asks for and that are not there.
     """
-    dtype = torch.float64 if PRECISIONS[config.training.precision].dtype is torch.float64 else torch.float32
+    dtype = PRECISIONS[config.training.precision]
     options = {"cutoff": config.model.cutoff, "references": dict(references), "dtype": dtype}
     dataset = MoleculeDataset.open(config.data.data_path, split, **options)
     if not len(dataset):

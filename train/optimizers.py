@@ -1,4 +1,4 @@
-"""Optimisers, learning-rate schedules, weight averaging and arithmetic, by name.
+"""Optimisers, learning-rate schedules, weight averaging and number types, by name.
 
 The learning rate is a pure function of the step and of the *progress* p in [0, 1] of the planned run
 (p = largest of epochs done / epochs planned, CPU minutes used / allowed, wall minutes used / allowed), both of which a checkpoint holds:
@@ -11,7 +11,6 @@ the initial weights as fast as training leaves them.
 """
 import functools
 import math
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -132,40 +131,4 @@ def averaged_model(model: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=update)
 
 
-class Arithmetic:
-    """Number type of weights and batches, and the autocast context of the forward pass."""
-
-    dtype = torch.float32
-
-    def check(self, model: nn.Module, device: torch.device):
-        """Raise ``ValueError`` where this arithmetic is not safe."""
-
-    def context(self, device: torch.device) -> AbstractContextManager:
-        """Context of the forward pass."""
-        return nullcontext()
-
-
-class Double(Arithmetic):
-    """Everything in float64."""
-
-    dtype = torch.float64
-
-
-class Bfloat16(Arithmetic):
-    """bfloat16 autocast over float32 weights, for models that say ``mixed_precision_safe = True`` and devices that compute in it."""
-
-    def check(self, model: nn.Module, device: torch.device):
-        """The model must declare that it keeps geometry and reductions in float32, the device that it knows bfloat16."""
-        if not getattr(model, "mixed_precision_safe", False):
-            name = type(model).__name__
-            raise ValueError(f"--precision bfloat16 is not safe for {name} (its geometry needs float32); give --precision float32")
-        if device.type == "cuda" and not torch.cuda.is_bf16_supported():
-            name = torch.cuda.get_device_name(device)
-            raise ValueError(f"--precision bfloat16: {name} does not compute in it; give --precision float32")
-
-    def context(self, device: torch.device) -> AbstractContextManager:
-        """Autocast on ``device``."""
-        return torch.autocast(device.type, torch.bfloat16)
-
-
-PRECISIONS = {"float32": Arithmetic, "float64": Double, "bfloat16": Bfloat16}
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64}  # numbers of weights and batches

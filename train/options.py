@@ -46,29 +46,35 @@ class Section:
         self.name, self.group = name, group
         self.actions: dict[str, argparse.Action] = {}
 
-    def add_fields(self, options_class: type, skip: Sequence[str] = ()):
-        """One option for every field of the dataclass ``options_class``, with its type and default; the class checks the values."""
+    def add_fields(self, options_class: type, skip: Sequence[str] = (), decided: Mapping[str, str] | None = None):
+        """One option for every field of the dataclass ``options_class``, with its type and default; the class checks the values.
+
+        decided: field -> what decides its value if nobody names it, in the place of the default ("--preset", "the data").
+        """
         hints = typing.get_type_hints(options_class)
         for field in dataclasses.fields(options_class):
             if field.name not in skip:
                 kinds = typing.get_args(hints[field.name]) or (hints[field.name],)
                 flag, words = "--" + field.name.replace("_", "-"), field.name.replace("_", " ")
-                self.add(flag, kinds[0], field.default, optional=type(None) in kinds, help=words)
+                choice = (decided or {}).get(field.name)
+                self.add(flag, kinds[0], field.default, optional=type(None) in kinds, decided=choice, help=words)
 
     def add(self, flag: str, kind: type = str, default=None, *, key: str | None = None, low=None, above=None, high=None, below=None,
-            choices=None, optional: bool = False, help: str = ""):
+            choices=None, optional: bool = False, decided: str | None = None, help: str = ""):
         """Declare ``flag``; ``key`` is its name in the configuration (default: the flag with underscores).
 
         ``low <= value <= high`` and ``above < value < below`` are checked; a number without an upper limit must be finite (``high=inf``
         admits inf), a text without choices must not be empty. ``kind=bool`` makes a ``--flag / --no-flag`` pair; ``optional`` (or a
-        default of None) lets the word ``none`` stand for None.
+        default of None) lets the word ``none`` stand for None. ``decided``: what gives the default, if another place than this does.
         """
         key = key or flag.lstrip("-").replace("-", "_")
         if kind is bool:
-            action = self.group.add_argument(flag, dest=key, default=default, action=argparse.BooleanOptionalAction, help=help)
+            shown = f"{help} (default that of {decided})" if decided else help
+            action = self.group.add_argument(flag, dest=key, default=default, action=argparse.BooleanOptionalAction, help=shown)
         else:
-            read = _reader(flag, kind, default, low, above, high, below, choices, optional or default is None)
-            shown = help + ("" if default is None else f" (default {default})")
+            origin = f"that of {decided}" if decided else default
+            read = _reader(flag, kind, origin, low, above, high, below, choices, optional or default is None)
+            shown = help + ("" if origin is None else f" (default {origin})")
             metavar = "{" + ",".join(choices) + "}" if choices else kind.__name__.upper()
             action = self.group.add_argument(flag, dest=key, default=default, type=read, metavar=metavar, help=shown)
         self.actions[key] = action
@@ -208,6 +214,11 @@ class OptionParser(argparse.ArgumentParser):
             raise ValueError(f"{path}: {key} {error}") from None
 
 
+def decided_elsewhere(presets: Mapping[str, Mapping], measured: frozenset[str]) -> dict[str, str]:
+    """Field -> what decides it, for `Section.add_fields`: ``--preset`` for what any preset sets, the data for what they measure."""
+    return {name: "--preset" for preset in presets.values() for name in preset} | dict.fromkeys(measured, "the data")
+
+
 def add_config_option(parser: OptionParser):
     """``--config``: the one option that is not itself part of a configuration."""
     parser.add_argument("--config", metavar="FILE", help="yaml file with options (explicit arguments win over it)")
@@ -229,11 +240,10 @@ def add_run_options(parser: OptionParser, run_dir: str):
     run.add("--progress", bool, True, help="progress bar")
 
 
-def add_training_options(parser: OptionParser, optimizers, schedules, precisions, schedule_flag: str = "--schedule", **defaults):
+def add_training_options(parser: OptionParser, optimizers, schedules, precisions, **defaults):
     """Length, optimiser, schedule, averaging and bookkeeping of the training; the three arguments are registries.
 
-    ``schedule_flag`` names the learning-rate schedule where "schedule" is an option of the network. ``defaults`` (``lr=0.003``) take the
-    place of the general ones for a script that knows better.
+    ``defaults`` (``lr=0.003``) take the place of the general ones for a script that knows better.
     """
     training = parser.section("training", "length, optimiser, schedule")
 
@@ -249,13 +259,13 @@ def add_training_options(parser: OptionParser, optimizers, schedules, precisions
     add("--lr", float, 1e-3, above=0, high=100, help="largest learning rate")
     add("--weight-decay", float, 0.0, low=0, high=100, help="weight decay")
     add("--beta2", float, 0.999, low=0, below=1, help="memory of the squared gradients")
-    add(schedule_flag, str, "cosine", key="lr_schedule", choices=list(schedules), help="learning rate over the run")
+    add("--lr-schedule", str, "cosine", choices=list(schedules), help="learning rate over the run")
     add("--warmup-steps", int, 100, low=0, help="steps of linear warm-up")
     add("--min-lr", float, 1e-5, low=0, help="learning rate at the end")
     add("--plateau-patience", int, 10, low=1, help="plateau schedule: validations without progress before the rate halves")
     add("--clip-norm", float, 1.0, above=0, high=math.inf, help="largest gradient norm; inf for none")
     add("--ema-decay", float, 0.0, low=0, below=1, help="averaging of the weights for evaluation; 0 for none")
-    add("--precision", str, "float32", choices=list(precisions), help="arithmetic")
+    add("--precision", str, "float32", choices=list(precisions), help="numbers of weights and batches")
     add("--patience", int, None, low=1, help="stop after this many validations without a better one")
     add("--validate-every", int, 1, low=1, help="epochs between validations")
     add("--checkpoint-every", int, None, low=1, help="also write checkpoint_last.pt every this many steps")

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from dataloader.properties import PropertyDataset, PropertyFolder
@@ -143,7 +142,7 @@ def open_split(config, split: str, folder: PropertyFolder) -> PropertyDataset:
 
     ``ValueError`` if it is empty, or its graphs are not what the network asks for.
     """
-    dtype = torch.float64 if PRECISIONS[config.training.precision].dtype is torch.float64 else torch.float32
+    dtype = PRECISIONS[config.training.precision]
     basis = config.data.cache and config.model.name in WITH_BASIS
     dataset = folder.dataset(split, targets=tuple(readouts_of(config)), dtype=dtype, basis=basis)
     if not len(dataset):

@@ -31,7 +31,7 @@ from train.data_order import EpochLoader, ordered_batches, shuffled_batches
 from train.loop import Trainer
 from train.losses import LOSSES
 from train.optimizers import OPTIMIZERS, PRECISIONS, SCHEDULES
-from train.options import OptionParser, add_run_options, add_training_options, prepare_process, run_script
+from train.options import OptionParser, add_run_options, add_training_options, decided_elsewhere, prepare_process, run_script
 from train.qm9_task import EVALUATION_ATOMS, build_model_for, build_task, fitted_scaling, is_vector, open_split, readouts_of
 from train.script import Script, check_layers
 
@@ -44,6 +44,8 @@ RUN_DIR = "runs/qm9"
 # 4000 molecules, minute 5 of 7, SE(3)-Transformer: weight decay of 0.01 lowers homo and gap by 3 and 2 %, the others change by less
 TUNED = {"batch_size": 16, "optimizer": "adamw", "weight_decay": 0.01, "lr": 3e-3, "min_lr": 0.0}
 TUNED |= {"warmup_steps": 200, "clip_norm": 1.0, "ema_decay": 0.999}
+# options that say what the data are like
+MEASURED = frozenset({"avg_degree", "avg_atoms", "far_design_radius", "bond_kinds", "cutoff", "envelope"})
 
 
 def build_parser(name: str) -> OptionParser:
@@ -58,13 +60,13 @@ def build_parser(name: str) -> OptionParser:
     model = parser.section("model", "the network; what is not given comes from --preset, then from the data folder")
     model.add("--preset", str, "small", choices=list(PRESETS[name]), help="size of the network")
     model.add("--model", str, name, key="name", choices=list(PRESETS), help="name in models.factory")
-    model.add_fields(MODELS[name][1], skip=DERIVED)
+    model.add_fields(MODELS[name][1], skip=DERIVED, decided=decided_elsewhere(PRESETS[name], MEASURED))
     loss = parser.section("loss", "what is minimised")
     costs = [cost for cost in LOSSES if cost != "vector_norm"]
     loss.add("--loss", str, "mae", choices=costs, help="cost of a normalised residual")
     loss.add("--loss-scale", float, 1.0, above=0, help="where a robust loss bends, in standard deviations")
     loss.add("--target-weights", str, None, help="e.g. U0=2,gap=0.5 (default: all 1)")
-    add_training_options(parser, OPTIMIZERS, SCHEDULES, PRECISIONS, "--lr-schedule", **{"epochs": 100, **TUNED})
+    add_training_options(parser, OPTIMIZERS, SCHEDULES, PRECISIONS, **{"epochs": 100, **TUNED})
     return parser
 
 
@@ -99,9 +101,6 @@ def _name_in(file: Path) -> str | None:
         return None
     section = content.get("model")
     return section.get("name") if isinstance(section, dict) else content.get("name")
-
-
-MEASURED = frozenset({"avg_degree", "avg_atoms", "far_design_radius", "bond_kinds", "cutoff", "envelope"})
 
 
 def folder_presets(values: dict) -> dict:

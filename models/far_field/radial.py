@@ -80,7 +80,7 @@ class RadialOptions:
 class RadialSpectrum(nn.Module):
     """Wave numbers ``kappa`` (Q,) and coefficients ``a[l, head, q]`` of the far field's radial functions.
 
-    Attributes: ``kappa`` (Q,) buffer; ``wave_numbers`` the same as floats; ``gain`` (heads,) and, if learnable, ``table`` parameters.
+    Attributes: ``wave_numbers``, Q floats; ``gain`` (heads,) and, if learnable, ``table`` parameters.
     ``forward() -> (lmax + 1, heads, Q)``.
     """
 
@@ -98,7 +98,6 @@ class RadialSpectrum(nn.Module):
             self.table = nn.Parameter(table)
         else:
             self.register_buffer("table", table)
-        self.register_buffer("kappa", torch.tensor(kappa).to(start.dtype), persistent=False)
         powers = (kappa[None, :] / options.fmm_kappa_max) ** (power * np.arange(lmax + 1)[:, None])
         self.register_buffer("powers", torch.tensor(powers).to(start.dtype)[:, None], persistent=False)
 

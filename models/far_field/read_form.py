@@ -88,7 +88,7 @@ class _RunMoments:
 class ReadForm:
     """``sum_i sum wave_i[t, p] scale[h, t, p] query_i[h, d] moment_g(i)[p, h, d, v] out_i[h, t, v]`` for graphs of the given sizes.
 
-    What is given as ``wave`` are the factors, or what ``factors`` makes them of.
+    ``wave`` holds the target factors themselves or, with ``factors``, the compact tensor they are built from.
     """
 
     slots = ("wave", "scale", "query", "moment", "out")

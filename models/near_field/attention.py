@@ -43,7 +43,7 @@ class EdgeGeometry:
 
 @dataclasses.dataclass(frozen=True)
 class AttentionShape:
-    """Sizes of an attention layer; ``channels`` in and out of the keys and values are ``channels_out // value_divisor``.
+    """Sizes of an attention layer; keys and values have ``channels_out // value_divisor`` channels each.
 
     relative_position: None, "add" (the edge vector is added to the first degree-1 source channel) or "cat" (it joins as a
     further channel).

@@ -15,11 +15,11 @@ one batched matrix product (``neighbourhoods.py``). Nothing of size (edges, r, c
 Implementations (``KERNELS``):
     math               one fused weighted sum of DGL for each m (``graph_ops``); its derivatives make (edges, r, c) tensors
     memory_efficient   the pieces above, in the type of the arguments: the same numbers
-    flash              the pieces with products in bfloat16 and sums in float32; logits, softmax and geometry are not touched. The relative
-                       error is about 5e-3, in values and in derivatives, so forces and energies disagree by as much
+    flash              the pieces in bfloat16 (products are summed in float32, every sum is rounded); logits, softmax and geometry are not
+                       touched. The relative error is about 5e-3, in values and in derivatives, so forces and energies disagree by as much
 Cost: edges x m x r x c multiply-adds for the value, three times that for the first derivatives, six times for the second. Measured by
-benchmarks/bench_e2former_attention.py: two thirds of the memory of ``math`` and half of its time at 64 channels on 370 atoms; ``flash``
-gains nothing on a CPU, where the pieces are cached anyway.
+benchmarks/bench_e2former_attention.py: two thirds of the memory of ``math`` and 0.5 to 0.9 of its time at 64 channels on 370 atoms;
+``flash`` gains nothing on a CPU, where the pieces are cached anyway.
 """
 
 from __future__ import annotations
@@ -166,8 +166,8 @@ class _Derivatives(Function):
 
 
 def _second_derivatives(edges, dtype, wanted, cotangent, harmonics, weights, x, d_harmonics, d_weights, d_x) -> tuple[Tensor | None, ...]:
-    """Derivatives of T(G, dY, w, x) + T(G, Y, dw, x) + T(G, Y, w, dx) by G, Y, w and x. A change that is None is zero; that by x may be
-    unwanted.
+    """Derivatives of T(G, dY, w, x) + T(G, Y, dw, x) + T(G, Y, w, dx) by G, Y, w and x. dY, dw and dx are cotangents of the first
+    derivatives, None where they are zero; the derivative by x is None unless wanted.
     """
     slots = _Slots(edges, dtype, x)
     y, dy = slots.harmonics(harmonics), slots.harmonics(torch.zeros_like(harmonics) if d_harmonics is None else d_harmonics)

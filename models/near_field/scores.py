@@ -80,8 +80,9 @@ class QueryKeyScore(nn.Module):
 class DotScore(nn.Module):
     """``dot_alpha``: what both ends of an edge show along it, through a small network of the edge.
 
-    y = linear map of x to channels / ``narrowing`` channels; ``t_l = sum_m Y_lm(u_ij) y_lm`` of both ends and all degrees, times
-    factors linear in the edge invariants; Linear to (heads, width), LayerNorm, act, inner product with one learned vector for each head.
+    y = linear map of x to channels / ``narrowing`` channels; ``t_l = (2 l + 1)^(1/2) sum_m Y_lm(u_ij) y_lm`` of both ends and all
+    degrees, times factors linear in the edge invariants; Linear to (heads, width), LayerNorm, act, inner product with one learned vector
+    for each head.
     ``piecewise``: edges are taken some thousands at a time and recomputed for the derivatives, so that memory holds node tensors only.
     """
 

@@ -169,7 +169,7 @@ def _couple(coupling: Tensor, positions: Tensor, x: Tensor) -> Tensor:
 
 
 FORMS = {"edge": edge_form, "node": node_form}
-CANCELS = "form 'node' cancels large numbers, which kernel 'flash' rounds to 8 bits; take form 'edge' or kernel 'memory_efficient'"
+CANCELS = "form 'node' subtracts large, nearly equal numbers, which kernel 'flash' rounds to 8 bits; take 'edge' or 'memory_efficient'"
 
 
 class WignerConvolution(nn.Module):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from ase import units as ase_units
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from dataloader.molecule_npz import read_npz
 from dataloader.units import ENERGY_UNITS, LENGTH_UNITS, Units
@@ -138,3 +139,21 @@ def test_counts_and_numbers_that_are_none_are_refused(tmp_path):
     with pytest.raises(ValueError, match="atomic numbers and counts must be numbers, got O, H, H"):
         read_npz(written(tmp_path, **content | {"Z": np.array(["O", "H", "H"])}, n_atoms=np.array([3])), Units())
     assert len(read_npz(written(tmp_path, **content, n_atoms=np.array([3]), theory=np.zeros(0), r_unit=np.zeros(0)), Units())) == 1
+
+
+@pytest.mark.parametrize("voigt", [False, True])
+def test_stress_of_crystals(tmp_path, voigt):
+    crystals = random_crystals()
+    wanted = (crystals.stress + crystals.stress.transpose(0, 2, 1)) / 2
+    stored = full_3x3_to_voigt_6_stress(wanted) if voigt else wanted
+    content = {"Z": crystals.atomic_numbers, "n_atoms": crystals.counts, "R": crystals.positions}
+    content |= {"F": crystals.forces, "E": crystals.energy}
+    path = written(tmp_path, **content, cell=crystals.cell, sigma_0=stored)
+    np.testing.assert_allclose(read_npz(path, Units(), periodic=True, stress_key="sigma_0").stress, wanted, atol=1e-12)
+    assert read_npz(path, Units(), periodic=True).stress is None
+    with pytest.raises(ValueError, match="no stress can be read from 'sigma_0' .stress needs cells that repeat"):
+        read_npz(path, Units(), periodic=False, stress_key="sigma_0")
+    with pytest.raises(ValueError, match="no stress can be read from 'sigma' .it holds Z, n_atoms"):
+        read_npz(path, Units(), periodic=True, stress_key="sigma")
+    with pytest.raises(ValueError, match="cells must be named 'cell', there is 'lattice'"):
+        read_npz(written(tmp_path, **content, lattice=crystals.cell), Units())

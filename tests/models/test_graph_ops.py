@@ -18,7 +18,6 @@ from models import graph_ops
 from models.graph_ops import (
     GraphIndex,
     broadcast_nodes,
-    edge_dot,
     edge_softmax,
     gather_dst,
     gather_src,
@@ -39,7 +38,6 @@ OPERATIONS = {
     "sum_edges of numbers": (sum_edges, [("E",)]),
     "weighted_sum": (weighted_sum, [("N", 2, 3), ("E", 2, 1)]),
     "weighted_sum, full weights": (weighted_sum, [("N", 2, 3), ("E", 2, 3)]),
-    "edge_dot": (edge_dot, [("E", 2, 3), ("N", 2, 3)]),
     "node_dot": (node_dot, [("N", 2, 3), ("N", 2, 3)]),
     "edge_softmax": (edge_softmax, [("E", 2)]),
     "edge_softmax, envelope": (lambda graph, logits, envelope: edge_softmax(graph, logits, envelope.square() + 0.1), [("E", 2), ("E", 1)]),
@@ -82,7 +80,6 @@ def dense_answer(name: str, graph: GraphIndex, tensors: list[Tensor]) -> Tensor:
         "gather_dst": lambda x: spread(receive, x),
         "sum_edges": lambda e: spread(receive.T, e),
         "weighted_sum": lambda x, w: spread(receive.T, spread(send, x) * w),
-        "edge_dot": lambda e, x: (e * spread(receive, x)).sum(-1),
         "node_dot": lambda x, y: (spread(send, x) * spread(receive, y)).sum(-1),
         "edge_softmax": lambda s, u=None: softmax(s, 1.0 if u is None else u.square() + 0.1),
         "sum_nodes": lambda x: spread(member, x),
@@ -159,7 +156,7 @@ def test_force_loss_through_attention_matches_differences(backend):
 def test_backend_is_the_one_asked_for(backend, monkeypatch):
     """Without its kernels the DGL path cannot answer; the torch path never asks for them."""
     monkeypatch.setattr(graph_ops, "dgl_ops", None)
-    calls = {name: OPERATIONS[name] for name in ("sum_edges", "weighted_sum", "edge_dot", "node_dot", "edge_softmax", "sum_nodes")}
+    calls = {name: OPERATIONS[name] for name in ("sum_edges", "weighted_sum", "node_dot", "edge_softmax", "sum_nodes")}
     for operation, shapes in calls.values():
         tensors = inputs(CROOKED, shapes, torch.float64)
         with use_backend(backend):

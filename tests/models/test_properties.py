@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from dataloader.batching import AtomBatch
-from dataloader.bonds import BOND_KINDS as KINDS
-from models.edge_scalars import BOND_KINDS
+from dataloader.bonds import BOND_KINDS
+from models.edge_scalars import NUM_BOND_KINDS
 from models.factory import build_model
 from models.graph_ops import GraphIndex
 from models.near_field.basis import EdgeBasis, edge_vectors
@@ -57,7 +57,7 @@ near_graph = functools.partial(cutoff_graph, cutoff=CUTOFF)
 
 def bonds(graph: GraphIndex, numbers: Tensor) -> dict[str, Tensor]:
     """A kind for every edge that depends on the two elements alone."""
-    return {"bond_kinds": (numbers[graph.src] * numbers[graph.dst]) % BOND_KINDS}
+    return {"bond_kinds": (numbers[graph.src] * numbers[graph.dst]) % NUM_BOND_KINDS}
 
 
 def no_features(graph: GraphIndex, numbers: Tensor) -> dict[str, Tensor]:
@@ -210,14 +210,14 @@ def test_a_basis_of_more_degrees_serves_and_one_of_fewer_is_refused():
 
 
 def test_kinds_of_bonds_are_those_of_the_data():
-    assert sorted(KINDS.values()) == list(range(BOND_KINDS))
+    assert sorted(BOND_KINDS.values()) == list(range(NUM_BOND_KINDS))
 
 
 @pytest.mark.parametrize(("base", "connect"), [(SE3, complete_graph), (E2FORMER, near_graph)], ids=["se3", "e2former"])
 def test_bond_kinds_and_elements_are_seen(base, connect):
     torch.manual_seed(0)
     model, batch = made({**base, "bond_kinds": True}), draw(connect, bonds)
-    other = dataclasses.replace(batch, edge_features={"bond_kinds": (batch.edge_features["bond_kinds"] + 1) % BOND_KINDS})
+    other = dataclasses.replace(batch, edge_features={"bond_kinds": (batch.edge_features["bond_kinds"] + 1) % NUM_BOND_KINDS})
     swapped = dataclasses.replace(batch, atomic_numbers=14 - batch.atomic_numbers.clamp_min(6))
     for name in TARGETS.split(","):
         assert not torch.allclose(model.raw(batch)[name], model.raw(other)[name]), name

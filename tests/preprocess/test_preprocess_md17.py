@@ -264,7 +264,6 @@ def test_options_that_exclude_each_other(tmp_path):
         (["--test-file", "x.npz"], "--test-file x.npz needs --file"),
         (["--split", "rmd17"], "--split rmd17 divides rMD17; give --revised"),
         (["--file", "x.txt"], r"x\.txt: a file of structures must end in \.npz, \.xyz, \.extxyz"),
-        (["--file", "x.npz", "--stress-key", "stress"], r"x\.npz: --stress-key is of no use in a \.npz file"),
         (["--file", "x.xyz", "--numbers-key", "Z"], r"x\.xyz: --numbers-key is of no use in a \.xyz file"),
         (["--sample", "--cutoff", "0"], "--cutoff"),
     ]

@@ -114,7 +114,7 @@ def test_weights_of_another_model_name_the_key(other, message):
 
 def schedule_of(name, *arguments):
     rates = ["--lr", "0.1", "--min-lr", "0.001", "--warmup-steps", "10"]
-    options = toy_parser().parse_config(["--schedule", name, *rates, *arguments]).training
+    options = toy_parser().parse_config(["--lr-schedule", name, *rates, *arguments]).training
     optimizer = build_optimizer(toy_model(), options)
     return SCHEDULES[name](optimizer, options), optimizer
 

@@ -169,7 +169,7 @@ def test_seeds_have_their_folders_and_a_table_of_means_also_after_an_interruptio
         (["--updates", "0"], "updates must be >= 1, got 0"),
         (["--updates", "3", "--waypoint-weight", "1"], "--updates must divide the 10 frames"),
         (["--weight-displacement", "0", "--weight-velocity", "0"], "loss weights must be >= 0 and not all zero"),
-        (["--precision", "bfloat16"], "bfloat16 is not safe for SE3TransformerNBody"),
+        (["--precision", "bfloat16"], "must be one of float32, float64, got 'bfloat16'"),
         (["--device", "cuda:77"], "--device cuda:77: not usable here"),
         (["--data-path", "/nowhere"], "/nowhere/nbody_train.npz does not exist"),
     ],
@@ -211,7 +211,7 @@ def content(folder):
     "arguments, message",
     [
         ([], r"already holds a run \(config.yaml\); add --resume to go on, --overwrite to replace it"),
-        (["--overwrite", "--precision", "bfloat16"], "bfloat16 is not safe"),
+        (["--overwrite", "--heads", "3"], "heads"),
         (["--overwrite", "--resume"], "--resume goes on with the run in .*, --overwrite throws it away; give one of them"),
         (["--resume", "--lr", "0.5"], r"training.lr is 0.01 there and 0.5 here"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.special import erf, spherical_jn
@@ -13,7 +14,7 @@ from models.far_field.radial import MODES, RadialOptions, RadialSpectrum
 
 def radial_function(spectrum: RadialSpectrum, l: int, distances: torch.Tensor) -> torch.Tensor:
     """f_l0 at distances (n,): (n,)."""
-    waves = spherical_jn(l, spectrum.kappa.double().numpy() * distances.numpy()[:, None])
+    waves = spherical_jn(l, np.array(spectrum.wave_numbers) * distances.numpy()[:, None])
     return torch.as_tensor(waves) @ spectrum().detach().double()[l, 0]
 
 

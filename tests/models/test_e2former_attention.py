@@ -264,7 +264,7 @@ def test_geometry_is_made_once_for_all_layers():
         ({"score": "dot"}, "score of the near field must be one of QK_alpha, dot_alpha, dot_alpha_small, got 'dot'"),
         ({"weights": "mean"}, "weights of the near field must be one of softmax, softplus, got 'mean'"),
         ({"kernel_implementation": "fast"}, "must be one of math, memory_efficient, flash, got 'fast'"),
-        ({"convolution_form": "node", "kernel_implementation": "flash"}, "form 'node' cancels"),
+        ({"convolution_form": "node", "kernel_implementation": "flash"}, "form 'node' subtracts"),
         ({"typical_neighbours": 0.0}, "typical_neighbours must be > 0, got 0.0"),
         (
             {"attention_order": "all-order", "channels": 8},

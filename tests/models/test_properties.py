@@ -209,6 +209,18 @@ def test_a_basis_of_more_degrees_serves_and_one_of_fewer_is_refused():
         model(dataclasses.replace(batch, edge_basis=EdgeBasis.from_vectors(vectors, 1)))
 
 
+def test_gradients_do_not_pass_by_the_cache():
+    torch.manual_seed(0)
+    model, batch = made(SE3), draw(complete_graph, bonds)
+    gradients = []
+    for basis in (None, EdgeBasis.from_vectors(edge_vectors(batch.positions, batch.graph), 2)):
+        positions = batch.positions.clone().requires_grad_(True)
+        out = model(dataclasses.replace(batch, positions=positions, edge_basis=basis))
+        gradients.append(torch.autograd.grad(sum(value.square().sum() for value in out.values()), positions)[0])
+    assert gradients[0].abs().max() > 1e-6
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
 def test_kinds_of_bonds_are_those_of_the_data():
     assert sorted(BOND_KINDS.values()) == list(range(NUM_BOND_KINDS))
 

@@ -35,7 +35,8 @@ class PropertyProbe(nn.Module):
     def forward(self, batch) -> dict:
         graph, charges, velocities = batch.graph, batch.node_features["charges"], batch.node_features["velocities"]
         vectors = edge_vectors(batch.positions, graph)
-        basis = batch.edge_basis or EdgeBasis.from_vectors(vectors, self.network.options.lmax)
+        cached = None if batch.positions.requires_grad else batch.edge_basis
+        basis = cached or EdgeBasis.from_vectors(vectors, self.network.options.lmax)
         edge_scalars = edge_features = None
         if self.network.options.edge_scalars:
             edge_scalars = (charges[graph.src] * charges[graph.dst]).unsqueeze(-1)

@@ -203,7 +203,7 @@ def test_periodic_images_are_copies_of_atoms(order, form):
         ((-1, 2, 4, 4), "got -1"),
         ((1, 2, 4, 4, "vertex"), "form of a Wigner convolution must be one of edge, node, got 'vertex'"),
         ((1, 2, 4, 4, "edge", "slow"), "kernel of a Wigner convolution must be one of math, memory_efficient, flash, got 'slow'"),
-        ((1, 2, 4, 4, "node", "flash"), "form 'node' cancels"),
+        ((1, 2, 4, 4, "node", "flash"), "form 'node' subtracts"),
     ],
 )
 def test_bad_choices_are_refused(arguments, message):

@@ -26,7 +26,7 @@ $(STAMP): requirements.txt pyproject.toml
 	touch $@
 
 lint: env ## ruff
-	$(BIN)/ruff check models dataloader preprocess train simulate benchmarks tests
+	$(BIN)/ruff check models dataloader preprocess train simulate common benchmarks tests
 
 train: env ## preprocess the bundled ethanol frames, train the hybrid on them, print the test table (a second call goes on or shows it again)
 	$(BIN)/python -m preprocess.preprocess_md17 --sample --out $(DATA)/ethanol_sample

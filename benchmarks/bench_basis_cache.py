@@ -26,11 +26,11 @@ from benchmarks import harness  # before torch: it sets the thread count
 import numpy as np  # isort: skip
 import torch
 
+from common.command_line import OptionParser, run_script
 from dataloader.basis_cache import COMPLETE, BasisCache, CacheSettings, GraphEdges, complete_pairs
 from dataloader.batching import complete_graphs
 from dataloader.files import write_json
 from models.near_field.basis import EdgeBasis, edge_vectors
-from train.options import OptionParser, run_script
 
 LMAX = 3
 PAIRS = [(a, b) for a in range(LMAX + 1) for b in range(LMAX + 1)]

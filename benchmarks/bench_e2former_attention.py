@@ -18,12 +18,12 @@ from collections.abc import Callable
 from benchmarks import harness  # before torch: it sets the thread count
 from benchmarks.bench_training_step import CUTOFF, structures_of, training_step
 from benchmarks.cases import double_walled_nanotube, small_molecules
+from common.command_line import OptionParser, run_script
 from dataloader.files import write_json
 from dataloader.graphs import NeighborStore
 from dataloader.structures import Structures
 from models.near_field.e2former_attention import ORDERS
 from models.near_field.harmonic_sum import KERNELS
-from train.options import OptionParser, run_script
 
 
 def large() -> Structures:

@@ -27,6 +27,7 @@ import torch  # isort: skip
 from scipy.integrate import lebedev_rule
 from torch import Tensor, nn
 
+from common.command_line import OptionParser, run_script
 from dataloader.files import write_json
 from models.far_field.auto import AutoExpansion
 from models.far_field.multipole import MultipoleExpansion
@@ -36,7 +37,6 @@ from models.far_field.planewave import PlaneWaveExpansion
 from models.graph_ops import GraphIndex
 from models.harmonics import spherical_harmonics
 from models.irreps import degree_of_row, num_rows
-from train.options import OptionParser, run_script
 
 HEADS, LMAX, KAPPAS, RADIUS, TOLERANCE = 4, 2, 8, 10.0, 1e-5
 SHAPES = {"d=32 C=32": (32, 32), "d=8 C=16": (8, 16)}

@@ -20,6 +20,7 @@ from benchmarks import harness  # before torch: it sets the thread count
 import torch  # isort: skip
 from torch import Tensor, nn
 
+from common.command_line import OptionParser, run_script
 from dataloader.files import write_json
 from models.far_field.multipole import MultipoleExpansion
 from models.far_field.options import ExpansionOptions
@@ -30,7 +31,6 @@ from models.far_field.radial import RadialOptions, RadialSpectrum
 from models.graph_ops import GraphIndex
 from models.harmonics import spherical_harmonics
 from models.irreps import degree_of_row, degree_slice
-from train.options import OptionParser, run_script
 
 RADII = (2.5, 5.0, 10.0, 20.0, 40.0)
 HEADS, FEATURES, VALUES, LMAX, TOLERANCE = 2, 2, 2, 2, 1e-5

@@ -36,6 +36,8 @@ from benchmarks import harness  # before torch: it sets the thread count
 import numpy as np  # isort: skip
 from easydict import EasyDict
 
+from common import monitor
+from common.command_line import OptionParser, run_script
 from dataloader import files
 from dataloader.label_statistics import Statistics
 from dataloader.molecule_npz import ABSENT, read_npz
@@ -44,12 +46,11 @@ from dataloader.splits import SplitOptions, make_split
 from dataloader.structures import Structures
 from dataloader.units import Units
 from models.factory import build_model
-from train import monitor
 from train.data_order import EpochLoader
 from train.loop import Trainer
 from train.md_script import build_parser as build_training_parser
 from train.md_task import build_model_for, build_task, set_references
-from train.options import OptionParser, prepare_process, run_script
+from train.options import prepare_process
 from train.run_folder import finish_run, prepare_run_folder, save_config
 
 PARTS = ("train", "val", "test")

@@ -27,11 +27,11 @@ import torch  # isort: skip
 from torch import Tensor, nn
 
 from benchmarks.cases import CASES, Case, make_case
+from common.command_line import run_script
 from dataloader.files import write_json
 from models.graph_ops import GraphIndex
 from models.near_field.basis import EdgeBasis, edge_vectors
 from models.se3_transformer import SE3Options, SE3Transformer
-from train.options import run_script
 
 VECTORS_OUT = 2
 OURS, EQUIFORMER = "farfield", "equiformer"

@@ -26,6 +26,8 @@ from benchmarks import harness  # before torch: it sets the thread count
 import numpy as np  # isort: skip
 import torch
 
+from common.command_line import OptionParser, run_script
+from common.monitor import progress_bar
 from dataloader import qm9
 from dataloader.basis_cache import BasisCache, CacheSettings
 from dataloader.files import write_json
@@ -33,8 +35,6 @@ from dataloader.properties import BASIS, BOND_KINDS, centred_positions, open_bon
 from dataloader.structures import Structures, rows_of
 from models.near_field.basis import EdgeBasis, edge_vectors
 from preprocess.graph_pieces import GRAPH_RULES, graph_rule, make_basis
-from train.monitor import progress_bar
-from train.options import OptionParser, run_script
 
 LMAX = 3
 BARS_MB = {"bonds": 900, "complete": 4000}  # what whole QM9 may take

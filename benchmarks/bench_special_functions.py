@@ -24,10 +24,10 @@ from e3nn import o3
 from scipy.special import spherical_jn
 from torch import Tensor
 
+from common.command_line import OptionParser, run_script
 from dataloader.files import write_json
 from models.bessel import scaled_bessel, spherical_bessel
 from models.harmonics import spherical_harmonics
-from train.options import OptionParser, run_script
 
 DIGITS = 60
 DEGREES = (1, 2, 3, 4, 6, 11, 20, 40)

@@ -24,11 +24,11 @@ import numpy as np  # isort: skip
 import torch
 
 from benchmarks.cases import double_walled_nanotube, load_geometry
+from common.command_line import OptionParser, run_script
 from dataloader.files import write_json
 from dataloader.molecules import MoleculeDataset
 from dataloader.structures import Structures
 from models.e2former import E2Former, E2FormerOptions
-from train.options import OptionParser, run_script
 
 CUTOFF, LMAX = 5.0, 2
 SCHEDULES = {"near": "first-order", "hybrid": "hybrid-first-order"}

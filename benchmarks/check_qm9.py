@@ -26,13 +26,13 @@ import numpy as np  # isort: skip
 from ase.data import atomic_masses_common
 from scipy import constants
 
+from common.command_line import OptionParser, run_script
 from dataloader.bonds import perceive
 from dataloader.files import write_json
 from dataloader.qm9 import read_ragged
 from dataloader.qm9_targets import ATOMISED, ELEMENTS, HARTREE, TABLE_KCAL, with_atomisation
 from dataloader.structures import Structures
 from models.property_heads import compositions
-from train.options import OptionParser, run_script
 
 COLUMNS = {"check": "check", "value": "found", "bar": "bar", "unit": "unit", "ok": "holds"}
 MOST_ROTATION, MOST_ATOMISATION, MOST_GAP, MOST_HEAT = 1e-4, 1e-3, 1.5e-4, 2e-6  # relative, kcal/mol, hartree, hartree

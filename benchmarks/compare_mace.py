@@ -17,8 +17,8 @@ from pathlib import Path
 
 from benchmarks import harness
 from benchmarks.side_by_side import curve_rows, divide, farfield_results, start
+from common.command_line import OptionParser, run_script
 from dataloader.files import write_json
-from train.options import OptionParser, run_script
 
 COLUMNS = {"program": "program", "weights": "weights", "minutes": "CPU minutes", "steps": "steps", "split": "split"}
 COLUMNS |= {"energy": "energy MAE meV", "forces": "force MAE meV/A"}

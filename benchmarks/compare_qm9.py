@@ -25,11 +25,11 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks.side_by_side import curve_rows, divide, farfield_results, start
+from common.command_line import OptionParser, run_script
 from dataloader.files import write_json
 from dataloader.qm9_targets import TARGETS
 from dataloader.splits import PARTS, Split
 from dataloader.structures import Structures
-from train.options import OptionParser, run_script
 from train.qm9_task import Baselines, metric_name
 
 UNITS = {target: TARGETS[target].shown_unit for target in ("alpha", "homo", "gap", "mu", "U0", "Cv")}

@@ -11,8 +11,8 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from common.session import Interrupted
 from dataloader import files
-from train.session import Interrupted
 
 REBUILD = "give --rebuild to make the folder again"
 

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from common.command_line import OptionParser
+from common.monitor import progress_bar
 from dataloader.extxyz import read_extxyz
 from dataloader.graphs import NeighborStore, check_cutoff
 from dataloader.label_statistics import Statistics
@@ -27,8 +29,6 @@ from dataloader.splits import READS, Split, SplitOptions, make_split
 from dataloader.structures import Structures
 from dataloader.units import ENERGY_UNITS, LENGTH_UNITS, Units
 from preprocess.manifest import REBUILD, Manifest, being_made, remove
-from train.monitor import progress_bar
-from train.options import OptionParser
 
 FORMAT = 2
 FILE_UNITS = {"energy_unit": "eV", "length_unit": "Angstrom"}  # unless said otherwise

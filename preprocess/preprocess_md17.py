@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from common.command_line import OptionParser, add_config_option, run_script
+from common.monitor import progress_bar
 from dataloader import md17
 from dataloader.download import fetch
 from dataloader.splits import SplitOptions
@@ -27,8 +29,6 @@ from preprocess.molecule_folder import (
     own_source,
     split_options,
 )
-from train.monitor import progress_bar
-from train.options import OptionParser, add_config_option, run_script
 
 SAMPLE_MOLECULE = "ethanol"
 SAMPLE_SPLIT = {"train": 750, "val": 50, "test": 200}

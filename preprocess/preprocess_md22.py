@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from common.command_line import OptionParser, add_config_option, run_script
+from common.monitor import progress_bar
 from dataloader import md22
 from dataloader.download import fetch
 from dataloader.splits import SplitOptions
@@ -26,8 +28,6 @@ from preprocess.molecule_folder import (
     own_source,
     split_options,
 )
-from train.monitor import progress_bar
-from train.options import OptionParser, add_config_option, run_script
 
 
 def build_parser() -> OptionParser:

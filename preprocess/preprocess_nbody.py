@@ -20,15 +20,15 @@ from pathlib import Path
 
 import numpy as np
 
+from common.command_line import OptionParser, run_script
+from common.monitor import progress_bar
 from dataloader import files
 from dataloader.basis_cache import COMPLETE, DTYPES, BasisCache, CacheSettings, GraphEdges, complete_pairs
 from dataloader.nbody import SPLITS, NBodyDataset, baseline_errors, cache_folder, split_file
 from dataloader.nbody_simulation import BOX, DYNAMICS, FRAME_TIME, FRAMES, STEPS_PER_FRAME, TIME_STEP, draw_starts, integrate
 from models.nbody import NBodyOptions
 from preprocess.manifest import Manifest, being_made, remove
-from train.monitor import progress_bar
 from train.nbody_task import PROTOCOLS
-from train.options import OptionParser, run_script
 
 FORMAT = 2
 MANIFEST = "nbody_manifest.json"

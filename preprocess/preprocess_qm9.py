@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from common.command_line import OptionParser, add_config_option, run_script
+from common.monitor import progress_bar
 from dataloader import files, qm9
 from dataloader.basis_cache import BasisCache, CacheSettings
 from dataloader.bonds import BondTable
@@ -28,8 +30,6 @@ from dataloader.splits import PARTS, Split, SplitOptions, make_split
 from dataloader.structures import Structures
 from preprocess.graph_pieces import GRAPH_RULES, PIECES, graph_rule, make_basis
 from preprocess.manifest import REBUILD, Manifest, being_made, remove
-from train.monitor import progress_bar
-from train.options import OptionParser, add_config_option, run_script
 
 FORMAT = 1
 LMAX = 3  # of the published networks: degrees 0 .. 3

@@ -23,13 +23,13 @@ from ase.geometry import wrap_positions
 from ase.stress import full_3x3_to_voigt_6_stress
 from easydict import EasyDict
 
+from common import checkpoint
+from common.command_line import plain
+from common.precision import PRECISIONS
 from dataloader.batching import AtomBatch
 from dataloader.graphs import find_neighbors
 from models.factory import build_model
 from models.graph_ops import GraphIndex
-from train import checkpoint
-from train.optimizers import PRECISIONS
-from train.options import plain
 
 TASKS = ("md17", "md22")  # whose networks are potentials
 

@@ -26,11 +26,11 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from ase.md.langevin import Langevin
 from ase.md.md import MolecularDynamics
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary, ZeroRotation
+from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 
+from common.session import Interrupted, SignalWatch, cpu_seconds
 from dataloader import files
-from train.session import Interrupted, SignalWatch, cpu_seconds
 
 LOG, TRAJECTORY, STATE = "log.csv", "trajectory.extxyz", "state.npz"
 RECORDS = (LOG, TRAJECTORY)
@@ -63,7 +63,7 @@ ENSEMBLES = {"nve": Ensemble(nve, True), "langevin": Ensemble(langevin, False)}
 
 def draw_velocities(atoms: Atoms, temperature: float, rng: np.random.Generator):
     """Maxwell-Boltzmann velocities of exactly this temperature (K), without drift and, for open structures, without rotation."""
-    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
+    thermalize_momenta(atoms, temperature, rng=rng)
     if len(atoms) > 1:
         Stationary(atoms, preserve_temperature=False)
         if not atoms.pbc.any():

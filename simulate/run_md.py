@@ -21,16 +21,16 @@ import torch
 from ase import Atoms
 from matplotlib.figure import Figure
 
+from common import checkpoint, monitor
+from common.command_line import OptionParser, add_config_option, find_device, run_script, saved_config
+from common.precision import PRECISIONS
+from common.run_folder import prepare_run_folder, save_config
+from common.session import Interrupted
 from dataloader import files
 from dataloader.molecules import structures_file
 from dataloader.structures import Structures
 from simulate.calculator import FarfieldCalculator
 from simulate.dynamics import ENSEMBLES, LOG, STATE, TRAJECTORY, Simulation, atoms_of_state, read_log, read_state
-from train import checkpoint, monitor
-from train.optimizers import PRECISIONS
-from train.options import OptionParser, add_config_option, find_device, run_script, saved_config
-from train.run_folder import prepare_run_folder, save_config
-from train.session import Interrupted
 
 RUN_FILES = ("config.yaml", STATE, LOG, TRAJECTORY, "results.json", "plots")
 # what a continued run may change; of the checkpoint only the place, its content is compared

@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 from easydict import EasyDict
 
-from train import checkpoint, md_task, monitor
+from common import checkpoint, monitor
+from common.command_line import find_device, run_script
+from common.precision import PRECISIONS
+from train import md_task
 from train.loop import evaluate_model
-from train.optimizers import PRECISIONS
-from train.options import find_device, run_script
 
 # task -> module with build_model_for and evaluation
 TASKS = {"nbody": "train.nbody_task", "md17": "train.md_task", "md22": "train.md_task", "qm9": "train.qm9_task"}

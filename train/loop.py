@@ -22,12 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common import checkpoint, monitor
+from common.command_line import plain, saved_config
+from common.precision import PRECISIONS
+from common.run_folder import check_same_run
+from common.session import Interrupted, SignalWatch, cpu_seconds
 from dataloader.files import json_checksum
-from train import checkpoint, monitor
 from train.data_order import EpochLoader
-from train.optimizers import PRECISIONS, SCHEDULES, averaged_model, build_optimizer
-from train.options import FREE_ON_RESUME, plain, saved_config
-from train.session import Interrupted, SignalWatch, cpu_seconds
+from train.optimizers import SCHEDULES, averaged_model, build_optimizer
+from train.options import FREE_ON_RESUME
 
 PICTURES = 4  # predictions-vs-targets pictures in tensorboard, evenly spaced over the run
 
@@ -325,7 +328,7 @@ class Trainer:
         if not path.exists():
             return None
         content = checkpoint.read_run(path, self.device)
-        checkpoint.check_same_run(path, content["config"], plain(self.config), FREE_ON_RESUME)
+        check_same_run(path, content["config"], plain(self.config), FREE_ON_RESUME)
         if content["data"] != self.data_hash:
             reason = "it was trained and validated on other structures or labels than these"
             raise ValueError(f"cannot resume {path}: {reason}; give the data it began with, or start another run with --run-dir")

@@ -9,16 +9,18 @@ import numpy as np
 from easydict import EasyDict
 from torch import nn
 
+from common import monitor
+from common.command_line import OptionParser
+from common.precision import PRECISIONS
 from dataloader.molecules import MoleculeDataset, load_statistics
 from models.blocks import ATTENTIONS, parse_schedule
 from models.e2former import PRESETS, E2FormerOptions
-from train import monitor
 from train.data_order import EpochLoader
 from train.loop import Trainer
 from train.losses import LOSSES
 from train.md_task import FAMILIES, build_model_for, build_task, set_references, split_loader
-from train.optimizers import OPTIMIZERS, PRECISIONS, SCHEDULES
-from train.options import OptionParser, add_run_options, add_training_options, decided_elsewhere, prepare_process
+from train.optimizers import OPTIMIZERS, SCHEDULES
+from train.options import add_run_options, add_training_options, decided_elsewhere, prepare_process
 from train.script import Script, check_layers, variant
 
 SPLITS = ("train", "val", "test")

@@ -26,6 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.command_line import plain
+from common.precision import PRECISIONS
 from dataloader.label_statistics import Statistics
 from dataloader.molecules import MoleculeDataset
 from dataloader.units import KCAL_MOL
@@ -34,8 +36,6 @@ from models.heads import MAX_ATOMIC_NUMBER
 from train.data_order import EpochLoader, ordered_batches, shuffled_batches
 from train.loop import Evaluation, Task
 from train.losses import StructureLoss
-from train.optimizers import PRECISIONS
-from train.options import plain
 
 MEV = 1e3
 ELEMENTS = MAX_ATOMIC_NUMBER + 1

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.command_line import plain
 from dataloader.nbody import NBodyDataset, WindowBatchSampler
 from dataloader.nbody_simulation import FRAME_TIME
 from models.factory import build_model
 from train.data_order import EpochLoader
 from train.loop import Evaluation, Task
 from train.losses import WeightedLoss
-from train.options import plain
 
 TRIMMED = 0.05  # share of the windows, those with the largest errors, that the trimmed mean leaves out
 QUANTITIES = {"x": "displacement", "v": "velocity_change"}

@@ -1,4 +1,4 @@
-"""Optimisers, learning-rate schedules, weight averaging and number types, by name.
+"""Optimisers, learning-rate schedules, weight averaging, by name.
 
 The learning rate is a pure function of the step and of the *progress* p in [0, 1] of the planned run
 (p = largest of epochs done / epochs planned, CPU minutes used / allowed, wall minutes used / allowed), both of which a checkpoint holds:
@@ -129,6 +129,3 @@ def averaged_model(model: nn.Module, decay: float) -> AveragedModel:
         get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(averaged, current, count)
 
     return AveragedModel(model, multi_avg_fn=update)
-
-
-PRECISIONS = {"float32": torch.float32, "float64": torch.float64}  # numbers of weights and batches

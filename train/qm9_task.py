@@ -18,6 +18,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from torch import Tensor, nn
 
+from common.command_line import plain
+from common.precision import PRECISIONS
 from dataloader.properties import PropertyDataset, PropertyFolder
 from dataloader.qm9_targets import TARGETS
 from models.factory import build_model
@@ -25,8 +27,6 @@ from models.property_heads import READOUTS, choose_readouts, compositions, fit_s
 from train.data_order import EpochLoader, ordered_batches
 from train.loop import Evaluation, Task
 from train.losses import WeightedLoss
-from train.optimizers import PRECISIONS
-from train.options import plain
 
 WITH_BASIS = ("se3_transformer_properties",)  # networks that read the cached basis of the edges
 EVALUATION_ATOMS = 2000  # most atoms in a batch of an evaluation

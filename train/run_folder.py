@@ -1,59 +1,26 @@
 """The folder of a run: made or refused at the start, filled with the configuration, at the end with test table and plots."""
-import shutil
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 
-from dataloader.files import atomic_write, make_folder
-from train import checkpoint, monitor
+from common import checkpoint, monitor, run_folder
+from common.command_line import saved_config
+from common.session import Interrupted, SignalWatch
 from train.loop import Trainer, evaluate_model
-from train.options import FREE_ON_RESUME, plain, saved_config
-from train.session import Interrupted, SignalWatch
+from train.options import FREE_ON_RESUME
 
 RUN_FILES = ("config.yaml", checkpoint.LAST, checkpoint.BEST, "results.json", "log.txt", "tensorboard", "plots")
 
 
-def prepare_run_folder(folder: Path, resume: bool, overwrite: bool, names: Sequence[str] = RUN_FILES):
-    """Make ``folder``, or refuse (``ValueError``) one that cannot be written, or that holds a run unless it is resumed or overwritten.
-
-    names: the files and folders of a run there.
-    """
-    if resume and overwrite:
-        raise ValueError(f"--resume goes on with the run in {folder}, --overwrite throws it away; give one of them")
-    try:
-        _prepare(folder, resume, overwrite, names)
-    except OSError as error:
-        raise ValueError(f"run folder {folder} cannot be written ({error.strerror}); give another --run-dir") from None
+def prepare_run_folder(folder: Path, resume: bool, overwrite: bool):
+    """The folder of a training: see `common.run_folder.prepare_run_folder`."""
+    run_folder.prepare_run_folder(folder, resume, overwrite, RUN_FILES)
 
 
-def _prepare(folder: Path, resume: bool, overwrite: bool, names: Sequence[str]):
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"run folder {folder} is a file; give another --run-dir")
-    found = [name for name in names if (folder / name).exists()]
-    if found and not resume and not overwrite:
-        mend = "add --resume to go on, --overwrite to replace it, or give another --run-dir"
-        raise ValueError(f"run folder {folder} already holds a run ({found[0]}); {mend}")
-    make_folder(folder)
-    for name in found if overwrite else ():
-        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
-
-
-def save_config(folder: Path, config, free: frozenset[str] = FREE_ON_RESUME):
-    """Write ``config.yaml``, which ``--config`` reads. Where a run is resumed, only ``free`` options may differ (``ValueError``)."""
-    path = folder / "config.yaml"
-    if path.exists():
-        saved = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(saved, Mapping) or "task" not in saved:
-            raise ValueError(f"{path} is damaged (it names no task); bring it back, or start another run with --run-dir")
-        checkpoint.check_same_run(folder, saved, plain(config), free)
-        before, now = saved["run"].get("seeds", 1), config.run.get("seeds", 1)
-        if (before > 1) != (now > 1):
-            raise ValueError(f"cannot resume {folder}: it is of --seeds {before}, not {now}; leave --seeds out, or give another --run-dir")
-    with atomic_write(path) as temporary:
-        Path(temporary).write_text(yaml.safe_dump(saved_config(config), sort_keys=False), encoding="utf-8")
+def save_config(folder: Path, config):
+    """Write ``config.yaml``; where a run is resumed, only `FREE_ON_RESUME` may differ: see `common.run_folder.save_config`."""
+    run_folder.save_config(folder, config, FREE_ON_RESUME)
 
 
 def finish_run(trainer: Trainer, test_loader) -> dict:

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from easydict import EasyDict
 
+from common import checkpoint, monitor
+from common.command_line import plain, saved_config
+from common.session import Interrupted
 from models.blocks import parse_schedule
 from models.factory import model_options
-from train import checkpoint, monitor
 from train.data_order import EpochLoader
 from train.loop import Trainer
-from train.options import plain, saved_config
 from train.run_folder import finish_run, mean_table, prepare_run_folder, save_config
-from train.session import Interrupted
 
 Summary = Callable[[list[dict]], list[dict]]
 

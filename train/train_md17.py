@@ -11,8 +11,8 @@ Energies and forces in eV and Angstrom; tables in meV and in kcal/mol. The run f
 checkpoint_best.pt, tensorboard/, plots/, results.json and log.txt.
 """
 
+from common.command_line import OptionParser, run_script
 from train.md_script import build_parser, run
-from train.options import OptionParser, run_script
 
 
 def parser() -> OptionParser:

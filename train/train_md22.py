@@ -10,8 +10,8 @@
 eV and Angstrom; tables in meV and in kcal/mol, the unit of the published MD22 tables.
 """
 
+from common.command_line import OptionParser, run_script
 from train.md_script import build_parser, run
-from train.options import OptionParser, run_script
 
 
 def parser() -> OptionParser:

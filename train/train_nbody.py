@@ -12,15 +12,17 @@ from pathlib import Path
 
 from easydict import EasyDict
 
+from common import monitor
+from common.command_line import OptionParser, run_script
+from common.precision import PRECISIONS
 from models.factory import DERIVED, MODELS
 from models.nbody import NBodyOptions
-from train import monitor
 from train.data_order import EpochLoader
 from train.loop import Trainer
 from train.losses import LOSSES
 from train.nbody_task import PROTOCOLS, TRAIN_STARTS, build_model_for, build_task, split_loader
-from train.optimizers import OPTIMIZERS, PRECISIONS, SCHEDULES
-from train.options import OptionParser, add_run_options, add_training_options, prepare_process, run_script
+from train.optimizers import OPTIMIZERS, SCHEDULES
+from train.options import add_run_options, add_training_options, prepare_process
 from train.script import Script
 
 NBODY_MODELS = [name for name, (_, options) in MODELS.items() if options is NBodyOptions]

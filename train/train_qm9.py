@@ -22,16 +22,18 @@ import numpy as np
 import yaml
 from easydict import EasyDict
 
+from common import monitor
+from common.command_line import OptionParser, run_script
+from common.precision import PRECISIONS
 from dataloader.properties import PropertyFolder
 from models.factory import DERIVED, MODELS
 from models.properties import PRESETS
 from models.property_heads import choose_readouts
-from train import monitor
 from train.data_order import EpochLoader, ordered_batches, shuffled_batches
 from train.loop import Trainer
 from train.losses import LOSSES
-from train.optimizers import OPTIMIZERS, PRECISIONS, SCHEDULES
-from train.options import OptionParser, add_run_options, add_training_options, decided_elsewhere, prepare_process, run_script
+from train.optimizers import OPTIMIZERS, SCHEDULES
+from train.options import add_run_options, add_training_options, decided_elsewhere, prepare_process
 from train.qm9_task import EVALUATION_ATOMS, build_model_for, build_task, fitted_scaling, is_vector, open_split, readouts_of
 from train.script import Script, check_layers
 

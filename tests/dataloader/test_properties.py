@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.monitor import progress_bar
 from dataloader import basis_cache
 from dataloader.basis_cache import CacheSettings
 from dataloader.bonds import BondTable
@@ -13,7 +14,6 @@ from dataloader.structures import Structures
 from models.near_field.basis import EdgeBasis, edge_vectors
 from models.property_heads import fit_scaling, references
 from preprocess.graph_pieces import graph_rule, make_basis
-from train.monitor import progress_bar
 
 SIZES = (4, 2, 1, 6, 3, 5)
 BONDS = [(0, 0, 1, 1), (0, 1, 3, 2), (1, 0, 1, 3), (3, 2, 5, 4), (3, 0, 2, 1), (4, 1, 2, 1), (5, 3, 4, 2)]  # structure, a, b, kind

@@ -2,8 +2,8 @@
 
 import pytest
 
+from common.session import Interrupted
 from preprocess.manifest import Manifest, being_made
-from train.session import Interrupted
 
 
 def write(text: str):

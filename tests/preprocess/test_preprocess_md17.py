@@ -13,6 +13,7 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from common.session import Interrupted
 from dataloader import md17
 from dataloader.graphs import NeighborStore
 from dataloader.label_statistics import fit_references
@@ -21,7 +22,6 @@ from dataloader.splits import Split
 from preprocess import molecule_folder, preprocess_md17
 from preprocess.preprocess_md17 import main
 from tests.dataloader.molecule_data import random_structures
-from train.session import Interrupted
 
 FEW = ["--split", "random", "--train", "30", "--val", "5", "--test", "10", "--cutoff", "2.5"]
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from common.session import Interrupted
 from dataloader.basis_cache import BasisCache
 from dataloader.properties import PropertyDataset
 from dataloader.splits import Split
 from preprocess import graph_pieces
 from preprocess.preprocess_qm9 import main
-from train.session import Interrupted
 
 COUNT = 40
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from ase import Atoms
 
+from common import checkpoint, monitor
 from tests.train.md_data import SMALL, make_data
-from train import checkpoint, monitor, train_md17
+from train import train_md17
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,11 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 from ase.optimize import BFGS
 
+from common import checkpoint
 from dataloader.molecules import MoleculeDataset
 from models.factory import build_model
 from simulate.calculator import FarfieldCalculator
 from tests.simulate import test_run_md
-from train import checkpoint
 
 
 def with_calculator(atoms, path, **options):

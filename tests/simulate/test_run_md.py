@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from ase.io import write
 
+from common.session import Interrupted
 from simulate import dynamics, run_md
 from simulate.calculator import FarfieldCalculator
-from train.session import Interrupted
 
 
 def run(folder, potential, *arguments):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from train import monitor
+from common import monitor
 
 
 @pytest.fixture(scope="module")

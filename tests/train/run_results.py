@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from train import checkpoint
+from common import checkpoint
 
 CLOCKS = {"cpu_minutes", "minutes", "progress"}
 

@@ -9,8 +9,8 @@ import torch
 from easydict import EasyDict
 from torch import nn
 
+from common import checkpoint
 from tests.train.toy import toy_model, toy_parser
-from train import checkpoint
 from train.optimizers import SCHEDULES, averaged_model, build_optimizer
 from train.run_folder import mean_table
 

@@ -11,12 +11,12 @@ from time import process_time
 import pytest
 import torch
 
+from common import checkpoint
+from common.session import Interrupted
 from tests.train.run_results import without_clocks
 from tests.train.toy import ToyData, ToySampler, ToyTask, toy_trainer
-from train import checkpoint
 from train.data_order import EpochLoader
 from train.run_folder import finish_run
-from train.session import Interrupted
 
 
 def numbers(trainer):

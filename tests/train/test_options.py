@@ -6,9 +6,9 @@ import pytest
 import torch
 import yaml
 
+from common.command_line import OptionParser, find_device, run_script, saved_config
+from common.session import Interrupted
 from tests.train.toy import toy_parser
-from train.options import OptionParser, find_device, run_script, saved_config
-from train.session import Interrupted
 
 
 def training(*argv, presets=None):

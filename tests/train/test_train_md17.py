@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common import checkpoint
+from common.session import Interrupted
 from dataloader.molecules import load_statistics
 from models.e2former import PRESETS, E2FormerOptions
 from preprocess import preprocess_md17
 from tests.dataloader.molecule_data import random_structures
 from tests.train.md_data import SMALL, config_for, make_data
 from tests.train.run_results import assert_equal_checkpoints, results_of, without_clocks
-from train import checkpoint, evaluate, md_script, script, train_md17
+from train import evaluate, md_script, script, train_md17
 from train.md_task import BASELINE
-from train.session import Interrupted
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 

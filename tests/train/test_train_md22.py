@@ -4,9 +4,10 @@ import shutil
 
 import pytest
 
+from common import checkpoint
 from tests.train.md_data import SMALL, config_for, make_data
 from tests.train.run_results import results_of
-from train import checkpoint, evaluate, md_script, train_md22
+from train import evaluate, md_script, train_md22
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 

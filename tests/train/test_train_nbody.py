@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from common import checkpoint
+from common.session import Interrupted
 from dataloader.nbody import simulate_nbody
 from tests.train.run_results import assert_equal_checkpoints, results_of, without_clocks
-from train import checkpoint, evaluate, script, train_nbody
+from train import evaluate, script, train_nbody
 from train.loop import Evaluation
 from train.nbody_task import NBodyTask, build_model_for, build_task, split_loader, window_errors, window_statistics
-from train.session import Interrupted
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 import torch
 
+from common import checkpoint
 from dataloader.properties import PropertyDataset
 from models.property_heads import fit_scaling
 from preprocess import preprocess_qm9
 from tests.dataloader.qm9_data import molecules
 from tests.train.run_results import results_of, without_clocks
-from train import checkpoint, evaluate, train_qm9
+from train import evaluate, train_qm9
 from train.qm9_task import LINEAR, MEAN, Baselines, parse_weights
 
 pytestmark = pytest.mark.usefixtures("no_plots")

@@ -7,12 +7,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from common import monitor
+from common.command_line import OptionParser, run_script
+from common.precision import PRECISIONS
 from dataloader.files import array_checksum
-from train import monitor
 from train.data_order import EpochLoader
 from train.loop import Evaluation, Task, Trainer
-from train.optimizers import OPTIMIZERS, PRECISIONS, SCHEDULES
-from train.options import OptionParser, add_run_options, add_training_options, prepare_process, run_script
+from train.optimizers import OPTIMIZERS, SCHEDULES
+from train.options import add_run_options, add_training_options, prepare_process
 from train.run_folder import finish_run, prepare_run_folder, save_config
 
 

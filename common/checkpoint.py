@@ -138,18 +138,3 @@ def evaluation_weights(content: dict) -> dict:
     if content["averaged"] is None:
         return content["weights"]
     return {key.removeprefix("module."): value for key, value in content["averaged"].items() if key != "n_averaged"}
-
-
-def check_same_run(path, saved: dict, wanted: dict, free: frozenset[str]):
-    """``ValueError`` naming the first key outside ``free`` in which the configuration ``wanted`` departs from the saved one."""
-    task = saved.get("task")
-    if task != wanted["task"]:
-        raise ValueError(f"cannot resume {path}: its task is {task!r}, not {wanted['task']!r}; start another run with --run-dir")
-    for section in sorted((saved.keys() | wanted.keys()) - {"task"}):
-        old, new = saved.get(section, {}), wanted.get(section, {})
-        for key in sorted(old.keys() | new.keys()):
-            if key not in free and old.get(key) != new.get(key):
-                raise ValueError(
-                    f"cannot resume {path}: {section}.{key} is {old.get(key)!r} there and {new.get(key)!r} here; "
-                    f"leave it out, or start another run with --run-dir"
-                )

@@ -43,4 +43,5 @@ def molecule():
 @pytest.fixture
 def crystal():
     rng = np.random.default_rng(2)
-    return Atoms("COHC", rng.uniform(0, 4, (4, 3)), cell=4.5 * np.eye(3) + 0.5 * rng.standard_normal((3, 3)), pbc=True)
+    cell = 9.5 * np.eye(3) + 0.5 * rng.standard_normal((3, 3))  # large enough for waves of the far field
+    return Atoms("COHC", rng.uniform(0, 4, (4, 3)), cell=cell, pbc=True)

@@ -18,7 +18,7 @@ Implementations (``KERNELS``):
     flash              the pieces in bfloat16 (products are summed in float32, every sum is rounded); logits, softmax and geometry are not
                        touched. The relative error is about 5e-3, in values and in derivatives, so forces and energies disagree by as much
 Cost: edges x m x r x c multiply-adds for the value, three times that for the first derivatives, six times for the second. Measured by
-benchmarks/bench_e2former_attention.py: two thirds of the memory of ``math`` and 0.5 to 0.9 of its time at 64 channels on 370 atoms;
+benchmarks/bench_e2former_attention.py: three quarters of the memory of ``math`` and 0.5 to 0.9 of its time at 64 channels on 370 atoms;
 ``flash`` gains nothing on a CPU, where the pieces are cached anyway.
 """
 

@@ -109,25 +109,22 @@ def test_refuses_other_node_counts():
 
 SCRIPT = """
 import torch
-from models.far_field.attention import FarFieldAttention, FarFieldOptions
-from models.graph_ops import GraphIndex
+from models.far_field.readout import MomentReadout
 
 torch.manual_seed(0)
-attention = FarFieldAttention(FarFieldOptions(8, 1, kernel_lmax=1, heads=2))
-none = torch.zeros(0, dtype=torch.long)
-graph = GraphIndex(none, none, torch.tensor([30, 20]))
-positions = (3 * torch.randn(50, 3)).requires_grad_(True)
-energy = attention(graph, positions, torch.randn(50, 4, 8)).square().sum()
-forces = torch.autograd.grad(energy, positions, create_graph=True)[0]
-forces.square().sum().backward()
-print([weight.grad.double().sum().item().hex() for weight in attention.parameters()])
+x, y = torch.randn(50, 24, requires_grad=True), torch.randn(50, 24)
+scaled = x * y  # stands for all three factors, so its gradient is a sum of three parts
+moments = MomentReadout()((30, 20), scaled, scaled.view(50, 4, 6), scaled.view(50, 4, 6))
+(gradient,) = torch.autograd.grad(moments.square().sum(), scaled, create_graph=True)
+gradient.square().sum().backward()
+print(x.grad.double().abs().sum().item().hex())
 """
 
 
 def test_gradients_do_not_depend_on_the_hash_seed():
-    """A sum of three parts depends on their order; that of a set of names changes from process to process."""
+    """A sum of three parts depends on their order; that of a set of names changes from process to process (seeds 1 and 2 differ in it)."""
     found = set()
-    for seed in ("1", "2", "3", "5"):
+    for seed in ("1", "2"):
         environment = os.environ | {"PYTHONHASHSEED": seed}
         found.add(subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True).stdout)
     assert len(found) == 1

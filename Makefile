@@ -1,4 +1,4 @@
-# The two commands: `make train` and `make test`. `make help` lists the rest.
+# The three commands: `make train`, `make md` and `make test`. `make help` lists the rest.
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV ?= .venv
 BIN := $(VENV)/bin

@@ -1,4 +1,4 @@
-"""Command lines of the training scripts: argparse sections, ``--config file.yaml``, and one EasyDict that is saved with the run.
+"""Command lines of all scripts: argparse sections, ``--config file.yaml``, and one EasyDict that is saved with the run.
 
 Every option belongs to a section (``run``, ``data``, ``model``, ``loss``, ``training``) and is found again as ``config.<section>.<key>``.
 A value is taken from the first of these places that names it:

@@ -70,10 +70,7 @@ class AtomicReference(ExactBuffers):
 
     def forward(self, graph: GraphIndex, atomic_numbers: Tensor) -> Tensor:
         """Constant part of the energy of every graph (graphs,) float64. Raises ValueError for an element that is not known."""
-        unknown = atomic_numbers[~self.known[atomic_numbers]]
-        if len(unknown):
-            known = self.known.nonzero().flatten().tolist()
-            raise ValueError(f"there is no reference of Z = {int(unknown[0])} (there are those of Z = {known}); train with that element")
+        refuse_unknown(atomic_numbers, self.known)
         return sum_nodes(graph, self.energy.index_select(0, atomic_numbers) + self.shift)
 
 
@@ -113,6 +110,14 @@ def strained(graph: GraphIndex, positions: Tensor, cell: Tensor) -> tuple[Tensor
     symmetric = (strain + strain.transpose(1, 2)) / 2
     moved = positions + (positions.unsqueeze(1) @ broadcast_nodes(graph, symmetric)).squeeze(1)
     return strain, moved, cell + cell @ symmetric
+
+
+def refuse_unknown(atomic_numbers: Tensor, known: Tensor) -> None:
+    """Raises ValueError for an atomic number Z for which ``known[Z]`` (bool) is False."""
+    unknown = atomic_numbers[~known[atomic_numbers]]
+    if len(unknown):
+        held = known.nonzero().flatten().tolist()
+        raise ValueError(f"there is no reference of Z = {int(unknown[0])} (there are those of Z = {held}); train with that element")
 
 
 def check_elements(atomic_numbers: Tensor | None) -> None:

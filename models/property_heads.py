@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from models.graph_ops import GraphIndex, broadcast_nodes, max_nodes, mean_nodes, node_softmax, sum_nodes
-from models.heads import MAX_ATOMIC_NUMBER, ExactBuffers
+from models.heads import MAX_ATOMIC_NUMBER, ExactBuffers, refuse_unknown
 from models.near_field.geometry import safe_length
 
 
@@ -323,10 +323,7 @@ class TargetScaling(ExactBuffers):
 
     def forward(self, graph: GraphIndex, atomic_numbers: Tensor, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Raw outputs in their units."""
-        unknown = atomic_numbers[~self.known[atomic_numbers]]
-        if len(unknown):
-            known = self.known.nonzero().flatten().tolist()
-            raise ValueError(f"there is no reference of Z = {int(unknown[0])} (there are those of Z = {known}); train with that element")
+        refuse_unknown(atomic_numbers, self.known)
         each = self.reference[:, atomic_numbers].T  # (nodes, targets)
         pooled = {"sum": sum_nodes(graph, each), "mean": mean_nodes(graph, each)}
         out = {}

@@ -132,11 +132,17 @@ def split_options(split, protocol: str, **defaults) -> SplitOptions:
     return SplitOptions(**{name: value for name, value in defaults.items() if name in READS[protocol]} | given)
 
 
-def check_file_options(data):
-    """``ValueError`` for an option that describes ``--file`` where there is none."""
+def own_choice(data, split) -> tuple[Source, str, SplitOptions] | None:
+    """Source, protocol and its options of ``--file``; None without one, and ``ValueError`` for options that then describe nothing."""
+    if data.file:
+        protocol = split.name or "random"
+        return own_source(data), protocol, split_options(split, protocol)
+    if data.test_file:
+        raise ValueError(f"--test-file {data.test_file} needs --file for the structures to train on")
     for key in (*FILE_UNITS, "stress_key", "periodic", *(f"{quantity}_key" for quantity in KEYS)):
         if data[key] != FILE_UNITS.get(key):
             raise ValueError(f"--{key.replace('_', '-')} {data[key]} describes a --file of your own, and there is none; leave it out")
+    return None
 
 
 def make_folder(config, source: Source, protocol: str, options: SplitOptions):

@@ -20,15 +20,7 @@ from dataloader import md17
 from dataloader.download import fetch
 from dataloader.splits import SplitOptions
 from dataloader.units import Units
-from preprocess.molecule_folder import (
-    Source,
-    add_data_options,
-    add_split_options,
-    check_file_options,
-    make_folder,
-    own_source,
-    split_options,
-)
+from preprocess.molecule_folder import Source, add_data_options, add_split_options, make_folder, own_choice, split_options
 
 SAMPLE_MOLECULE = "ethanol"
 SAMPLE_SPLIT = {"train": 750, "val": 50, "test": 200}
@@ -71,12 +63,8 @@ def choose_source(config) -> tuple[Source, str, SplitOptions]:
     given = [flag for flag, value in (("--sample", data.sample), ("--revised", data.revised), ("--file", data.file)) if value]
     if len(given) > 1:
         raise ValueError(f"{given[0]} and {given[1]} exclude each other; give one of them")
-    if data.test_file and not data.file:
-        raise ValueError(f"--test-file {data.test_file} needs --file for the structures to train on")
-    if data.file:
-        protocol = split.name or "random"
-        return own_source(data), protocol, split_options(split, protocol)
-    check_file_options(data)
+    if own := own_choice(data, split):
+        return own
     if data.sample:
         if data.molecule != SAMPLE_MOLECULE:
             raise ValueError(f"--sample is {SAMPLE_MOLECULE}, --molecule asks for {data.molecule}; leave one of them out")

@@ -19,15 +19,7 @@ from common.monitor import progress_bar
 from dataloader import md22
 from dataloader.download import fetch
 from dataloader.splits import SplitOptions
-from preprocess.molecule_folder import (
-    Source,
-    add_data_options,
-    add_split_options,
-    check_file_options,
-    make_folder,
-    own_source,
-    split_options,
-)
+from preprocess.molecule_folder import Source, add_data_options, add_split_options, make_folder, own_choice, split_options
 
 
 def build_parser() -> OptionParser:
@@ -55,12 +47,8 @@ def published_source(data) -> Source:
 def choose_source(config) -> tuple[Source, str, SplitOptions]:
     """Source, protocol and its options."""
     data, split = config.data, config.split
-    if data.file:
-        protocol = split.name or "random"
-        return own_source(data), protocol, split_options(split, protocol)
-    if data.test_file:
-        raise ValueError(f"--test-file {data.test_file} needs --file for the structures to train on")
-    check_file_options(data)
+    if own := own_choice(data, split):
+        return own
     protocol, defaults = split.name or "lsr-mp", {"sample": md22.SAMPLE_SIZES[data.molecule], "seed": md22.SPLIT_SEED}
     return published_source(data), protocol, split_options(split, protocol, **defaults)
 

@@ -84,7 +84,7 @@ class Simulation:
         self.atoms, self.options, self.folder, self.potential = atoms, options, Path(folder), potential
         self.rng = np.random.default_rng(seed)
         self.integrator = ENSEMBLES[options.ensemble].make(atoms, options, self.rng)
-        self.step, self.cpu_seconds, self.session_steps = 0, 0.0, 0
+        self.step, self.cpu_seconds = 0, 0.0
 
     def begin(self):
         """Velocities of the start (those of the structure if no temperature was given) and the first record."""
@@ -101,13 +101,11 @@ class Simulation:
         Raises ``ValueError`` for a structure that flies apart, and `Interrupted` after a signal; the last state is on the disk.
         """
         options, clock = self.options, cpu_seconds()
+        last = options.steps if pause is None else min(options.steps, self.step + pause)
         with SignalWatch() as signals:
-            while self.step < options.steps:
-                if pause is not None and self.session_steps >= pause:
-                    self._stop(clock)
-                    return False
+            while self.step < last:
                 self.integrator.step()
-                self.step, self.session_steps = self.step + 1, self.session_steps + 1
+                self.step += 1
                 row = self._row()
                 self._check(row)
                 if self.step % options.record_every == 0:
@@ -120,7 +118,7 @@ class Simulation:
                     self._stop(clock)
                     raise Interrupted(f"{signals.stop}: saved {self.folder / STATE} at step {self.step}")
             self._stop(clock)
-        return True
+        return self.step >= options.steps
 
     def _stop(self, clock: float):
         self._spent(clock)

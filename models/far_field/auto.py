@@ -1,9 +1,9 @@
 """The cheapest expansion for each graph: pairs for small ones, multipoles for large ones, the lattice sum for periodic ones.
 
 Times of forward and backward, in nanoseconds of one thread of an AMD EPYC (float32; least squares of relative errors over eight shapes and
-20 .. 900 atoms, 30 % at worst), for n atoms, H heads of d keys and V values, t = (lmax + 1)^2 kernel components, P moments and W waves:
+20 .. 900 atoms, mostly within 20 %) for n atoms, H heads of d keys and V values, t = (lmax + 1)^2 kernel components, P moments and W waves:
 
-    pairwise    1.8e6 + n^2 (22 Q (lmax + 1) + 3.5 H t + 0.106 H t V), the second part x 1.4 if the pairs need more than one piece
+    pairwise    1.6e6 + n^2 (12 Q (lmax + 1) + 6.7 H t + 0.06 H t V), the second part x 1.6 if the pairs need more than one piece
     multipole   4.1e6 + 3 P H d V + n (94 W + 5 P t H + 0.15 P H V (2 d + t))
 
 ``benchmarks/bench_far_field.py`` compares the choice with both. It depends on the graph's own size alone, never on its batch, so that a
@@ -64,11 +64,11 @@ class AutoExpansion(nn.Module):
         """Whether graphs of these numbers of atoms are cheaper by pairs (formulas above): bool, the shape of ``sizes``."""
         rows, moments, waves = num_rows(self.lmax), self.multipole.moments, self.multipole.row.numel()
         size = sizes.double()
-        pair = 22 * len(self.wave_numbers) * (self.lmax + 1) + 3.5 * heads * rows + 0.106 * heads * rows * values
+        pair = 12 * len(self.wave_numbers) * (self.lmax + 1) + 6.7 * heads * rows + 0.06 * heads * rows * values
         pieces = size.square() * self.pairwise.numbers_per_pair(heads) > self.pairwise.options.budget
         atom = 94 * waves + 5 * moments * rows * heads + 0.15 * moments * heads * values * (2 * keys + rows)
         by_moments = 4.1e6 + 3 * moments * heads * keys * values + atom * size
-        return 1.8e6 + pair * size.square() * torch.where(pieces, 1.4, 1.0) < by_moments
+        return 1.6e6 + pair * size.square() * torch.where(pieces, 1.6, 1.0) < by_moments
 
     def extra_repr(self) -> str:
         return f"lmax={self.lmax}"

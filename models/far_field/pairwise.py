@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.bessel import leading_term, scaled_bessel
+from models.bessel import bessel_mixture, leading_term
 from models.far_field.options import ExpansionOptions, refuse_cell
 from models.far_field.pieces import graph_runs
 from models.graph_ops import GraphIndex
 from models.harmonics import solid_harmonics
-from models.irreps import degree_of_row, num_rows
+from models.irreps import degree_slice, num_rows
 
 FORESEEN = 2  # orders of derivatives by the positions: forces, and their gradient by the weights
 
@@ -19,15 +19,14 @@ FORESEEN = 2  # orders of derivatives by the positions: forces, and their gradie
 class PairwiseExpansion(nn.Module):
     """The sum itself, atom by atom: exact, quadratic in the size of a graph, memory bounded by ``options.budget``.
 
-    Kernels are ``leading_term x scaled_bessel(kappa^2 r^2) x`` solid harmonic: nothing is divided by r. If a batch needs more than one
-    piece, the backward pass computes each piece again instead of keeping it.
+    Kernels are ``sum_q a_q leading_term G_l(kappa_q^2 r^2) x`` solid harmonic (``models/bessel.py``): nothing is divided by r. If a batch
+    needs more than one piece, the backward pass computes each piece again instead of keeping it.
     """
 
     def __init__(self, wave_numbers: tuple[float, ...], lmax: int, options: ExpansionOptions | None = None):
         super().__init__()
         self.lmax, self.options = lmax, options or ExpansionOptions()
         self.wave_numbers = wave_numbers
-        self.register_buffer("degree", degree_of_row(lmax), persistent=False)
 
     def forward(
         self, graph: GraphIndex, positions: Tensor, queries: Tensor, keys: Tensor, values: Tensor, coefficients: Tensor, cell=None
@@ -57,19 +56,25 @@ class PairwiseExpansion(nn.Module):
 
     def numbers_per_pair(self, heads: int) -> int:
         """Numbers that exist for every pair of one piece."""
-        return heads * num_rows(self.lmax) + 3 * len(self.wave_numbers) * (self.lmax + 1)
+        return heads * num_rows(self.lmax) + len(self.wave_numbers) * (self.lmax + 1 + FORESEEN)
 
     def _piece(self, targets: Tensor, queries: Tensor, sources: Tensor, keys: Tensor, values: Tensor, coefficients: Tensor) -> Tensor:
         """Receivers (g, n, ...) and senders (g, m, ...) of g graphs: (g n, heads, rows, V)."""
-        separation = targets.unsqueeze(2) - sources.unsqueeze(1)  # (g, n, m, 3)
+        targets, sources = targets.permute(2, 0, 1), sources.permute(2, 0, 1)
+        separation = targets.unsqueeze(3) - sources.unsqueeze(2)  # (3, g, n, m)
+        pairs = separation.shape[1:]
+        squared = separation.square().sum(0)
         kappa = targets.new_tensor(self.wave_numbers)
-        squared = separation.square().sum(-1, keepdim=True) * kappa.square()
-        ahead = FORESEEN if squared.requires_grad else 0
-        radial = scaled_bessel(squared, self.lmax, ahead)  # (g, n, m, Q, l)
         weights = coefficients * leading_term(kappa, self.lmax).T.unsqueeze(1)  # (l, h, Q)
-        radial = torch.einsum("gnmql,lhq->ghnlm", radial, weights)
-        attention = torch.einsum("gnhd,gmhd->ghnm", queries, keys).unsqueeze(3)
-        harmonics = solid_harmonics(separation, self.lmax).permute(0, 1, 3, 2).unsqueeze(1)  # (g, 1, n, rows, m)
-        kernel = (radial * attention).index_select(3, self.degree) * harmonics  # (g, h, n, rows, m)
-        found = kernel.flatten(2, 3) @ values.transpose(1, 2)  # (g, h, n rows, v)
-        return found.unflatten(2, (targets.shape[1], -1)).transpose(1, 2).flatten(0, 1)
+        radial = bessel_mixture(squared.flatten(), kappa, weights, FORESEEN if squared.requires_grad else 0)
+        attention = torch.einsum("gnhd,gmhd->hgnm", queries, keys)
+        radial = radial.unflatten(2, pairs) * attention  # (l, h, g, n, m)
+        harmonics = solid_harmonics(separation.flatten(1).T, self.lmax).T.unflatten(1, pairs)  # (rows, g, n, m)
+        values = values.permute(2, 0, 1, 3).unsqueeze(1)  # (h, 1, g, m, v)
+        found = []
+        for l, part in enumerate(radial.unbind(0)):
+            kernel = part.unsqueeze(1)  # (h, 1, g, n, m)
+            if l:
+                kernel = kernel * harmonics[degree_slice(l)]  # (h, 2 l + 1, g, n, m)
+            found.append(kernel @ values)
+        return torch.cat(found, 1).permute(2, 3, 0, 1, 4).flatten(0, 1)

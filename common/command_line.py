@@ -41,13 +41,17 @@ class Section:
     def add_fields(self, options_class: type, skip: Sequence[str] = (), decided: Mapping[str, str] | None = None):
         """One option for every field of the dataclass ``options_class``, with its type and default; the class checks the values.
 
+        A field ``Annotated[type, "what it is", TABLE]`` has that text as its help, followed by the names in the table if it has one.
         decided: field -> what decides its value if nobody names it, in the place of the default ("--preset", "the data").
         """
-        hints = typing.get_type_hints(options_class)
+        hints = typing.get_type_hints(options_class, include_extras=True)
         for field in dataclasses.fields(options_class):
             if field.name not in skip:
-                kinds = typing.get_args(hints[field.name]) or (hints[field.name],)
-                flag, words = "--" + field.name.replace("_", "-"), field.name.replace("_", " ")
+                hint, words = hints[field.name], field.name.replace("_", " ")
+                if typing.get_origin(hint) is typing.Annotated:
+                    hint, words, *tables = typing.get_args(hint)
+                    words = ": ".join([words, *map(", ".join, tables)])
+                kinds, flag = typing.get_args(hint) or (hint,), "--" + field.name.replace("_", "-")
                 choice = (decided or {}).get(field.name)
                 self.add(flag, kinds[0], field.default, optional=type(None) in kinds, decided=choice, help=words)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from typing import Annotated
 
 import torch
 from e3nn import o3
@@ -24,17 +25,21 @@ from torch import Tensor, nn
 
 from models.blocks import ATTENTIONS, Block, BlockOptions, Scene, parse_schedule
 from models.edge_scalars import EdgeScalars
-from models.far_field.attention import FarFieldOptions
+from models.far_field.attention import FEATURE_MAPS, NORMALISATIONS, FarFieldOptions
+from models.far_field.expansions import EXPANSIONS
 from models.far_field.options import ExpansionOptions
+from models.far_field.quadrature import RULES
 from models.far_field.radial import RadialOptions
-from models.feed_forward import SILU_SCALE
+from models.feed_forward import FEED_FORWARDS, SILU_SCALE
 from models.heads import MAX_ATOMIC_NUMBER, EnergyHead, VectorHead, check_elements, strained
 from models.layers import EquivariantLinear
 from models.near_field.basis import image_vectors
-from models.near_field.e2former_attention import NearFieldOptions
+from models.near_field.e2former_attention import WEIGHTS, NearFieldOptions
 from models.near_field.geometry import NearFieldGeometry
-from models.near_field.harmonic_sum import memory_efficient_sum
-from models.norms import EquivariantNorm
+from models.near_field.harmonic_sum import KERNELS, memory_efficient_sum
+from models.near_field.scores import SCORES
+from models.near_field.wigner6j import FORMS
+from models.norms import NORMS, EquivariantNorm
 from models.radial import ENVELOPES, RADIAL_BASES, RadialTrunk
 
 
@@ -42,49 +47,44 @@ from models.radial import ENVELOPES, RADIAL_BASES, RadialTrunk
 class BackboneOptions(RadialOptions):
     """Options of an :class:`E2FormerBackbone`, with the field's names; lengths in Angstrom.
 
-    irreps: features, one channel count for all degrees 0 .. lmax: "32x0e+32x1o+32x2e" with the true parity (-1)^l. The papers write the
-    same features "32x0e+32x1e+32x2e" (all even) and let mirror images differ; that spelling is accepted, the parity is true all the same.
-    schedule: which attention in which layer, see ``blocks.py``; layers: how many of those that the schedule gives no number.
-    cutoff, envelope, radial_basis, radial_size, radial_hidden: edges and their shared trunk; element_size: numbers of an element there.
-    heads, score, score_width, attention_weights, convolution_form, kernel_implementation: near field, see ``NearFieldOptions``.
-    avg_degree: mean number of neighbours, avg_atoms: mean number of atoms, of the training data.
-    far_*, fmm_*: far field, see ``FarFieldOptions``, ``ExpansionOptions`` and ``RadialOptions``; long_scale: its first weight in a hybrid.
-    norm, feed_forward, ffn_ratio: of a block; ffn_ratio x channels inside the feed-forward network. drop_path: stochastic depth.
+    irreps: "32x0e+32x1o+32x2e" with the true parity (-1)^l. The papers write the same features "32x0e+32x1e+32x2e" (all even) and let
+    mirror images differ; that spelling is accepted, the parity is true all the same. schedule: see ``blocks.py``. More on the near field in
+    ``NearFieldOptions``, on the far field in ``FarFieldOptions``, ``ExpansionOptions`` and ``RadialOptions``.
     """
 
-    irreps: str = "32x0e+32x1o+32x2e"
-    schedule: str = "hybrid-first-order1+hybrid-second-order1"
-    layers: int = 2
-    cutoff: float = 5.0
-    envelope: str = "polynomial"
-    radial_basis: str = "gaussian"
-    radial_size: int = 32
-    radial_hidden: int = 64
-    element_size: int = 16
-    heads: int = 4
-    score: str = "QK_alpha"
-    score_width: int = 8
-    attention_weights: str = "softplus"
-    convolution_form: str = "edge"
-    kernel_implementation: str = "memory_efficient"
-    avg_degree: float = 16.0
-    avg_atoms: float = 20.0
-    far_heads: int = 4
-    far_key_features: int = 8
-    far_value_channels: int = 4
-    far_kernel_lmax: int = 2
-    far_feature_map: str = "elu"
-    far_normalisation: str = "none"
-    far_expansion: str = "auto"
-    far_tolerance: float = 1e-4
-    far_design_radius: float = 10.0
-    far_rule: str = "lebedev"
-    far_directions: int | None = None
-    long_scale: float = 0.1
-    norm: str = "layer_norm"
-    feed_forward: str = "sphere_grid"
-    ffn_ratio: int = 1
-    drop_path: float = 0.0
+    irreps: Annotated[str, "features: channels x degree and parity, as many channels of every degree"] = "32x0e+32x1o+32x2e"
+    schedule: Annotated[str, "attentions of the layers: name and number, joined by +"] = "hybrid-first-order1+hybrid-second-order1"
+    layers: Annotated[int, "layers of every part of the schedule without a number"] = 2
+    cutoff: Annotated[float, "reach of the near field, Angstrom"] = 5.0
+    envelope: Annotated[str, "how edges fade towards the cutoff", SMOOTH_ENVELOPES] = "polynomial"
+    radial_basis: Annotated[str, "functions of the length of an edge", RADIAL_BASES] = "gaussian"
+    radial_size: Annotated[int, "how many of them"] = 32
+    radial_hidden: Annotated[int, "width of the network that reads them"] = 64
+    element_size: Annotated[int, "numbers of an element on an edge"] = 16
+    heads: Annotated[int, "heads of the near field"] = 4
+    score: Annotated[str, "what the weight of an edge is computed from", SCORES] = "QK_alpha"
+    score_width: Annotated[int, "numbers of a query and a key in a head of the near field"] = 8
+    attention_weights: Annotated[str, "scores to weights: sum to one, or each on its own", WEIGHTS] = "softplus"
+    convolution_form: Annotated[str, "tensor products on edges or on nodes, the same numbers", FORMS] = "edge"
+    kernel_implementation: Annotated[str, "of the sum over neighbours", KERNELS] = "memory_efficient"
+    avg_degree: Annotated[float, "mean number of neighbours in the data"] = 16.0
+    avg_atoms: Annotated[float, "mean number of atoms in the data"] = 20.0
+    far_heads: Annotated[int, "heads of the far field"] = 4
+    far_key_features: Annotated[int, "numbers of a query and a key in a head of the far field"] = 8
+    far_value_channels: Annotated[int, "channels of a value in a head of the far field"] = 4
+    far_kernel_lmax: Annotated[int, "highest degree of the far field's kernel"] = 2
+    far_feature_map: Annotated[str, "of queries and keys of the far field", FEATURE_MAPS] = "elu"
+    far_normalisation: Annotated[str, "messages of the far field are divided by a constant or the sum of weights", NORMALISATIONS] = "none"
+    far_expansion: Annotated[str, "how the sum over all atoms is taken", EXPANSIONS] = "auto"
+    far_tolerance: Annotated[float, "relative error of the expansions multipole and planewave"] = 1e-4
+    far_design_radius: Annotated[float, "radius of a structure up to which it holds, Angstrom"] = 10.0
+    far_rule: Annotated[str, "directions of the expansion planewave", RULES] = "lebedev"
+    far_directions: Annotated[int | None, "how many, if not as many as the tolerance asks for"] = None
+    long_scale: Annotated[float, "weight of the far field in a hybrid at the start"] = 0.1
+    norm: Annotated[str, "in front of attention and feed-forward network", NORMS] = "layer_norm"
+    feed_forward: Annotated[str, "non-linear part of a layer", FEED_FORWARDS] = "sphere_grid"
+    ffn_ratio: Annotated[int, "its width in units of the channels"] = 1
+    drop_path: Annotated[float, "probability that a structure skips a branch while training"] = 0.0
 
     def __post_init__(self):
         super().__post_init__()
@@ -179,8 +179,8 @@ class E2FormerOptions(BackboneOptions):
     from the cells of the batch; only with conservative forces.
     """
 
-    forces: str = "conservative"
-    stress: bool = False
+    forces: Annotated[str, "derivative of the energy, read from vectors, or none", FORCES] = "conservative"
+    stress: Annotated[bool, "predict the stress as well"] = False
 
     def __post_init__(self):
         super().__post_init__()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +26,7 @@ from models.se3_transformer import NodeEmbedding, SE3Layers, SE3Options
 
 @dataclasses.dataclass(frozen=True)
 class NBodyOptions(SE3Options):
-    """Options of :class:`SE3TransformerNBody`; the defaults are the network of the results table.
-
-    horizon: time from start to target; updates: number of state updates; share_updates: the same weights in every update;
-    edge_motion: whether edges carry the relative velocity (invariants and vector).
-    """
+    """Options of :class:`SE3TransformerNBody`; the defaults are the network of the results table."""
 
     layers: int = 1
     channels: int = 16
@@ -41,10 +38,10 @@ class NBodyOptions(SE3Options):
     radial_basis: str = "log_gaussian"
     radial_size: int = 16
     norm: str = "bias"
-    horizon: float = 1.0
-    updates: int = 5
-    share_updates: bool = False
-    edge_motion: bool = True
+    horizon: Annotated[float, "time from start to target"] = 1.0
+    updates: Annotated[int, "updates of positions and velocities"] = 5
+    share_updates: Annotated[bool, "the same weights in every update"] = False
+    edge_motion: Annotated[bool, "edges carry the relative velocity"] = True
 
     def __post_init__(self):
         super().__post_init__()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +41,8 @@ class SE3PropertyOptions(SE3Options):
     of an element at each end of an edge. avg_atoms, avg_degree: mean number of atoms, and of edges that end in one, of the training data.
     """
 
-    targets: str = "homo"
-    readouts: str | None = None
+    targets: Annotated[str, "properties joined by commas"] = "homo"
+    readouts: Annotated[str | None, "target=readout joined by commas, where the standard one is not wanted"] = None
     layers: int = 4
     channels: int = 16
     lmax: int = 2
@@ -51,10 +52,10 @@ class SE3PropertyOptions(SE3Options):
     radial_basis: str = "gaussian"
     radial_size: int = 32
     norm: str = "gate"
-    bond_kinds: bool = True
-    element_size: int = 8
-    avg_atoms: float = 18.0
-    avg_degree: float = 2.0
+    bond_kinds: Annotated[bool, "edges carry the kind of their bond"] = True
+    element_size: Annotated[int, "numbers of an element at each end of an edge"] = 8
+    avg_atoms: Annotated[float, "mean number of atoms in the data"] = 18.0
+    avg_degree: Annotated[float, "mean number of edges that end in an atom"] = 2.0
 
     def __post_init__(self):
         super().__post_init__()
@@ -72,11 +73,11 @@ class E2FormerPropertyOptions(BackboneOptions):
     :class:`SE3PropertyOptions`.
     """
 
-    targets: str = "homo"
-    readouts: str | None = None
+    targets: Annotated[str, "properties joined by commas"] = "homo"
+    readouts: Annotated[str | None, "target=readout joined by commas, where the standard one is not wanted"] = None
     schedule: str = "first-order"
     radial_size: int = 48
-    bond_kinds: bool = False
+    bond_kinds: Annotated[bool, "edges carry the kind of their bond"] = False
 
     def __post_init__(self):
         super().__post_init__()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from models.graph_ops import GraphIndex
 from models.irreps import channel_parity, num_rows
 from models.layers import NONLINEARITIES
-from models.near_field.attention import AttentionShape, EdgeAttention, EdgeGeometry
+from models.near_field.attention import SELF_INTERACTIONS, AttentionShape, EdgeAttention, EdgeGeometry
 from models.near_field.basis import EdgeBasis
 from models.radial import ENVELOPES, RADIAL_BASES, RadialTrunk
 
@@ -33,23 +34,23 @@ class SE3Options:
     edge_vectors: vector ones. norm: the non-linearity after each block, "layer" or "bias" (on norms) or "gate".
     """
 
-    layers: int = 4
-    channels: int = 8
-    lmax: int = 3
-    heads: int = 2
-    value_divisor: int = 2
-    cutoff: float = 5.0
-    envelope: str = "polynomial"
-    radial_basis: str = "bessel"
-    radial_size: int = 8
-    radial_hidden: int = 32
-    relative_position: str | None = "add"
-    self_interaction: str = "linear"
-    skip: str = "cat"
-    norm: str = "layer"
-    pseudo_channels: int = 0
-    edge_scalars: int = 0
-    edge_vectors: int = 0
+    layers: Annotated[int, "attention layers"] = 4
+    channels: Annotated[int, "channels of every degree"] = 8
+    lmax: Annotated[int, "highest degree of features and kernels"] = 3
+    heads: Annotated[int, "heads of an attention"] = 2
+    value_divisor: Annotated[int, "values have channels / this"] = 2
+    cutoff: Annotated[float, "reach of the edges and scale of the radial basis, in the unit of the positions"] = 5.0
+    envelope: Annotated[str, "how edges fade towards the cutoff", ENVELOPES] = "polynomial"
+    radial_basis: Annotated[str, "functions of the length of an edge", RADIAL_BASES] = "bessel"
+    radial_size: Annotated[int, "how many of them"] = 8
+    radial_hidden: Annotated[int, "width of the network that reads them"] = 32
+    relative_position: Annotated[str | None, "how edge vectors enter values: add, cat or none"] = "add"
+    self_interaction: Annotated[str, "map of a node's own features", SELF_INTERACTIONS] = "linear"
+    skip: Annotated[str, "how messages join what came in: cat or sum"] = "cat"
+    norm: Annotated[str, "non-linearity after each layer", NONLINEARITIES] = "layer"
+    pseudo_channels: Annotated[int, "channels of the opposite parity"] = 0
+    edge_scalars: Annotated[int, "invariant features of an edge"] = 0
+    edge_vectors: Annotated[int, "vector features of an edge"] = 0
 
     def __post_init__(self):
         if not 0 < self.cutoff < math.inf:

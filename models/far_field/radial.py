@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -56,14 +57,14 @@ class RadialOptions:
     Raises ValueError in one line for values out of range.
     """
 
-    fmm_num_kappa: int = 8
-    fmm_kappa_min: float = 0.0
-    fmm_kappa_max: float = 0.8
-    fmm_kappa_grid: str = "gauss_legendre"
-    fmm_learnable_radial_coeffs: bool = True
-    fmm_radial_coeffs_mode: str = "per_l_head"
-    fmm_radial_init_scale: float = 0.05
-    fmm_radial_low_kappa_bias: float = 2.0
+    fmm_num_kappa: Annotated[int, "standing waves in a radial function of the far field"] = 8
+    fmm_kappa_min: Annotated[float, "their smallest wave number, 1/Angstrom"] = 0.0
+    fmm_kappa_max: Annotated[float, "their largest wave number, 1/Angstrom"] = 0.8
+    fmm_kappa_grid: Annotated[str, "where between the two they lie", KAPPA_GRIDS] = "gauss_legendre"
+    fmm_learnable_radial_coeffs: Annotated[bool, "learn the radial functions"] = True
+    fmm_radial_coeffs_mode: Annotated[str, "which of degree and head have radial functions of their own", MODES] = "per_l_head"
+    fmm_radial_init_scale: Annotated[float, "size of the radial functions at the start"] = 0.05
+    fmm_radial_low_kappa_bias: Annotated[float, "how much they start with long waves"] = 2.0
 
     def __post_init__(self):
         if self.fmm_num_kappa < 1:

@@ -1,6 +1,7 @@
 """Laws of the command line: order of the sources, limits, one-line errors with exit code 2."""
 import dataclasses
 import os
+from typing import Annotated
 
 import pytest
 import torch
@@ -103,8 +104,8 @@ def test_bad_yaml_is_one_error_that_names_the_file(text, message, tmp_path):
 def test_fields_of_a_dataclass_become_options():
     @dataclasses.dataclass
     class Shape:
-        size: int = 3
-        mode: str | None = "add"
+        size: Annotated[int, "how wide"] = 3
+        mode: Annotated[str | None, "what is done", {"add": 1, "cat": 2}] = "add"
         twice: bool = False
         ratio: float = 0.5
 
@@ -113,6 +114,8 @@ def test_fields_of_a_dataclass_become_options():
     parser.section("model", "net").add_fields(Shape, skip=("ratio",))
     assert parser.parse_config([]).model == {"size": 3, "mode": "add", "twice": False}
     assert parser.parse_config(["--mode", "none", "--twice", "--size", "4"]).model == {"size": 4, "mode": None, "twice": True}
+    described = " ".join(parser.format_help().split())
+    assert "--size INT how wide (default 3)" in described and "--mode STR what is done: add, cat (default add)" in described
 
 
 @pytest.mark.parametrize(

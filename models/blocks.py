@@ -106,11 +106,17 @@ class FarLayer(nn.Module):
 
 
 class HybridLayer(nn.Module):
-    """``near + long_scale far`` from the same features."""
+    """``near + long_scale far`` from the same features.
+
+    What the far field draws for its weights changes no other weight: with the same seed a hybrid starts as the near field alone does.
+    """
 
     def __init__(self, options: BlockOptions, order: str):
         super().__init__()
-        self.near, self.far = NearLayer(options, order), FarLayer(options)
+        self.near = NearLayer(options, order)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**31, ())))
+            self.far = FarLayer(options)
         self.long_scale = nn.Parameter(torch.tensor(float(options.long_scale)))
 
     def forward(self, x: Tensor, scene: Scene) -> Tensor:

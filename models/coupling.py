@@ -53,19 +53,19 @@ def wigner_6j(a: int, b: int, c: int, d: int, e: int, f: int) -> float:
     return math.copysign(math.sqrt(series * series * weight), series)
 
 
-def _paths(kernel_lmax: int, lmax: int) -> list[tuple[int, int, int]]:
+def _paths(kernel_lmax: int, value_lmax: int, lmax: int) -> list[tuple[int, int, int]]:
     """Parity-keeping (kernel degree, value degree, output degree)."""
-    degrees = [(l, lam, out) for l in range(kernel_lmax + 1) for lam in range(lmax + 1) for out in range(lmax + 1)]
+    degrees = [(l, lam, out) for l in range(kernel_lmax + 1) for lam in range(value_lmax + 1) for out in range(lmax + 1)]
     return [(l, lam, out) for l, lam, out in degrees if abs(l - lam) <= out <= l + lam and (l + lam + out) % 2 == 0]
 
 
 @table
-def _coupling_tables(kernel_lmax: int, lmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+def _coupling_tables(kernel_lmax: int, value_lmax: int, lmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Kernel x value rows to the rows of all paths, (path rows, pairs), and their sum into output rows, (rows, path rows)."""
-    paths = _paths(kernel_lmax, lmax)
+    paths = _paths(kernel_lmax, value_lmax, lmax)
     couple, collect = [], []
     for l, lam, out in paths:
-        block = torch.zeros(2 * out + 1, num_rows(kernel_lmax), num_rows(lmax), dtype=torch.float64)
+        block = torch.zeros(2 * out + 1, num_rows(kernel_lmax), num_rows(value_lmax), dtype=torch.float64)
         block[:, degree_slice(l), degree_slice(lam)] = clebsch_gordan(l, lam, out).permute(2, 0, 1)
         couple.append(block.flatten(1))
         gather = torch.zeros(num_rows(lmax), 2 * out + 1, dtype=torch.float64)
@@ -75,24 +75,25 @@ def _coupling_tables(kernel_lmax: int, lmax: int, dtype: torch.dtype, device: to
 
 
 class KernelCoupling(nn.Module):
-    """Kernel degree x value degree into every output degree, with one weight for every path, head and channel.
+    """Kernel degree x value degree into every output degree up to lmax, with one weight for every path, head and channel.
 
     ``forward(x (nodes, heads, kernel rows, value rows x channels)) -> (nodes, rows, heads x channels)``; paths (l, lam, L) are those
-    with ``|l - lam| <= L <= l + lam`` and l + lam + L even. Weights start at variance 1, each degree divided by the root of its path count.
+    with ``|l - lam| <= L <= l + lam`` and l + lam + L even; degrees that no path reaches are zero. Weights start at variance 1, each degree
+    divided by the root of its path count.
     """
 
-    def __init__(self, kernel_lmax: int, lmax: int, heads: int, channels: int):
+    def __init__(self, kernel_lmax: int, value_lmax: int, lmax: int, heads: int, channels: int):
         super().__init__()
-        self.kernel_lmax, self.lmax, self.channels = kernel_lmax, lmax, channels
-        self.paths = _paths(kernel_lmax, lmax)
+        self.lmaxes, self.channels = (kernel_lmax, value_lmax, lmax), channels
+        self.paths = _paths(*self.lmaxes)
         path_of_row = [number for number, (_, _, out) in enumerate(self.paths) for _ in range(2 * out + 1)]
         self.register_buffer("path_of_row", torch.tensor(path_of_row), persistent=False)
         self.weight = nn.Parameter(torch.randn(heads, len(self.paths), channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        couple, collect = _coupling_tables(self.kernel_lmax, self.lmax, x.dtype, x.device)
-        nodes, heads = x.shape[:2]
-        pairs = x.unflatten(3, (-1, self.channels)).permute(2, 3, 0, 1, 4)  # (kernel rows, value rows, nodes, heads, channels)
+        couple, collect = _coupling_tables(*self.lmaxes, x.dtype, x.device)
+        columns = (x.shape[0], x.shape[1], self.channels)  # of all nodes at once: large products
+        pairs = x.unflatten(3, (-1, self.channels)).permute(2, 3, 0, 1, 4)  # (kernel rows, value rows, *columns)
         weights = self.weight.transpose(0, 1).index_select(0, self.path_of_row)  # (path rows, heads, channels)
-        messages = (couple @ pairs.reshape(couple.shape[1], -1)).unflatten(1, (nodes, heads, -1)) * weights.unsqueeze(1)
-        return (collect @ messages.flatten(1)).unflatten(1, (nodes, -1)).transpose(0, 1)  # matrices of all nodes at once: large products
+        messages = (couple @ pairs.reshape(couple.shape[1], math.prod(columns))).unflatten(1, columns) * weights.unsqueeze(1)
+        return (collect @ messages.flatten(1)).unflatten(1, columns).transpose(0, 1).flatten(2)

@@ -73,6 +73,7 @@ class BackboneOptions(RadialOptions):
     far_key_features: Annotated[int, "numbers of a query and a key in a head of the far field"] = 8
     far_value_channels: Annotated[int, "channels of a value in a head of the far field"] = 4
     far_kernel_lmax: Annotated[int, "highest degree of the far field's kernel"] = 2
+    far_value_lmax: Annotated[int | None, "highest degree of the far field's values; none: that of the features"] = None
     far_feature_map: Annotated[str, "of queries and keys of the far field", FEATURE_MAPS] = "elu"
     far_normalisation: Annotated[str, "messages of the far field are divided by a constant or the sum of weights", NORMALISATIONS] = "none"
     far_expansion: Annotated[str, "how the sum over all atoms is taken", EXPANSIONS] = "auto"
@@ -141,6 +142,7 @@ class BackboneOptions(RadialOptions):
             channels=self.channels,
             lmax=self.lmax,
             kernel_lmax=self.far_kernel_lmax,
+            value_lmax=self.far_value_lmax,
             heads=self.far_heads,
             key_features=self.far_key_features,
             value_channels=self.far_value_channels,

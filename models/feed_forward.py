@@ -107,7 +107,7 @@ class TwoBodyFeedForward(nn.Module):
         self.lmax, self.hidden = lmax, hidden
         self.expand = EquivariantLinear(lmax, channels, 2 * hidden, bias=True)
         self.scalars = nn.Linear(channels, hidden)
-        self.product = KernelCoupling(lmax, lmax, 1, hidden)
+        self.product = KernelCoupling(lmax, lmax, lmax, 1, hidden)
         self.gates = ScalarGates(lmax, channels, hidden) if lmax else None
         self.reduce = EquivariantLinear(lmax, hidden, channels, bias=True)
 

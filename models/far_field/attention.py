@@ -29,6 +29,7 @@ from models.far_field.lattice import periodic_cell
 from models.far_field.options import ExpansionOptions
 from models.far_field.radial import RadialOptions, RadialSpectrum
 from models.graph_ops import GraphIndex, broadcast_nodes, sum_nodes
+from models.irreps import num_rows
 from models.layers import EquivariantLinear
 
 
@@ -64,7 +65,8 @@ NORMALISATIONS = {"none": constant_normalisation, "attention": attention_normali
 class FarFieldOptions:
     """Sizes and choices of a :class:`FarFieldAttention`.
 
-    channels, lmax: of the features in and out. kernel_lmax: highest degree of the kernel. key_features, value_channels: per head.
+    channels, lmax: of the features in and out. kernel_lmax, value_lmax: highest degree of the kernel and of the values, lmax for None (0:
+    charges that make potentials and fields). key_features, value_channels: per head.
     feature_map, normalisation, expansion: names in ``FEATURE_MAPS``, ``NORMALISATIONS``, ``EXPANSIONS``. typical_atoms: atoms that
     contribute to a message, from the training data; with normalisation "none" messages are divided by key_features x typical_atoms.
     accuracy, radial: see their classes. Raises ValueError in one line for sizes < 1, unknown names, and "attention" with "identity".
@@ -73,6 +75,7 @@ class FarFieldOptions:
     channels: int
     lmax: int
     kernel_lmax: int = 2
+    value_lmax: int | None = None
     heads: int = 4
     key_features: int = 8
     value_channels: int = 4
@@ -90,6 +93,9 @@ class FarFieldOptions:
         for name in ("lmax", "kernel_lmax"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} of the far field must be >= 0, got {getattr(self, name)}")
+        if self.value_lmax is not None and not 0 <= self.value_lmax <= self.lmax:
+            reason = f"value_lmax of the far field must be in 0 .. {self.lmax}, the degrees of the features, got {self.value_lmax}"
+            raise ValueError(f"{reason}; leave it out for all of them")
         for name, known in (("feature_map", FEATURE_MAPS), ("normalisation", NORMALISATIONS), ("expansion", EXPANSIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} of the far field must be one of {', '.join(known)}, got {getattr(self, name)!r}")
@@ -113,10 +119,12 @@ class FarFieldAttention(nn.Module):
         heads, width = options.heads, options.heads * options.value_channels
         self.queries = nn.Linear(options.channels, heads * options.key_features)
         self.keys = nn.Linear(options.channels, heads * options.key_features)
-        self.values = EquivariantLinear(options.lmax, options.channels, width)
+        value_lmax = options.lmax if options.value_lmax is None else options.value_lmax
+        self.value_rows = num_rows(value_lmax)
+        self.values = EquivariantLinear(value_lmax, options.channels, width)
         self.radial = RadialSpectrum(options.kernel_lmax, heads, options.radial)
         self.expansion = EXPANSIONS[options.expansion](self.radial.wave_numbers, options.kernel_lmax, options.accuracy)
-        self.coupling = KernelCoupling(options.kernel_lmax, options.lmax, heads, options.value_channels)
+        self.coupling = KernelCoupling(options.kernel_lmax, value_lmax, options.lmax, heads, options.value_channels)
         self.output = EquivariantLinear(options.lmax, width, options.channels)
 
     def forward(
@@ -133,7 +141,8 @@ class FarFieldAttention(nn.Module):
         phi = FEATURE_MAPS[options.feature_map].function
         queries = phi(self.queries(scalars)).unflatten(1, (options.heads, -1))  # (nodes, heads, features)
         keys = phi(self.keys(scalars)).unflatten(1, (options.heads, -1))
-        values = self.values(x).unflatten(2, (options.heads, -1)).transpose(1, 2).flatten(2)  # (nodes, heads, rows x channels)
+        values = self.values(x[:, : self.value_rows]).unflatten(2, (options.heads, -1))
+        values = values.transpose(1, 2).flatten(2)  # (nodes, heads, rows x channels)
         heard = self.expansion(graph, positions, queries, keys, values, self.radial(), cell)
         total = NORMALISATIONS[options.normalisation](graph, queries, keys, options.key_features * options.typical_atoms)
         return self.output(self.coupling(heard / total))

@@ -94,6 +94,20 @@ def test_bad_options_are_refused(change, quoted):
         BlockOptions(**{"near": NEAR, "far": FAR, **change})
 
 
+def test_a_hybrid_starts_as_its_near_field():
+    """The same seed gives the same weights but for those of the far field, also those drawn later, and other seeds other far fields."""
+
+    def start(attention: str, seed: int) -> dict:
+        torch.manual_seed(seed)
+        return Block(attention, OPTIONS).state_dict() | {"after": torch.rand(3)}
+
+    near, hybrid, other = start("first-order", 0), start("hybrid-first-order", 0), start("hybrid-first-order", 1)
+    for name, value in near.items():
+        assert torch.equal(value, hybrid[name.replace("attention.attention.", "attention.near.attention.", 1)]), name
+    far = [name for name in hybrid if ".far." in name and hybrid[name].dim() > 1]
+    assert far and all(not torch.equal(hybrid[name], other[name]) for name in far if "table" not in name)
+
+
 def test_hybrid_is_near_plus_scaled_far():
     torch.manual_seed(0)
     hybrid, x, where = HybridLayer(OPTIONS, "first-order"), features(), scene()

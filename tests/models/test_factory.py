@@ -207,6 +207,7 @@ def test_e2former_options_shape_the_network():
         {"far_key_features": 2},
         {"far_value_channels": 1},
         {"far_kernel_lmax": 1},
+        {"far_value_lmax": 0},
         {"feed_forward": "gate"},
         {"ffn_ratio": 2},
         {"forces": "direct"},

@@ -67,6 +67,33 @@ def test_every_output_degree_is_reached_from_every_value_degree_and_channel():
     assert len(model.coupling.paths) == 11
 
 
+@BOTH
+@pytest.mark.parametrize("value_lmax", [0, 1])
+def test_values_of_few_degrees_are_those_of_all_without_the_rest(expansion, value_lmax):
+    """With the same weights where both have some, and none on the higher degrees; degrees that no path reaches stay zero."""
+    graph = batch(CORNERS)
+    positions, x = ball(graph, 6.0), draw(graph.num_nodes, 9, 6, seed=2)
+    few, every = (build(expansion=expansion, kernel_lmax=1, value_lmax=top) for top in (value_lmax, None))
+    every.load_state_dict({**few.state_dict(), **held(few, every)})
+    found, expected = few(graph, positions, x), every(graph, positions, x)
+    assert relative_error(found, expected) < 1e-12
+    assert not found[:, num_rows(1 + value_lmax) :].any()
+
+
+def held(few: FarFieldAttention, every: FarFieldAttention) -> dict[str, torch.Tensor]:
+    """Weights of ``few`` in the shapes of ``every``: zeros where it has none, starts of paths as if there were no others."""
+    values, coupling = torch.zeros_like(every.values.weight), torch.zeros_like(every.coupling.weight)
+    values[: len(few.values.weight)] = few.values.weight.detach()
+
+    def paths_to(model: FarFieldAttention, degree: int) -> int:
+        return sum(path[2] == degree for path in model.coupling.paths)
+
+    for here, path in enumerate(few.coupling.paths):
+        share = (paths_to(every, path[2]) / paths_to(few, path[2])) ** 0.5
+        coupling[:, every.coupling.paths.index(path)] = share * few.coupling.weight.detach()[:, here]
+    return {"values.weight": values, "coupling.weight": coupling}
+
+
 def two_copies(model: FarFieldAttention, distance: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Messages of a molecule alone, and the same atoms' with a copy moved away by ``distance``."""
     alone = batch([5])
@@ -128,6 +155,8 @@ def test_all_derivatives(expansion, normalisation):
         ("heads", 0),
         ("key_features", 0),
         ("kernel_lmax", -1),
+        ("value_lmax", -1),
+        ("value_lmax", 9),
         ("expansion", "planewaves"),
         ("feature_map", "relu"),
         ("normalisation", "softmax"),

@@ -94,7 +94,7 @@ class Case:
     channels: int = 16
     batch_size: int = 32
     validate_every: int = 5
-    loss: dict = dataclasses.field(default_factory=lambda: {"weight_energy": 1.0, "weight_forces": 1.0})
+    loss: dict = dataclasses.field(default_factory=lambda: {"weight_energy": 1.0, "weight_forces": 1.0})  # energies of whole structures
     model: dict = dataclasses.field(default_factory=dict)
     training: dict = dataclasses.field(default_factory=dict)
 
@@ -230,7 +230,7 @@ def run_config(problem: Problem, options: dict[str, object], folder: Path, seed:
     chosen = {"run_dir": str(folder), "seed": seed, "resume": True, "progress": False, "data_path": case.file}
     chosen |= {key: value for key, value in options.items() if key != "name"}
     chosen |= {"batch_size": case.batch_size, "validate_every": case.validate_every, "max_cpu_minutes": minutes}
-    chosen |= TRAINING | case.training | case.loss
+    chosen |= TRAINING | case.training | {"energy_per": "structure"} | case.loss
     return build_training_parser("far_sight", "", str(folder), case.file).parse_config([], lambda values: chosen)
 
 

@@ -61,7 +61,8 @@ class Section:
 
         ``low <= value <= high`` and ``above < value < below`` are checked; a number without an upper limit must be finite (``high=inf``
         admits inf), a text without choices must not be empty. ``kind=bool`` makes a ``--flag / --no-flag`` pair; ``optional`` (or a
-        default of None) lets the word ``none`` stand for None. ``decided``: what gives the default, if another place than this does.
+        default of None that nothing else decides) lets the word ``none`` stand for None. ``decided``: what gives the default, if not this
+        call.
         """
         key = key or flag.lstrip("-").replace("-", "_")
         if kind is bool:
@@ -69,7 +70,7 @@ class Section:
             action = self.group.add_argument(flag, dest=key, default=default, action=argparse.BooleanOptionalAction, help=shown)
         else:
             origin = f"that of {decided}" if decided else default
-            read = _reader(flag, kind, origin, low, above, high, below, choices, optional or default is None)
+            read = _reader(flag, kind, origin, low, above, high, below, choices, optional or (default is None and not decided))
             shown = help + ("" if origin is None else f" (default {origin})")
             metavar = "{" + ",".join(choices) + "}" if choices else kind.__name__.upper()
             action = self.group.add_argument(flag, dest=key, default=default, type=read, metavar=metavar, help=shown)

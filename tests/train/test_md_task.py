@@ -144,7 +144,7 @@ def test_the_energy_weight_rises_late(data):
     for task.progress in (0.0, 0.49, 0.5):
         total, parts = task.loss(model, batch)
         losses.append(total.item())
-    assert losses[0] == losses[1] and losses[2] - losses[0] == pytest.approx(9 * 0.1 * float(parts["energy"]), rel=1e-4)
+    assert losses[0] == losses[1] and losses[2] - losses[0] == pytest.approx(9 * 0.2 * float(parts["energy"]), rel=1e-4)
     assert LateWeights().factors(0.999) == {}
 
 

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from common import checkpoint
+from tests.dataloader.molecule_data import random_structures
 from tests.train.md_data import SMALL, config_for, make_data
 from tests.train.run_results import results_of
 from train import evaluate, md_script, train_md22
@@ -86,3 +87,14 @@ def test_what_cannot_be_compared_is_refused(data, tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         run(tmp_path / "run", data, "--compare", *arguments)
     assert not (tmp_path / "run").exists()
+
+
+def test_batches_are_as_large_in_atoms_whatever_the_molecule(tmp_path):
+    """Unless the size is named: 72 atoms, at least one structure."""
+    parser = train_md22.parser()
+    for atoms, expected in ((9, 8), (42, 2), (60, 1), (148, 1)):
+        folder = make_data(tmp_path / str(atoms), random_structures((atoms,) * 4, elements=(1, 6)), sizes=(2, 1, 1))
+        named = {("--batch-size", "3"): 3, (): expected}
+        for arguments, wanted in named.items():
+            config = parser.parse_config(["--data-path", str(folder), *arguments], md_script.folder_presets)
+            assert config.training.batch_size == wanted

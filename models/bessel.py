@@ -254,6 +254,7 @@ class _Mixture(Function):
 
     @staticmethod
     def backward(ctx, cotangent: Tensor) -> tuple:
+        """By r^2 the form of one order more, by w the other one."""
         squared, weights, *held = ctx.saved_tensors
         by_squared = by_weights = None
         if ctx.needs_input_grad[0]:
@@ -276,6 +277,7 @@ class _MixtureWeights(Function):
 
     @staticmethod
     def backward(ctx, weights: Tensor) -> tuple:
+        """By C the form without it; by r^2 that of one order more."""
         cotangent, squared, *held = ctx.saved_tensors
         by_cotangent = by_squared = None
         if ctx.needs_input_grad[0]:

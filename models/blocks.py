@@ -115,7 +115,7 @@ class HybridLayer(nn.Module):
         super().__init__()
         self.near = NearLayer(options, order)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**31, ())))
+            torch.default_generator.manual_seed(int(torch.randint(2**31, ())))
             self.far = FarLayer(options)
         self.long_scale = nn.Parameter(torch.tensor(float(options.long_scale)))
 

@@ -91,8 +91,9 @@ class KernelCoupling(nn.Module):
         self.weight = nn.Parameter(torch.randn(heads, len(self.paths), channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Products of all nodes, heads and channels at once with the two tables."""
         couple, collect = _coupling_tables(*self.lmaxes, x.dtype, x.device)
-        columns = (x.shape[0], x.shape[1], self.channels)  # of all nodes at once: large products
+        columns = (x.shape[0], x.shape[1], self.channels)
         pairs = x.unflatten(3, (-1, self.channels)).permute(2, 3, 0, 1, 4)  # (kernel rows, value rows, *columns)
         weights = self.weight.transpose(0, 1).index_select(0, self.path_of_row)  # (path rows, heads, channels)
         messages = (couple @ pairs.reshape(couple.shape[1], math.prod(columns))).unflatten(1, columns) * weights.unsqueeze(1)

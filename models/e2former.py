@@ -364,7 +364,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "irreps": "32x0e+32x1o+32x2e",
         "schedule": "first-order1+hybrid-second-order1",
         "radial_hidden": 64,
-        "far_kernel_lmax": 1,
+        "far_kernel_lmax": 0,
     },
     "base": {
         "irreps": "64x0e+64x1o+64x2e",

@@ -69,12 +69,10 @@ class PairwiseExpansion(nn.Module):
         radial = bessel_mixture(squared.flatten(), kappa, weights, FORESEEN if squared.requires_grad else 0)
         attention = torch.einsum("gnhd,gmhd->hgnm", queries, keys)
         radial = radial.unflatten(2, pairs) * attention  # (l, h, g, n, m)
-        harmonics = solid_harmonics(separation.flatten(1).T, self.lmax).T.unflatten(1, pairs)  # (rows, g, n, m)
         values = values.permute(2, 0, 1, 3).unsqueeze(1)  # (h, 1, g, m, v)
-        found = []
-        for l, part in enumerate(radial.unbind(0)):
-            kernel = part.unsqueeze(1)  # (h, 1, g, n, m)
-            if l:
-                kernel = kernel * harmonics[degree_slice(l)]  # (h, 2 l + 1, g, n, m)
-            found.append(kernel @ values)
+        first, *others = radial.unsqueeze(2).unbind(0)  # (h, 1, g, n, m)
+        found = [first @ values]
+        if others:
+            harmonics = solid_harmonics(separation.flatten(1).T, self.lmax).T.unflatten(1, pairs)  # (rows, g, n, m)
+            found += [(part * harmonics[degree_slice(l)]) @ values for l, part in enumerate(others, 1)]  # (h, 2 l + 1, g, n, v)
         return torch.cat(found, 1).permute(2, 3, 0, 1, 4).flatten(0, 1)

@@ -107,7 +107,7 @@ def test_a_crystal_moves_too(potential, crystal, tmp_path):
 
 
 def test_a_structure_that_flies_apart_ends_the_run(potential, tmp_path):
-    options = ["--steps", "1000", "--timestep", "10", "--temperature", "900", "--max-temperature", "1000"]
+    options = ["--ensemble", "langevin", "--steps", "1000", "--timestep", "10", "--temperature", "900", "--max-temperature", "1000"]
     with pytest.raises(ValueError, match=r"step \d+: .* K is beyond --max-temperature 1000 K, the structure flies apart; give a shorter"):
         run(tmp_path / "md", potential, *options)
     assert dynamics.read_state(tmp_path / "md" / dynamics.STATE)["step"] == 0

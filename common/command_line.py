@@ -41,15 +41,20 @@ class Section:
     def add_fields(self, options_class: type, skip: Sequence[str] = (), decided: Mapping[str, str] | None = None):
         """One option for every field of the dataclass ``options_class``, with its type and default; the class checks the values.
 
-        A field ``Annotated[type, "what it is", TABLE]`` has that text as its help, followed by the names in the table if it has one.
+        A field ``Annotated[type, "what it is", TABLE]`` has that text as its help, followed by the names in the table if it has one; a
+        subclass that only changes the default inherits the text.
         decided: field -> what decides its value if nobody names it, in the place of the default ("--preset", "the data").
         """
-        hints = typing.get_type_hints(options_class, include_extras=True)
+        described: dict = {}
+        for each in reversed(options_class.__mro__):
+            hints = typing.get_type_hints(each, include_extras=True)
+            described |= {name: hint for name, hint in hints.items() if typing.get_origin(hint) is typing.Annotated}
+        hints = typing.get_type_hints(options_class)
         for field in dataclasses.fields(options_class):
             if field.name not in skip:
                 hint, words = hints[field.name], field.name.replace("_", " ")
-                if typing.get_origin(hint) is typing.Annotated:
-                    hint, words, *tables = typing.get_args(hint)
+                if field.name in described:
+                    _, words, *tables = typing.get_args(described[field.name])
                     words = ": ".join([words, *map(", ".join, tables)])
                 kinds, flag = typing.get_args(hint) or (hint,), "--" + field.name.replace("_", "-")
                 choice = (decided or {}).get(field.name)

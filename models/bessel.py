@@ -63,8 +63,9 @@ def scaled_bessel(squared: Tensor, lmax: int) -> Tensor:
 def bessel_mixture(squared: Tensor, wave_numbers: Tensor, weights: Tensor, ahead: int = 0) -> Tensor:
     """``sum_q w_lhq G_l(kappa_q^2 r^2)`` of squared = r^2 (n,), wave_numbers kappa (Q,), weights (lmax + 1, H, Q): (lmax + 1, H, n).
 
-    G_l as in :func:`scaled_bessel`. A derivative by r^2 is such a sum again, of G_(l+1), so each is one matrix product with the values and
-    nothing of size (n, Q) is made by it. Differentiable to any order in ``squared`` and ``weights``, not in the wave numbers.
+    G_l as in :func:`scaled_bessel`. A derivative by r^2 is such a sum again, of G_(l+1), so each is one matrix product with the values and,
+    as far as it was foreseen, makes nothing of size (n, Q). Differentiable to any order in ``squared`` and ``weights``, not in the wave
+    numbers.
     ``ahead``: derivatives of so many orders are foreseen; the degrees they need are made in the same pass and kept, instead of being made
     anew by every gradient. Raises ValueError like :func:`scaled_bessel`.
     """

@@ -40,7 +40,7 @@ from models.near_field.harmonic_sum import KERNELS, memory_efficient_sum
 from models.near_field.scores import SCORES
 from models.near_field.wigner6j import FORMS
 from models.norms import NORMS, EquivariantNorm
-from models.radial import ENVELOPES, RADIAL_BASES, RadialTrunk
+from models.radial import ENVELOPES, RADIAL_BASES, RadialBasisName, RadialHidden, RadialSize, RadialTrunk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +57,9 @@ class BackboneOptions(RadialOptions):
     layers: Annotated[int, "layers of every part of the schedule without a number"] = 2
     cutoff: Annotated[float, "reach of the near field, Angstrom"] = 5.0
     envelope: Annotated[str, "how edges fade towards the cutoff", SMOOTH_ENVELOPES] = "polynomial"
-    radial_basis: Annotated[str, "functions of the length of an edge", RADIAL_BASES] = "gaussian"
-    radial_size: Annotated[int, "how many of them"] = 32
-    radial_hidden: Annotated[int, "width of the network that reads them"] = 64
+    radial_basis: RadialBasisName = "gaussian"
+    radial_size: RadialSize = 32
+    radial_hidden: RadialHidden = 64
     element_size: Annotated[int, "numbers of an element on an edge"] = 16
     heads: Annotated[int, "heads of the near field"] = 4
     score: Annotated[str, "what the weight of an edge is computed from", SCORES] = "QK_alpha"
@@ -358,7 +358,8 @@ FORCES: dict[str, Callable[..., dict[str, Tensor]]] = {  # name -> (model, batch
 }
 SMOOTH_ENVELOPES = {name: envelope for name, envelope in ENVELOPES.items() if name != "none"}  # without one the energy jumps at the cutoff
 
-# what learned forces of ethanol fastest stands in the defaults; "paper" has the sizes and choices of the published large models
+# what learned forces of ethanol fastest stands in the defaults, the degree of the small far field is by AT-AT and the buckyball-catcher;
+# "paper" has the sizes and choices of the published large models
 PRESETS: dict[str, dict[str, object]] = {
     "small": {
         "irreps": "32x0e+32x1o+32x2e",

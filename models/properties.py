@@ -30,19 +30,22 @@ from models.near_field.basis import EdgeBasis, edge_vectors, image_vectors
 from models.property_heads import PropertyHeads, choose_readouts
 from models.se3_transformer import SE3Layers, SE3Options
 
+# options that both networks share, with what --help says of them
+Targets = Annotated[str, "properties joined by commas"]
+Readouts = Annotated[str | None, "target=readout joined by commas, where the standard one is not wanted"]
+BondKinds = Annotated[bool, "edges carry the kind of their bond"]
+
 
 @dataclasses.dataclass(frozen=True)
 class SE3PropertyOptions(SE3Options):
     """Options of :class:`SE3TransformerProperties`.
 
-    targets: names in ``PROPERTIES`` joined by commas; readouts: "target=readout" joined by commas where the standard one is not wanted.
-    cutoff: largest length the radial basis resolves; where edges are bonds take that of the longest bond, since what a bond tells lies in
-    tenths of an Angstrom. bond_kinds: whether edges carry the kind of bond, ``batch.edge_features["bond_kinds"]``. element_size: numbers
-    of an element at each end of an edge. avg_atoms, avg_degree: mean number of atoms, and of edges that end in one, of the training data.
+    targets: names in ``PROPERTIES``. cutoff: largest length the radial basis resolves; where edges are bonds take that of the longest bond,
+    since what a bond tells lies in tenths of an Angstrom. bond_kinds: read from ``batch.edge_features["bond_kinds"]``.
     """
 
-    targets: Annotated[str, "properties joined by commas"] = "homo"
-    readouts: Annotated[str | None, "target=readout joined by commas, where the standard one is not wanted"] = None
+    targets: Targets = "homo"
+    readouts: Readouts = None
     layers: int = 4
     channels: int = 16
     lmax: int = 2
@@ -52,7 +55,7 @@ class SE3PropertyOptions(SE3Options):
     radial_basis: str = "gaussian"
     radial_size: int = 32
     norm: str = "gate"
-    bond_kinds: Annotated[bool, "edges carry the kind of their bond"] = True
+    bond_kinds: BondKinds = True
     element_size: Annotated[int, "numbers of an element at each end of an edge"] = 8
     avg_atoms: Annotated[float, "mean number of atoms in the data"] = 18.0
     avg_degree: Annotated[float, "mean number of edges that end in an atom"] = 2.0
@@ -73,11 +76,11 @@ class E2FormerPropertyOptions(BackboneOptions):
     :class:`SE3PropertyOptions`.
     """
 
-    targets: Annotated[str, "properties joined by commas"] = "homo"
-    readouts: Annotated[str | None, "target=readout joined by commas, where the standard one is not wanted"] = None
+    targets: Targets = "homo"
+    readouts: Readouts = None
     schedule: str = "first-order"
     radial_size: int = 48
-    bond_kinds: Annotated[bool, "edges carry the kind of their bond"] = False
+    bond_kinds: BondKinds = False
 
     def __post_init__(self):
         super().__post_init__()

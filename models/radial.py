@@ -9,6 +9,7 @@ numbers, which modulate the inputs of a dense mixing shared by all edges (a kern
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +103,12 @@ def polynomial_envelope(scaled: Tensor, power: int = 6) -> Tensor:
 
 
 ENVELOPES = {"none": no_envelope, "cosine": cosine_envelope, "polynomial": polynomial_envelope}
+
+# options that several networks share, with what --help says of them
+EnvelopeName = Annotated[str, "how edges fade towards the cutoff", ENVELOPES]
+RadialBasisName = Annotated[str, "functions of the length of an edge", RADIAL_BASES]
+RadialSize = Annotated[int, "how many of them"]
+RadialHidden = Annotated[int, "width of the network that reads them"]
 
 
 class RadialTrunk(nn.Module):

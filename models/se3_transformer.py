@@ -22,7 +22,7 @@ from models.irreps import channel_parity, num_rows
 from models.layers import NONLINEARITIES
 from models.near_field.attention import SELF_INTERACTIONS, AttentionShape, EdgeAttention, EdgeGeometry
 from models.near_field.basis import EdgeBasis
-from models.radial import ENVELOPES, RADIAL_BASES, RadialTrunk
+from models.radial import ENVELOPES, RADIAL_BASES, EnvelopeName, RadialBasisName, RadialHidden, RadialSize, RadialTrunk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +40,10 @@ class SE3Options:
     heads: Annotated[int, "heads of an attention"] = 2
     value_divisor: Annotated[int, "values have channels / this"] = 2
     cutoff: Annotated[float, "reach of the edges and scale of the radial basis, in the unit of the positions"] = 5.0
-    envelope: Annotated[str, "how edges fade towards the cutoff", ENVELOPES] = "polynomial"
-    radial_basis: Annotated[str, "functions of the length of an edge", RADIAL_BASES] = "bessel"
-    radial_size: Annotated[int, "how many of them"] = 8
-    radial_hidden: Annotated[int, "width of the network that reads them"] = 32
+    envelope: EnvelopeName = "polynomial"
+    radial_basis: RadialBasisName = "bessel"
+    radial_size: RadialSize = 8
+    radial_hidden: RadialHidden = 32
     relative_position: Annotated[str | None, "how edge vectors enter values: add, cat or none"] = "add"
     self_interaction: Annotated[str, "map of a node's own features", SELF_INTERACTIONS] = "linear"
     skip: Annotated[str, "how messages join what came in: cat or sum"] = "cat"

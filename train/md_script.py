@@ -28,7 +28,7 @@ NEAR, WHOLE = "near", "near+far"  # rows and sub folders of a comparison
 # settings found on MD17 ethanol (950 frames, 3 CPU minutes of one thread, near field alone): validation force error in meV/Angstrom
 # batch 3: 18.8, 5: 16.5 (rate 0.01: 17.3), 8: 14.7
 TUNED = {"batch_size": 8, "optimizer": "adam", "lr": 5e-3, "min_lr": 0.0, "warmup_steps": 100, "clip_norm": 10.0, "ema_decay": 0.99}
-ATOMS_PER_BATCH = TUNED["batch_size"] * 9  # what that batch is in atoms, where --batch-size goes by the data
+ATOMS_PER_BATCH = TUNED["batch_size"] * 9  # of ethanol: what that batch is in atoms, where --batch-size goes by the data
 # options that say what the data are like
 MEASURED = frozenset({"avg_degree", "avg_atoms", "far_design_radius"})
 
@@ -56,8 +56,8 @@ def add_loss_options(parser: OptionParser):
     """Weights and costs; errors in eV, eV/Angstrom, eV/Angstrom^3.
 
     An energy is a sum over atoms, so what a step does to it, wanted or not, grows with their number; so does its part of the gradient,
-    unless the error is divided by them. Undivided energies of 148 atoms (weight 0.1) drown the forces: training stays at the error of zero
-    forces for 200 to 600 steps, where with divided ones it is at a tenth of it after 400.
+    unless the error is divided by them. Undivided energies of the 148 atoms of MD22's buckyball-catcher (weight 0.1) drown the forces:
+    training stays at the error of zero forces for hundreds of steps, where with divided ones it is far below; the logs of both show it.
     """
     loss = parser.section("loss", "what is minimised")
     loss.add("--weight-energy", float, 0.2, low=0, help="weight of the energy part")

@@ -13,7 +13,8 @@ atom and component, errors are
 | stress_mae | meV/Angstrom^3 | of a component |
 
 The table has each row in meV and in kcal/mol. Baseline "mean energy, zero forces": the reference energies alone, no forces.
-Selection on the validation split: sum of energy_mae and force_mae, each relative to the baseline, of what has a weight in the loss.
+Selection on the validation split: the loss of the training, over the whole split. (An energy is a sum over atoms: on few frames of a large
+molecule the errors of all of them move together from epoch to epoch, and selecting by energy_mae would pick an early, lucky one.)
 Cost of a pass over a split: one evaluation of the network a structure.
 """
 
@@ -42,10 +43,11 @@ ELEMENTS = MAX_ATOMIC_NUMBER + 1
 EVALUATION_ATOMS = 450  # most atoms in a batch of an evaluation, or one structure
 BASELINE = "mean energy, zero forces"
 PARTS = {"energy": "residual_energy", "forces": "forces", "stress": "stress"}  # part of the loss -> label
-CURVES = {"energy": "energy_mae", "forces": "force_mae", "stress": "stress_mae"}  # part of the loss -> metric that is selected by
+CURVES = {"energy": "energy_mae", "forces": "force_mae", "stress": "stress_mae"}  # part of the loss -> metric of the learning curve
 LABEL_UNITS = {"energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
 FAMILIES = {"meV": 1.0, "kcal/mol": 1 / (MEV * KCAL_MOL)}  # energy unit of a row -> factor
 WITHOUT_UNIT = ("force_cosine",)
+LOSS = "loss"  # metric that is selected by
 
 
 @dataclass(frozen=True)
@@ -103,23 +105,21 @@ class EnergyForceTask(Task):
         for row in (errors, nothing):
             row["energy"] = OFFSETS[self.energy_offset](row["energy"], joined["composition"])
         pairs = {f"{PARTS[part]} ({LABEL_UNITS[part]})".replace("_", " "): (targets[part] + errors[part], targets[part]) for part in parts}
-        return Evaluation(measure(errors, targets, joined["atoms"]), {BASELINE: measure(nothing, targets, joined["atoms"])}, pairs)
+        total, _ = self.objective({part: torch.from_numpy(error) for part, error in errors.items()}, torch.from_numpy(joined["atoms"]))
+        metrics = measure(errors, targets, joined["atoms"]) | {LOSS: float(total)}
+        return Evaluation(metrics, {BASELINE: measure(nothing, targets, joined["atoms"])}, pairs)
 
     def selection(self, evaluation: Evaluation) -> float:
-        """Sum of the errors relative to the baseline; ``ValueError`` for validation data in which nothing differs."""
-        baseline = evaluation.baselines[BASELINE]
-        for name in self.curves:
-            if not baseline[name] > 0:
-                reason = f"the baseline of the validation split has no error in {name}: nothing happens in these data"
-                raise ValueError(f"{reason}; give others with --data-path, or the weight 0")
-        return sum(evaluation.metrics[name] / baseline[name] for name in self.curves)
+        """The loss of the split."""
+        return evaluation.metrics[LOSS]
 
     def table(self, evaluation: Evaluation) -> list[dict]:
         """Rows model and baseline in both families of units."""
         rows = []
         for unit, factor in FAMILIES.items():
             for label, metrics in {"model": evaluation.metrics, **evaluation.baselines}.items():
-                values = {name: value if name in WITHOUT_UNIT else factor * value for name, value in metrics.items()}
+                shown = ((name, value) for name, value in metrics.items() if name != LOSS)
+                values = {name: value if name in WITHOUT_UNIT else factor * value for name, value in shown}
                 rows.append({"row": label, "units": f"{unit}, {unit}/A", **values})
         return rows
 

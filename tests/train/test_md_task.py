@@ -186,15 +186,18 @@ def test_stress_is_learned_where_it_is_asked_for(tmp_path):
     assert parts["stress"] > 0 and evaluate_model(model, task, loader, CPU).metrics["stress_mae"] > 0
 
 
-def test_selection_is_relative_to_the_baseline_and_of_what_is_learned(data):
-    _, evaluation, *_ = evaluated(data)
-    ratio = {name: evaluation.metrics[name] / evaluation.baselines[BASELINE][name] for name in ("energy_mae", "force_mae")}
-    objective = StructureLoss({"energy": 0.0, "forces": 1.0}, 1.0, COSTS, SCALES)
-    assert build_task(config_for(data)).selection(evaluation) == pytest.approx(sum(ratio.values()))
-    assert EnergyForceTask(objective).selection(evaluation) == pytest.approx(ratio["force_mae"])
-    evaluation.baselines[BASELINE]["force_mae"] = 0.0
-    with pytest.raises(ValueError, match="no error in force_mae: nothing happens in these data"):
-        EnergyForceTask(objective).selection(evaluation)
+def test_selection_is_the_loss_of_the_whole_split(data):
+    """However the split is cut into batches; the late factor of the energy weight has no part in it."""
+    for options in ([], ["--energy-per", "structure", "--force-loss", "mse", "--late-energy-factor", "9", "--late-start", "0.5"]):
+        config = config_for(data, *options)
+        torch.manual_seed(0)
+        model, task = build_model_for(config), build_task(config)
+        loader = split_loader(config, "train", load_statistics(data).references, training=True)
+        expected, _ = task.loss(model.eval(), loader.dataset[range(len(loader.dataset))])
+        task.progress = 1.0
+        evaluation = evaluate_model(model, task, loader, CPU)
+        assert len(loader) > 1 and task.selection(evaluation) == pytest.approx(float(expected), rel=1e-5)
+        assert not any("loss" in row for row in task.table(evaluation))
 
 
 def test_conservative_forces_are_evaluated_without_a_graph(data):

@@ -53,9 +53,9 @@ def constant_normalisation(graph: GraphIndex, queries: Tensor, keys: Tensor, con
 
 
 def attention_normalisation(graph: GraphIndex, queries: Tensor, keys: Tensor, constant: float) -> Tensor:
-    """Sum of the weights over the graph, at least 1e-8: (nodes, heads, 1, 1)."""
+    """Sum of the weights over the graph, at least 1e-8: (nodes, heads, 1)."""
     total = broadcast_nodes(graph, sum_nodes(graph, keys))
-    return (queries * total).sum(-1).clamp_min(1e-8)[..., None, None]
+    return (queries * total).sum(-1, keepdim=True).clamp_min(1e-8)
 
 
 NORMALISATIONS = {"none": constant_normalisation, "attention": attention_normalisation}
@@ -143,6 +143,6 @@ class FarFieldAttention(nn.Module):
         keys = phi(self.keys(scalars)).unflatten(1, (options.heads, -1))
         values = self.values(x[:, : self.value_rows]).unflatten(2, (options.heads, -1))
         values = values.transpose(1, 2).flatten(2)  # (nodes, heads, rows x channels)
-        heard = self.expansion(graph, positions, queries, keys, values, self.radial(), cell)
         total = NORMALISATIONS[options.normalisation](graph, queries, keys, options.key_features * options.typical_atoms)
-        return self.output(self.coupling(heard / total))
+        heard = self.expansion(graph, positions, queries / total, keys, values, self.radial(), cell)
+        return self.output(self.coupling(heard))

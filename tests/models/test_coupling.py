@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from models.coupling import clebsch_gordan, wigner_6j
+from models.coupling import KernelCoupling, clebsch_gordan, wigner_6j
+from models.irreps import degree_slice, num_rows
 
 TRIADS = [(a, b, c) for a in range(4) for b in range(4) for c in range(abs(a - b), a + b + 1)]
 
@@ -80,3 +81,16 @@ def test_what_violates_a_triangle_is_zero_or_refused():
         clebsch_gordan(1, 1, 3)
     with pytest.raises(ValueError, match=r"must be >= 0, got \(1, 1, -1"):
         wigner_6j(1, 1, -1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(("kernel_lmax", "value_lmax", "lmax"), [(0, 2, 2), (0, 1, 2), (0, 2, 1), (0, 0, 1), (1, 1, 2), (2, 2, 2), (1, 2, 0)])
+def test_coupling_is_the_weighted_sum_over_its_paths(kernel_lmax, value_lmax, lmax):
+    torch.manual_seed(0)
+    layer = KernelCoupling(kernel_lmax, value_lmax, lmax, heads=2, channels=3).double()
+    x = torch.randn(4, 2, num_rows(kernel_lmax), num_rows(value_lmax), 3, dtype=torch.float64)
+    expected = torch.zeros(4, num_rows(lmax), 2, 3, dtype=torch.float64)
+    for place, (l, lam, out) in enumerate(layer.paths):
+        pair = x[:, :, degree_slice(l), degree_slice(lam)]
+        message = torch.einsum("abm,nhabc,hc->nmhc", clebsch_gordan(l, lam, out), pair, layer.weight[:, place])
+        expected[:, degree_slice(out)] += message / sum(path[2] == out for path in layer.paths) ** 0.5
+    assert torch.allclose(layer(x.flatten(3)), expected.flatten(2), atol=1e-13)

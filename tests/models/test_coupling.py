@@ -83,8 +83,9 @@ def test_what_violates_a_triangle_is_zero_or_refused():
         wigner_6j(1, 1, -1, 1, 1, 1)
 
 
-@pytest.mark.parametrize(("kernel_lmax", "value_lmax", "lmax"), [(0, 2, 2), (0, 1, 2), (0, 2, 1), (0, 0, 1), (1, 1, 2), (2, 2, 2), (1, 2, 0)])
-def test_coupling_is_the_weighted_sum_over_its_paths(kernel_lmax, value_lmax, lmax):
+@pytest.mark.parametrize("degrees", [(0, 2, 2), (0, 1, 2), (0, 2, 1), (0, 0, 1), (1, 1, 2), (2, 2, 2), (1, 2, 0)])
+def test_coupling_is_the_weighted_sum_over_its_paths(degrees):
+    kernel_lmax, value_lmax, lmax = degrees
     torch.manual_seed(0)
     layer = KernelCoupling(kernel_lmax, value_lmax, lmax, heads=2, channels=3).double()
     x = torch.randn(4, 2, num_rows(kernel_lmax), num_rows(value_lmax), 3, dtype=torch.float64)

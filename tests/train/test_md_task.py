@@ -12,7 +12,7 @@ from tests.train.md_data import config_for, make_data
 from train import md_script
 from train.loop import evaluate_model
 from train.losses import StructureLoss
-from train.md_task import BASELINE, EnergyForceTask, LateWeights, build_model_for, build_task, set_references, split_loader
+from train.md_task import BASELINE, LateWeights, build_model_for, build_task, set_references, split_loader
 
 CPU = torch.device("cpu")
 COSTS = {"energy": "mae", "forces": "vector_norm", "stress": "vector_norm"}

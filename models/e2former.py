@@ -358,7 +358,7 @@ FORCES: dict[str, Callable[..., dict[str, Tensor]]] = {  # name -> (model, batch
 }
 SMOOTH_ENVELOPES = {name: envelope for name, envelope in ENVELOPES.items() if name != "none"}  # without one the energy jumps at the cutoff
 
-# what learned forces of ethanol fastest stands in the defaults; the far field of "small" learned the buckyball-catcher fastest at equal time;
+# what learned forces of ethanol fastest stands in the defaults, the far field of "small" is what learned the buckyball-catcher fastest;
 # "paper" has the sizes and choices of the published large models
 PRESETS: dict[str, dict[str, object]] = {
     "small": {

@@ -84,7 +84,7 @@ class KernelCoupling(nn.Module):
 
     def __init__(self, kernel_lmax: int, value_lmax: int, lmax: int, heads: int, channels: int):
         super().__init__()
-        self.lmaxes, self.channels, self.rows = (kernel_lmax, value_lmax, lmax), channels, num_rows(lmax)
+        self.lmaxes, self.channels = (kernel_lmax, value_lmax, lmax), channels
         self.paths = _paths(*self.lmaxes)
         path_of_row = [number for number, (_, _, out) in enumerate(self.paths) for _ in range(2 * out + 1)]
         self.register_buffer("path_of_row", torch.tensor(path_of_row), persistent=False)
@@ -96,7 +96,7 @@ class KernelCoupling(nn.Module):
         if x.shape[2] == 1:
             values = x.squeeze(2).unflatten(2, (-1, self.channels)).transpose(1, 2)  # (nodes, value rows, heads, channels)
             messages = (values[:, : len(weights)] * weights).flatten(2)
-            return nn.functional.pad(messages, (0, 0, 0, self.rows - len(weights)))
+            return nn.functional.pad(messages, (0, 0, 0, num_rows(self.lmaxes[2]) - len(weights)))
         couple, collect = _coupling_tables(*self.lmaxes, x.dtype, x.device)
         columns = (x.shape[0], x.shape[1], self.channels)
         pairs = x.unflatten(3, (-1, self.channels)).permute(2, 3, 0, 1, 4)  # (kernel rows, value rows, *columns)

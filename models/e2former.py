@@ -358,8 +358,8 @@ FORCES: dict[str, Callable[..., dict[str, Tensor]]] = {  # name -> (model, batch
 }
 SMOOTH_ENVELOPES = {name: envelope for name, envelope in ENVELOPES.items() if name != "none"}  # without one the energy jumps at the cutoff
 
-# what learned forces of ethanol fastest stands in the defaults, the far field of "small" is what learned the buckyball-catcher fastest;
-# "paper" has the sizes and choices of the published large models
+# what learned forces of ethanol fastest stands in the defaults; the far field of "small" had the smallest validation error of forces, of
+# those tried, on the buckyball-catcher after 40 epochs; "paper" has the sizes and choices of the published large models
 PRESETS: dict[str, dict[str, object]] = {
     "small": {
         "irreps": "32x0e+32x1o+32x2e",

@@ -40,12 +40,13 @@ class Evaluation:
     """Result of one pass over a split.
 
     metrics: scalars of the model; baselines: row name -> the same scalars of a baseline on the same samples; pairs: quantity ->
-    (predictions, targets), for the pictures.
+    (predictions, targets), for the pictures; loss: that of the training, over the split, where the task selects by it.
     """
 
     metrics: dict[str, float]
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
     pairs: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    loss: float = math.nan
 
 
 class Task(ABC):

@@ -47,7 +47,6 @@ CURVES = {"energy": "energy_mae", "forces": "force_mae", "stress": "stress_mae"}
 LABEL_UNITS = {"energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
 FAMILIES = {"meV": 1.0, "kcal/mol": 1 / (MEV * KCAL_MOL)}  # energy unit of a row -> factor
 WITHOUT_UNIT = ("force_cosine",)
-LOSS = "loss"  # metric that is selected by
 
 
 @dataclass(frozen=True)
@@ -106,20 +105,19 @@ class EnergyForceTask(Task):
             row["energy"] = OFFSETS[self.energy_offset](row["energy"], joined["composition"])
         pairs = {f"{PARTS[part]} ({LABEL_UNITS[part]})".replace("_", " "): (targets[part] + errors[part], targets[part]) for part in parts}
         total, _ = self.objective({part: torch.from_numpy(error) for part, error in errors.items()}, torch.from_numpy(joined["atoms"]))
-        metrics = measure(errors, targets, joined["atoms"]) | {LOSS: float(total)}
-        return Evaluation(metrics, {BASELINE: measure(nothing, targets, joined["atoms"])}, pairs)
+        model_row, baseline = (measure(row, targets, joined["atoms"]) for row in (errors, nothing))
+        return Evaluation(model_row, {BASELINE: baseline}, pairs, float(total))
 
     def selection(self, evaluation: Evaluation) -> float:
         """The loss of the split."""
-        return evaluation.metrics[LOSS]
+        return evaluation.loss
 
     def table(self, evaluation: Evaluation) -> list[dict]:
         """Rows model and baseline in both families of units."""
         rows = []
         for unit, factor in FAMILIES.items():
             for label, metrics in {"model": evaluation.metrics, **evaluation.baselines}.items():
-                shown = ((name, value) for name, value in metrics.items() if name != LOSS)
-                values = {name: value if name in WITHOUT_UNIT else factor * value for name, value in shown}
+                values = {name: value if name in WITHOUT_UNIT else factor * value for name, value in metrics.items()}
                 rows.append({"row": label, "units": f"{unit}, {unit}/A", **values})
         return rows
 

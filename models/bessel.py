@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from models.irreps import table
+from models.wanted import wanted_inputs
 
 SERIES_LMAX = 6  # up to here power series below x = lmax, beyond it continued fractions
 PIECE = 1 << 15  # values of x whose temporaries fit a processor's cache
@@ -259,9 +260,10 @@ class _Mixture(Function):
         """By r^2 the form of one order more, by w the other one."""
         squared, weights, *held = ctx.saved_tensors
         by_squared = by_weights = None
-        if ctx.needs_input_grad[0]:
+        wanted = wanted_inputs(ctx)
+        if wanted[0]:
             by_squared = (cotangent * _Mixture.apply(squared, weights, *held, ctx.order + 1)).sum((0, 1))
-        if ctx.needs_input_grad[1]:
+        if wanted[1]:
             by_weights = _MixtureWeights.apply(cotangent, squared, *held, ctx.order)
         return by_squared, by_weights, None, None, None
 
@@ -282,8 +284,9 @@ class _MixtureWeights(Function):
         """By C the form without it; by r^2 that of one order more."""
         cotangent, squared, *held = ctx.saved_tensors
         by_cotangent = by_squared = None
-        if ctx.needs_input_grad[0]:
+        wanted = wanted_inputs(ctx)
+        if wanted[0]:
             by_cotangent = _Mixture.apply(squared, weights, *held, ctx.order)
-        if ctx.needs_input_grad[1]:
+        if wanted[1]:
             by_squared = (cotangent * _Mixture.apply(squared, weights, *held, ctx.order + 1)).sum((0, 1))
         return by_cotangent, by_squared, None, None, None

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from models.irreps import degree_slice, num_rows, table
+from models.wanted import wanted_inputs
 
 PIECE = 16384  # vectors in one sweep over the degrees on a CPU
 
@@ -156,7 +157,8 @@ class _Contraction(Function):
     @staticmethod
     def backward(ctx, cotangent: Tensor) -> tuple:
         left, right = ctx.saved_tensors
-        return _Directional.apply(cotangent, right), _Transposed.apply(left, cotangent)
+        by_left, by_right = wanted_inputs(ctx)
+        return _Directional.apply(cotangent, right) if by_left else None, _Transposed.apply(left, cotangent) if by_right else None
 
 
 class _Directional(Function):
@@ -173,7 +175,8 @@ class _Directional(Function):
     @staticmethod
     def backward(ctx, cotangent: Tensor) -> tuple:
         vectors, right = ctx.saved_tensors
-        return _Contraction.apply(cotangent, right), _Transposed.apply(cotangent, vectors)
+        by_vectors, by_right = wanted_inputs(ctx)
+        return _Contraction.apply(cotangent, right) if by_vectors else None, _Transposed.apply(cotangent, vectors) if by_right else None
 
 
 class _Transposed(Function):
@@ -193,4 +196,5 @@ class _Transposed(Function):
     @staticmethod
     def backward(ctx, cotangent: Tensor) -> tuple:
         left, vectors = ctx.saved_tensors
-        return _Directional.apply(vectors, cotangent), _Contraction.apply(left, cotangent)
+        by_left, by_vectors = wanted_inputs(ctx)
+        return _Directional.apply(vectors, cotangent) if by_left else None, _Contraction.apply(left, cotangent) if by_vectors else None

@@ -128,6 +128,7 @@ class Trainer:
         self.model = model.to(device=device, dtype=self.dtype)
         self.averaged = averaged_model(self.model, self.options.ema_decay) if self.options.ema_decay > 0 else None
         self.optimizer = build_optimizer(self.model, self.options)
+        self.weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         self.schedule = SCHEDULES[self.options.lr_schedule](self.optimizer, self.options)
         self.position = Position()
         self.history: list[dict] = []
@@ -248,7 +249,7 @@ class Trainer:
                 scalars[name] = scalars.get(name, 0.0) + share * float(value)
             if not math.isfinite(scalars["loss"]):
                 return scalars, False
-            (share * loss).backward()
+            (share * loss).backward(inputs=self.weights)  # not by the positions
         return scalars, True
 
     def _skipped(self, loss: float, rate: float):

@@ -13,7 +13,7 @@ from models.graph_ops import GraphIndex
 from models.harmonics import solid_harmonics
 from models.irreps import degree_slice, num_rows
 
-FORESEEN = 2  # orders of derivatives by the positions: forces, and their gradient by the weights
+FORESEEN = 1  # orders of derivatives by the positions: forces; their gradient by the weights needs no more of them
 
 
 class PairwiseExpansion(nn.Module):

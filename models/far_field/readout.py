@@ -26,6 +26,7 @@ from torch.autograd import Function
 from models.far_field.pieces import BUDGET, MOST_ATOMS, PieceSum, Sizes, graph_runs
 from models.far_field.read_form import Factors, ReadForm
 from models.graph_ops import GraphIndex
+from models.wanted import wanted_inputs
 
 
 class MomentForm:
@@ -101,7 +102,7 @@ class _Contraction(Function):
         form = ctx.form
         names = [name for name in form.slots if name != ctx.left_out]
         every = dict(zip(names, ctx.saved_tensors, strict=True)) | {ctx.left_out: cotangent}
-        wanted = [name for name, needed in zip(names, ctx.needs_input_grad[2:], strict=True) if needed]  # a set has no order of its own
+        wanted = [name for name, needed in zip(names, wanted_inputs(ctx)[2:], strict=True) if needed]  # a set has no order of its own
         if torch.is_grad_enabled():
             gradients = {name: _Contraction.apply(form, name, *_others(form, name, every)) for name in wanted}
         else:

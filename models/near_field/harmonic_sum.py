@@ -30,6 +30,7 @@ from torch.autograd import Function
 
 from models.graph_ops import weighted_sum
 from models.near_field.neighbourhoods import Neighbourhoods, Piece
+from models.wanted import wanted_inputs
 
 
 def math_sum(edges: Neighbourhoods, harmonics: Tensor, weights: Tensor, x: Tensor) -> Tensor:
@@ -62,7 +63,7 @@ class _Slots:
 
     def __init__(self, edges: Neighbourhoods, dtype: torch.dtype, x: Tensor):
         self.rows, self.channels = x.shape[1:]
-        self.layout, self.dtype = edges.layout(self.rows * self.channels), dtype
+        self.layout, self.dtype, self.type_of_results = edges.layout(self.rows * self.channels), dtype, x.dtype
         self.scratch = x.new_empty(0, dtype=dtype)
         self.largest = max((len(piece.src) for piece in self.layout.pieces), default=0)
         self.buffers: dict[str, Tensor] = {}
@@ -108,6 +109,12 @@ class _Slots:
         return torch.bmm(self.by_target(piece, values), received.transpose(1, 2)).flatten(0, 1)
 
 
+    def by_edge(self, harmonics: Tensor | None, weights: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients of slots, (slots, m) and (slots, 1, channels), as those of edges in the type of the features."""
+        found = (harmonics, None if weights is None else weights.squeeze(1))
+        return tuple(None if part is None else self.layout.collect(part).to(self.type_of_results) for part in found)
+
+
 class _Sum(Function):
     """T without G."""
 
@@ -127,7 +134,7 @@ class _Sum(Function):
     @staticmethod
     def backward(ctx, cotangent: Tensor) -> tuple:
         harmonics, weights, x = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[2:]
+        wanted = wanted_inputs(ctx)[2:]
         return None, None, *_Derivatives.apply(ctx.edges, ctx.dtype, wanted, cotangent, harmonics, weights, x)
 
 
@@ -153,16 +160,13 @@ class _Derivatives(Function):
                 by_harmonic[part] = slots.overlap(piece, sent.mul_(w[part]), received)
             if by_x is not None:
                 by_x.index_add_(0, piece.src, back.mul_(w[part]).to(x.dtype))
-        collect = slots.layout.collect
-        by_harmonic = None if by_harmonic is None else collect(by_harmonic).to(x.dtype)
-        by_weight = None if by_weight is None else collect(by_weight.squeeze(1)).to(x.dtype)
-        return by_harmonic, by_weight, by_x
+        return *slots.by_edge(by_harmonic, by_weight), by_x
 
     @staticmethod
     def backward(ctx, d_harmonics: Tensor | None, d_weights: Tensor | None, d_x: Tensor | None) -> tuple:
         tensors = (*ctx.saved_tensors, d_harmonics, d_weights, d_x)
         derive = _second_derivatives_composed if torch.is_grad_enabled() else _second_derivatives
-        return None, None, None, *derive(ctx.edges, ctx.dtype, ctx.needs_input_grad[4:], *tensors)
+        return None, None, None, *derive(ctx.edges, ctx.dtype, wanted_inputs(ctx)[4:], *tensors)
 
 
 def _second_derivatives(edges, dtype, wanted, cotangent, harmonics, weights, x, d_harmonics, d_weights, d_x) -> tuple[Tensor | None, ...]:
@@ -175,7 +179,7 @@ def _second_derivatives(edges, dtype, wanted, cotangent, harmonics, weights, x, 
     features, d_features = slots.features(x), None if d_x is None else slots.features(d_x)
     targets = cotangent.to(dtype).flatten(2)
     by_target = torch.zeros_like(targets, dtype=x.dtype)
-    by_harmonic, by_weight, by_x = torch.zeros_like(y), torch.zeros_like(w), torch.zeros_like(x) if wanted[2] else None
+    by_harmonic, by_weight, by_x = (torch.zeros_like(like) if use else None for like, use in zip((y, w, x), wanted, strict=True))
     for piece in slots.layout.pieces:
         part, received = piece.slots, targets.index_select(0, piece.targets)
         back = slots.products("back", piece, y[part], received)
@@ -188,14 +192,15 @@ def _second_derivatives(edges, dtype, wanted, cotangent, harmonics, weights, x, 
             d_sent = slots.sent("d_sent", piece, d_features)
             both.addcmul_(d_sent, back)
             d_message = d_sent.mul_(w[part]).addcmul_(sent, dw[part])
-        torch.sum(both, 1, keepdim=True, out=by_weight[part])
-        by_harmonic[part] = slots.overlap(piece, d_message, received)
+        if by_weight is not None:
+            torch.sum(both, 1, keepdim=True, out=by_weight[part])
+        if by_harmonic is not None:
+            by_harmonic[part] = slots.overlap(piece, d_message, received)
         into = slots.contracted(piece, y[part], d_message) + slots.contracted(piece, dy[part], sent.mul_(w[part]))
         by_target.index_copy_(0, piece.targets, into.to(x.dtype))
         if by_x is not None:
             by_x.index_add_(0, piece.src, d_back.mul_(w[part]).addcmul_(back, dw[part]).to(x.dtype))
-    collect = slots.layout.collect
-    return by_target.view_as(cotangent), collect(by_harmonic).to(x.dtype), collect(by_weight.squeeze(1)).to(x.dtype), by_x
+    return by_target.view_as(cotangent), *slots.by_edge(by_harmonic, by_weight), by_x
 
 
 def _second_derivatives_composed(edges, dtype, wanted, cotangent, harmonics, weights, x, *changes) -> tuple[Tensor | None, ...]:

@@ -19,7 +19,7 @@ import torch
 
 from dataloader import files
 from dataloader.batching import AtomBatch
-from dataloader.graphs import NeighborStore
+from dataloader.graphs import NeighborStore, check_cutoff
 from dataloader.label_statistics import Statistics, centroids, reference_energy
 from dataloader.structures import Structures, rows_of
 
@@ -48,6 +48,17 @@ def load_statistics(folder: str | Path) -> Statistics:
     if _finished(folder, path.name) != files.file_checksum(path):
         raise ValueError(f"{path} is damaged (its checksum does not fit {MANIFEST}); {MEND}")
     return statistics
+
+
+def stored_cutoff(folder: str | Path) -> float:
+    """Cutoff of the neighbour graphs of a preprocessed folder, Angstrom; ``FileNotFoundError`` or ``ValueError`` without one."""
+    path = Path(folder) / MANIFEST
+    settings = files.read_json(path, MEND).get("settings")
+    cutoff = settings.get("cutoff") if isinstance(settings, dict) else None
+    try:
+        return check_cutoff(cutoff)
+    except (ValueError, TypeError):
+        raise ValueError(f"{path} names no cutoff (it says {cutoff!r}); {MEND}") from None
 
 
 def _finished(folder: str | Path, name: str) -> str:

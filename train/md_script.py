@@ -12,7 +12,7 @@ from torch import nn
 from common import monitor
 from common.command_line import OptionParser
 from common.precision import PRECISIONS
-from dataloader.molecules import MoleculeDataset, load_statistics
+from dataloader.molecules import MoleculeDataset, load_statistics, stored_cutoff
 from models.blocks import ATTENTIONS, parse_schedule
 from models.e2former import PRESETS, E2FormerOptions
 from train.data_order import EpochLoader
@@ -45,7 +45,7 @@ def build_parser(task: str, description: str, run_dir: str, data_path: str, **tr
     model = parser.section("model", "the network; lengths in Angstrom; what is not given comes from --preset, then from the data folder")
     model.add("--preset", str, "small", choices=list(PRESETS), help="size of the network")
     model.add("--model", str, "e2former", key="name", choices=["e2former"], help="name in models.factory")
-    model.add_fields(E2FormerOptions, decided=decided_elsewhere(PRESETS, MEASURED))
+    model.add_fields(E2FormerOptions, decided=decided_elsewhere(PRESETS, MEASURED | {"cutoff"}))
     add_loss_options(parser)
     defaults = {"epochs": 300, **TUNED, **training}
     add_training_options(parser, OPTIMIZERS, SCHEDULES, PRECISIONS, **defaults)
@@ -73,7 +73,10 @@ def add_loss_options(parser: OptionParser):
 
 
 def folder_presets(values: dict) -> dict:
-    """Options nobody named: those of ``--preset``, then what the training split says; ``FileNotFoundError`` without a folder."""
+    """Options nobody named: what the training split says, those of ``--preset``, the cutoff of the graphs if the preset names none.
+
+    ``FileNotFoundError`` without a folder.
+    """
     statistics = load_statistics(values["data_path"])
     found = {"avg_degree": statistics.average_neighbors or 1.0, "avg_atoms": statistics.average_atoms}
     found["far_design_radius"] = max(1.0, statistics.design_radius)
@@ -83,7 +86,7 @@ def folder_presets(values: dict) -> dict:
         found |= {"weight_forces": 0.0, "weight_energy": 1.0}
     if values["batch_size"] is None:
         found["batch_size"] = max(1, round(ATOMS_PER_BATCH / statistics.average_atoms))
-    return {**PRESETS[values["preset"]], **found}
+    return {"cutoff": stored_cutoff(values["data_path"]), **PRESETS[values["preset"]], **found}
 
 
 def near_only(config: EasyDict) -> str:

@@ -103,6 +103,25 @@ def test_the_network_is_told_what_its_data_are_like(data):
     assert reference.scale.item() == statistics.force_rms and reference.energy[6].item() == statistics.references[6]
 
 
+def test_the_cutoff_is_that_of_the_graphs_unless_it_is_given(data, tmp_path):
+    folder = make_data(tmp_path / "short", cutoff=3.5)
+    assert config_for(folder).model.cutoff == 3.5 and config_for(data).model.cutoff == 5.0
+    assert config_for(folder, "--cutoff", "3").model.cutoff == 3.0
+    assert config_for(folder, "--preset", "paper").model.cutoff == PRESETS["paper"]["cutoff"]
+    md_script.build_trainer(config_for(folder))
+
+
+@pytest.mark.parametrize("cutoff", [None, "five", -1.0])
+def test_a_folder_that_names_no_cutoff_is_one_line(tmp_path, cutoff):
+    folder = make_data(tmp_path / "odd")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["settings"]["cutoff"] = cutoff
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=rf"manifest.json names no cutoff \(it says {cutoff!r}\)") as error:
+        config_for(folder)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_stand_behind_what_is_given(data, name):
     parser = train_md17.parser()

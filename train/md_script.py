@@ -73,7 +73,7 @@ def add_loss_options(parser: OptionParser):
 
 
 def folder_presets(values: dict) -> dict:
-    """Options nobody named: what the training split says, those of ``--preset``, the cutoff of the graphs if the preset names none.
+    """Options nobody named: what the training split says, then ``--preset``, then the cutoff of the graphs.
 
     ``FileNotFoundError`` without a folder.
     """

@@ -108,7 +108,6 @@ class _Slots:
         """``sum_rc z_e[r, c] G_i[m, r, c]``: (slots, m)."""
         return torch.bmm(self.by_target(piece, values), received.transpose(1, 2)).flatten(0, 1)
 
-
     def by_edge(self, harmonics: Tensor | None, weights: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Gradients of slots, (slots, m) and (slots, 1, channels), as those of edges in the type of the features."""
         found = (harmonics, None if weights is None else weights.squeeze(1))
@@ -171,7 +170,7 @@ class _Derivatives(Function):
 
 def _second_derivatives(edges, dtype, wanted, cotangent, harmonics, weights, x, d_harmonics, d_weights, d_x) -> tuple[Tensor | None, ...]:
     """Derivatives of T(G, dY, w, x) + T(G, Y, dw, x) + T(G, Y, w, dx) by G, Y, w and x. dY, dw and dx are cotangents of the first
-    derivatives, None where they are zero; the derivative by x is None unless wanted.
+    derivatives, None where they are zero; those by Y, w and x are None unless wanted.
     """
     slots = _Slots(edges, dtype, x)
     y, dy = slots.harmonics(harmonics), slots.harmonics(torch.zeros_like(harmonics) if d_harmonics is None else d_harmonics)

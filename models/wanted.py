@@ -15,8 +15,8 @@ from torch.autograd.function import FunctionCtx
 def wanted_inputs(ctx: FunctionCtx) -> tuple[bool, ...]:
     """For each argument of the forward, whether the running backward pass goes on to it; to be called in ``backward``.
 
-    At most ``ctx.needs_input_grad``. The engine is asked as in torch's ``register_multi_grad_hook``; for leaves it refuses the question, and
-    they always count as wanted.
+    At most ``ctx.needs_input_grad``. The engine is asked as in torch's ``register_multi_grad_hook``; for leaves it refuses the question,
+    and they always count as wanted.
     """
     nodes = (node for node, _ in ctx.next_functions if node is not None)  # one for each argument that needs a gradient
     return tuple(needed and _runs(next(nodes)) for needed in ctx.needs_input_grad)

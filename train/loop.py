@@ -128,7 +128,7 @@ class Trainer:
         self.model = model.to(device=device, dtype=self.dtype)
         self.averaged = averaged_model(self.model, self.options.ema_decay) if self.options.ema_decay > 0 else None
         self.optimizer = build_optimizer(self.model, self.options)
-        self.weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        self.weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         self.schedule = SCHEDULES[self.options.lr_schedule](self.optimizer, self.options)
         self.position = Position()
         self.history: list[dict] = []

@@ -32,6 +32,7 @@ class AtomBatch:
         image_shift     (edges, 3) integer cell vectors added to the receiving atom, or None
         labels          name -> (nodes, ...) or (graphs, ...)
         edge_basis      basis of the edges in their order if it was cached, else None: the model computes it
+        cutoff          every pair closer than this (Angstrom) is an edge; None where that is not promised, as of bonds
     """
 
     graph: GraphIndex
@@ -44,6 +45,7 @@ class AtomBatch:
     labels: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     edge_basis: EdgeBasis | None = None
     periodic: Tensor | None = None
+    cutoff: float | None = None
 
     def __post_init__(self):
         rows = [("positions", self.positions, self.num_nodes, "nodes"), ("atomic_numbers", self.atomic_numbers, self.num_nodes, "nodes")]

@@ -174,6 +174,7 @@ class MoleculeDataset(StructureDataset):
             periodic=None if self.periodic is None else self.periodic.index_select(0, chosen),
             image_shift=shift,
             labels=labels,
+            cutoff=self.cutoff,
         )
 
 

@@ -55,7 +55,7 @@ class BackboneOptions(RadialOptions):
     irreps: Annotated[str, "features: channels x degree and parity, as many channels of every degree"] = "32x0e+32x1o+32x2e"
     schedule: Annotated[str, "attentions of the layers: name and number, joined by +"] = "hybrid-first-order1+hybrid-second-order1"
     layers: Annotated[int, "layers of every part of the schedule without a number"] = 2
-    cutoff: Annotated[float, "reach of the near field, Angstrom"] = 5.0
+    cutoff: Annotated[float, "reach of the near field, Angstrom"] = 4.0
     envelope: Annotated[str, "how edges fade towards the cutoff", SMOOTH_ENVELOPES] = "polynomial"
     radial_basis: RadialBasisName = "gaussian"
     radial_size: RadialSize = 32
@@ -236,7 +236,8 @@ class E2FormerBackbone(nn.Module):
     """Embedding and blocks: ``features(batch, positions, cell) -> (nodes, rows, channels)``; what is read from them, a network adds.
 
     Reads ``batch.graph``, ``atomic_numbers``, ``periodic`` and ``image_shift``, and with ``bond_kinds`` the kinds of the edges (see
-    ``edge_scalars.py``). The graph must hold every edge shorter than the cutoff; longer ones count for nothing.
+    ``edge_scalars.py``). The graph must hold every edge shorter than the cutoff, ``ValueError`` if ``batch.cutoff`` says it does not;
+    longer ones count for nothing.
     """
 
     def __init__(self, options: BackboneOptions, bond_kinds: bool = False):
@@ -255,6 +256,7 @@ class E2FormerBackbone(nn.Module):
     def features(self, batch, positions: Tensor, cell: Tensor | None) -> Tensor:
         """Features of every atom (nodes, rows, channels) after all layers."""
         check_elements(batch.atomic_numbers)
+        check_reach(batch.cutoff, self.options.cutoff)
         scene = self.scene(batch, positions, cell)
         elements = self.elements(batch.atomic_numbers).unsqueeze(1)
         x = self.edge_degree(scene.near)
@@ -305,6 +307,12 @@ class E2Former(E2FormerBackbone):
     def forward(self, batch) -> dict[str, Tensor]:
         """Predictions for an ``AtomBatch``."""
         return FORCES[self.options.forces](self, batch)
+
+
+def check_reach(found: float | None, wanted: float) -> None:
+    """``ValueError`` if edges were sought to ``found`` Angstrom only and the network looks further; None: nobody said how far."""
+    if found is not None and found < wanted:
+        raise ValueError(f"the batch has the edges within {found} Angstrom, the network wants those within {wanted}; make them equal")
 
 
 def keep_variance(network: nn.Module) -> None:

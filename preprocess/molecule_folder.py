@@ -28,6 +28,7 @@ from dataloader.molecules import MANIFEST, SPLITS, STATISTICS, graphs_folder, st
 from dataloader.splits import READS, Split, SplitOptions, make_split
 from dataloader.structures import Structures
 from dataloader.units import ENERGY_UNITS, LENGTH_UNITS, Units
+from models.e2former import E2FormerOptions
 from preprocess.manifest import REBUILD, Manifest, being_made, remove
 
 FORMAT = 2
@@ -81,7 +82,7 @@ def add_split_options(parser: OptionParser):
     split.add("--split-number", int, None, low=1, high=5, help="which of the published splits of rMD17 (default 1)")
     split.add("--split-path", str, None, help="npz file with index lists (split file), or folder of the index files (split rmd17)")
     graphs = parser.section("graphs", "who sees whom")
-    graphs.add("--cutoff", float, 5.0, above=0, help="Angstrom")
+    graphs.add("--cutoff", float, E2FormerOptions.cutoff, above=0, help="Angstrom")
 
 
 def own_source(data) -> Source:

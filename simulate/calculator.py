@@ -111,5 +111,6 @@ class FarfieldCalculator(Calculator):
             cell=torch.from_numpy(cell[None]) if periodic else None,
             periodic=torch.from_numpy(atoms.pbc[None].copy()) if periodic else None,
             image_shift=torch.from_numpy(neighbors.shift.astype(np.int32)) if periodic else None,
+            cutoff=self.cutoff,
         )
         return batch.to(device=self.device, dtype=self.dtype)

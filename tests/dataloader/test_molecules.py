@@ -31,7 +31,7 @@ def test_batch_holds_the_structures_and_their_labels(dataset):
     assert batch.labels["energy"].dtype == torch.float64 and batch.labels["energy"].tolist() == wanted.energy.tolist()
     assert batch.labels["forces"].dtype == batch.positions.dtype == torch.float32 and "residual_energy" not in batch.labels
     np.testing.assert_array_equal(batch.labels["forces"].numpy(), wanted.forces.astype(np.float32))
-    assert len(dataset[2].labels["energy"]) == 1
+    assert len(dataset[2].labels["energy"]) == 1 and batch.cutoff == batch.to(dtype=torch.float64).cutoff == 4.0
 
 
 def test_open_structures_are_centred_before_they_are_rounded():

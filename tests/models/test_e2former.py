@@ -331,6 +331,14 @@ def test_batches_without_what_is_needed_are_refused():
         made()(dataclasses.replace(batch, image_shift=torch.zeros(batch.num_edges, 3)))
 
 
+def test_edges_that_end_before_the_cutoff_are_refused():
+    batch, model = draw(), made()
+    for reach in (None, CUTOFF, 2 * CUTOFF):
+        assert model(dataclasses.replace(batch, cutoff=reach))["energy"].isfinite().all()
+    with pytest.raises(ValueError, match=f"edges within {CUTOFF / 2} Angstrom, the network wants those within {CUTOFF}"):
+        model(dataclasses.replace(batch, cutoff=CUTOFF / 2))
+
+
 def test_irreps_in_both_spellings():
     assert parse_irreps("128x0e+128x1o+128x2e") == parse_irreps("128x0e+128x1e+128x2e") == (128, 2)
     assert parse_irreps("4x0e") == (4, 0)

@@ -35,7 +35,7 @@ from models.heads import MAX_ATOMIC_NUMBER, EnergyHead, VectorHead, check_elemen
 from models.layers import EquivariantLinear
 from models.near_field.basis import image_vectors
 from models.near_field.e2former_attention import WEIGHTS, NearFieldOptions
-from models.near_field.geometry import NearFieldGeometry
+from models.near_field.geometry import NearFieldGeometry, check_reach
 from models.near_field.harmonic_sum import KERNELS, memory_efficient_sum
 from models.near_field.scores import SCORES
 from models.near_field.wigner6j import FORMS
@@ -307,12 +307,6 @@ class E2Former(E2FormerBackbone):
     def forward(self, batch) -> dict[str, Tensor]:
         """Predictions for an ``AtomBatch``."""
         return FORCES[self.options.forces](self, batch)
-
-
-def check_reach(found: float | None, wanted: float) -> None:
-    """``ValueError`` if edges were sought to ``found`` Angstrom only and the network looks further; None: nobody said how far."""
-    if found is not None and found < wanted:
-        raise ValueError(f"the batch has the edges within {found} Angstrom, the network wants those within {wanted}; make them equal")
 
 
 def keep_variance(network: nn.Module) -> None:

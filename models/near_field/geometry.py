@@ -99,6 +99,12 @@ class NearFieldGeometry:
         return Neighbourhoods(self.graph.src, self.graph.dst, self.graph.num_nodes, self.graph.num_nodes)
 
 
+def check_reach(found: float | None, wanted: float) -> None:
+    """``ValueError`` if edges were sought to ``found`` Angstrom only and the network looks further; None: nobody said how far."""
+    if found is not None and found < wanted:
+        raise ValueError(f"the batch has the edges within {found} Angstrom, the network wants those within {wanted}; make them equal")
+
+
 @dataclasses.dataclass
 class LocalOrigins:
     """Edges between sources about the centres of their cubes and pairs of a target and a cube.

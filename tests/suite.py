@@ -195,6 +195,19 @@ class ModelSuite(ModelCases):
         assert torch.isfinite(gradient).all()
         assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+    def test_gpu_equals_cpu(self, case, double):
+        """Outputs and the gradient of a projection of them, on torch's kernels there."""
+        model, batch, _ = self.prepare(case)
+        answers = []
+        for device in ("cpu", "cuda"):
+            moved = batch.to(device)
+            positions = moved.positions.detach().requires_grad_(True)
+            out = model.to(device)(dataclasses.replace(moved, positions=positions))
+            total = sum((out[name] ** 3).sum() for name in case.outputs)
+            answers.append([*(out[name].detach().cpu() for name in case.outputs), torch.autograd.grad(total, positions)[0].cpu()])
+        assert all(relative_error(found, expected) <= BARS[torch.float64] for expected, found in zip(*answers, strict=True))
+
     @DGL_KERNELS
     def test_first_and_second_derivatives(self, case, double):
         """Gradient of a random projection of the outputs against central differences, and the parameter gradient of a loss on
@@ -215,20 +228,21 @@ class ModelSuite(ModelCases):
             slope = (projection(positions + step * direction) - projection(positions - step * direction)) / (2 * step)
         assert abs(float((gradient.detach() * direction).sum() - slope)) <= 1e-6 * max(1.0, abs(float(slope)))
 
-        loss = gradient.square().sum()
-        parameter = max((p for p in model.parameters() if p.requires_grad), key=lambda p: p.numel())
-        (analytic,) = torch.autograd.grad(loss, parameter)
-        direction = torch.randn(parameter.shape, generator=generator)
-        losses = []
-        for sign in (1, -1):
+        # all parameters move together: the error is measured against the spread of the slope over directions
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        slopes = torch.autograd.grad(gradient.square().sum(), parameters, allow_unused=True, materialize_grads=True)
+        directions = [torch.randn(parameter.shape, generator=generator) for parameter in parameters]
+        losses, step = [], 1e-7
+        for move in (step, -2 * step):
             with torch.no_grad():
-                parameter += sign * step * direction
+                for parameter, direction in zip(parameters, directions, strict=True):
+                    parameter += move * direction
             (moved,) = torch.autograd.grad(projection(positions), positions)
             losses.append(float(moved.square().sum()))
-            with torch.no_grad():
-                parameter -= sign * step * direction
-        slope = (losses[0] - losses[1]) / (2 * step)
-        assert abs(float((analytic * direction).sum()) - slope) <= 1e-5 * max(1.0, abs(slope))
+        products = [slope * direction for slope, direction in zip(slopes, directions, strict=True)]
+        spread = sum(float(product.square().sum()) for product in products) ** 0.5
+        error = sum(float(product.sum()) for product in products) - (losses[0] - losses[1]) / (2 * step)
+        assert spread > 0 and abs(error) <= 1e-5 * spread
 
     def test_save_and_load(self, case, tmp_path):
         model, batch, _ = self.prepare(case)

@@ -13,6 +13,8 @@ from dataloader.batching import AtomBatch
 from models.blocks import ATTENTIONS
 from models.e2former import PRESETS, E2FormerOptions, parse_irreps
 from models.factory import build_model
+from models.far_field.attention import FEATURE_MAPS, NORMALISATIONS
+from models.far_field.radial import KAPPA_GRIDS, MODES
 from models.feed_forward import FEED_FORWARDS
 from models.graph_ops import GraphIndex
 from models.near_field.e2former_attention import WEIGHTS
@@ -20,6 +22,7 @@ from models.near_field.harmonic_sum import KERNELS
 from models.near_field.scores import SCORES
 from models.near_field.wigner6j import FORMS
 from models.norms import NORMS
+from models.radial import RADIAL_BASES
 from tests.suite import DGL_KERNELS, Case, CutoffSuite, ModelCases, ModelSuite, cutoff_graph
 
 CUTOFF = 4.0
@@ -48,6 +51,8 @@ SMALL = {
     "far_design_radius": 12.0,
     "fmm_num_kappa": 2,
 }
+CHOICES = ("schedule", "attention_weights", "norm", "feed_forward", "kernel_implementation", "far_expansion")
+DEFAULTS = {name: getattr(E2FormerOptions(), name) for name in CHOICES}
 EXACT_KERNELS = [name for name in KERNELS if name != "flash"]  # which computes in half precision and has a test of its own
 connect = functools.partial(cutoff_graph, cutoff=CUTOFF)
 
@@ -88,16 +93,23 @@ NEAR_CASES = [
     *once("convolution_form", FORMS),
     *once("kernel_implementation", EXACT_KERNELS),
     *once("norm", NORMS),
+    *once("radial_basis", RADIAL_BASES),
     *once("feed_forward", FEED_FORWARDS),
     case("direct", forces="direct"),
     case("no-forces", forces="none", irreps="8x0e+8x1o", ffn_ratio=2),
 ]
 OTHER_CASES = [
-    *once("schedule", [name for name in ATTENTIONS if "fmm" in name or "hybrid-first" in name or "hybrid-all" in name]),
+    *once("schedule", [name for name in ATTENTIONS if "fmm" in name or "hybrid" in name]),
     case("serial", schedule="second-order+fmm-node+zero-order", feed_forward="two_body"),
     case("hybrid-multipole", schedule="hybrid-first-order", far_expansion="multipole", far_tolerance=0.05, far_design_radius=5.0),
     case("hybrid-auto", schedule="hybrid-first-order", far_expansion="auto"),
-    case("cosine-gaussian", envelope="cosine", radial_basis="gaussian"),  # its second derivatives jump at the cutoff
+    case("cosine", envelope="cosine"),  # its second derivatives jump at the cutoff
+    *once("far_feature_map", FEATURE_MAPS, schedule="hybrid-first-order"),
+    *once("far_normalisation", NORMALISATIONS, schedule="hybrid-first-order"),
+    *once("fmm_kappa_grid", KAPPA_GRIDS, schedule="hybrid-first-order"),
+    *once("fmm_radial_coeffs_mode", MODES, schedule="hybrid-first-order"),
+    case("far-values-of-degree-0", schedule="hybrid-first-order", far_value_lmax=0, fmm_learnable_radial_coeffs=False),
+    case("defaults", **DEFAULTS),
 ]
 
 
@@ -339,6 +351,16 @@ def test_edges_that_end_before_the_cutoff_are_refused():
         model(dataclasses.replace(batch, cutoff=CUTOFF / 2))
 
 
+@pytest.mark.parametrize("options", [DEFAULTS, {"score": "dot_alpha"}, {"schedule": "all-order"}], ids=["defaults", "dot", "all-order"])
+def test_longer_edges_count_for_nothing(options, double):
+    model, batch = made(**options), draw()
+    wide = cutoff_graph(batch.positions, batch.graph.nodes_per_graph, 2 * CUTOFF)
+    assert wide.num_edges > batch.num_edges
+    expected, found = model(batch), model(dataclasses.replace(batch, graph=wide, cutoff=2 * CUTOFF))
+    for name in ("energy", "forces"):
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-12, atol=1e-12)
+
+
 def test_irreps_in_both_spellings():
     assert parse_irreps("128x0e+128x1o+128x2e") == parse_irreps("128x0e+128x1e+128x2e") == (128, 2)
     assert parse_irreps("4x0e") == (4, 0)
@@ -354,9 +376,13 @@ def test_other_irreps_are_refused(text):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_presets_build(name):
-    model = build_model({"name": "e2former", **PRESETS[name]})
-    assert model.config["layers"] and len(model.blocks) == len(model.options.attentions())
+def test_presets_learn(name):
+    model, batch = build_model({"name": "e2former", **PRESETS[name]}).train(), draw()
+    out = model(batch)
+    (out["energy"].square().sum() + out["forces"].square().sum()).backward()
+    assert all(parameter.grad is None or bool(parameter.grad.isfinite().all()) for parameter in model.parameters())
+    forces = out["forces"].detach()
+    assert bool(forces.any()) and float(forces.sum(0).abs().max()) <= 1e-4 * float(forces.abs().max())
 
 
 def test_rule_of_plane_waves_reaches_the_far_field(double):

@@ -28,7 +28,8 @@ from common.command_line import OptionParser, run_script
 from dataloader.files import write_json
 from dataloader.molecules import MoleculeDataset
 from dataloader.structures import Structures
-from models.e2former import E2Former, E2FormerOptions
+from models.e2former import E2Former
+from models.e2former_options import E2FormerOptions
 
 CUTOFF, LMAX = 5.0, 2
 SCHEDULES = {"near": "first-order", "hybrid": "hybrid-first-order"}

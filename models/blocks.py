@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import math
 import re
 from collections.abc import Callable
@@ -58,25 +57,25 @@ class Scene:
 class BlockOptions:
     """Choices of a :class:`Block`.
 
-    near, far: options of the attentions; the order of a near field comes from the schedule. norm, feed_forward: names in ``NORMS`` and
-    ``FEED_FORWARDS``. hidden: channels inside the feed-forward network. drop_path: probability with which a graph skips a branch while
+    near, far: options of the attentions; near is None where the block has no near field. norm, feed_forward: names in ``NORMS`` and
+    ``FEED_FORWARDS``. ffn_channels: inside the feed-forward network. drop_path: probability with which a graph skips a branch while
     training. long_scale: first value of the far field's factor in a hybrid. Raises ValueError in one line for values out of range.
     """
 
-    near: NearFieldOptions
+    near: NearFieldOptions | None
     far: FarFieldOptions
-    norm: str = "rms_norm_sh"
-    feed_forward: str = "gate"
-    hidden: int = 32
-    drop_path: float = 0.0
-    long_scale: float = 1.0
+    ffn_channels: int
+    norm: str
+    feed_forward: str
+    drop_path: float
+    long_scale: float
 
     def __post_init__(self):
         for name, table in (("norm", NORMS), ("feed_forward", FEED_FORWARDS)):
             if getattr(self, name) not in table:
                 raise ValueError(f"{name} must be one of {', '.join(table)}, got {getattr(self, name)!r}")
-        if self.hidden < 1:
-            raise ValueError(f"hidden channels of the feed-forward network must be >= 1, got {self.hidden}")
+        if self.ffn_channels < 1:
+            raise ValueError(f"channels of the feed-forward network must be >= 1, got {self.ffn_channels}")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path must be a probability in [0, 1), got {self.drop_path}")
         if not math.isfinite(self.long_scale):
@@ -84,11 +83,11 @@ class BlockOptions:
 
 
 class NearLayer(nn.Module):
-    """Attention over edges, of the given order."""
+    """Attention over edges."""
 
-    def __init__(self, options: BlockOptions, order: str):
+    def __init__(self, options: BlockOptions):
         super().__init__()
-        self.attention = NearFieldAttention(dataclasses.replace(options.near, attention_order=order))
+        self.attention = NearFieldAttention(options.near)
 
     def forward(self, x: Tensor, scene: Scene) -> Tensor:
         return self.attention(x, scene.near)
@@ -111,9 +110,9 @@ class HybridLayer(nn.Module):
     What the far field draws for its weights changes no other weight: with the same seed a hybrid starts as the near field alone does.
     """
 
-    def __init__(self, options: BlockOptions, order: str):
+    def __init__(self, options: BlockOptions):
         super().__init__()
-        self.near = NearLayer(options, order)
+        self.near = NearLayer(options)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(torch.randint(2**31, ())))
             self.far = FarLayer(options)
@@ -124,7 +123,7 @@ class HybridLayer(nn.Module):
 
 
 class Attention(NamedTuple):
-    """How an attention is made from ``BlockOptions``, the order of its near field (None: it has none), and whether it sees far."""
+    """How an attention is made from ``BlockOptions``, the order that its near field shall have (None: it has none), whether it sees far."""
 
     make: Callable[[BlockOptions], nn.Module]
     near_order: str | None
@@ -132,9 +131,9 @@ class Attention(NamedTuple):
 
 
 ATTENTIONS = {
-    **{order: Attention(functools.partial(NearLayer, order=order), order, False) for order in ORDERS},
+    **{order: Attention(NearLayer, order, False) for order in ORDERS},
     "fmm-node": Attention(FarLayer, None, True),
-    **{f"hybrid-{order}": Attention(functools.partial(HybridLayer, order=order), order, True) for order in ORDERS},
+    **{f"hybrid-{order}": Attention(HybridLayer, order, True) for order in ORDERS},
 }
 
 
@@ -188,11 +187,11 @@ class Block(nn.Module):
 
     def __init__(self, attention: str, options: BlockOptions):
         super().__init__()
-        lmax, channels = options.near.lmax, options.near.channels
+        lmax, channels = options.far.lmax, options.far.channels
         self.attention_norm = EquivariantNorm(options.norm, lmax, channels)
         self.attention = ATTENTIONS[attention].make(options)
         self.feed_forward_norm = EquivariantNorm(options.norm, lmax, channels)
-        self.feed_forward = FEED_FORWARDS[options.feed_forward](lmax, channels, options.hidden)
+        self.feed_forward = FEED_FORWARDS[options.feed_forward](lmax, channels, options.ffn_channels)
         self.drop_path = DropPath(options.drop_path)
 
     def forward(self, x: Tensor, scene: Scene) -> Tensor:

@@ -13,7 +13,8 @@ import typing
 
 from torch import nn
 
-from models.e2former import E2Former, E2FormerOptions
+from models.e2former import E2Former
+from models.e2former_options import E2FormerOptions
 from models.nbody import NBodyOptions, SE3TransformerNBody
 from models.properties import E2FormerProperties, E2FormerPropertyOptions, SE3PropertyOptions, SE3TransformerProperties
 

@@ -12,7 +12,7 @@ stress is symmetric. Positive stress is tension: eV / Angstrom^3, the sign of AS
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -128,3 +128,46 @@ def check_elements(atomic_numbers: Tensor | None) -> None:
         low, high = (int(number) for number in atomic_numbers.aminmax())
         if low < 1 or high > MAX_ATOMIC_NUMBER:
             raise ValueError(f"atomic numbers must lie in 1 .. {MAX_ATOMIC_NUMBER}, got {low if low < 1 else high}")
+
+
+def no_forces(model: nn.Module, batch) -> dict[str, Tensor]:
+    """Energy alone."""
+    x = model.features(batch, batch.positions, batch.cell)
+    return {"energy": model.energy(batch.graph, x, batch.atomic_numbers)}
+
+
+def direct_forces(model: nn.Module, batch) -> dict[str, Tensor]:
+    """Energy, and forces read from degree 1 without a derivative."""
+    x = model.features(batch, batch.positions, batch.cell)
+    forces = model.vectors(x) * model.energy.reference.scale.to(x.dtype)
+    return {"energy": model.energy(batch.graph, x, batch.atomic_numbers), "forces": forces}
+
+
+def conservative_forces(model: nn.Module, batch) -> dict[str, Tensor]:
+    """Energy and its derivatives by positions and, if asked for, by strain."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError("forces are derivatives, which torch.inference_mode() forbids; use torch.no_grad()")
+    graph, positions, cell = batch.graph, batch.positions, batch.cell
+    again = torch.is_grad_enabled() and (model.training or positions.requires_grad)
+    with torch.enable_grad():
+        if not positions.requires_grad:
+            positions = positions.detach().requires_grad_(True)
+        wanted, moved = [positions], positions
+        if model.options.stress:
+            if cell is None:
+                raise ValueError("stress needs a cell: give the batch its cell (graphs, 3, 3), or set stress to false")
+            strain, moved, cell = strained(graph, positions, cell)
+            wanted.append(strain)
+        energy = model.energy(graph, model.features(batch, moved, cell), batch.atomic_numbers)
+        gradients = torch.autograd.grad(energy.sum(), wanted, create_graph=again)
+    out = {"energy": energy if again else energy.detach(), "forces": -gradients[0]}
+    if model.options.stress:
+        out["stress"] = gradients[1] / torch.linalg.det(batch.cell).abs().view(-1, 1, 1)
+    return out
+
+
+FORCES: dict[str, Callable[..., dict[str, Tensor]]] = {  # name -> (model, batch) to predictions
+    "conservative": conservative_forces,
+    "direct": direct_forces,
+    "none": no_forces,
+}

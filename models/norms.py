@@ -4,7 +4,7 @@
 
 after the mean over channels has been taken off the scalars. The norms differ in A alone, which says whose size divides whom:
 
-    rms_norm_sh     A_ll' = 1 / (lmax + 1)                       one size for the whole node (E2Former's default)
+    rms_norm_sh     A_ll' = 1 / (lmax + 1)                       one size for the whole node (the publication's choice)
     layer_norm_sh   scalars by themselves, all l > 0 by their common size (EquiformerV2, sec. 3.3)
     layer_norm      A_ll' = delta_ll'                            every degree by itself (Equiformer, sec. 4.1)
 

@@ -19,8 +19,9 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from models.e2former import PRESETS as E2FORMER_PRESETS
-from models.e2former import BackboneOptions, E2FormerBackbone, keep_variance
+from models.e2former import E2FormerBackbone, keep_variance
+from models.e2former_options import PRESETS as E2FORMER_PRESETS
+from models.e2former_options import BackboneOptions
 from models.edge_scalars import EdgeScalars
 from models.graph_ops import sum_edges
 from models.heads import MAX_ATOMIC_NUMBER, check_elements
@@ -79,6 +80,7 @@ class E2FormerPropertyOptions(BackboneOptions):
     targets: Targets = "homo"
     readouts: Readouts = None
     schedule: str = "first-order"
+    cutoff: float = 5.0
     radial_size: int = 48
     bond_kinds: BondKinds = False
 

@@ -103,6 +103,7 @@ def polynomial_envelope(scaled: Tensor, power: int = 6) -> Tensor:
 
 
 ENVELOPES = {"none": no_envelope, "cosine": cosine_envelope, "polynomial": polynomial_envelope}
+SMOOTH_ENVELOPES = {name: envelope for name, envelope in ENVELOPES.items() if name != "none"}  # without one the energy jumps at the cutoff
 
 # options that several networks share, with what --help says of them
 EnvelopeName = Annotated[str, "how edges fade towards the cutoff", ENVELOPES]

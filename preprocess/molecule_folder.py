@@ -28,7 +28,7 @@ from dataloader.molecules import MANIFEST, SPLITS, STATISTICS, graphs_folder, st
 from dataloader.splits import READS, Split, SplitOptions, make_split
 from dataloader.structures import Structures
 from dataloader.units import ENERGY_UNITS, LENGTH_UNITS, Units
-from models.e2former import E2FormerOptions
+from models.e2former_options import E2FormerOptions
 from preprocess.manifest import REBUILD, Manifest, being_made, remove
 
 FORMAT = 2

@@ -14,7 +14,7 @@ from common.command_line import OptionParser
 from common.precision import PRECISIONS
 from dataloader.molecules import MoleculeDataset, load_statistics, stored_cutoff
 from models.blocks import ATTENTIONS, parse_schedule
-from models.e2former import PRESETS, E2FormerOptions
+from models.e2former_options import PRESETS, E2FormerOptions
 from train.data_order import EpochLoader
 from train.loop import Trainer
 from train.losses import LOSSES
@@ -57,7 +57,7 @@ def add_loss_options(parser: OptionParser):
 
     An energy is a sum over atoms, so what a step does to it, wanted or not, grows with their number; so does its part of the gradient,
     unless the error is divided by them. Undivided energies of the 148 atoms of MD22's buckyball-catcher (weight 0.1) drown the forces:
-    training stays at the error of zero forces for hundreds of steps, where with divided ones it is far below; the logs of both show it.
+    training stays at the error of zero forces for 200 to 600 steps, as the seed may be, where with divided ones it is far below.
     """
     loss = parser.section("loss", "what is minimised")
     loss.add("--weight-energy", float, 0.2, low=0, help="weight of the energy part")

@@ -81,8 +81,8 @@ class FarFieldOptions:
     value_channels: int = 4
     feature_map: str = "elu"
     normalisation: str = "none"
-    typical_atoms: float = 1.0
-    expansion: str = "multipole"
+    typical_atoms: float = 20.0
+    expansion: str = "auto"
     accuracy: ExpansionOptions = ExpansionOptions()
     radial: RadialOptions = RadialOptions()
 

@@ -46,12 +46,13 @@ class AutoExpansion(nn.Module):
                 raise ValueError(self._no_lattice)
             return self.lattice(graph, positions, queries, keys, values, coefficients, cell)
         atoms = (positions, queries, keys, values)
-        by_pairs = self.prefers_pairs(graph.nodes_per_graph, *queries.shape[1:], values.shape[2])
+        by_pairs = self.prefers_pairs(torch.tensor(graph.sizes), *queries.shape[1:], values.shape[2])
         if by_pairs.all():
             return self.pairwise(graph, *atoms, coefficients)
         if not by_pairs.any():
             return self.multipole(graph, *atoms, coefficients)
         found, places = [], []
+        by_pairs = by_pairs.to(positions.device)
         for expansion, chosen in ((self.pairwise, by_pairs), (self.multipole, ~by_pairs)):
             nodes = chosen.index_select(0, graph.graph_of_node).nonzero().squeeze(1)
             none = nodes.new_zeros(0)

@@ -59,8 +59,8 @@ class NearFieldOptions:
     attention_order: str = "first-order"
     score: str = "QK_alpha"
     score_width: int = 8
-    weights: str = "softmax"
-    typical_neighbours: float = 20.0
+    weights: str = "softplus"
+    typical_neighbours: float = 16.0
     convolution_form: str = "edge"
     kernel_implementation: str = "memory_efficient"
 

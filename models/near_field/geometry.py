@@ -36,7 +36,7 @@ class NearFieldGeometry:
         positions    (nodes, 3)
         vectors      (edges, 3), x_dst - x_src (+ images)
         length       (edges,), zero length has zero gradient
-        envelope     (edges, 1), 1 at length zero, 0 at the cutoff with two continuous derivatives
+        envelope     (edges, 1), 1 at length zero, 0 at the cutoff with two continuous derivatives ("cosine": with one)
         invariants   (edges, hidden), radial basis and elements of both ends through the trunk that all layers share
         images       (edges, 3) displacement of the receiving atom by lattice vectors, or None
         softening    s of the softened direction, in the unit of the positions
@@ -102,7 +102,7 @@ class NearFieldGeometry:
 def check_reach(found: float | None, wanted: float) -> None:
     """``ValueError`` if edges were sought to ``found`` Angstrom only and the network looks further; None: nobody said how far."""
     if found is not None and found < wanted:
-        raise ValueError(f"the batch has the edges within {found} Angstrom, the network wants those within {wanted}; make them equal")
+        raise ValueError(f"the batch has the edges within {found} Angstrom, the network wants all within {wanted}; give --cutoff to both")
 
 
 @dataclasses.dataclass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -14,9 +16,16 @@ from models.near_field.geometry import NearFieldGeometry
 from models.radial import polynomial_envelope
 from tests.suite import cutoff_graph
 
-NEAR = NearFieldOptions(lmax=2, channels=8, heads=2, hidden=6, attention_order="zero-order", score_width=4)
+NEAR = NearFieldOptions(lmax=2, channels=8, heads=2, hidden=6, score_width=4)
 FAR = FarFieldOptions(channels=8, lmax=2, heads=2, key_features=2, value_channels=2, expansion="pairwise")
-OPTIONS = BlockOptions(near=NEAR, far=FAR, hidden=8)
+
+
+def options(attention: str, **change) -> BlockOptions:
+    """Of a small block; the near field has the order that ``attention`` asks for."""
+    order = ATTENTIONS[attention].near_order
+    near = None if order is None else dataclasses.replace(NEAR, attention_order=order)
+    chosen = {"ffn_channels": 8, "norm": "rms_norm_sh", "feed_forward": "gate", "drop_path": 0.0, "long_scale": 1.0, **change}
+    return BlockOptions(near, FAR, **chosen)
 
 
 def scene(nodes: int = 6) -> Scene:
@@ -83,7 +92,7 @@ def test_every_order_has_its_hybrid():
     [
         ({"norm": "batch"}, "rms_norm_sh, layer_norm_sh, layer_norm, got 'batch'"),
         ({"feed_forward": "moe"}, "gate, sphere_grid, two_body, got 'moe'"),
-        ({"hidden": 0}, "must be >= 1, got 0"),
+        ({"ffn_channels": 0}, "must be >= 1, got 0"),
         ({"drop_path": 1.0}, r"in \[0, 1\), got 1.0"),
         ({"drop_path": -0.1}, r"in \[0, 1\), got -0.1"),
         ({"long_scale": float("nan")}, "long_scale must be finite, got nan"),
@@ -91,7 +100,7 @@ def test_every_order_has_its_hybrid():
 )
 def test_bad_options_are_refused(change, quoted):
     with pytest.raises(ValueError, match=quoted):
-        BlockOptions(**{"near": NEAR, "far": FAR, **change})
+        options("first-order", **change)
 
 
 def test_a_hybrid_starts_as_its_near_field():
@@ -99,7 +108,7 @@ def test_a_hybrid_starts_as_its_near_field():
 
     def start(attention: str, seed: int) -> dict:
         torch.manual_seed(seed)
-        return Block(attention, OPTIONS).state_dict() | {"after": torch.rand(3)}
+        return Block(attention, options(attention)).state_dict() | {"after": torch.rand(3)}
 
     near, hybrid, other = start("first-order", 0), start("hybrid-first-order", 0), start("hybrid-first-order", 1)
     for name, value in near.items():
@@ -110,7 +119,7 @@ def test_a_hybrid_starts_as_its_near_field():
 
 def test_hybrid_is_near_plus_scaled_far():
     torch.manual_seed(0)
-    hybrid, x, where = HybridLayer(OPTIONS, "first-order"), features(), scene()
+    hybrid, x, where = HybridLayer(options("hybrid-first-order")), features(), scene()
     near, far = hybrid.near(x, where), hybrid.far(x, where)
     for scale in (0.0, 1.0, -2.5):
         nn.init.constant_(hybrid.long_scale, scale)
@@ -119,19 +128,19 @@ def test_hybrid_is_near_plus_scaled_far():
 
 
 def test_long_scale_starts_where_it_is_told():
-    assert HybridLayer(BlockOptions(near=NEAR, far=FAR, long_scale=0.25), "zero-order").long_scale.item() == 0.25
+    assert HybridLayer(options("hybrid-zero-order", long_scale=0.25)).long_scale.item() == 0.25
 
 
 @pytest.mark.parametrize("attention", ["zero-order", "fmm-node", "hybrid-first-order"])
 def test_block_adds_two_branches(attention):
     """Pre-norm: x + attention(norm(x)), then + feed-forward(norm(.)); a block whose branches give zero is the identity."""
     torch.manual_seed(0)
-    block, x, where = Block(attention, OPTIONS), features(), scene()
+    block, x, where = Block(attention, options(attention)), features(), scene()
     middle = x + block.attention(block.attention_norm(x), where)
     expected = middle + block.feed_forward(block.feed_forward_norm(middle))
     torch.testing.assert_close(block(x, where), expected)
     assert float((expected - x).detach().abs().max()) > 0.1
-    dead = Block(attention, BlockOptions(near=NEAR, far=FAR, hidden=8))
+    dead = Block(attention, options(attention))
     for parameter in dead.parameters():
         nn.init.zeros_(parameter)
     assert torch.equal(dead(x, where), x)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dataloader.batching import AtomBatch
 from models.blocks import ATTENTIONS
-from models.e2former import PRESETS, E2FormerOptions, parse_irreps
+from models.e2former_options import PRESETS, E2FormerOptions, parse_irreps
 from models.factory import build_model
 from models.far_field.attention import FEATURE_MAPS, NORMALISATIONS
 from models.far_field.radial import KAPPA_GRIDS, MODES
@@ -347,7 +347,7 @@ def test_edges_that_end_before_the_cutoff_are_refused():
     batch, model = draw(), made()
     for reach in (None, CUTOFF, 2 * CUTOFF):
         assert model(dataclasses.replace(batch, cutoff=reach))["energy"].isfinite().all()
-    with pytest.raises(ValueError, match=f"edges within {CUTOFF / 2} Angstrom, the network wants those within {CUTOFF}"):
+    with pytest.raises(ValueError, match=f"edges within {CUTOFF / 2} Angstrom, the network wants all within {CUTOFF}"):
         model(dataclasses.replace(batch, cutoff=CUTOFF / 2))
 
 

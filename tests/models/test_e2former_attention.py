@@ -233,7 +233,7 @@ def test_softplus_weights_do_not_depend_on_other_neighbours():
 
 def test_all_orders_are_gated_between_the_three():
     """With gates shut the sum is the second order's, with both open it is zero order and first order."""
-    layer = attention("all-order")
+    layer = attention("all-order", weights="softmax")
     x, positions, graph = molecule()
     geometry = surveyor(positions, graph)
     branch = layer.branch

@@ -10,7 +10,7 @@ import pytest
 from common import checkpoint
 from common.session import Interrupted
 from dataloader.molecules import load_statistics
-from models.e2former import PRESETS, E2FormerOptions
+from models.e2former_options import PRESETS, E2FormerOptions
 from preprocess import preprocess_md17
 from tests.dataloader.molecule_data import random_structures
 from tests.train.md_data import SMALL, config_for, make_data

@@ -158,6 +158,7 @@ class PropertyDataset(StructureDataset):
             edge_features=features,
             labels={name: values.index_select(0, chosen) for name, values in self._labels.items()},
             edge_basis=edges.basis,
+            cutoff=self.graph_rule.get("cutoff"),
         )
 
 

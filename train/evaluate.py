@@ -46,16 +46,15 @@ def evaluate_checkpoint(
         if name not in known:
             raise ValueError(f"checkpoint {path} is of the unknown {what} {name!r}; known: {', '.join(known)}")
     module = importlib.import_module(TASKS[config.task])
-    if energy_offset != "none" and module is not md_task:
+    more = {} if energy_offset == "none" else {"energy_offset": energy_offset}
+    if more and module is not md_task:
         raise ValueError(f"--energy-offset {energy_offset} is for energies; {path} is of the task {config.task!r}, leave it out")
     if data_path is not None:
         config.data.data_path = str(data_path)
     torch.set_num_threads(config.run.threads)
     model = module.build_model_for(config)
     checkpoint.load_weights(model, checkpoint.evaluation_weights(content), path)
-    (task, loader), precision = module.evaluation(config, split, model), config.training.precision
-    if module is md_task:
-        task.energy_offset = energy_offset
+    (task, loader), precision = module.evaluation(config, split, model, **more), config.training.precision
     model = model.to(device=device, dtype=PRECISIONS[precision])
     return task.table(evaluate_model(model, task, loader, device, precision))
 

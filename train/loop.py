@@ -7,8 +7,8 @@ It knows nothing of any data set: a `Task` says what the loss, the metrics and t
 
 A step with a non-finite loss or gradient changes no weight; it is counted, and too many in a row end the run. Everything that
 decides the next number (weights, averages, optimiser, schedule, position in the data order, random states) is in
-``checkpoint_last.pt``; with the same seed, machine and thread count a continued run is bit-identical to an uninterrupted one.
-Only a CPU- or wall-minute budget brings the clock into the numbers.
+``checkpoint_last.pt``; on the CPU, with the same seed, machine and thread count, a continued run is bit-identical to an uninterrupted
+one (sums on a GPU have no fixed order). Only a CPU- or wall-minute budget brings the clock into the numbers.
 """
 import math
 import time

@@ -13,8 +13,9 @@ atom and component, errors are
 | stress_mae | meV/Angstrom^3 | of a component |
 
 The table has each row in meV and in kcal/mol. Baseline "mean energy, zero forces": the reference energies alone, no forces.
-Selection on the validation split: the loss of the training, over the whole split. (An energy is a sum over atoms: on few frames of a large
-molecule the errors of all of them move together from epoch to epoch, and selecting by energy_mae would pick an early, lucky one.)
+Selection on the validation split: the loss with the weights of the start, over the whole split. (An energy is a sum over atoms: on few
+frames of a large molecule the errors of all of them move together from epoch to epoch, and selecting by energy_mae would pick an early,
+lucky one.)
 Cost of a pass over a split: one evaluation of the network a structure.
 """
 
@@ -70,8 +71,8 @@ class EnergyForceTask(Task):
         energy_offset  name in `OFFSETS`: what the energy errors of an evaluation may be shifted by
     """
 
-    def __init__(self, loss: StructureLoss, late: LateWeights | None = None, energy_offset: str = "none"):
-        self.objective, self.late, self.energy_offset = loss, late or LateWeights(), energy_offset
+    def __init__(self, loss: StructureLoss, late: LateWeights, energy_offset: str):
+        self.objective, self.late, self.energy_offset = loss, late, energy_offset
         self.curves = [metric for part, metric in CURVES.items() if part in loss.weights]
         self.units = LABEL_UNITS | {"energy_mae": "meV", "force_mae": "meV/Angstrom", "stress_mae": "meV/Angstrom^3"}
 
@@ -180,14 +181,14 @@ def cosine(one: np.ndarray, two: np.ndarray) -> float:
     return float(((one * two).sum(1) / np.where(lengths > 0, lengths, 1.0)).mean())
 
 
-def build_task(config) -> EnergyForceTask:
-    """The task of ``config.loss``, with the mean size of the structures from ``config.model``."""
+def build_task(config, energy_offset: str = "none") -> EnergyForceTask:
+    """The task of ``config.loss``, with the mean size of the structures from ``config.model``; energy_offset: see the task."""
     loss = config.loss
     weights = {"energy": loss.weight_energy, "forces": loss.weight_forces, "stress": loss.weight_stress}
     costs = {"energy": loss.energy_loss, "forces": loss.force_loss, "stress": "vector_norm"}
     scales = {"energy": loss.energy_scale, "forces": loss.force_scale, "stress": 1.0}
     objective = StructureLoss(weights, config.model.avg_atoms, costs, scales, loss.energy_per == "atom")
-    return EnergyForceTask(objective, LateWeights(loss.late_start, loss.late_energy_factor))
+    return EnergyForceTask(objective, LateWeights(loss.late_start, loss.late_energy_factor), energy_offset)
 
 
 def build_model_for(config) -> nn.Module:
@@ -217,9 +218,9 @@ def split_loader(config, split: str, references: Mapping[int, float], training: 
     return ordered_batches(dataset, EVALUATION_ATOMS)
 
 
-def evaluation(config, split: str, model: nn.Module) -> tuple[EnergyForceTask, EpochLoader]:
+def evaluation(config, split: str, model: nn.Module, energy_offset: str = "none") -> tuple[EnergyForceTask, EpochLoader]:
     """The task, and all structures of a split, in order; energies less the references that the trained ``model`` holds."""
-    return build_task(config), split_loader(config, split, model.energy.reference.values())
+    return build_task(config, energy_offset), split_loader(config, split, model.energy.reference.values())
 
 
 def check_labels(config, dataset: MoleculeDataset):

@@ -29,8 +29,8 @@ OPTIMIZERS = {
 def build_optimizer(model: nn.Module, options) -> torch.optim.Optimizer:
     """The optimiser ``options.optimizer`` over all trainable weights.
 
-    Weight decay acts on weights of two and more dimensions: matrices, and the scales of norms that have one for every degree and channel;
-    not on biases and other lists.
+    Weight decay acts on weights of two and more dimensions: matrices, and the scales and shifts of norms that have one for every degree
+    (or query and key) and channel; not on lists, as biases are.
     """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     if not weights:

@@ -27,7 +27,7 @@ def add_run_options(parser: OptionParser, run_dir: str):
     add_config_option(parser)
     run = parser.section("run", "where the run lives and what it uses")
     run.add("--run-dir", str, run_dir, help="folder of the run: checkpoints, tensorboard, plots, results")
-    run.add("--resume", bool, False, help="go on from checkpoint_last.pt, bit-identically")
+    run.add("--resume", bool, False, help="go on from checkpoint_last.pt, on the CPU bit-identically")
     run.add("--overwrite", bool, False, help="throw away the run in the folder")
     run.add("--seed", int, 0, low=0, high=2**31 - 1, help="seed of weights and data order")
     run.add("--seeds", int, 1, low=1, high=1000, help="train this many seeds one after the other and print mean +- std")

@@ -51,8 +51,7 @@ def evaluated(data, offset="none", errors=("energy", "forces"), shift=0.0):
     loader = split_loader(config, "test", statistics.references)
     structures, rng = loader.dataset.structures, np.random.default_rng(1)
     drawn = {"energy": rng.standard_normal(len(structures)) + shift, "forces": rng.standard_normal((structures.num_atoms, 3))}
-    task = build_task(config)
-    task.energy_offset = offset
+    task = build_task(config, offset)
     model = Guess(loader.dataset, statistics.references, {name: drawn[name] for name in errors})
     return task, evaluate_model(model, task, loader, CPU), drawn, structures, statistics
 

@@ -3,7 +3,7 @@
 Every option belongs to a section (``run``, ``data``, ``model``, ``loss``, ``training``) and is found again as ``config.<section>.<key>``.
 A value is taken from the first of these places that names it:
 
-    explicit argument  >  --config file.yaml (or the run that --resume continues)  >  preset (e.g. of a protocol)  >  default
+    explicit argument  >  --config file.yaml (or the run that --resume continues)  >  the data  >  preset (e.g. of a protocol)  >  default
 
 A yaml file holds sections (``training: {lr: 0.001}``) or bare option names (``lr: 0.001``); the ``config.yaml`` of any run is such a file.
 Errors of the user are ``ValueError`` or ``OSError`` with a one-line message: `run_script` prints it and leaves with exit code 2.
@@ -28,7 +28,9 @@ from common.session import Interrupted
 SESSION_ONLY = {"resume": False, "overwrite": False, "pause_after": None}
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT  # 130
+MEASURED = "measured"  # key of a configuration: names of the options that the data decided
 UNSET = object()
+Reader = Callable[[dict], dict]  # flat values -> {key: value} for options that nobody named
 
 
 class Section:
@@ -134,36 +136,37 @@ class OptionParser(argparse.ArgumentParser):
     def error(self, message: str):
         raise ValueError(f"{message.removeprefix('argument ')} (--help lists all options)")
 
-    def parse_config(
-        self, argv=None, presets: Callable[[dict], dict] | None = None, measured: frozenset[str] = frozenset()
-    ) -> EasyDict:
+    def parse_config(self, argv=None, presets: Reader | None = None, measured: Reader | None = None) -> EasyDict:
         """Read the command line into ``config.<section>.<key>``.
 
-        ``presets(values) -> {key: value}`` sees the flat values and returns better defaults for options that nobody named.
-        ``measured``: options that say what the data are like; ``--config`` does not bring them along from a run on other data.
-        With ``run.resume`` set the ``config.yaml`` of the run folder stands in the place of ``--config``.
+        ``presets(values) -> {key: value}`` sees the flat values and returns better defaults for options that nobody named;
+        ``measured(values)`` likewise what the data say of such options, before the presets. Names of options that the data decided are in
+        ``config.measured`` and are stored with a run: ``--config`` leaves them out, so they are measured anew.
+        With ``run.resume`` set the ``config.yaml`` of the run folder stands in the place of ``--config``, as it is.
         """
         actions = {key: action for section in self.sections.values() for key, action in section.actions.items()}
         self.actions_of_key = actions
         unset = argparse.Namespace(config=None, **dict.fromkeys(actions, UNSET))
         given = {key: value for key, value in vars(self.parse_args(argv, unset)).items() if value is not UNSET}
         defaults = {key: action.default for key, action in actions.items()}
-        chosen = {}
+        chosen, decided = {}, set()
         source = given.pop("config")
         if given.get("resume"):
-            chosen = self.read_yaml(Path(given.get("run_dir", defaults.get("run_dir"))) / "config.yaml", resumed=True)
+            chosen, decided = self.read_yaml(Path(given.get("run_dir", defaults.get("run_dir"))) / "config.yaml", resumed=True)
         if source is not None:
-            template = self.read_yaml(source)
-            same = template.get("data_path") in (None, given.get("data_path", template.get("data_path")))
-            chosen |= {key: value for key, value in template.items() if same or key not in measured}
+            template, of_its_data = self.read_yaml(source)
+            chosen |= {key: value for key, value in template.items() if key not in of_its_data}
         chosen |= given
-        values = defaults | (presets(defaults | chosen) if presets else {}) | chosen
+        found = measured(defaults | chosen) if measured else {}
+        values = defaults | (presets(defaults | chosen) if presets else {}) | found | chosen
         sections = {name: {key: values[key] for key in section.actions} for name, section in self.sections.items()}
-        config = EasyDict(task=self.task, **sections)
-        return config
+        names = (set(found) - set(chosen)) | (decided - set(given))
+        return EasyDict(task=self.task, **({MEASURED: sorted(names)} if names else {}), **sections)
 
-    def read_yaml(self, path, resumed: bool = False) -> dict:
-        """Flat values of a yaml file; unknown keys and values outside the limits are errors that quote the file."""
+    def read_yaml(self, path, resumed: bool = False) -> tuple[dict, set[str]]:
+        """Flat values of a yaml file, and which of them the data of its run decided; unknown keys and values outside the limits are errors
+        that quote the file.
+        """
         path = Path(path)
         if not path.is_file():
             mend = "there is no run to resume; start it without --resume" if resumed else "give an existing yaml file to --config"
@@ -177,6 +180,9 @@ class OptionParser(argparse.ArgumentParser):
         content = {} if content is None else content
         if not isinstance(content, Mapping):
             raise ValueError(f"{path} must hold option names with values, got {type(content).__name__}")
+        decided = content.pop(MEASURED, [])
+        if not isinstance(decided, list) or not all(isinstance(name, str) for name in decided):
+            raise ValueError(f"{path}: {MEASURED} must be a list of option names, got {decided!r}")
         task = content.pop("task", self.task)
         if task != self.task:
             raise ValueError(f"{path} configures the task {task!r}, this script trains {self.task!r}; use the script train_{task}")
@@ -186,7 +192,7 @@ class OptionParser(argparse.ArgumentParser):
                 if entry in flat:
                     raise ValueError(f"{path}: {entry} stands there twice; keep one of them")
                 flat[entry] = self._checked(path, entry, setting)
-        return flat
+        return flat, set(decided)
 
     def _entries(self, path: Path, key: str, value) -> list[tuple[str, object]]:
         """Options of one line of a yaml file: itself, or those of the section it names."""

@@ -27,8 +27,9 @@ SPLITS = ("train", "val", "test")
 NEAR, WHOLE = "near", "near+far"  # rows and sub folders of a comparison
 # settings found on MD17 ethanol (950 frames, 3 CPU minutes of one thread, near field alone): validation force error in meV/Angstrom
 # batch 3: 18.8, 5: 16.5 (rate 0.01: 17.3), 8: 14.7
-TUNED = {"batch_size": 8, "optimizer": "adam", "lr": 5e-3, "min_lr": 0.0, "warmup_steps": 100, "clip_norm": 10.0, "ema_decay": 0.99}
-ATOMS_PER_BATCH = TUNED["batch_size"] * 9  # of ethanol: what that batch is in atoms, where --batch-size goes by the data
+TUNED = {"batch_size": None, "optimizer": "adam", "lr": 5e-3, "min_lr": 0.0, "warmup_steps": 100, "clip_norm": 10.0, "ema_decay": 0.99}
+BATCH_OF_TASK = {"md17": 8}  # structures, unless --batch-size or a limit of atoms or edges is given
+ATOMS_PER_BATCH = 8 * 9  # what that batch is in atoms of ethanol, for tasks whose molecules differ in size
 # options that say what the data are like
 MEASURED = frozenset({"avg_degree", "avg_atoms", "far_design_radius"})
 
@@ -40,7 +41,7 @@ def build_parser(task: str, description: str, run_dir: str, data_path: str, **tr
     parser.section("run", "").add("--compare", bool, False, help=f"train the near field alone as well, in {NEAR}/ and {WHOLE}/, one table")
     data = parser.section("data", "what is learned from")
     data.add("--data-path", str, data_path, help="folder made by preprocess_md17 or preprocess_md22")
-    data.add("--max-atoms-per-batch", int, None, low=1, help="beside --batch-size, whichever is reached first")
+    data.add("--max-atoms-per-batch", int, None, low=1, help="instead of --batch-size, or beside it, whichever is reached first")
     data.add("--max-edges-per-batch", int, None, low=1, help="likewise, directed edges")
     model = parser.section("model", "the network; lengths in Angstrom; what is not given comes from --preset, then from the data folder")
     model.add("--preset", str, "small", choices=list(PRESETS), help="size of the network")
@@ -72,10 +73,19 @@ def add_loss_options(parser: OptionParser):
     loss.add("--late-start", float, 0.75, low=0, high=1, help="fraction of the run from which on it is")
 
 
-def folder_presets(values: dict) -> dict:
-    """Options nobody named: what the training split says, then ``--preset``, then the cutoff of the graphs.
+def read_options(parser: OptionParser, argv: list[str] | None = None) -> EasyDict:
+    """The configuration of a command line; ``FileNotFoundError`` without a data folder."""
+    return parser.parse_config(argv, folder_presets, partial(measured_in_folder, BATCH_OF_TASK.get(parser.task)))
 
-    ``FileNotFoundError`` without a folder.
+
+def folder_presets(values: dict) -> dict:
+    """Options nobody named: ``--preset``, then the cutoff of the graphs."""
+    return {"cutoff": stored_cutoff(values["data_path"]), **PRESETS[values["preset"]]}
+
+
+def measured_in_folder(structures: int | None, values: dict) -> dict:
+    """Options nobody named, by what the training split says; structures: of a batch without any limit, None for as many as have
+    ``ATOMS_PER_BATCH``.
     """
     statistics = load_statistics(values["data_path"])
     found = {"avg_degree": statistics.average_neighbors or 1.0, "avg_atoms": statistics.average_atoms}
@@ -85,8 +95,10 @@ def folder_presets(values: dict) -> dict:
     elif values["forces"] == "none":
         found |= {"weight_forces": 0.0, "weight_energy": 1.0}
     if values["batch_size"] is None:
-        found["batch_size"] = max(1, round(ATOMS_PER_BATCH / statistics.average_atoms))
-    return {"cutoff": stored_cutoff(values["data_path"]), **PRESETS[values["preset"]], **found}
+        limited = values["max_atoms_per_batch"] or values["max_edges_per_batch"]
+        by_size = structures or max(1, round(ATOMS_PER_BATCH / statistics.average_atoms))
+        found["batch_size"] = statistics.structures if limited else by_size
+    return found
 
 
 def near_only(config: EasyDict) -> str:
@@ -134,6 +146,8 @@ def describe(trainer: Trainer, test: EpochLoader):
         dataset = loader.dataset
         edges = f"{int(dataset.edges_per_structure.sum())} edges within {dataset.cutoff} Angstrom"
         log(f"{split}: {dataset.structures.summary()}\n  {edges}, {len(loader)} batches")
+    if config.model.forces == "none" and trainer.train_loader.dataset.structures.forces is not None:
+        log("note: the data have forces, or zeros in their place, which are not learned (--forces none)")
     weights = sum(weight.numel() for weight in trainer.model.parameters())
     log(f"{config.model.schedule} ({config.model.irreps}), {weights} weights, seed {config.run.seed}; run folder {trainer.folder}")
 
@@ -163,6 +177,6 @@ def comparison(schedules: dict[str, str], results: list[dict]) -> list[dict]:
 
 def run(module: str, parser: OptionParser, argv: list[str] | None = None):
     """Entry point of both scripts; ``module`` is the name of the calling one."""
-    config = parser.parse_config(argv, folder_presets, MEASURED)
+    config = read_options(parser, argv)
     script = Script(module, build_trainer, describe)
     script.run(config, partial(train_both, script) if config.run.compare else None)

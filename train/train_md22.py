@@ -16,7 +16,7 @@ from train.md_script import build_parser, run
 
 def parser() -> OptionParser:
     """All options of the script."""
-    return build_parser("md22", __doc__, "runs/md22", "data/md22", batch_size=None)
+    return build_parser("md22", __doc__, "runs/md22", "data/md22")
 
 
 def main(argv: list[str] | None = None):

@@ -105,8 +105,18 @@ def _name_in(file: Path) -> str | None:
     return section.get("name") if isinstance(section, dict) else content.get("name")
 
 
-def folder_presets(values: dict) -> dict:
-    """Options nobody named: those of ``--preset``, then what the data folder says; ``FileNotFoundError`` without a folder."""
+def read_options(argv: list[str] | None = None) -> EasyDict:
+    """The configuration of a command line; ``FileNotFoundError`` without a data folder."""
+    return build_parser(chosen_model(argv)).parse_config(argv, preset, measured_in_folder)
+
+
+def preset(values: dict) -> dict:
+    """Options nobody named, of ``--preset``."""
+    return PRESETS[values["name"]][values["preset"]]
+
+
+def measured_in_folder(values: dict) -> dict:
+    """Options nobody named, by what the data folder says; ``FileNotFoundError`` without a folder."""
     targets = tuple(choose_readouts(values["targets"], values["readouts"]))
     train = PropertyFolder.open(values["data_path"]).dataset("train", targets=targets)
     found = {"avg_atoms": float(train.atoms_per_structure.mean())}
@@ -117,7 +127,7 @@ def folder_presets(values: dict) -> dict:
         found |= {"cutoff": train.graph_rule["cutoff"], "envelope": "polynomial"}
     elif values["envelope"] == "none":
         found["cutoff"] = train.longest_edge or 1.0
-    return {**PRESETS[values["name"]][values["preset"]], **{key: value for key, value in found.items() if key in values}}
+    return {key: value for key, value in found.items() if key in values}
 
 
 def build_trainer(config: EasyDict) -> tuple[Trainer, EpochLoader]:
@@ -156,7 +166,7 @@ def describe(trainer: Trainer, test: EpochLoader):
 def main(argv: list[str] | None = None):
     """Entry point of the command line."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    config = build_parser(chosen_model(argv)).parse_config(argv, folder_presets, MEASURED)
+    config = read_options(argv)
     Script("train.train_qm9", build_trainer, describe).run(config)
 
 

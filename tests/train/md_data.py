@@ -28,4 +28,4 @@ def make_data(folder, structures: Structures | None = None, cutoff: float = 5.0,
 def config_for(data, *arguments, task="md17"):
     """The configuration of a script called with ``arguments``."""
     parser = md_script.build_parser(task, "", "run", "data")
-    return parser.parse_config(["--data-path", str(data), *SMALL, *arguments], md_script.folder_presets)
+    return md_script.read_options(parser, ["--data-path", str(data), *SMALL, *arguments])

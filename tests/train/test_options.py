@@ -166,17 +166,22 @@ def test_a_template_does_not_bring_the_numbers_of_other_data(tmp_path):
         data = parser.section("data", "data")
         data.add("--data-path", str, "data")
         parser.section("model", "net").add("--size", float, 1.0)
-        return parser.parse_config(list(argv), lambda values: {"size": 5.0}, frozenset({"size"}))
+        return parser.parse_config(list(argv), lambda values: {"size": 4.0}, lambda values: {"size": 5.0})
 
-    file = tmp_path / "template.yaml"
-    file.write_text("data: {data_path: one}\nmodel: {size: 2.0, width: 9}")
+    file = tmp_path / "config.yaml"
     template = ["--config", str(file)]
-    assert (parse(*template).model.size, parse(*template, "--data-path", "one").model.size) == (2.0, 2.0)
-    other = parse(*template, "--data-path", "two").model
-    assert (other.size, other.width) == (5.0, 9)
-    assert parse(*template, "--data-path", "two", "--size", "3").model.size == 3.0
-    file.write_text("size: 2.0")  # written by hand
-    assert parse(*template, "--data-path", "two").model.size == 2.0
+    file.write_text("measured: [size]\nmodel: {size: 2.0, width: 9}")  # of a run whose data had decided the size
+    other = parse(*template)
+    assert (other.model.size, other.model.width, other.measured) == (5.0, 9, ["size"])
+    named = parse(*template, "--size", "3")
+    assert named.model.size == 3.0 and "measured" not in named
+    again = parse("--resume", "--run-dir", str(tmp_path))
+    assert again.model.size == 2.0 and again.measured == ["size"]
+    file.write_text("model: {size: 2.0, width: 9}")  # named in that run, or written by hand
+    assert parse(*template).model.size == 2.0
+    file.write_text("measured: 3")
+    with pytest.raises(ValueError, match="measured must be a list of option names, got 3"):
+        parse(*template)
 
 
 def test_an_emptied_configuration_is_damaged(tmp_path):

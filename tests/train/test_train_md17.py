@@ -125,11 +125,11 @@ def test_a_folder_that_names_no_cutoff_is_one_line(tmp_path, cutoff):
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_stand_behind_what_is_given(data, name):
     parser = train_md17.parser()
-    config = parser.parse_config(["--data-path", str(data), "--preset", name], md_script.folder_presets)
+    config = md_script.read_options(parser, ["--data-path", str(data), "--preset", name])
     for key, value in PRESETS[name].items():
         if key not in ("avg_degree", "avg_atoms", "far_design_radius"):
             assert config.model[key] == value, key
-    given = parser.parse_config(["--data-path", str(data), "--preset", name, "--irreps", "8x0e+8x1o"], md_script.folder_presets)
+    given = md_script.read_options(parser, ["--data-path", str(data), "--preset", name, "--irreps", "8x0e+8x1o"])
     assert given.model.irreps == "8x0e+8x1o"
     E2FormerOptions(**{key: value for key, value in config.model.items() if key not in ("preset", "name")})
 

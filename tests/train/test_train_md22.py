@@ -35,8 +35,8 @@ def test_each_row_is_a_run_of_its_own_with_equal_settings(compared, data, tmp_pa
     assert (near["row"], near["schedule"], both["row"], both["schedule"]) == ("near", "first-order1", "near+far", "hybrid-first-order1")
     assert near["weights"] < both["weights"] and near["steps"] == both["steps"] and near["cpu_ms_per_step"] > 0
     configs = [results_of(folder / row["row"])["config"] for row in results["test"]]
-    different = {(s, k) for s, part in configs[0].items() if s != "task" for k in part if part[k] != configs[1][s][k]}
-    assert different == {("run", "run_dir"), ("model", "schedule")}
+    different = {(s, k) for s, part in configs[0].items() if isinstance(part, dict) for k in part if part[k] != configs[1][s][k]}
+    assert different == {("run", "run_dir"), ("model", "schedule")} and configs[0]["measured"] == configs[1]["measured"]
     alone = run(tmp_path / "alone", data, "--epochs", "2", "--schedule", "first-order1")["test"][0]
     assert near["force_mae (meV)"] == alone["force_mae"] and near["energy_mae (meV)"] == alone["energy_mae"]
 
@@ -90,11 +90,13 @@ def test_what_cannot_be_compared_is_refused(data, tmp_path, arguments, message):
 
 
 def test_batches_are_as_large_in_atoms_whatever_the_molecule(tmp_path):
-    """Unless the size is named: 72 atoms, at least one structure."""
+    """Unless a limit is named: 72 atoms, at least one structure. A limit of atoms alone is the only one; other data set none."""
     parser = train_md22.parser()
     for atoms, expected in ((9, 8), (42, 2), (60, 1), (148, 1)):
         folder = make_data(tmp_path / str(atoms), random_structures((atoms,) * 4, elements=(1, 6)), sizes=(2, 1, 1))
-        named = {("--batch-size", "3"): 3, (): expected}
+        template = tmp_path / f"{atoms}.yaml"
+        template.write_text(f"task: md22\nmeasured: [batch_size, forces]\nbatch_size: {expected + 7}\nforces: none\nlr: 0.5")
+        named = {("--batch-size", "3"): 3, (): expected, ("--max-atoms-per-batch", "600"): 2, ("--config", str(template)): expected}
         for arguments, wanted in named.items():
-            config = parser.parse_config(["--data-path", str(folder), *arguments], md_script.folder_presets)
+            config = md_script.read_options(parser, ["--data-path", str(folder), *arguments])
             assert config.training.batch_size == wanted

@@ -214,9 +214,7 @@ def test_the_scaling_knows_nothing_of_the_test_split(data):
     name = "e2former_properties"
     train = PropertyDataset.open(data[name], "train", targets=("alpha",))
     fitted = fit_scaling(train.structures.atomic_numbers, train.structures.counts, train.values, {"alpha": "sum"})
-    config = train_qm9.build_parser(name).parse_config(
-        ["--data-path", str(data[name]), "--targets", "alpha", *NETWORKS[name], *SMALL], train_qm9.folder_presets
-    )
+    config = train_qm9.read_options(["--model", name, "--data-path", str(data[name]), "--targets", "alpha", *NETWORKS[name], *SMALL])
     trainer, test = train_qm9.build_trainer(config)
     assert trainer.model.heads.scaling.values()["alpha"]["scale"] == fitted["alpha"]["scale"] and test.dataset.scaling == fitted
 

@@ -3,7 +3,8 @@
 A file arrives as ``.NAME.part`` beside its place and is renamed when it is whole. A broken transfer goes on where it stopped (HTTP Range,
 under the condition that the server's file is still the same one); a server that cannot do that sends all again. A whole file is compared
 with its SHA-256 where that is known; where it is not, with the announced size, and the checksum is recorded in ``NAME.sha256``, so that
-later damage is found. Every address is tried in turn.
+later damage is found; what does not begin as a file of its ending does (a page of a server that has moved) is not taken. Every address
+is tried in turn.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ REFUSED_RANGE = 416
 FAILURES = (OSError, http.client.HTTPException)  # URLError, timeouts and broken connections are OSErrors
 
 
+BEGINNINGS = {".npz": b"PK", ".bz2": b"BZh", ".gz": b"\x1f\x8b"}  # ending -> first bytes of such a file
+
+
 @dataclasses.dataclass(frozen=True)
 class RemoteFile:
     """A public file: its name here, addresses in order of preference, and SHA-256 where it is known."""
@@ -33,6 +37,11 @@ class RemoteFile:
     name: str
     urls: tuple[str, ...]
     sha256: str | None = None
+
+    @property
+    def beginning(self) -> bytes:
+        """First bytes of any file of this ending; empty where they are not known."""
+        return BEGINNINGS.get(Path(self.name).suffix, b"")
 
 
 def fetch(remote: RemoteFile, folder: str | Path, open_bar: Callable | None = None, timeout: float = TIMEOUT) -> Path:
@@ -99,6 +108,11 @@ def _fetch_from(url: str, remote: RemoteFile, target: Path, open_bar: Callable, 
     if remote.sha256 is not None and checksum != remote.sha256:
         _discard(part)
         raise ValueError(f"wrong checksum (SHA-256 {checksum[:12]}..., wanted {remote.sha256[:12]}...)")
+    with open(part, "rb") as file:
+        begins = file.read(len(remote.beginning))
+    if begins != remote.beginning:
+        _discard(part)
+        raise ValueError(f"what came is no {Path(remote.name).suffix} file (it begins with {begins!r})")
     files.sync(part)
     with files.atomic_write(_record_of(target)) as temporary:
         temporary.write_text(f"{checksum}  {target.name}\n", encoding="utf-8")

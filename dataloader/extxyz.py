@@ -59,7 +59,7 @@ def _frames(path: Path) -> Iterator[ase.Atoms]:
         for atoms in ase.io.iread(path, index=":", format="extxyz"):
             yield atoms
             done += 1
-    except (ase.io.ParseError, ase.io.extxyz.XYZError, ValueError, LookupError, StopIteration) as error:
+    except (ase.io.ParseError, ase.io.extxyz.XYZError, ValueError, LookupError, RuntimeError) as error:
         raise ValueError(f"{path}: frame {done} cannot be read as extended xyz ({error}); mend the file") from None
 
 

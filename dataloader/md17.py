@@ -41,6 +41,7 @@ MOLECULES = {
     "toluene": "md17_toluene.npz",
     "uracil": "md17_uracil.npz",
 }
+INDEX_FILES = tuple(f"index_{part}_{number:02d}.csv" for part in ("train", "test") for number in range(1, 6))
 THEORY = {False: "PBE+TS (MD17)", True: "PBE/def2-SVP (rMD17)"}
 SAMPLE_FILE = Path(__file__).parent / "samples" / "ethanol.npz"
 
@@ -62,7 +63,7 @@ def find_file(folder: str | Path, name: str, below: tuple[str, ...] = ("", "npz_
 
 def revised_splits(folder: str | Path) -> Path:
     """Folder of the index files of rMD17 in or below ``folder``."""
-    return find_file(folder, "index_train_01.csv", ("", "splits", "rmd17/splits")).parent
+    return find_file(folder, INDEX_FILES[0], ("", "splits", "rmd17/splits")).parent
 
 
 def revised_file(folder: str | Path, molecule: str) -> Path:
@@ -76,7 +77,7 @@ def unpack_revised(archive: str | Path, molecule: str, folder: str | Path) -> Pa
     Members are found by their last name and written under it. ``ValueError`` if the archive is damaged or lacks the molecule.
     """
     target = Path(folder) / f"rmd17_{molecule}.npz"
-    wanted = {target.name, *(f"index_{part}_{number:02d}.csv" for part in ("train", "test") for number in range(1, 6))}
+    wanted = {target.name, *INDEX_FILES}
     try:
         with tarfile.open(archive, "r:*") as content:
             for member in content:

@@ -51,7 +51,8 @@ def published_source(data) -> Source:
     path = md17.revised_file(folder, data.molecule)
 
     def obtain():
-        if not path.exists():
+        archive_alone = (folder / remote.name).exists() and not (md17.revised_splits(folder) / md17.INDEX_FILES[0]).exists()
+        if not path.exists() or archive_alone:  # the second: an unpacking that was cut off
             md17.unpack_revised(fetch(remote, folder, bar), data.molecule, folder)
 
     return Source((path,), lambda file: md17.read_md17(file, revised=True), obtain, words=words)

@@ -9,7 +9,7 @@ import pytest
 
 from dataloader.download import RemoteFile, fetch
 
-CONTENT = np.random.default_rng(0).bytes(1_500_000)
+CONTENT = b"PK" + np.random.default_rng(0).bytes(1_499_998)
 SHA = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -71,6 +71,13 @@ def remote(server, *paths, sha256=SHA) -> RemoteFile:
     return RemoteFile("data.npz", tuple(server.url + path for path in (paths or ("/file",))), sha256)
 
 
+def test_a_page_in_the_place_of_a_file_is_not_taken(server, tmp_path):
+    server.content = b"<html>moved</html>"
+    with pytest.raises(OSError, match=r"is no \.npz file \(it begins with b'<h'\)\); put the file here"):
+        fetch(remote(server, sha256=None), tmp_path)
+    assert listing(tmp_path) == []
+
+
 def listing(folder) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -117,7 +124,7 @@ def test_server_that_cannot_go_on_sends_all_again(server, tmp_path, change):
         fetch(remote(server), tmp_path)
     server.break_after = []
     if change == "other file":
-        server.content, server.tag = bytes(reversed(CONTENT)), '"two"'
+        server.content, server.tag = b"PK" + bytes(reversed(CONTENT)), '"two"'
     else:
         server.knows_ranges = False
     assert fetch(remote(server, sha256=None), tmp_path).read_bytes() == server.content

@@ -102,6 +102,9 @@ def test_damaged_and_missing_files(tmp_path):
     (tmp_path / "set.xyz").write_text("\n".join(lines[:-2]))
     with pytest.raises(ValueError, match=r"set\.xyz: frame 3 cannot be read as extended xyz"):
         read_extxyz(tmp_path / "set.xyz")
+    (tmp_path / "set.xyz").write_text("\n".join([*lines, "9", ""]))  # cut after a number of atoms
+    with pytest.raises(ValueError, match=r"set\.xyz: frame \d+ cannot be read as extended xyz"):
+        read_extxyz(tmp_path / "set.xyz")
     (tmp_path / "set.xyz").write_text("")
     with pytest.raises(ValueError, match=r"set\.xyz"):
         read_extxyz(tmp_path / "set.xyz")

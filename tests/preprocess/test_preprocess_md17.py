@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import ase.io
@@ -242,6 +243,13 @@ def test_published_files_in_the_data_path(tmp_path):
     assert [len(MoleculeDataset.open(tmp_path / "c", name)) for name in SPLITS] == [25, 5, 20]
     wanted = sorted(int(line) for line in (tmp_path / "index_test_03.csv").read_text().split())
     assert Split.load(tmp_path / "c" / "split.npz").test.tolist() == wanted
+    with tarfile.open(tmp_path / "rmd17.tar.bz2", "w:bz2") as archive:  # an unpacking that was cut off goes on
+        for file in [tmp_path / "rmd17_ethanol.npz", *sorted(tmp_path.glob("index_*.csv"))]:
+            archive.add(file, f"rmd17/any/{file.name}")
+    for file in tmp_path.glob("index_*.csv"):
+        file.unlink()
+    main([*options, "--out", str(tmp_path / "d")])
+    assert Split.load(tmp_path / "d" / "split.npz").test.tolist() == wanted
     (tmp_path / "md17_ethanol.npz").unlink()  # finished data need no source
     main(["--data-path", str(tmp_path), "--split", "random", "--train", "20", "--val", "10", "--out", str(tmp_path / "a")])
 

@@ -174,7 +174,9 @@ class Simulation:
             np.savez(file, **{name: np.asarray(value) for name, value in state.items()})
 
     def verify(self, state: dict[str, np.ndarray]):
-        """``ValueError`` if a state is of another potential, or if what it counts on is gone from log or trajectory."""
+        """``ValueError`` for a state of another potential or beyond the planned steps, and if log or trajectory lack what it counts on."""
+        if int(state["step"]) > self.options.steps:
+            raise ValueError(f"--steps {self.options.steps}: the run has done {int(state['step'])} already; give as many or more")
         if str(state["potential"]) != self.potential:
             raise ValueError(f"{self.folder / STATE} was made with another potential; give the --checkpoint of its start, or {MEND}")
         for name, length in zip(RECORDS, state["lengths"].tolist(), strict=True):

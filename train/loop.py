@@ -32,6 +32,8 @@ from train.data_order import EpochLoader
 from train.optimizers import SCHEDULES, averaged_model, build_optimizer
 from train.options import FREE_ON_RESUME
 
+# options that a resumed run may change, at the price of other numbers
+LENGTHS = (("run", "threads"), ("training", "epochs"), ("training", "max_cpu_minutes"), ("training", "max_minutes"))
 PICTURES = 4  # predictions-vs-targets pictures in tensorboard, evenly spaced over the run
 
 
@@ -354,8 +356,10 @@ class Trainer:
         for name, version in checkpoint.package_versions().items():
             if content["versions"].get(name) != version:
                 self.log(f"note: {name} was {content['versions'].get(name)} and is {version} now; the run may not continue bit-identically")
-        if content["config"]["run"]["threads"] != self.config.run.threads or content["config"]["training"]["epochs"] != self.options.epochs:
-            self.log("note: the number of threads or of planned epochs has changed; the run does not continue bit-identically")
+        then, now = content["config"], self.config
+        changed = [key for section, key in LENGTHS if then[section][key] != now[section][key]]
+        if changed:
+            self.log(f"note: changed since the run began: {', '.join(changed)}; it does not continue bit-identically")
 
 
 def _on_cpu(state):

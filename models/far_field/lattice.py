@@ -64,7 +64,8 @@ def periodic_cell(graphs: int, cell: Tensor | None, periodic: Tensor | None) -> 
             return None
         if not periodic.all():
             count = int((directions == 3).sum())
-            raise ValueError(f"a batch must be open or periodic as a whole, got {count} periodic of {graphs} structures: batch them apart")
+            reason = f"the far field takes batches that are open or periodic as a whole, got {count} periodic of {graphs} structures"
+            raise ValueError(f"{reason}; train on one kind, or with the near field alone, e.g. --schedule first-order2")
         if cell is None:
             raise ValueError(f"{graphs} periodic structures need their cells ({graphs}, 3, 3), got none")
     return cell

@@ -144,6 +144,8 @@ def test_damaged_and_foreign_runs_are_not_continued(potential, trained, tmp_path
         run(folder, potential, "--steps", "10")
     with pytest.raises(ValueError, match="dynamics.temperature is 300.0 there and 5.0 here"):
         run_md.main([*again, "--temperature", "5"])
+    with pytest.raises(ValueError, match="--steps 9: the run has done 10 already; give as many or more"):
+        run_md.main([*again, "--steps", "9"])
     with pytest.raises(ValueError, match="made with another potential; give the --checkpoint of its start"):
         run_md.main([*again, "--checkpoint", str(trained("--seed", "3"))])
     os.truncate(folder / dynamics.LOG, 30)

@@ -61,6 +61,7 @@ def add_data_options(parser: OptionParser, out: str, molecules: list[str], molec
     data.add("--test-file", str, None, help="files that are the test set; the others are divided into train and val")
     data.add("--energy-unit", str, FILE_UNITS["energy_unit"], choices=list(ENERGY_UNITS), help="of --file")
     data.add("--length-unit", str, FILE_UNITS["length_unit"], choices=list(LENGTH_UNITS), help="of --file")
+    data.add("--force-unit", str, None, help="of --file, e.g. hartree/bohr (default: energy unit / length unit)")
     for quantity in KEYS:
         without = f"; {ABSENT}: read without" if quantity == "forces" else ""
         words = f"name of the {quantity} in --file (default: a usual one{without})"
@@ -87,7 +88,7 @@ def add_split_options(parser: OptionParser):
 
 def own_source(data) -> Source:
     """The source of ``--file`` and ``--test-file``; ``ValueError`` or ``FileNotFoundError`` for a file of no known kind or not there."""
-    units = Units(data.energy_unit, data.length_unit)
+    units = Units(data.energy_unit, data.length_unit, data.force_unit)
     keys = {quantity: data[f"{quantity}_key"] for quantity in KEYS if data[f"{quantity}_key"]}
 
     def from_npz(path: Path) -> Structures:
@@ -140,7 +141,7 @@ def own_choice(data, split) -> tuple[Source, str, SplitOptions] | None:
         return own_source(data), protocol, split_options(split, protocol)
     if data.test_file:
         raise ValueError(f"--test-file {data.test_file} needs --file for the structures to train on")
-    for key in (*FILE_UNITS, "stress_key", "periodic", *(f"{quantity}_key" for quantity in KEYS)):
+    for key in (*FILE_UNITS, "force_unit", "stress_key", "periodic", *(f"{quantity}_key" for quantity in KEYS)):
         if data[key] != FILE_UNITS.get(key):
             raise ValueError(f"--{key.replace('_', '-')} {data[key]} describes a --file of your own, and there is none; leave it out")
     return None

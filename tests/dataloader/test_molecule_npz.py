@@ -43,6 +43,12 @@ def test_units_are_taken_out(tmp_path, energy, length):
 def test_units_are_those_of_nature():
     assert Units("kcal/mol").energy_factor == pytest.approx(0.0433641, rel=1e-6)
     assert Units("hartree", "bohr").force_factor == pytest.approx(51.42207, rel=1e-6)
+    mixed = Units("hartree", "Angstrom", "hartree/bohr")
+    assert mixed.force_factor == Units("hartree", "bohr").force_factor and mixed.stress_factor == Units("hartree").stress_factor
+    assert "forces in hartree/bohr (1 hartree = 27.21139 eV, 1 hartree/bohr = 51.42207 eV/Angstrom)" in str(mixed)
+    assert Units("kcal/mol", force="kcal/mol/Angstrom").force_factor == Units("kcal/mol").force_factor
+    with pytest.raises(ValueError, match="the force unit must be an energy .*, got 'newton'"):
+        Units(force="newton")
     assert Units("eV", "nm").stress_factor == pytest.approx(1e-3) and Units("meV").energy_factor == 1e-3
     assert Units("kJ/mol").energy_factor * 4.184 == pytest.approx(ase_units.kcal / ase_units.mol)
     assert str(Units("kcal/mol")) == (

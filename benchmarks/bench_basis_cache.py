@@ -10,6 +10,7 @@ A batch is 128 random graphs of the default N-body data (complete graphs, 5 bodi
     float32    gather the packed frames of the cache; "ready" also expands them to the dense rotation that the network multiplies with
     float16    the same from a cache of half the size; "error" is the largest error of an entry of the rotation
     computed   no cache: the frames from positions
+    harmonics  no cache and no frames: lengths and harmonics of degrees 0..2, which is all that an E2Former asks of the geometry
 
 All rows take turns in one process, every round with another random batch; times are medians of CPU milliseconds. The kernels are stored
 for ``--kernel-graphs`` graphs only (their numbers do not matter here), their size is scaled to all graphs.
@@ -31,8 +32,9 @@ from dataloader.basis_cache import COMPLETE, BasisCache, CacheSettings, GraphEdg
 from dataloader.batching import complete_graphs
 from dataloader.files import write_json
 from models.near_field.basis import EdgeBasis, edge_vectors
+from models.near_field.geometry import NearFieldGeometry
 
-LMAX = 3
+LMAX, E2FORMER_LMAX = 3, 2
 PAIRS = [(a, b) for a in range(LMAX + 1) for b in range(LMAX + 1)]
 KERNEL_SIZES = [(2 * a + 1) * (2 * b + 1) * (2 * min(a, b) + 1) for a, b in PAIRS]  # numbers per directed edge; 1092 in all
 WARM_UP = 3
@@ -85,6 +87,11 @@ def measure(folder: Path, options) -> list[dict]:
     def compute(batch: np.ndarray) -> EdgeBasis:
         return EdgeBasis.from_vectors(edge_vectors(torch.from_numpy(positions[batch]).flatten(0, 1), graph), LMAX)
 
+    def harmonics(batch: np.ndarray) -> torch.Tensor:
+        points = torch.from_numpy(positions[batch]).flatten(0, 1)
+        nothing = {"envelope": torch.zeros_like, "invariants": torch.zeros_like}
+        return NearFieldGeometry.from_positions(graph, points, **nothing).harmonics(E2FORMER_LMAX)
+
     def task(function):
         turns = iter(batches)
         return lambda: function(next(turns))
@@ -94,10 +101,12 @@ def measure(folder: Path, options) -> list[dict]:
     tasks["16 arrays"] = task(lambda batch: [part.index_select(0, torch.from_numpy(batch)) for part in by_pair])
     tasks |= {f"{name} gather": task(maker) for name, maker in makers.items()}
     tasks |= {f"{name} ready": task(lambda batch, maker=maker: maker(batch).rotation()) for name, maker in makers.items()}
+    tasks["harmonics"] = task(harmonics)
     times = {name: 1e3 * statistics.median(each) for name, each in harness.interleave(tasks, options.rounds, warm_up=WARM_UP).items()}
     exact = compute(batches[0]).rotation()
     size = 4e-6 * options.graphs * edges * sum(KERNEL_SIZES)
     rows = [{"row": row, "size_mb": size, "gather_ms": times[row], "ready_ms": times[row]} for row in ("kernels", "16 arrays")]
+    rows.append({"row": "harmonics", "ready_ms": times["harmonics"]})
     for name, maker in makers.items():
         row = {"row": name, "size_mb": caches[name].num_bytes / 1e6 if name in caches else None}
         row |= {"gather_ms": times[f"{name} gather"], "ready_ms": times[f"{name} ready"]}

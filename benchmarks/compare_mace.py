@@ -2,11 +2,13 @@
 
     python3.11 -m venv .venv-mace && .venv-mace/bin/pip install torch==2.13.0 mace-torch==0.3.16      # alone: it wants e3nn 0.4
     python -m preprocess.preprocess_md17 --molecule ethanol --out data/md17/ethanol
-    python -m benchmarks.compare_mace --data-path data/md17/ethanol --minutes 30 -- --schedule first-order1+second-order1
+    python -m benchmarks.compare_mace --data-path data/md17/ethanol --minutes 30
+    python -m benchmarks.compare_mace --data-path data/md17/ethanol -- --schedule first-order1+second-order1      # near field alone
 
-Farfield trains by ``train.train_md17`` (further options after ``--``), mace-torch by ``mace_program.py`` with the settings named there. The
-table gives errors of the validation split against CPU minutes of training, then those of the test split; checkpoints and settings of
-neither are chosen on the test split. Finished programs are not run again: their results are in ``--run-dir``.
+Farfield trains by ``train.train_md17`` with the edges of the folder (further options after ``--``), mace-torch with r_max 5 by
+``mace_program.py`` with the settings named there. The table gives errors of the validation split against CPU minutes of training, then
+those of the test split; checkpoints and settings of neither are chosen on the test split. Finished programs are not run again: their
+results are in ``--run-dir``.
 """
 
 from __future__ import annotations

@@ -48,8 +48,10 @@ def build_parser(task: str, description: str, run_dir: str, data_path: str, **tr
     model.add("--model", str, "e2former", key="name", choices=["e2former"], help="name in models.factory")
     model.add_fields(E2FormerOptions, decided=decided_elsewhere(PRESETS, MEASURED | {"cutoff"}))
     add_loss_options(parser)
+    usual = f"{BATCH_OF_TASK[task]} of them" if task in BATCH_OF_TASK else f"{ATOMS_PER_BATCH} atoms' worth"
+    words = f"graphs in a batch; unless named {usual}, or what a limit of atoms or edges allows"
     defaults = {"epochs": 300, **TUNED, **training}
-    add_training_options(parser, OPTIMIZERS, SCHEDULES, PRECISIONS, **defaults)
+    add_training_options(parser, OPTIMIZERS, SCHEDULES, PRECISIONS, words, **defaults)
     return parser
 
 

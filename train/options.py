@@ -38,7 +38,7 @@ def add_run_options(parser: OptionParser, run_dir: str):
     run.add("--progress", bool, True, help="progress bar")
 
 
-def add_training_options(parser: OptionParser, optimizers, schedules, precisions, **defaults):
+def add_training_options(parser: OptionParser, optimizers, schedules, precisions, batch_words: str = "graphs in a batch", **defaults):
     """Length, optimiser, schedule, averaging and bookkeeping of the training; the three arguments are registries.
 
     ``defaults`` (``lr=0.003``) take the place of the general ones for a script that knows better; a ``batch_size`` of None: by the data.
@@ -52,7 +52,7 @@ def add_training_options(parser: OptionParser, optimizers, schedules, precisions
     add("--epochs", int, 100, low=1, help="planned passes over the training data")
     add("--max-cpu-minutes", float, None, above=0, help="stop when the process has used this much CPU time")
     add("--max-minutes", float, None, above=0, help="stop after this much wall time")
-    add("--batch-size", int, 128, low=1, help="graphs in a batch", **by_data)
+    add("--batch-size", int, 128, low=1, help=batch_words, **by_data)
     add("--accumulate", int, 1, low=1, help="batches whose gradients make one step")
     add("--optimizer", str, "adam", choices=list(optimizers), help="optimiser")
     add("--lr", float, 1e-3, above=0, high=100, help="largest learning rate")

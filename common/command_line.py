@@ -28,7 +28,7 @@ from common.session import Interrupted
 SESSION_ONLY = {"resume": False, "overwrite": False, "pause_after": None}
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT  # 130
-MEASURED = "measured"  # key of a configuration: names of the options that the data decided
+DECIDED_BY_DATA = "measured"  # key of a configuration: names of the options that the data decided
 UNSET = object()
 Reader = Callable[[dict], dict]  # flat values -> {key: value} for options that nobody named
 
@@ -161,7 +161,7 @@ class OptionParser(argparse.ArgumentParser):
         values = defaults | (presets(defaults | chosen) if presets else {}) | found | chosen
         sections = {name: {key: values[key] for key in section.actions} for name, section in self.sections.items()}
         names = (set(found) - set(chosen)) | (decided - set(given))
-        return EasyDict(task=self.task, **({MEASURED: sorted(names)} if names else {}), **sections)
+        return EasyDict(task=self.task, **({DECIDED_BY_DATA: sorted(names)} if names else {}), **sections)
 
     def read_yaml(self, path, resumed: bool = False) -> tuple[dict, set[str]]:
         """Flat values of a yaml file, and which of them the data of its run decided; unknown keys and values outside the limits are errors
@@ -180,9 +180,9 @@ class OptionParser(argparse.ArgumentParser):
         content = {} if content is None else content
         if not isinstance(content, Mapping):
             raise ValueError(f"{path} must hold option names with values, got {type(content).__name__}")
-        decided = content.pop(MEASURED, [])
+        decided = content.pop(DECIDED_BY_DATA, [])
         if not isinstance(decided, list) or not all(isinstance(name, str) for name in decided):
-            raise ValueError(f"{path}: {MEASURED} must be a list of option names, got {decided!r}")
+            raise ValueError(f"{path}: {DECIDED_BY_DATA} must be a list of option names, got {decided!r}")
         task = content.pop("task", self.task)
         if task != self.task:
             raise ValueError(f"{path} configures the task {task!r}, this script trains {self.task!r}; use the script train_{task}")

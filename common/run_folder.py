@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from common.command_line import MEASURED, plain, saved_config
+from common.command_line import DECIDED_BY_DATA, plain, saved_config
 from dataloader.files import atomic_write, make_folder
 
 
@@ -54,7 +54,7 @@ def check_same_run(path, saved: dict, wanted: dict, free: frozenset[str]):
     task = saved.get("task")
     if task != wanted["task"]:
         raise ValueError(f"cannot resume {path}: its task is {task!r}, not {wanted['task']!r}; start another run with --run-dir")
-    for section in sorted((saved.keys() | wanted.keys()) - {"task", MEASURED}):
+    for section in sorted((saved.keys() | wanted.keys()) - {"task", DECIDED_BY_DATA}):
         old, new = saved.get(section, {}), wanted.get(section, {})
         for key in sorted(old.keys() | new.keys()):
             if key not in free and old.get(key) != new.get(key):

@@ -43,7 +43,7 @@ class Units:
 
     @property
     def force_unit(self) -> str:
-        """ "ENERGY/LENGTH" of the forces."""
+        """Unit of the forces, written ENERGY/LENGTH."""
         return self.force or f"{self.energy}/{self.length}"
 
     @property

@@ -33,7 +33,7 @@ from train.optimizers import SCHEDULES, averaged_model, build_optimizer
 from train.options import FREE_ON_RESUME
 
 # options that a resumed run may change, at the price of other numbers
-LENGTHS = (("run", "threads"), ("training", "epochs"), ("training", "max_cpu_minutes"), ("training", "max_minutes"))
+CHANGES_NUMBERS = (("run", "threads"), ("training", "epochs"), ("training", "max_cpu_minutes"), ("training", "max_minutes"))
 PICTURES = 4  # predictions-vs-targets pictures in tensorboard, evenly spaced over the run
 
 
@@ -357,7 +357,7 @@ class Trainer:
             if content["versions"].get(name) != version:
                 self.log(f"note: {name} was {content['versions'].get(name)} and is {version} now; the run may not continue bit-identically")
         then, now = content["config"], self.config
-        changed = [key for section, key in LENGTHS if then[section][key] != now[section][key]]
+        changed = [key for section, key in CHANGES_NUMBERS if then[section][key] != now[section][key]]
         if changed:
             self.log(f"note: changed since the run began: {', '.join(changed)}; it does not continue bit-identically")
 

@@ -27,15 +27,15 @@ SPLITS = ("train", "val", "test")
 NEAR, WHOLE = "near", "near+far"  # rows and sub folders of a comparison
 # settings found on MD17 ethanol (950 frames, 3 CPU minutes of one thread, near field alone): validation force error in meV/Angstrom
 # batch 3: 18.8, 5: 16.5 (rate 0.01: 17.3), 8: 14.7
-TUNED = {"batch_size": None, "optimizer": "adam", "lr": 5e-3, "min_lr": 0.0, "warmup_steps": 100, "clip_norm": 10.0, "ema_decay": 0.99}
+TUNED = {"optimizer": "adam", "lr": 5e-3, "min_lr": 0.0, "warmup_steps": 100, "clip_norm": 10.0, "ema_decay": 0.99}
 BATCH_OF_TASK = {"md17": 8}  # structures, unless --batch-size or a limit of atoms or edges is given
 ATOMS_PER_BATCH = 8 * 9  # what that batch is in atoms of ethanol, for tasks whose molecules differ in size
 # options that say what the data are like
 MEASURED = frozenset({"avg_degree", "avg_atoms", "far_design_radius"})
 
 
-def build_parser(task: str, description: str, run_dir: str, data_path: str, **training) -> OptionParser:
-    """All options of a script; ``training`` are defaults of its training section."""
+def build_parser(task: str, description: str, run_dir: str, data_path: str) -> OptionParser:
+    """All options of a script."""
     parser = OptionParser(task, description)
     add_run_options(parser, run_dir)
     parser.section("run", "").add("--compare", bool, False, help=f"train the near field alone as well, in {NEAR}/ and {WHOLE}/, one table")
@@ -50,8 +50,7 @@ def build_parser(task: str, description: str, run_dir: str, data_path: str, **tr
     add_loss_options(parser)
     usual = f"{BATCH_OF_TASK[task]} of them" if task in BATCH_OF_TASK else f"{ATOMS_PER_BATCH} atoms' worth"
     words = f"graphs in a batch; unless named {usual}, or what a limit of atoms or edges allows"
-    defaults = {"epochs": 300, **TUNED, **training}
-    add_training_options(parser, OPTIMIZERS, SCHEDULES, PRECISIONS, words, **defaults)
+    add_training_options(parser, OPTIMIZERS, SCHEDULES, PRECISIONS, words, epochs=300, batch_size=None, **TUNED)
     return parser
 
 
@@ -60,7 +59,8 @@ def add_loss_options(parser: OptionParser):
 
     An energy is a sum over atoms, so what a step does to it, wanted or not, grows with their number; so does its part of the gradient,
     unless the error is divided by them. Undivided energies of the 148 atoms of MD22's buckyball-catcher (weight 0.1) drown the forces:
-    training stays at the error of zero forces for 200 to 600 steps, as the seed may be, where with divided ones it is far below.
+    training stays at the error of zero forces for hundreds of steps (``--energy-per structure --weight-energy 0.1``), with divided ones it
+    does not.
     """
     loss = parser.section("loss", "what is minimised")
     loss.add("--weight-energy", float, 0.2, low=0, help="weight of the energy part")

@@ -92,6 +92,16 @@ def test_a_finished_run_is_resumed_without_a_trace(tmp_path):
     assert (sorted(path.name for path in (tmp_path / "tensorboard").iterdir()), (tmp_path / checkpoint.LAST).read_bytes()) == before
 
 
+@pytest.mark.parametrize("change", [("--epochs", "5"), ("--max-cpu-minutes", "9"), ("--max-minutes", "9")])
+def test_a_run_resumed_with_another_length_says_so(tmp_path, capsys, change):
+    assert not toy_trainer(tmp_path, "--pause-after", "1").fit()
+    toy_trainer(tmp_path, "--resume")
+    assert "changed since the run began" not in capsys.readouterr().out
+    toy_trainer(tmp_path, "--resume", *change)
+    name = change[0].removeprefix("--").replace("-", "_")
+    assert f"note: changed since the run began: {name}; it does not continue bit-identically" in capsys.readouterr().out
+
+
 def test_same_seed_same_numbers_and_other_seed_others(tmp_path):
     one, two, other = (toy_trainer(tmp_path / name, "--seed", seed) for name, seed in (("a", "3"), ("b", "3"), ("c", "4")))
     for trainer, seed in ((one, 3), (two, 3), (other, 4)):

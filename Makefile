@@ -25,8 +25,9 @@ $(STAMP): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-lint: env ## ruff
-	$(BIN)/ruff check models dataloader preprocess train simulate common benchmarks tests
+lint: env ## check the format (ruff format, 100 columns) and the rules of pyproject.toml
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
 
 train: env ## preprocess the bundled ethanol frames, train the hybrid on them, print the test table (a second call goes on or shows it again)
 	$(BIN)/python -m preprocess.preprocess_md17 --sample --out $(DATA)/ethanol_sample

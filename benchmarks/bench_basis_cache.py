@@ -1,19 +1,26 @@
-"""Basis cache: size on disk, and the time to have the basis of a batch, against copying ready kernels from a memory-mapped file.
+"""Basis cache: size on disk, and the time to have the basis of a batch, against copying ready
+kernels from a memory-mapped file.
 
     python benchmarks/bench_basis_cache.py
     python benchmarks/bench_basis_cache.py --bodies 20 --rounds 101 --json basis_cache.json
 
-A batch is 128 random graphs of the default N-body data (complete graphs, 5 bodies, degrees 0..3: 2560 directed edges). Rows:
+A batch is 128 random graphs of the default N-body data (complete graphs, 5 bodies, degrees 0..3:
+2560 directed edges). Rows:
 
-    kernels    copy the 1092 numbers per directed edge of all kernels of degrees 0..3 from a warm memory map, laid out in one array
+    kernels    copy the 1092 numbers per directed edge of all kernels of degrees 0..3 from a warm
+               memory map, laid out in one array
     16 arrays  the same numbers in one array per pair of degrees, as the public programs keep them
-    float32    gather the packed frames of the cache; "ready" also expands them to the dense rotation that the network multiplies with
-    float16    the same from a cache of half the size; "error" is the largest error of an entry of the rotation
+    float32    gather the packed frames of the cache; "ready" also expands them to the dense
+               rotation that the network multiplies with
+    float16    the same from a cache of half the size; "error" is the largest error of an entry of
+               the rotation
     computed   no cache: the frames from positions
-    harmonics  no cache and no frames: lengths and harmonics of degrees 0..2, which is all that an E2Former asks of the geometry
+    harmonics  no cache and no frames: lengths and harmonics of degrees 0..2, which is all that an
+               E2Former asks of the geometry
 
-All rows take turns in one process, every round with another random batch; times are medians of CPU milliseconds. The kernels are stored
-for ``--kernel-graphs`` graphs only (their numbers do not matter here), their size is scaled to all graphs.
+All rows take turns in one process, every round with another random batch; times are medians of CPU
+milliseconds. The kernels are stored for ``--kernel-graphs`` graphs only (their numbers do not
+matter here), their size is scaled to all graphs.
 """
 
 from __future__ import annotations
@@ -36,16 +43,30 @@ from models.near_field.geometry import NearFieldGeometry
 
 LMAX, E2FORMER_LMAX = 3, 2
 PAIRS = [(a, b) for a in range(LMAX + 1) for b in range(LMAX + 1)]
-KERNEL_SIZES = [(2 * a + 1) * (2 * b + 1) * (2 * min(a, b) + 1) for a, b in PAIRS]  # numbers per directed edge; 1092 in all
+KERNEL_SIZES = [
+    (2 * a + 1) * (2 * b + 1) * (2 * min(a, b) + 1) for a, b in PAIRS
+]  # numbers per directed edge; 1092 in all
 WARM_UP = 3
-COLUMNS = {"row": "basis", "size_mb": "size MB", "gather_ms": "gather ms", "ready_ms": "ready ms", "error": "error"}
+COLUMNS = {
+    "row": "basis",
+    "size_mb": "size MB",
+    "gather_ms": "gather ms",
+    "ready_ms": "ready ms",
+    "error": "error",
+}
 
 
 def build_parser() -> OptionParser:
     """All options of the script."""
     parser = OptionParser("bench_basis_cache", __doc__)
     bench = parser.section("bench", "what is measured")
-    bench.add("--graphs", int, 7000, low=1, help="graphs in the cache (5000 / 1000 / 1000 simulations, first frame)")
+    bench.add(
+        "--graphs",
+        int,
+        7000,
+        low=1,
+        help="graphs in the cache (5000 / 1000 / 1000 simulations, first frame)",
+    )
     bench.add("--kernel-graphs", int, 1000, low=1, help="graphs whose kernels are written")
     bench.add("--bodies", int, 5, low=2, high=128, help="nodes of a graph")
     bench.add("--batch", int, 128, low=1, help="graphs in a batch")
@@ -59,8 +80,13 @@ def make_caches(folder: Path, positions: np.ndarray) -> dict[str, BasisCache]:
     pairs = complete_pairs(positions.shape[1])
     caches = {}
     for dtype in ("float32", "float16"):
-        graphs = (GraphEdges(len(points), pairs, points[pairs[:, 1]] - points[pairs[:, 0]]) for points in positions)
-        caches[dtype] = BasisCache.build(folder / dtype, graphs, CacheSettings(LMAX, COMPLETE, dtype), data_hash="benchmark")
+        graphs = (
+            GraphEdges(len(points), pairs, points[pairs[:, 1]] - points[pairs[:, 0]])
+            for points in positions
+        )
+        caches[dtype] = BasisCache.build(
+            folder / dtype, graphs, CacheSettings(LMAX, COMPLETE, dtype), data_hash="benchmark"
+        )
     return caches
 
 
@@ -80,12 +106,19 @@ def measure(folder: Path, options) -> list[dict]:
     edges = options.bodies * (options.bodies - 1)
     kernel_graphs = min(options.kernel_graphs, options.graphs)
     kernels = make_kernels(folder / "all.npy", kernel_graphs, edges, sum(KERNEL_SIZES))
-    by_pair = [make_kernels(folder / f"pair{index}.npy", kernel_graphs, edges, size) for index, size in enumerate(KERNEL_SIZES)]
-    batches = [rng.permutation(kernel_graphs)[: options.batch] for _ in range(options.rounds + WARM_UP)]
+    by_pair = [
+        make_kernels(folder / f"pair{index}.npy", kernel_graphs, edges, size)
+        for index, size in enumerate(KERNEL_SIZES)
+    ]
+    batches = [
+        rng.permutation(kernel_graphs)[: options.batch] for _ in range(options.rounds + WARM_UP)
+    ]
     graph = complete_graphs(len(batches[0]), options.bodies)
 
     def compute(batch: np.ndarray) -> EdgeBasis:
-        return EdgeBasis.from_vectors(edge_vectors(torch.from_numpy(positions[batch]).flatten(0, 1), graph), LMAX)
+        return EdgeBasis.from_vectors(
+            edge_vectors(torch.from_numpy(positions[batch]).flatten(0, 1), graph), LMAX
+        )
 
     def harmonics(batch: np.ndarray) -> torch.Tensor:
         points = torch.from_numpy(positions[batch]).flatten(0, 1)
@@ -98,14 +131,25 @@ def measure(folder: Path, options) -> list[dict]:
 
     makers = {name: cache.gather for name, cache in caches.items()} | {"computed": compute}
     tasks = {"kernels": task(lambda batch: kernels.index_select(0, torch.from_numpy(batch)))}
-    tasks["16 arrays"] = task(lambda batch: [part.index_select(0, torch.from_numpy(batch)) for part in by_pair])
+    tasks["16 arrays"] = task(
+        lambda batch: [part.index_select(0, torch.from_numpy(batch)) for part in by_pair]
+    )
     tasks |= {f"{name} gather": task(maker) for name, maker in makers.items()}
-    tasks |= {f"{name} ready": task(lambda batch, maker=maker: maker(batch).rotation()) for name, maker in makers.items()}
+    tasks |= {
+        f"{name} ready": task(lambda batch, maker=maker: maker(batch).rotation())
+        for name, maker in makers.items()
+    }
     tasks["harmonics"] = task(harmonics)
-    times = {name: 1e3 * statistics.median(each) for name, each in harness.interleave(tasks, options.rounds, warm_up=WARM_UP).items()}
+    times = {
+        name: 1e3 * statistics.median(each)
+        for name, each in harness.interleave(tasks, options.rounds, warm_up=WARM_UP).items()
+    }
     exact = compute(batches[0]).rotation()
     size = 4e-6 * options.graphs * edges * sum(KERNEL_SIZES)
-    rows = [{"row": row, "size_mb": size, "gather_ms": times[row], "ready_ms": times[row]} for row in ("kernels", "16 arrays")]
+    rows = [
+        {"row": row, "size_mb": size, "gather_ms": times[row], "ready_ms": times[row]}
+        for row in ("kernels", "16 arrays")
+    ]
     rows.append({"row": "harmonics", "ready_ms": times["harmonics"]})
     for name, maker in makers.items():
         row = {"row": name, "size_mb": caches[name].num_bytes / 1e6 if name in caches else None}
@@ -120,7 +164,10 @@ def main(argv: list[str] | None = None):
     report = harness.start(output=options.json)
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder), options)
-    print(f"batch of {options.batch} complete graphs of {options.bodies} nodes, lmax {LMAX}; sizes for {options.graphs} graphs")
+    print(
+        f"batch of {options.batch} complete graphs of {options.bodies} nodes, lmax {LMAX}; sizes "
+        f"for {options.graphs} graphs"
+    )
     print(harness.table([_rounded(row) for row in rows], COLUMNS))
     if options.json:
         write_json(options.json, {"environment": report, "options": dict(options), "rows": rows})
@@ -128,7 +175,10 @@ def main(argv: list[str] | None = None):
 
 def _rounded(row: dict) -> dict:
     style = {"size_mb": "{:.1f}", "gather_ms": "{:.2f}", "ready_ms": "{:.2f}", "error": "{:.1e}"}
-    return {key: style[key].format(value) if key in style and value is not None else value for key, value in row.items()}
+    return {
+        key: style[key].format(value) if key in style and value is not None else value
+        for key, value in row.items()
+    }
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
-"""A training step of E2Former for every order of its near-field attention, in every way its sums are computed.
+"""A training step of E2Former for every order of its near-field attention, in every way its sums
+are computed.
 
     python -m benchmarks.bench_e2former_attention
     python -m benchmarks.bench_e2former_attention --scenes small --rounds 15 --json attention.json
 
-Two near-field layers, degrees 0..2, edges up to 5 Angstrom, everything else as ``E2FormerOptions`` has it; a step is energy, forces and
-the gradient of all weights, without an optimiser. Scenes: ``large``, a generated double-walled nanotube, 370 atoms, 64 channels; ``small``,
-five generated molecules of 9 atoms, 32 channels. Columns: the kernel implementations in edge form, and the node form of the convolution
-with ``memory_efficient`` (zero order has no convolution). Medians of CPU milliseconds of one thread, all programs of a scene taking turns;
-memory, of one order in the large scene, is the peak of a fresh process above the loaded program.
+Two near-field layers, degrees 0..2, edges up to 5 Angstrom, everything else as ``E2FormerOptions``
+has it; a step is energy, forces and the gradient of all weights, without an optimiser. Scenes:
+``large``, a generated double-walled nanotube, 370 atoms, 64 channels; ``small``, five generated
+molecules of 9 atoms, 32 channels. Columns: the kernel implementations in edge form, and the node
+form of the convolution with ``memory_efficient`` (zero order has no convolution). Medians of CPU
+milliseconds of one thread, all programs of a scene taking turns; memory, of one order in the large
+scene, is the peak of a fresh process above the loaded program.
 """
 
 from __future__ import annotations
@@ -36,8 +39,13 @@ def small() -> Structures:
     return structures_of(*small_molecules(5, 9))
 
 
-SCENES: dict[str, tuple[Callable[[], Structures], int]] = {"large": (large, 64), "small": (small, 32)}  # structures, channels
-VARIANTS = {kernel: {"kernel_implementation": kernel} for kernel in KERNELS} | {"node form": {"convolution_form": "node"}}
+SCENES: dict[str, tuple[Callable[[], Structures], int]] = {
+    "large": (large, 64),
+    "small": (small, 32),
+}  # structures, channels
+VARIANTS = {kernel: {"kernel_implementation": kernel} for kernel in KERNELS} | {
+    "node form": {"convolution_form": "node"}
+}
 WITHOUT_CONVOLUTION = "zero-order"
 MEMORY_SCENE, MEMORY_ORDER = "large", "first-order"
 COLUMNS = {"scene": "scene", "order": "order", "unit": ""} | {name: name for name in VARIANTS}
@@ -66,7 +74,10 @@ def time_rows(scene: str, rounds: int) -> list[dict]:
 
 def memory_row(scene: str, order: str) -> dict:
     """Peak MB of every variant."""
-    peaks = {variant: harness.peak_memory_mb(build, (scene, order, variant), "train") for variant in variants_of(order)}
+    peaks = {
+        variant: harness.peak_memory_mb(build, (scene, order, variant), "train")
+        for variant in variants_of(order)
+    }
     return {"scene": scene, "order": order, "unit": "peak MB"} | peaks
 
 
@@ -75,7 +86,10 @@ def describe(scene: str) -> str:
     make, channels = SCENES[scene]
     structures = make()
     edges = NeighborStore.compute(structures, CUTOFF).num_edges
-    return f"{scene}: {len(structures)} structures, {structures.num_atoms} atoms, {edges} directed edges, {channels} channels"
+    return (
+        f"{scene}: {len(structures)} structures, {structures.num_atoms} atoms, {edges} "
+        f"directed edges, {channels} channels"
+    )
 
 
 def build_parser() -> OptionParser:
@@ -103,7 +117,10 @@ def main(argv: list[str] | None = None):
         rows.append(memory_row(MEMORY_SCENE, MEMORY_ORDER))
     print(harness.table(rows, COLUMNS))
     if options.json:
-        write_json(options.json, {"environment": report, "options": dict(options), "scenes": described, "rows": rows})
+        write_json(
+            options.json,
+            {"environment": report, "options": dict(options), "scenes": described, "rows": rows},
+        )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
-"""Special functions of the far field: times and errors of harmonics and of spherical Bessel functions.
+"""Special functions of the far field: times and errors of harmonics and of spherical Bessel
+functions.
 
     python benchmarks/bench_special_functions.py
     python benchmarks/bench_special_functions.py --vectors 20000 --json special_functions.json
 
-Harmonics: ``Y_lm`` of all degrees to l of random vectors, float32, against e3nn (which ends at l = 11, and has no guard at zero here):
-forward, with gradient, and with the gradient of the gradient's square. Bessel functions: ``j_0 .. j_l`` of x in 0 .. 32, against scipy in
-float64, and ``G_l`` of x^2. All tasks of a table take turns in one process; times are medians of CPU milliseconds.
-Errors, against 60 digits: harmonics relative to the largest component of the highest degree, near the pole too; Bessel functions in units
-of rounding, relative to ``|j_l|`` for l >= x and to 1 / x for l < x, the worst over all degrees.
+Harmonics: ``Y_lm`` of all degrees to l of random vectors, float32, against e3nn (which ends at l =
+11, and has no guard at zero here): forward, with gradient, and with the gradient of the gradient's
+square. Bessel functions: ``j_0 .. j_l`` of x in 0 .. 32, against scipy in float64, and ``G_l`` of
+x^2. All tasks of a table take turns in one process; times are medians of CPU milliseconds. Errors,
+against 60 digits: harmonics relative to the largest component of the highest degree, near the pole
+too; Bessel functions in units of rounding, relative to ``|j_l|`` for l >= x and to 1 / x for l < x,
+the worst over all degrees.
 """
 
 from __future__ import annotations
@@ -34,20 +37,50 @@ DEGREES = (1, 2, 3, 4, 6, 11, 20, 40)
 BESSEL_DEGREES = (6, 20, 60)
 LARGEST_TABULATED = 11  # degree of e3nn
 ORDERS = {0: "forward", 1: "gradient", 2: "double"}
-ARGUMENTS = [0.0, 1e-12, 1e-6, 1e-3, 0.1, 0.7, 1.0, 2.5, 4.493409457909064, 7.0, 12.9, 20.0, 29.0, 31.9, 46.0, 59.0, 61.0, 99.9, 1000.0]
-COLUMNS = {"function": "function", "degree": "l", "forward": "forward", "gradient": "+ gradient", "double": "+ second"}
+ARGUMENTS = [
+    0.0,
+    1e-12,
+    1e-6,
+    1e-3,
+    0.1,
+    0.7,
+    1.0,
+    2.5,
+    4.493409457909064,
+    7.0,
+    12.9,
+    20.0,
+    29.0,
+    31.9,
+    46.0,
+    59.0,
+    61.0,
+    99.9,
+    1000.0,
+]
+COLUMNS = {
+    "function": "function",
+    "degree": "l",
+    "forward": "forward",
+    "gradient": "+ gradient",
+    "double": "+ second",
+}
 COLUMNS |= {"error32": "error float32", "error64": "error float64"}
 
 
 def exact_harmonics(vector: Tensor, degree: int) -> Tensor:
-    """``Y_lm(v / |v|)`` of one vector and one degree from the coefficients of Legendre polynomials with 60 digits: (2 l + 1,) float64."""
+    """``Y_lm(v / |v|)`` of one vector and one degree from the coefficients of Legendre polynomials
+    with 60 digits: (2 l + 1,) float64.
+    """
     with mpmath.workdps(DIGITS):
         x, y, z = (mpmath.mpf(float(part)) for part in vector)
         length = mpmath.sqrt(x * x + y * y + z * z)
         cosine, azimuth = y / length, mpmath.mpc(z, x) / length
         rows = [mpmath.mpf(0)] * (2 * degree + 1)
         for m in range(degree + 1):
-            norm = mpmath.sqrt((2 if m else 1) * mpmath.factorial(degree - m) / mpmath.factorial(degree + m))
+            norm = mpmath.sqrt(
+                (2 if m else 1) * mpmath.factorial(degree - m) / mpmath.factorial(degree + m)
+            )
             value = norm * legendre_derivative(degree, m, cosine) * azimuth**m
             rows[degree - m], rows[degree + m] = value.imag, value.real
         return torch.tensor([float(row) for row in rows], dtype=torch.float64)
@@ -58,22 +91,34 @@ def legendre_derivative(degree: int, m: int, t: mpmath.mpf) -> mpmath.mpf:
     total = mpmath.mpf(0)
     for k in range((degree - m) // 2 + 1):
         top = (-1) ** k * math.factorial(2 * degree - 2 * k)
-        bottom = 2**degree * math.factorial(k) * math.factorial(degree - k) * math.factorial(degree - 2 * k - m)
+        bottom = (
+            2**degree
+            * math.factorial(k)
+            * math.factorial(degree - k)
+            * math.factorial(degree - 2 * k - m)
+        )
         total += mpmath.mpf(top) / bottom * t ** (degree - 2 * k - m)
     return total
 
 
 def exact_bessel(x: float, lmax: int) -> list[mpmath.mpf]:
-    """``j_0 .. j_lmax`` of x >= 0 from the cylindrical functions of half-integer order with 60 digits."""
+    """``j_0 .. j_lmax`` of x >= 0 from the cylindrical functions of half-integer order with 60
+    digits.
+    """
     if x == 0:
         return [mpmath.mpf(l == 0) for l in range(lmax + 1)]
     with mpmath.workdps(DIGITS):
         x = mpmath.mpf(x)
-        return [mpmath.sqrt(mpmath.pi / (2 * x)) * mpmath.besselj(l + mpmath.mpf(1) / 2, x) for l in range(lmax + 1)]
+        return [
+            mpmath.sqrt(mpmath.pi / (2 * x)) * mpmath.besselj(l + mpmath.mpf(1) / 2, x)
+            for l in range(lmax + 1)
+        ]
 
 
 def bessel_error(values: Tensor, x: float, exact: list[mpmath.mpf]) -> float:
-    """Largest error of ``j_0 .. j_lmax`` (lmax + 1,) of x, in roundings of the dtype times ``|j_l|`` for l >= x or 1 / x for l < x."""
+    """Largest error of ``j_0 .. j_lmax`` (lmax + 1,) of x, in roundings of the dtype times
+    ``|j_l|`` for l >= x or 1 / x for l < x.
+    """
     limits = torch.finfo(values.dtype)
     worst = 0.0
     for l, (value, right) in enumerate(zip(values.tolist(), exact, strict=True)):
@@ -85,11 +130,15 @@ def bessel_error(values: Tensor, x: float, exact: list[mpmath.mpf]) -> float:
 def tabulated(vectors: Tensor, lmax: int) -> Tensor:
     """Harmonics of unit vectors from e3nn."""
     unit = vectors / vectors.norm(dim=-1, keepdim=True)
-    return o3.spherical_harmonics(list(range(lmax + 1)), unit, normalize=False, normalization="norm")
+    return o3.spherical_harmonics(
+        list(range(lmax + 1)), unit, normalize=False, normalization="norm"
+    )
 
 
 def task(function: Callable[[Tensor], Tensor], argument: Tensor, order: int) -> Callable[[], None]:
-    """Values and derivatives up to ``order`` of ``function``, contracted with fixed weights, as in training."""
+    """Values and derivatives up to ``order`` of ``function``, contracted with fixed weights, as in
+    training.
+    """
     point = argument.clone().requires_grad_(order > 0)
     weights = torch.randn_like(function(argument))  # laid out like the values
 
@@ -98,16 +147,24 @@ def task(function: Callable[[Tensor], Tensor], argument: Tensor, order: int) -> 
         with torch.set_grad_enabled(order > 0):
             values = function(point)
         if order:
-            (gradient,) = torch.autograd.grad((values * weights).sum(), point, create_graph=order == 2)
+            (gradient,) = torch.autograd.grad(
+                (values * weights).sum(), point, create_graph=order == 2
+            )
         if order == 2:
             torch.autograd.grad(gradient.square().sum(), point)
 
     return run
 
 
-def timed(functions: dict[tuple, tuple[Callable[[Tensor], Tensor], Tensor, tuple[int, ...]]], rounds: int) -> list[dict]:
+def timed(
+    functions: dict[tuple, tuple[Callable[[Tensor], Tensor], Tensor, tuple[int, ...]]], rounds: int
+) -> list[dict]:
     """A row per (name, degree) with the milliseconds of each order."""
-    tasks = {(*key, order): task(f, x, order) for key, (f, x, orders) in functions.items() for order in orders}
+    tasks = {
+        (*key, order): task(f, x, order)
+        for key, (f, x, orders) in functions.items()
+        for order in orders
+    }
     times = harness.interleave(tasks, rounds)
     rows = []
     for key, (_, _, orders) in functions.items():
@@ -144,14 +201,20 @@ def bessel_rows(options) -> list[dict]:
         degrees = torch.arange(l + 1)[:, None].numpy()
         functions["j_l", l] = (lambda x, l=l: spherical_bessel(x, l), x, (0, 1, 2))
         functions["G_l", l] = (lambda x, l=l: scaled_bessel(x, l), x.square(), (0, 1, 2))
-        functions["scipy", l] = (lambda x, n=degrees: torch.from_numpy(spherical_jn(n, x.numpy())), x.double(), (0,))
+        functions["scipy", l] = (
+            lambda x, n=degrees: torch.from_numpy(spherical_jn(n, x.numpy())),
+            x.double(),
+            (0,),
+        )
     rows = timed(functions, options.rounds)
     for row in rows:
         if row["function"] == "j_l":
             for name, dtype in (("error32", torch.float32), ("error64", torch.float64)):
                 points = torch.tensor(ARGUMENTS, dtype=dtype)
                 exact = [exact_bessel(float(point), row["degree"]) for point in points]
-                errors = map(bessel_error, spherical_bessel(points, row["degree"]), points.tolist(), exact)
+                errors = map(
+                    bessel_error, spherical_bessel(points, row["degree"]), points.tolist(), exact
+                )
                 row[name] = f"{max(errors):.1f} roundings"
     return rows
 

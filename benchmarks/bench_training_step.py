@@ -1,11 +1,15 @@
-"""A training step of E2Former on a large molecule, near field and hybrid, beside mace-torch of the same channels and layers.
+"""A training step of E2Former on a large molecule, near field and hybrid, beside mace-torch of the
+same channels and layers.
 
-    python -m benchmarks.bench_training_step                                                  # ours alone
-    python -m benchmarks.bench_training_step --mace-python .venv-mace/bin/python  # environment: compare_mace.py
+    # ours alone
+    python -m benchmarks.bench_training_step
+    # environment: compare_mace.py
+    python -m benchmarks.bench_training_step --mace-python .venv-mace/bin/python
 
-One structure (a generated double-walled nanotube, 370 atoms, edges up to 5 Angstrom, or ``--geometry``), 2 layers, lmax 2; a step is
-energy, forces and the gradient of all weights, without an optimiser. Medians of CPU milliseconds of one thread, all programs taking turns
-(mace-torch waits in a process of its own); memory is the peak of a fresh process above the loaded program.
+One structure (a generated double-walled nanotube, 370 atoms, edges up to 5 Angstrom, or
+``--geometry``), 2 layers, lmax 2; a step is energy, forces and the gradient of all weights, without
+an optimiser. Medians of CPU milliseconds of one thread, all programs taking turns (mace-torch waits
+in a process of its own); memory is the peak of a fresh process above the loaded program.
 """
 
 from __future__ import annotations
@@ -34,15 +38,31 @@ from models.e2former_options import E2FormerOptions
 CUTOFF, LMAX = 5.0, 2
 SCHEDULES = {"near": "first-order", "hybrid": "hybrid-first-order"}
 MACE_IRREPS = ("{0}x0e+{0}x1o", "{0}x0e+{0}x1o+{0}x2e")
-COLUMNS = {"program": "program", "weights": "weights", "edges": "edges", "milliseconds": "ms", "ratio": "/ hybrid", "memory": "peak MB"}
+COLUMNS = {
+    "program": "program",
+    "weights": "weights",
+    "edges": "edges",
+    "milliseconds": "ms",
+    "ratio": "/ hybrid",
+    "memory": "peak MB",
+}
 
 
 def structures_of(numbers: np.ndarray, positions: np.ndarray) -> Structures:
-    """Equally large structures, numbers (structures, atoms) and positions (structures, atoms, 3), slightly off their symmetric places."""
+    """Equally large structures, numbers (structures, atoms) and positions (structures, atoms, 3),
+    slightly off their symmetric places.
+    """
     count, atoms = numbers.shape
-    positions = (positions + 0.05 * np.random.default_rng(0).standard_normal(positions.shape)).reshape(-1, 3)
+    positions = (
+        positions + 0.05 * np.random.default_rng(0).standard_normal(positions.shape)
+    ).reshape(-1, 3)
     labels = {"energy": np.zeros(count), "forces": np.zeros_like(positions)}
-    return Structures(atomic_numbers=numbers.reshape(-1), positions=positions, counts=np.full(count, atoms), **labels)
+    return Structures(
+        atomic_numbers=numbers.reshape(-1),
+        positions=positions,
+        counts=np.full(count, atoms),
+        **labels,
+    )
 
 
 def structure(geometry: str | None) -> Structures:
@@ -51,14 +71,27 @@ def structure(geometry: str | None) -> Structures:
     return structures_of(numbers[None], positions[None])
 
 
-def training_step(name: str, structures: Structures, channels: int, schedule: str, **options) -> harness.Program:
-    """E2Former of two layers and degrees 0 .. ``LMAX`` on all structures at once, its lengths and averages those of the structures."""
+def training_step(
+    name: str, structures: Structures, channels: int, schedule: str, **options
+) -> harness.Program:
+    """E2Former of two layers and degrees 0 .. ``LMAX`` on all structures at once, its lengths and
+    averages those of the structures.
+    """
     batch = MoleculeDataset(structures, CUTOFF)[range(len(structures))].to(dtype=torch.float32)
     torch.manual_seed(0)
-    averages = {"avg_degree": batch.num_edges / batch.num_nodes, "avg_atoms": batch.num_nodes / batch.num_graphs}
+    averages = {
+        "avg_degree": batch.num_edges / batch.num_nodes,
+        "avg_atoms": batch.num_nodes / batch.num_graphs,
+    }
     radius = float(batch.positions.norm(dim=1).max())  # the data set puts centroids at zero
     irreps = "+".join(f"{channels}x{l}{'eo'[l % 2]}" for l in range(LMAX + 1))
-    sizes = {"irreps": irreps, "schedule": schedule, "layers": 2, "cutoff": CUTOFF, "far_design_radius": radius}
+    sizes = {
+        "irreps": irreps,
+        "schedule": schedule,
+        "layers": 2,
+        "cutoff": CUTOFF,
+        "far_design_radius": radius,
+    }
     model = E2Former(E2FormerOptions(**sizes, **averages, **options)).train()
 
     def run() -> tuple[torch.Tensor, ...]:
@@ -75,13 +108,22 @@ def ours(name: str, channels: int, geometry: str | None) -> harness.Program:
 
 
 @contextlib.contextmanager
-def mace(python: str, irreps: str, geometry: Path) -> Iterator[tuple[dict, Callable[[], tuple[float, float]]]]:
-    """mace-torch in a process of its own: what it is, and a function for one step -> (CPU ms, peak MB)."""
+def mace(
+    python: str, irreps: str, geometry: Path
+) -> Iterator[tuple[dict, Callable[[], tuple[float, float]]]]:
+    """mace-torch in a process of its own: what it is, and a function for one step -> (CPU ms, peak
+    MB).
+    """
     script = Path(__file__).with_name("mace_step.py")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     command = [python, str(script), str(geometry), "--irreps", irreps, "--cutoff", str(CUTOFF)]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
     ) as process:
         weights, edges = (int(part) for part in _answer(process))
 
@@ -103,7 +145,9 @@ def _answer(process: subprocess.Popen) -> list[str]:
             [float(part) for part in parts]
             if len(parts) == 2:
                 return parts
-    raise RuntimeError("mace-torch ended without an answer; try benchmarks/mace_step.py by itself to see why")
+    raise RuntimeError(
+        "mace-torch ended without an answer; try benchmarks/mace_step.py by itself to see why"
+    )
 
 
 def rows_of(options) -> list[dict]:
@@ -113,15 +157,28 @@ def rows_of(options) -> list[dict]:
         for name in SCHEDULES:
             program = ours(name, options.channels, options.geometry)
             edges = structure_edges(options.geometry)
-            memory = harness.peak_memory_mb(ours, (name, options.channels, options.geometry), "train")
-            rows.append({"program": f"Farfield {name}", "weights": program.num_parameters, "edges": edges, "memory": memory})
-            steps[rows[-1]["program"]] = lambda program=program: 1e3 * harness.seconds(program.train)
+            memory = harness.peak_memory_mb(
+                ours, (name, options.channels, options.geometry), "train"
+            )
+            rows.append(
+                {
+                    "program": f"Farfield {name}",
+                    "weights": program.num_parameters,
+                    "edges": edges,
+                    "memory": memory,
+                }
+            )
+            steps[rows[-1]["program"]] = lambda program=program: (
+                1e3 * harness.seconds(program.train)
+            )
         if options.mace_python:
             place = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "geometry.npz"
             one = structure(options.geometry)
             np.savez(place, numbers=one.atomic_numbers, positions=one.positions)
             for pattern in MACE_IRREPS:
-                row, step = stack.enter_context(mace(options.mace_python, pattern.format(options.channels), place))
+                row, step = stack.enter_context(
+                    mace(options.mace_python, pattern.format(options.channels), place)
+                )
                 rows.append(row)
                 steps[row["program"]] = lambda step=step, row=row: _noted(row, *step())
         times = {name: [] for name in steps}
@@ -150,7 +207,12 @@ def build_parser() -> OptionParser:
     parser = OptionParser("bench_training_step", __doc__)
     bench = parser.section("bench", "what is measured")
     bench.add("--channels", int, 64, low=4, help="channels of every degree")
-    bench.add("--geometry", str, None, help="npz file with the structure instead of the generated nanotube")
+    bench.add(
+        "--geometry",
+        str,
+        None,
+        help="npz file with the structure instead of the generated nanotube",
+    )
     bench.add("--rounds", int, 5, low=1, help="timed rounds")
     bench.add("--mace-python", str, None, help="python of an environment that has mace-torch")
     bench.add("--json", str, None, help="file for the rows")

@@ -1,11 +1,13 @@
 """Tools of the benchmarks: what a step costs in time and memory, and how two programs compare.
 
-Time. CPU seconds of the process (``time.process_time``, user + system), which a busy neighbour on the machine disturbs less than the
-wall clock; on a GPU the wall clock between two synchronisations. Programs are compared *interleaved*: one after the other in every
-round, so that a slow minute of the machine meets all of them, and the ratio is also taken round by round.
+Time. CPU seconds of the process (``time.process_time``, user + system), which a busy neighbour on
+the machine disturbs less than the wall clock; on a GPU the wall clock between two synchronisations.
+Programs are compared *interleaved*: one after the other in every round, so that a slow minute of
+the machine meets all of them, and the ratio is also taken round by round.
 
-Memory. Growth of the resident set above the loaded program: in a fresh process, after everything is built, the high-water mark of the
-process is reset, the step runs once, and the mark is read. Blocks that the allocator keeps for itself count, as they do for a user.
+Memory. Growth of the resident set above the loaded program: in a fresh process, after everything is
+built, the high-water mark of the process is reset, the step runs once, and the mark is read. Blocks
+that the allocator keeps for itself count, as they do for a user.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ STEPS = ("forward", "train")
 
 @dataclasses.dataclass
 class Program:
-    """A network bound to its inputs: ``run() -> tuple of output tensors``, and the module that holds its parameters."""
+    """A network bound to its inputs: ``run() -> tuple of output tensors``, and the module that
+    holds its parameters.
+    """
 
     name: str
     module: nn.Module
@@ -57,7 +61,9 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """How many times longer another program takes: ratio of the medians, and the smallest and largest ratio within one round."""
+    """How many times longer another program takes: ratio of the medians, and the smallest and
+    largest ratio within one round.
+    """
 
     value: float
     least: float
@@ -68,7 +74,9 @@ class Ratio:
 
 
 def seconds(function: Callable[[], None], device: torch.device | str = "cpu") -> float:
-    """Cost of one call: CPU seconds of this process, or wall seconds between synchronisations on a GPU."""
+    """Cost of one call: CPU seconds of this process, or wall seconds between synchronisations on a
+    GPU.
+    """
     if torch.device(device).type != "cuda":
         start = time.process_time()
         function()
@@ -81,9 +89,14 @@ def seconds(function: Callable[[], None], device: torch.device | str = "cpu") ->
 
 
 def interleave(
-    tasks: dict[str, Callable[[], None]], rounds: int, device: torch.device | str = "cpu", warm_up: int = 1
+    tasks: dict[str, Callable[[], None]],
+    rounds: int,
+    device: torch.device | str = "cpu",
+    warm_up: int = 1,
 ) -> dict[str, list[float]]:
-    """Seconds of every task in every round, the tasks taking turns; ``warm_up`` untimed rounds go before."""
+    """Seconds of every task in every round, the tasks taking turns; ``warm_up`` untimed rounds go
+    before.
+    """
     if rounds < 1:
         raise ValueError(f"rounds must be >= 1, got {rounds}")
     for _ in range(warm_up):
@@ -107,7 +120,9 @@ def _status_mb(field: str) -> float:
     for line in pathlib.Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024 / 1e6
-    raise ValueError(f"the kernel reports no {field} for a process: memory is measured on Linux only")
+    raise ValueError(
+        f"the kernel reports no {field} for a process: memory is measured on Linux only"
+    )
 
 
 def _resident_growth(function: Callable[[], None]) -> float:
@@ -130,7 +145,8 @@ def _build_and_measure(build: Callable[..., Program], arguments: tuple, step: st
 
 
 def peak_memory_mb(build: Callable[..., Program], arguments: tuple, step: str) -> float:
-    """Peak MB (10^6 bytes) of one ``step`` ("forward" or "train") of ``build(*arguments)`` above the loaded program, in a fresh process.
+    """Peak MB (10^6 bytes) of one ``step`` ("forward" or "train") of ``build(*arguments)`` above
+    the loaded program, in a fresh process.
 
     ``build`` must be a function at the top of a module, its arguments picklable.
     """
@@ -165,9 +181,18 @@ def _version(package: str) -> str | None:
         return None
 
 
-def environment(packages: tuple[str, ...] = ("torch", "dgl", "e3nn", "numpy"), device: torch.device | str = "cpu") -> dict:
-    """What a reader needs to judge the numbers: processor, threads, allocator and its settings, versions."""
-    settings = {k: v for k, v in os.environ.items() if k.startswith("MALLOC_") or k in ("GLIBC_TUNABLES", "LD_PRELOAD")}
+def environment(
+    packages: tuple[str, ...] = ("torch", "dgl", "e3nn", "numpy"),
+    device: torch.device | str = "cpu",
+) -> dict:
+    """What a reader needs to judge the numbers: processor, threads, allocator and its settings,
+    versions.
+    """
+    settings = {
+        k: v
+        for k, v in os.environ.items()
+        if k.startswith("MALLOC_") or k in ("GLIBC_TUNABLES", "LD_PRELOAD")
+    }
     report = {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
@@ -184,17 +209,25 @@ def environment(packages: tuple[str, ...] = ("torch", "dgl", "e3nn", "numpy"), d
 
 def describe_environment(report: dict) -> str:
     """The report of :func:`environment` in two lines."""
-    settings = ", ".join(f"{k}={v}" for k, v in report["allocator_settings"].items()) or "default settings"
-    versions = ", ".join(f"{k} {v}" for k, v in {"python": report["python"], **report["versions"]}.items())
+    settings = (
+        ", ".join(f"{k}={v}" for k, v in report["allocator_settings"].items()) or "default settings"
+    )
+    versions = ", ".join(
+        f"{k} {v}" for k, v in {"python": report["python"], **report["versions"]}.items()
+    )
     machine = f"{report['gpu']}, host " if "gpu" in report else ""
     cpu = f"{report['cpu']}, {report['cores']} cores, {report['threads']} thread(s)"
     return f"{machine}{cpu}, {report['allocator']} ({settings})\n{versions}"
 
 
 def start(
-    packages: tuple[str, ...] = ("torch", "dgl", "e3nn", "numpy"), output: str | None = None, device: torch.device | str = "cpu"
+    packages: tuple[str, ...] = ("torch", "dgl", "e3nn", "numpy"),
+    output: str | None = None,
+    device: torch.device | str = "cpu",
 ) -> dict:
-    """Begin measuring: refuse an output file without a folder, take one thread, print the environment; its report."""
+    """Begin measuring: refuse an output file without a folder, take one thread, print the
+    environment; its report.
+    """
     if output:
         check_folder(output)
     torch.set_num_threads(1)
@@ -204,24 +237,39 @@ def start(
 
 
 def table(rows: list[dict], columns: dict[str, str]) -> str:
-    """Rows as aligned text; ``columns`` maps keys of a row to headings, a missing value prints as a dash."""
+    """Rows as aligned text; ``columns`` maps keys of a row to headings, a missing value prints as a
+    dash.
+    """
     cells = [list(columns.values())] + [[_cell(row.get(key)) for key in columns] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     lines = (zip(line, widths, strict=True) for line in cells)
-    return "\n".join("  ".join(text.rjust(w) if i else text.ljust(w) for i, (text, w) in enumerate(line)) for line in lines)
+    return "\n".join(
+        "  ".join(text.rjust(w) if i else text.ljust(w) for i, (text, w) in enumerate(line))
+        for line in lines
+    )
 
 
 def _cell(value) -> str:
     if value is None:
         return "-"
-    return f"{value:.0f}" if isinstance(value, float) and value >= 100 else f"{value:.2f}" if isinstance(value, float) else str(value)
+    return (
+        f"{value:.0f}"
+        if isinstance(value, float) and value >= 100
+        else f"{value:.2f}"
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 def check_folder(path: str | pathlib.Path) -> None:
-    """FileNotFoundError unless the folder of an output file exists: asked before the measuring, not after."""
+    """FileNotFoundError unless the folder of an output file exists: asked before the measuring, not
+    after.
+    """
     path = pathlib.Path(path)
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"folder {path.parent} of the output file {path.name} does not exist: make it first")
+        raise FileNotFoundError(
+            f"folder {path.parent} of the output file {path.name} does not exist: make it first"
+        )
 
 
 class OneLineParser(argparse.ArgumentParser):

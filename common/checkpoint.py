@@ -1,9 +1,11 @@
-"""Checkpoints: everything that a run needs to go on bit-identically, and that an evaluation needs to start from one file.
+"""Checkpoints: everything that a run needs to go on bit-identically, and that an evaluation needs
+to start from one file.
 
-A file holds plain numbers, strings, lists, dicts and tensors only, so it loads with ``weights_only=True``. It is written beside
-its final place, flushed and renamed: at any moment the name points to a whole checkpoint. Reading verifies the checksum of every
-record in the file.
+A file holds plain numbers, strings, lists, dicts and tensors only, so it loads with
+``weights_only=True``. It is written beside its final place, flushed and renamed: at any moment the
+name points to a whole checkpoint. Reading verifies the checksum of every record in the file.
 """
+
 import functools
 import pickle
 import platform
@@ -23,8 +25,17 @@ PACKAGES = ("torch", "dgl", "e3nn", "numpy", "farfield")
 LAST, BEST = "checkpoint_last.pt", "checkpoint_best.pt"
 MAYBE = (dict, type(None))
 ENTRIES = {
-    "config": dict, "weights": dict, "averaged": MAYBE, "optimizer": dict, "schedule": dict, "position": dict, "random": dict,
-    "data": str, "history": list, "best": MAYBE, "versions": dict,
+    "config": dict,
+    "weights": dict,
+    "averaged": MAYBE,
+    "optimizer": dict,
+    "schedule": dict,
+    "position": dict,
+    "random": dict,
+    "data": str,
+    "history": list,
+    "best": MAYBE,
+    "versions": dict,
 }
 SECTIONS = ("run", "model", "training")  # of every configuration
 
@@ -47,7 +58,13 @@ def random_states(device: torch.device) -> dict:
     kind, key, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - the global generator is what has a state to keep
     states = {
         "python": [version, torch.tensor(words), gauss],
-        "numpy": [kind, torch.from_numpy(key.astype(np.int64)), int(position), int(has_gauss), float(cached)],
+        "numpy": [
+            kind,
+            torch.from_numpy(key.astype(np.int64)),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ],
         "torch": torch.get_rng_state(),
     }
     if device.type == "cuda":
@@ -67,13 +84,17 @@ def restore_random_states(states: dict, device: torch.device):
 
 
 def save_checkpoint(path, content: dict):
-    """Write ``content`` (see `Trainer.state`) atomically to ``path``; ``OSError`` where the disk is full."""
+    """Write ``content`` (see `Trainer.state`) atomically to ``path``; ``OSError`` where the disk is
+    full.
+    """
     with atomic_write(path) as temporary:
         try:
             torch.save({"format": FORMAT, **content}, temporary)
         except RuntimeError as error:  # torch's writer hides the number of the error
             reason = f"{path} cannot be written ({_short(error)})"
-            raise OSError(f"{reason}: is the disk full? free some space and go on with --resume") from None
+            raise OSError(
+                f"{reason}: is the disk full? free some space and go on with --resume"
+            ) from None
 
 
 def _short(error: Exception) -> str:
@@ -83,13 +104,16 @@ def _short(error: Exception) -> str:
 def read_checkpoint(path, device="cpu") -> dict:
     """Content of a checkpoint.
 
-    Raises ``FileNotFoundError`` when there is none, ``ValueError`` when the file is damaged, foreign, or of another format.
+    Raises ``FileNotFoundError`` when there is none, ``ValueError`` when the file is damaged,
+    foreign, or of another format.
     """
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"checkpoint {path} is a folder; give {path / BEST}")
     if not path.is_file():
-        raise FileNotFoundError(f"checkpoint {path} does not exist; give the {BEST} or {LAST} of a run folder")
+        raise FileNotFoundError(
+            f"checkpoint {path} does not exist; give the {BEST} or {LAST} of a run folder"
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -97,12 +121,21 @@ def read_checkpoint(path, device="cpu") -> dict:
             raise ValueError(f"record {damaged} has a wrong checksum")
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
-        reason = "it holds more than numbers" if isinstance(error, pickle.UnpicklingError) else _short(error)
+        reason = (
+            "it holds more than numbers"
+            if isinstance(error, pickle.UnpicklingError)
+            else _short(error)
+        )
         mend = "use the other checkpoint of the run or train again"
-        raise ValueError(f"checkpoint {path} is damaged or not a checkpoint ({reason}); {mend}") from None
+        raise ValueError(
+            f"checkpoint {path} is damaged or not a checkpoint ({reason}); {mend}"
+        ) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"checkpoint {path} has format {found}, this version reads {FORMAT}; train again or use the version that wrote it")
+        raise ValueError(
+            f"checkpoint {path} has format {found}, this version reads {FORMAT}; train again or "
+            "use the version that wrote it"
+        )
     return content
 
 
@@ -111,10 +144,18 @@ def read_run(path, device="cpu") -> dict:
     content = read_checkpoint(path, device)
     for name, kind in ENTRIES.items():
         if name not in content or not isinstance(content[name], kind):
-            raise ValueError(f"checkpoint {path} is not of a run: it has no {name}; give the {BEST} or {LAST} of a run folder")
-    missing = [section for section in SECTIONS if not isinstance(content["config"].get(section), dict)]
+            raise ValueError(
+                f"checkpoint {path} is not of a run: it has no {name}; give the {BEST} or {LAST} "
+                "of a run folder"
+            )
+    missing = [
+        section for section in SECTIONS if not isinstance(content["config"].get(section), dict)
+    ]
     if missing:
-        raise ValueError(f"checkpoint {path} is not of a run: its config has no section {missing[0]}; give another, or train again")
+        raise ValueError(
+            f"checkpoint {path} is not of a run: its config has no section {missing[0]}; give "
+            "another, or train again"
+        )
     return content
 
 
@@ -124,17 +165,30 @@ def load_weights(model: nn.Module, weights: dict, path):
     mend = "build the model from the config inside the checkpoint, or train again"
     for key in [*own, *weights]:
         if key not in weights:
-            raise ValueError(f"checkpoint {path} is of another model: it has no weight {key!r}; {mend}")
+            raise ValueError(
+                f"checkpoint {path} is of another model: it has no weight {key!r}; {mend}"
+            )
         if key not in own:
-            raise ValueError(f"checkpoint {path} is of another model: its weight {key!r} has no place here; {mend}")
+            raise ValueError(
+                f"checkpoint {path} is of another model: its weight {key!r} has no place "
+                f"here; {mend}"
+            )
         if own[key].shape != weights[key].shape:
             shapes = f"shape {tuple(weights[key].shape)}, here {tuple(own[key].shape)}"
-            raise ValueError(f"checkpoint {path} is of another model: its weight {key!r} has {shapes}; {mend}")
+            raise ValueError(
+                f"checkpoint {path} is of another model: its weight {key!r} has {shapes}; {mend}"
+            )
     model.load_state_dict(weights, strict=True)
 
 
 def evaluation_weights(content: dict) -> dict:
-    """The weights a checkpoint is judged by: the averaged ones when averaging was on, else the trained ones."""
+    """The weights a checkpoint is judged by: the averaged ones when averaging was on, else the
+    trained ones.
+    """
     if content["averaged"] is None:
         return content["weights"]
-    return {key.removeprefix("module."): value for key, value in content["averaged"].items() if key != "n_averaged"}
+    return {
+        key.removeprefix("module."): value
+        for key, value in content["averaged"].items()
+        if key != "n_averaged"
+    }

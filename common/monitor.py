@@ -1,7 +1,9 @@
-"""What a run shows while it trains and leaves behind: log, tensorboard, progress bar, plots, ``results.json``.
+"""What a run shows while it trains and leaves behind: log, tensorboard, progress bar, plots,
+``results.json``.
 
 Everything here only reads the training; nothing here can change its numbers.
 """
+
 import math
 import os
 import sys
@@ -20,7 +22,9 @@ MAX_POINTS = 20_000
 
 
 class RunLog:
-    """Lines for the reader: on the terminal (above the progress bar) and, if ``path`` is given, appended to a file."""
+    """Lines for the reader: on the terminal (above the progress bar) and, if ``path`` is given,
+    appended to a file.
+    """
 
     def __init__(self, path=None):
         self.path = path
@@ -53,7 +57,10 @@ class Monitor:
     def step(self, loss: float, epoch: int, progress: float):
         """Advance the bar; ``progress`` is the fraction of the run that is done."""
         self.bar.update(1)
-        self.bar.set_postfix({"epoch": epoch, "loss": f"{loss:.4g}", "done": f"{min(1.0, progress):.1%}"}, refresh=False)
+        self.bar.set_postfix(
+            {"epoch": epoch, "loss": f"{loss:.4g}", "done": f"{min(1.0, progress):.1%}"},
+            refresh=False,
+        )
 
     def scalars(self, values: Mapping[str, float], step: int):
         """Rows of tensorboard."""
@@ -72,7 +79,9 @@ class Monitor:
 
 def progress_bar(total: int | None, **more) -> tqdm:
     """A bar on stderr; where that is a file, a line every 20 seconds."""
-    return tqdm(total=total, mininterval=0.2 if sys.stderr.isatty() else 20.0, dynamic_ncols=True, **more)
+    return tqdm(
+        total=total, mininterval=0.2 if sys.stderr.isatty() else 20.0, dynamic_ncols=True, **more
+    )
 
 
 def write_json(path, content):
@@ -115,7 +124,13 @@ def draw_pairs(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]):
         panel.plot(target, prediction, ".", markersize=1.5, alpha=0.3, rasterized=True)
         panel.plot([low, high], [low, high], "k-", linewidth=0.8)
         margin = 0.05 * (high - low) or 1.0
-        panel.set(title=name, xlabel="target", ylabel="prediction", xlim=(low - margin, high + margin), ylim=(low - margin, high + margin))
+        panel.set(
+            title=name,
+            xlabel="target",
+            ylabel="prediction",
+            xlim=(low - margin, high + margin),
+            ylim=(low - margin, high + margin),
+        )
     return figure
 
 
@@ -126,24 +141,41 @@ def draw_errors(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]):
         error = np.maximum(np.abs(np.ravel(prediction) - np.ravel(target)), 1e-12)
         panel.hist(np.log10(error), bins=80)
         panel.axvline(np.log10(np.median(error)), color="k", linewidth=0.8)
-        panel.set(title=f"{name}: median {np.median(error):.3g}", xlabel="log10 of the absolute error", ylabel="count")
+        panel.set(
+            title=f"{name}: median {np.median(error):.3g}",
+            xlabel="log10 of the absolute error",
+            ylabel="count",
+        )
     return figure
 
 
 def draw_curves(
-    history: Sequence[Mapping[str, float]], names: Sequence[str], references: Mapping[str, float], units: Mapping[str, str] | None = None
+    history: Sequence[Mapping[str, float]],
+    names: Sequence[str],
+    references: Mapping[str, float],
+    units: Mapping[str, str] | None = None,
 ):
-    """Validation errors ``names`` against epoch and against CPU minutes (log axes); ``references``: name -> level of a baseline."""
-    labels = {name: f"{name} ({units[name]})" if units and name in units else name for name in names}
+    """Validation errors ``names`` against epoch and against CPU minutes (log axes); ``references``:
+    name -> level of a baseline.
+    """
+    labels = {
+        name: f"{name} ({units[name]})" if units and name in units else name for name in names
+    }
     figure, panels = _panels(2, (9, 3.8))
     for panel, axis in zip(panels, ("epoch", "cpu_minutes"), strict=True):
         for name in names:
             points = [(row[axis], row[name]) for row in history if row.get(name, 0) > 0]
-            line = panel.plot(*zip(*points, strict=True), ".-", linewidth=1, label=labels[name])[0] if points else None
+            line = (
+                panel.plot(*zip(*points, strict=True), ".-", linewidth=1, label=labels[name])[0]
+                if points
+                else None
+            )
             if line is not None and references.get(name, 0) > 0:
                 panel.axhline(references[name], color=line.get_color(), linestyle=":", linewidth=1)
         panel.set(xlabel=axis.replace("_", " "), yscale="log")
-        panel.set_xscale("log" if axis == "cpu_minutes" and any(row[axis] > 0 for row in history) else "linear")
+        panel.set_xscale(
+            "log" if axis == "cpu_minutes" and any(row[axis] > 0 for row in history) else "linear"
+        )
         panel.xaxis.set_minor_formatter(FuncFormatter(_short_ticks))
         panel.grid(True, which="both", linewidth=0.2)
     panels[0].set_ylabel("validation error (dotted: baseline)")
@@ -164,7 +196,9 @@ def save_figure(path: Path, figure: Figure):
 
 
 def _panels(count: int, size: tuple[float, float]):
-    figure = Figure(figsize=size, layout="constrained")  # without pyplot: a notebook that imports this keeps its own backend
+    figure = Figure(
+        figsize=size, layout="constrained"
+    )  # without pyplot: a notebook that imports this keeps its own backend
     return figure, figure.subplots(1, count, squeeze=False)[0]
 
 

@@ -1,4 +1,5 @@
 """Types of the numbers that networks compute with, by name."""
+
 import torch
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}

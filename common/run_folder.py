@@ -1,4 +1,7 @@
-"""The folder of a run, of whatever kind: made or refused at the start, and the configuration in it."""
+"""The folder of a run, of whatever kind: made or refused at the start, and the configuration in
+it.
+"""
+
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,16 +13,22 @@ from dataloader.files import atomic_write, make_folder
 
 
 def prepare_run_folder(folder: Path, resume: bool, overwrite: bool, names: Sequence[str]):
-    """Make ``folder``, or refuse (``ValueError``) one that cannot be written, or that holds a run unless it is resumed or overwritten.
+    """Make ``folder``, or refuse (``ValueError``) one that cannot be written, or that holds a run
+    unless it is resumed or overwritten.
 
     names: the files and folders of a run there.
     """
     if resume and overwrite:
-        raise ValueError(f"--resume goes on with the run in {folder}, --overwrite throws it away; give one of them")
+        raise ValueError(
+            f"--resume goes on with the run in {folder}, --overwrite throws it away; give "
+            "one of them"
+        )
     try:
         _prepare(folder, resume, overwrite, names)
     except OSError as error:
-        raise ValueError(f"run folder {folder} cannot be written ({error.strerror}); give another --run-dir") from None
+        raise ValueError(
+            f"run folder {folder} cannot be written ({error.strerror}); give another --run-dir"
+        ) from None
 
 
 def _prepare(folder: Path, resume: bool, overwrite: bool, names: Sequence[str]):
@@ -35,30 +44,46 @@ def _prepare(folder: Path, resume: bool, overwrite: bool, names: Sequence[str]):
 
 
 def save_config(folder: Path, config, free: frozenset[str]):
-    """Write ``config.yaml``, which ``--config`` reads. Where a run is resumed, only ``free`` options may differ (``ValueError``)."""
+    """Write ``config.yaml``, which ``--config`` reads. Where a run is resumed, only ``free``
+    options may differ (``ValueError``).
+    """
     path = folder / "config.yaml"
     if path.exists():
         saved = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(saved, Mapping) or "task" not in saved:
-            raise ValueError(f"{path} is damaged (it names no task); bring it back, or start another run with --run-dir")
+            raise ValueError(
+                f"{path} is damaged (it names no task); bring it back, or start another run with "
+                "--run-dir"
+            )
         check_same_run(folder, saved, plain(config), free)
         before, now = saved["run"].get("seeds", 1), config.run.get("seeds", 1)
         if (before > 1) != (now > 1):
-            raise ValueError(f"cannot resume {folder}: it is of --seeds {before}, not {now}; leave --seeds out, or give another --run-dir")
+            raise ValueError(
+                f"cannot resume {folder}: it is of --seeds {before}, not {now}; leave --seeds "
+                "out, or give another --run-dir"
+            )
     with atomic_write(path) as temporary:
-        Path(temporary).write_text(yaml.safe_dump(saved_config(config), sort_keys=False), encoding="utf-8")
+        Path(temporary).write_text(
+            yaml.safe_dump(saved_config(config), sort_keys=False), encoding="utf-8"
+        )
 
 
 def check_same_run(path, saved: dict, wanted: dict, free: frozenset[str]):
-    """``ValueError`` naming the first key outside ``free`` in which the configuration ``wanted`` departs from the saved one."""
+    """``ValueError`` naming the first key outside ``free`` in which the configuration ``wanted``
+    departs from the saved one.
+    """
     task = saved.get("task")
     if task != wanted["task"]:
-        raise ValueError(f"cannot resume {path}: its task is {task!r}, not {wanted['task']!r}; start another run with --run-dir")
+        raise ValueError(
+            f"cannot resume {path}: its task is {task!r}, not {wanted['task']!r}; start another "
+            "run with --run-dir"
+        )
     for section in sorted((saved.keys() | wanted.keys()) - {"task", DECIDED_BY_DATA}):
         old, new = saved.get(section, {}), wanted.get(section, {})
         for key in sorted(old.keys() | new.keys()):
             if key not in free and old.get(key) != new.get(key):
                 raise ValueError(
-                    f"cannot resume {path}: {section}.{key} is {old.get(key)!r} there and {new.get(key)!r} here; "
+                    f"cannot resume {path}: {section}.{key} is {old.get(key)!r} there and "
+                    f"{new.get(key)!r} here; "
                     f"leave it out, or start another run with --run-dir"
                 )

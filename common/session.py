@@ -1,11 +1,14 @@
 """One session of a run: its signals and its clock."""
+
 import os
 import signal
 import time
 
 
 class Interrupted(Exception):
-    """Training was stopped by a signal after a good checkpoint was written; the message says how to go on."""
+    """Training was stopped by a signal after a good checkpoint was written; the message says how to
+    go on.
+    """
 
 
 def cpu_seconds() -> float:
@@ -19,7 +22,9 @@ class SignalWatch:
 
     def __enter__(self):
         self.stop = None
-        self.previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.previous = {
+            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         return self
 
     def _note(self, number, frame):

@@ -1,16 +1,19 @@
-"""Single, double, triple, aromatic: orders of the bonds of a molecule from who is bonded to whom and how far.
+"""Single, double, triple, aromatic: orders of the bonds of a molecule from who is bonded to whom
+and how far.
 
-Orders. Single bonds leave ``free[a] = valence(a) - neighbours(a)`` valences at every atom. Wanted are integers 0 <= extra <= 2 on the
-bonds with sum of extra over the bonds of a = free[a]: a perfect b-matching, found by search from the atom with the fewest choices. Where
-there are several (Kekulé structures, tautomers) the bond lengths decide: least sum of (length - radii - SHORTENING[order])^2. Where there
-is none, or an atom has too many neighbours, formal charges move valences: N+ has 4, O+ 3, O- 1, N- 2, C- 3; the molecule stays
-neutral and the fewest charges win, on the likeliest elements. Molecules without any solution keep the best that was found and are called
-unusual.
+Orders. Single bonds leave ``free[a] = valence(a) - neighbours(a)`` valences at every atom. Wanted
+are integers 0 <= extra <= 2 on the bonds with sum of extra over the bonds of a = free[a]: a perfect
+b-matching, found by search from the atom with the fewest choices. Where there are several (Kekulé
+structures, tautomers) the bond lengths decide: least sum of (length - radii - SHORTENING[order])^2.
+Where there is none, or an atom has too many neighbours, formal charges move valences: N+ has 4, O+
+3, O- 1, N- 2, C- 3; the molecule stays neutral and the fewest charges win, on the likeliest
+elements. Molecules without any solution keep the best that was found and are called unusual.
 
-Aromatic rings. A ring is aromatic if all its atoms can take part and their electrons are 4n + 2 (Hückel): 1 of an atom with a double
-bond in a ring or to a carbon beside it, 0 of one with a double bond outwards to N or O, 2 of a lone pair (N, O, S, or C-). So are the outer
-bonds of two rings that share a bond, if all their atoms together obey the rule. This is RDKit's model as far as two rings go, by which the
-bond kinds of the published QM9 graphs were made.
+Aromatic rings. A ring is aromatic if all its atoms can take part and their electrons are 4n + 2
+(Hückel): 1 of an atom with a double bond in a ring or to a carbon beside it, 0 of one with a double
+bond outwards to N or O, 2 of a lone pair (N, O, S, or C-). So are the outer bonds of two rings that
+share a bond, if all their atoms together obey the rule. This is RDKit's model as far as two rings
+go, by which the bond kinds of the published QM9 graphs were made.
 
 Cost: 0.1 to 1 ms a molecule with double bonds.
 """
@@ -23,11 +26,28 @@ import itertools
 import numpy as np
 from ase.data import atomic_numbers as NUMBER
 
-_USUAL = {"H": 1, "B": 3, "C": 4, "N": 3, "O": 2, "F": 1, "Si": 4, "P": 3, "S": 2, "Cl": 1, "Br": 1, "I": 1}
+_USUAL = {
+    "H": 1,
+    "B": 3,
+    "C": 4,
+    "N": 3,
+    "O": 2,
+    "F": 1,
+    "Si": 4,
+    "P": 3,
+    "S": 2,
+    "Cl": 1,
+    "Br": 1,
+    "I": 1,
+}
 VALENCES = np.zeros(119, np.int64)
 for _symbol, _valence in _USUAL.items():
     VALENCES[NUMBER[_symbol]] = _valence
-SHORTENING = (0.0, -0.20, -0.32)  # Angstrom, of a single, double, triple bond against the sum of the radii
+SHORTENING = (
+    0.0,
+    -0.20,
+    -0.32,
+)  # Angstrom, of a single, double, triple bond against the sum of the radii
 C, N, O, S = (NUMBER[symbol] for symbol in "CNOS")
 PLUS = {N: 0.0, O: 0.02}  # element -> how much worse than the best place for the charge, Angstrom^2
 MINUS = {O: 0.0, N: 0.01, C: 0.02}
@@ -46,8 +66,12 @@ class Orders:
     unusual: bool
 
 
-def assign_orders(numbers: list[int], pairs: list[list[int]], slack: list[float], free: list[int]) -> Orders:
-    """Orders of the bonds ``pairs`` (see the file). slack: length less the radii. free: valences that single bonds leave."""
+def assign_orders(
+    numbers: list[int], pairs: list[list[int]], slack: list[float], free: list[int]
+) -> Orders:
+    """Orders of the bonds ``pairs`` (see the file). slack: length less the radii. free: valences
+    that single bonds leave.
+    """
     size = len(numbers)
     if min(free) >= 0:
         cost, extra = _Search(pairs, slack, free).run()
@@ -62,7 +86,11 @@ def assign_orders(numbers: list[int], pairs: list[list[int]], slack: list[float]
         if min(moved) < 0:
             continue
         cost, extra = _Search(pairs, slack, moved).run()
-        if cost is not None and (best is None or len(places) < best[0] or (len(places) == best[0] and cost + penalty < best[1])):
+        if cost is not None and (
+            best is None
+            or len(places) < best[0]
+            or (len(places) == best[0] and cost + penalty < best[1])
+        ):
             best = len(places), cost + penalty, Orders([1 + more for more in extra], charges, False)
         if best is not None and len(places) > best[0]:
             break
@@ -73,7 +101,9 @@ def assign_orders(numbers: list[int], pairs: list[list[int]], slack: list[float]
 
 
 def _charge_places(numbers: list[int], free: list[int]):
-    """Sets of (atom, charge) that sum to zero and mend atoms with too many neighbours, the smallest sets first, with their penalty."""
+    """Sets of (atom, charge) that sum to zero and mend atoms with too many neighbours, the smallest
+    sets first, with their penalty.
+    """
     forced = [atom for atom, left in enumerate(free) if left < 0]
     if any(free[atom] < -1 or numbers[atom] not in PLUS for atom in forced):
         return
@@ -82,17 +112,26 @@ def _charge_places(numbers: list[int], free: list[int]):
     trials = 0
     for total in range(max(1, len(forced)), MOST_CHARGES + 1):
         for positive in itertools.combinations(plus, total - len(forced)):
-            for negative in itertools.combinations([atom for atom in minus if atom not in positive], total):
+            for negative in itertools.combinations(
+                [atom for atom in minus if atom not in positive], total
+            ):
                 trials += 1
                 if trials > MOST_TRIALS:
                     return
                 positive_ones = [*forced, *positive]
-                penalty = sum(PLUS[numbers[atom]] for atom in positive_ones) + sum(MINUS[numbers[atom]] for atom in negative)
-                yield [(atom, 1) for atom in positive_ones] + [(atom, -1) for atom in negative], penalty
+                penalty = sum(PLUS[numbers[atom]] for atom in positive_ones) + sum(
+                    MINUS[numbers[atom]] for atom in negative
+                )
+                yield (
+                    [(atom, 1) for atom in positive_ones] + [(atom, -1) for atom in negative],
+                    penalty,
+                )
 
 
 class _Search:
-    """Extra orders of bonds that use up ``free``, least cost first found within :data:`MOST_STEPS`."""
+    """Extra orders of bonds that use up ``free``, least cost first found within
+    :data:`MOST_STEPS`.
+    """
 
     def __init__(self, pairs, slack, free):
         self.pairs, self.slack, self.free = pairs, slack, list(free)
@@ -121,7 +160,11 @@ class _Search:
         return self.extra
 
     def _choices(self, atom: int) -> list[int]:
-        return [bond for bond in self.bonds[atom] if self.extra[bond] < 2 and self.free[self._other(bond, atom)] > 0]
+        return [
+            bond
+            for bond in self.bonds[atom]
+            if self.extra[bond] < 2 and self.free[self._other(bond, atom)] > 0
+        ]
 
     def _other(self, bond: int, atom: int) -> int:
         a, b = self.pairs[bond]
@@ -133,7 +176,12 @@ class _Search:
         return (slack - SHORTENING[order + 1]) ** 2 - (slack - SHORTENING[order]) ** 2
 
     def _step(self, cost: float):
-        waiting = [(len(choices), atom, choices) for atom in self.bonds if self.free[atom] > 0 for choices in (self._choices(atom),)]
+        waiting = [
+            (len(choices), atom, choices)
+            for atom in self.bonds
+            if self.free[atom] > 0
+            for choices in (self._choices(atom),)
+        ]
         if not waiting:
             if self.best is None or cost < self.best:
                 self.best, self.best_extra = cost, list(self.extra)
@@ -153,7 +201,9 @@ class _Search:
             self.free[other] += 1
 
 
-def mark_aromatic(numbers: list[int], pairs: list[list[int]], orders: list[int], charges: list[int]) -> list[bool]:
+def mark_aromatic(
+    numbers: list[int], pairs: list[list[int]], orders: list[int], charges: list[int]
+) -> list[bool]:
     """Whether each bond lies in an aromatic ring (see the file)."""
     marked = [False] * len(pairs)
     if max(orders, default=1) < 2:
@@ -163,7 +213,11 @@ def mark_aromatic(numbers: list[int], pairs: list[list[int]], orders: list[int],
         neighbours[a][b] = neighbours[b][a] = bond
     rings = _rings({atom: list(near) for atom, near in neighbours.items()})
     in_ring = {bond for ring in rings for bond in _bonds_of(ring, neighbours)}
-    electrons = {atom: _electrons(atom, numbers, neighbours, orders, charges, in_ring) for ring in rings for atom in ring}
+    electrons = {
+        atom: _electrons(atom, numbers, neighbours, orders, charges, in_ring)
+        for ring in rings
+        for atom in ring
+    }
     bonds_of = {ring: set(_bonds_of(ring, neighbours)) for ring in rings}
     candidates = [ring for ring in rings if all(electrons[atom] is not None for atom in ring)]
     groups = [(set(ring), bonds_of[ring]) for ring in candidates]
@@ -188,7 +242,11 @@ def _electrons(atom: int, numbers, neighbours, orders, charges, in_ring: set[int
         return None
     if multiple:
         other, bond = multiple[0]
-        return 0 if bond not in in_ring and numbers[other] in (N, O) and numbers[atom] not in (N, O) else 1
+        return (
+            0
+            if bond not in in_ring and numbers[other] in (N, O) and numbers[atom] not in (N, O)
+            else 1
+        )
     lone_pair = (numbers[atom] in (N, O, S) and charges[atom] == 0) or charges[atom] < 0
     return 2 if lone_pair and len(neighbours[atom]) <= 3 else None
 
@@ -206,7 +264,11 @@ def _rings(neighbours: dict[int, list[int]]) -> list[tuple[int, ...]]:
                 continue
             if other == path[0] and len(path) >= RING_SIZES[0] and path[1] < path[-1]:
                 found.append(tuple(path))
-            elif len(path) < RING_SIZES[1] and other not in path and not any(other in neighbours[atom] for atom in path[1:-1]):
+            elif (
+                len(path) < RING_SIZES[1]
+                and other not in path
+                and not any(other in neighbours[atom] for atom in path[1:-1])
+            ):
                 _extend([*path, other])
 
     for atom in sorted(core):

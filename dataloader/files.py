@@ -1,9 +1,10 @@
 """Files that are whole or absent: atomic writes, checksums, and readers whose errors are one line.
 
-A write goes to a temporary name in the same folder, is flushed to the disk (fsync), and takes its place by one rename. An interruption
-at any moment leaves the old file or the new one, never half of either. Temporary names start with a dot and hold :data:`TEMPORARY`;
-what a killed process left under such a name for the same target is cleared by the next write. Two processes may not write one target at
-a time. Cost: one fsync of the file and one of its folder.
+A write goes to a temporary name in the same folder, is flushed to the disk (fsync), and takes its
+place by one rename. An interruption at any moment leaves the old file or the new one, never half of
+either. Temporary names start with a dot and hold :data:`TEMPORARY`; what a killed process left
+under such a name for the same target is cleared by the next write. Two processes may not write one
+target at a time. Cost: one fsync of the file and one of its folder.
 """
 
 from __future__ import annotations
@@ -27,14 +28,26 @@ TEMPORARY = ".unfinished-"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BLOCK_BYTES = 4 << 20  # of blockwise checksums
 # what reading an npz raises when a byte of it is not as written
-DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, KeyError, AttributeError, NotImplementedError, TypeError)
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    ValueError,
+    OSError,
+    EOFError,
+    KeyError,
+    AttributeError,
+    NotImplementedError,
+    TypeError,
+)
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """``with atomic_write(path) as temporary:`` write the file ``temporary``; at the end of the block it becomes ``path``.
+    """``with atomic_write(path) as temporary:`` write the file ``temporary``; at the end of the
+    block it becomes ``path``.
 
-    On an error in the block it vanishes, and what stood at ``path`` stays. A full disk is an ``OSError`` that names ``path``.
+    On an error in the block it vanishes, and what stood at ``path`` stays. A full disk is an
+    ``OSError`` that names ``path``.
     """
     path = Path(path)
     clear_leftovers(path)
@@ -55,10 +68,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """``with atomic_folder(path) as temporary:`` fill the folder ``temporary``; at the end of the block it replaces ``path``.
+    """``with atomic_folder(path) as temporary:`` fill the folder ``temporary``; at the end of the
+    block it replaces ``path``.
 
-    On an error in the block it vanishes, and what stood at ``path`` stays. A folder cannot be exchanged in one step: an
-    interruption between the two renames leaves no folder ``path``, but never a mixed one.
+    On an error in the block it vanishes, and what stood at ``path`` stays. A folder cannot be
+    exchanged in one step: an interruption between the two renames leaves no folder ``path``, but
+    never a mixed one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +99,9 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 def _name_full_disk(error: BaseException, path: Path):
     if isinstance(error, OSError) and error.errno in DISK_FULL:
-        raise OSError(f"{path} cannot be written ({error.strerror}); free some disk space, or write elsewhere") from None
+        raise OSError(
+            f"{path} cannot be written ({error.strerror}); free some disk space, or write elsewhere"
+        ) from None
 
 
 def clear_leftovers(path: Path):
@@ -97,7 +114,9 @@ def clear_leftovers(path: Path):
 
 
 def make_folder(path: Path):
-    """Make a folder, with its parents, if it is not there; ``OSError`` if that cannot be done or nothing can be written into it."""
+    """Make a folder, with its parents, if it is not there; ``OSError`` if that cannot be done or
+    nothing can be written into it.
+    """
     path.mkdir(parents=True, exist_ok=True)
     if not os.access(path, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -125,7 +144,9 @@ def write_json(path: str | Path, content) -> None:
 
 
 def read_json(path: str | Path, mend: str) -> dict:
-    """The dictionary of a json file; ``FileNotFoundError`` or ``ValueError`` with the file and ``mend`` if that cannot be had."""
+    """The dictionary of a json file; ``FileNotFoundError`` or ``ValueError`` with the file and
+    ``mend`` if that cannot be had.
+    """
     path = Path(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -134,15 +155,18 @@ def read_json(path: str | Path, mend: str) -> dict:
     except (OSError, ValueError) as error:  # ValueError: bad json or bad utf-8
         raise ValueError(f"{path} is damaged ({_first_line(error)}); {mend}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged (holds {type(content).__name__}, not a dictionary); {mend}")
+        raise ValueError(
+            f"{path} is damaged (holds {type(content).__name__}, not a dictionary); {mend}"
+        )
     return content
 
 
 def read_npz(path: str | Path, names: Iterable[str], mend: str) -> dict[str, np.ndarray]:
     """Arrays of an npz file; every member is verified against the checksum the format keeps.
 
-    names: the arrays wanted. mend: what the user can do, ends the message. Raises ``FileNotFoundError`` for a missing file and
-    ``ValueError`` for a damaged or foreign file and for arrays that are not in it.
+    names: the arrays wanted. mend: what the user can do, ends the message. Raises
+    ``FileNotFoundError`` for a missing file and ``ValueError`` for a damaged or foreign file and
+    for arrays that are not in it.
     """
     path = Path(path)
     if not path.is_file():
@@ -157,11 +181,17 @@ def read_npz(path: str | Path, names: Iterable[str], mend: str) -> dict[str, np.
                 content = {} if missing else {name: archive[name] for name in names}
                 found = archive.files
     except PermissionError as error:
-        raise PermissionError(f"{path} cannot be read ({error.strerror}); mend its permissions") from None
+        raise PermissionError(
+            f"{path} cannot be read ({error.strerror}); mend its permissions"
+        ) from None
     except DAMAGE as error:
-        raise ValueError(f"{path} is damaged or no npz file ({_first_line(error)}); {mend}") from None
+        raise ValueError(
+            f"{path} is damaged or no npz file ({_first_line(error)}); {mend}"
+        ) from None
     if missing:
-        raise ValueError(f"{path} has no array {missing[0]!r} (it holds {', '.join(found) or 'nothing'}); {mend}")
+        raise ValueError(
+            f"{path} has no array {missing[0]!r} (it holds {', '.join(found) or 'nothing'}); {mend}"
+        )
     return content
 
 
@@ -174,7 +204,9 @@ def block_count(size: int, block_bytes: int = BLOCK_BYTES) -> int:
     return -(-size // block_bytes)
 
 
-def block_checksums(path: str | Path, blocks: Iterable[int] | None = None, block_bytes: int = BLOCK_BYTES) -> list[str]:
+def block_checksums(
+    path: str | Path, blocks: Iterable[int] | None = None, block_bytes: int = BLOCK_BYTES
+) -> list[str]:
     """SHA-256 of the given blocks of a file (None: of all, in order)."""
     if blocks is None:
         blocks = range(block_count(Path(path).stat().st_size, block_bytes))
@@ -212,7 +244,9 @@ def array_checksum(*arrays: np.ndarray) -> str:
 
 def json_checksum(content) -> str:
     """SHA-256 of a json-able value, independent of the order of its keys."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()
 
 
 class NpyWriter:
@@ -234,7 +268,10 @@ class NpyWriter:
         """Append rows (any, *row_shape), converted to the type of the file."""
         rows = np.ascontiguousarray(rows, dtype=self.dtype)
         if rows.shape[1:] != self.row_shape:
-            raise ValueError(f"rows of {self.path.name} must have the shape {self.row_shape}, got {rows.shape[1:]}")
+            raise ValueError(
+                f"rows of {self.path.name} must have the shape {self.row_shape}, got "
+                f"{rows.shape[1:]}"
+            )
         self._file.write(rows.data)
         self.rows += len(rows)
 
@@ -245,8 +282,13 @@ class NpyWriter:
         self._file.close()
 
     def _write_header(self):
-        # NumPy pads this header for a first axis of up to 21 digits, so the final one has the length of the first
-        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (self.rows, *self.row_shape)}
+        # NumPy pads this header for a first axis of up to 21 digits, so the final one has the
+        # length of the first
+        header = {
+            "descr": np.lib.format.dtype_to_descr(self.dtype),
+            "fortran_order": False,
+            "shape": (self.rows, *self.row_shape),
+        }
         np.lib.format.write_array_header_1_0(self._file, header)
 
     def __enter__(self) -> NpyWriter:

@@ -1,16 +1,22 @@
-"""Neighbour graphs: who sees whom within a cutoff, in open and periodic structures, found once and gathered for any batch.
+"""Neighbour graphs: who sees whom within a cutoff, in open and periodic structures, found once and
+gathered for any batch.
 
-Edge j -> i for every atom i and every atom or image j != i with |x_i - x_j| < cutoff; the edge vector is
+Edge j -> i for every atom i and every atom or image j != i with |x_i - x_j| < cutoff; the edge
+vector is
 
     x_dst - x_src + image_shift @ cell,    image_shift integer,
 
-as in models.near_field.basis.edge_vectors. An atom sees its own images, never itself. Edges are sorted by (dst, src, image_shift), so a
-graph needs only the senders and the number of incoming edges of each atom:
+as in models.near_field.basis.edge_vectors. An atom sees its own images, never itself. Edges are
+sorted by (dst, src, image_shift), so a graph needs only the senders and the number of incoming
+edges of each atom:
 
-    src.npy (edges,) index inside the graph   degree.npy (nodes,)   nodes.npy (graphs,)   edge_offsets.npy (graphs + 1,)
-    shift.npy (edges, 3), left out where all structures are open   manifest.json (see dataloader.array_store)
+    src.npy (edges,) index inside the graph   degree.npy (nodes,)   nodes.npy (graphs,)
+                                              edge_offsets.npy (graphs + 1,)
+    shift.npy (edges, 3), left out where all structures are open
+    manifest.json (see dataloader.array_store)
 
-Pairs are found by vesin (cell lists, linear cost): 0.1 ms for 9 atoms, 5 ms for 370. A gather is one copy of rows.
+Pairs are found by vesin (cell lists, linear cost): 0.1 ms for 9 atoms, 5 ms for 370. A gather is
+one copy of rows.
 """
 
 from __future__ import annotations
@@ -38,7 +44,9 @@ SMALL = np.iinfo(np.uint16).max
 
 
 class Neighbors(NamedTuple):
-    """Directed edges of one structure: src, dst (edges,) int64, shift (edges, 3) int64; sorted by (dst, src, shift)."""
+    """Directed edges of one structure: src, dst (edges,) int64, shift (edges, 3) int64; sorted by
+    (dst, src, shift).
+    """
 
     src: np.ndarray
     dst: np.ndarray
@@ -52,8 +60,15 @@ def check_cutoff(cutoff: float) -> float:
     return float(cutoff)
 
 
-def find_neighbors(positions: np.ndarray, cutoff: float, cell: np.ndarray | None = None, periodic: np.ndarray | None = None) -> Neighbors:
-    """Edges of one structure; positions (atoms, 3), cell (3, 3) with lattice vectors in rows, periodic (3,) bool; None: open."""
+def find_neighbors(
+    positions: np.ndarray,
+    cutoff: float,
+    cell: np.ndarray | None = None,
+    periodic: np.ndarray | None = None,
+) -> Neighbors:
+    """Edges of one structure; positions (atoms, 3), cell (3, 3) with lattice vectors in rows,
+    periodic (3,) bool; None: open.
+    """
     return _find(_finder(cutoff), positions, cell, periodic)
 
 
@@ -63,9 +78,16 @@ def _finder(cutoff: float) -> vesin.NeighborList:
 
 def _find(finder: vesin.NeighborList, positions, cell, periodic) -> Neighbors:
     open_structure = periodic is None or not np.any(periodic)
-    box = np.zeros((3, 3)) if open_structure else cell  # vectors along which nothing repeats may be zero
-    pairs, shift = finder.compute(positions, box, False if open_structure else np.asarray(periodic, dtype=bool), "PS")
-    src, dst = pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64)  # vesin: x_j - x_i + S @ box for a pair (i, j)
+    box = (
+        np.zeros((3, 3)) if open_structure else cell
+    )  # vectors along which nothing repeats may be zero
+    pairs, shift = finder.compute(
+        positions, box, False if open_structure else np.asarray(periodic, dtype=bool), "PS"
+    )
+    src, dst = (
+        pairs[:, 0].astype(np.int64),
+        pairs[:, 1].astype(np.int64),
+    )  # vesin: x_j - x_i + S @ box for a pair (i, j)
     if open_structure:
         order = np.argsort(dst * len(positions) + src)
         return Neighbors(src[order], dst[order], np.zeros((len(src), 3), np.int64))
@@ -75,9 +97,11 @@ def _find(finder: vesin.NeighborList, positions, cell, periodic) -> Neighbors:
 
 
 class NeighborStore:
-    """Neighbour graphs of a set of structures; made by :meth:`compute`, :meth:`build` or :meth:`open`.
+    """Neighbour graphs of a set of structures; made by :meth:`compute`, :meth:`build` or
+    :meth:`open`.
 
-    cutoff: Angstrom. len: number of graphs. num_edges: directed edges. edges_per_graph, nodes_per_graph: (graphs,) int64.
+    cutoff: Angstrom. len: number of graphs. num_edges: directed edges. edges_per_graph,
+    nodes_per_graph: (graphs,) int64.
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], cutoff: float):
@@ -101,7 +125,9 @@ class NeighborStore:
         return self._shift is not None
 
     def gather(self, graph_ids: np.ndarray) -> tuple[GraphIndex, Tensor | None]:
-        """Topology of a batch of the graphs ``graph_ids`` (graphs,) and their image shifts (edges, 3) int32 (None: all are open)."""
+        """Topology of a batch of the graphs ``graph_ids`` (graphs,) and their image shifts (edges,
+        3) int32 (None: all are open).
+        """
         ids = np.asarray(graph_ids, dtype=np.int64).reshape(-1)
         if len(ids) and not 0 <= ids.min() <= ids.max() < len(self):
             raise IndexError(f"graphs are 0 .. {len(self) - 1}, got {ids.min()} .. {ids.max()}")
@@ -111,13 +137,22 @@ class NeighborStore:
         degree = self._degree[rows_of(self._node_offsets[ids], nodes)].astype(np.int64)
         dst = np.repeat(np.arange(len(degree)), degree)
         graph = GraphIndex(torch.from_numpy(src), torch.from_numpy(dst), torch.from_numpy(nodes))
-        shift = None if self._shift is None else torch.from_numpy(self._shift[edge_rows].astype(np.int32))
+        shift = (
+            None
+            if self._shift is None
+            else torch.from_numpy(self._shift[edge_rows].astype(np.int32))
+        )
         return graph, shift
 
     @classmethod
-    def compute(cls, structures: Structures, cutoff: float, progress: Callable[[int], None] | None = None) -> NeighborStore:
+    def compute(
+        cls, structures: Structures, cutoff: float, progress: Callable[[int], None] | None = None
+    ) -> NeighborStore:
         """Graphs of ``structures`` in memory; for sets that are small or used once."""
-        parts: dict[str, list[np.ndarray]] = {name: [np.zeros((0, *shape), kind)] for name, (shape, kind) in _layout(structures).items()}
+        parts: dict[str, list[np.ndarray]] = {
+            name: [np.zeros((0, *shape), kind)]
+            for name, (shape, kind) in _layout(structures).items()
+        }
         for rows in _graphs(structures, check_cutoff(cutoff), progress):
             for name, values in rows.items():
                 parts[name].append(values.astype(parts[name][0].dtype))
@@ -125,32 +160,56 @@ class NeighborStore:
 
     @classmethod
     def build(
-        cls, folder: str | Path, structures: Structures, cutoff: float, progress: Callable[[int], None] | None = None
+        cls,
+        folder: str | Path,
+        structures: Structures,
+        cutoff: float,
+        progress: Callable[[int], None] | None = None,
     ) -> NeighborStore:
-        """Find the graphs of ``structures`` and write the store ``folder`` (replaced if it is there); memory does not grow with the data.
+        """Find the graphs of ``structures`` and write the store ``folder`` (replaced if it is
+        there); memory does not grow with the data.
 
         progress: called with the number of structures done since the last call.
         """
         settings = {"cutoff": check_cutoff(cutoff)}
-        with array_store.write_store(folder, WHAT, FORMAT, structures.data_hash, settings) as temporary, contextlib.ExitStack() as stack:
+        with (
+            array_store.write_store(
+                folder, WHAT, FORMAT, structures.data_hash, settings
+            ) as temporary,
+            contextlib.ExitStack() as stack,
+        ):
             layout = _layout(structures).items()
-            write = {name: stack.enter_context(files.NpyWriter(temporary / f"{name}.npy", *kind)) for name, kind in layout}
+            write = {
+                name: stack.enter_context(files.NpyWriter(temporary / f"{name}.npy", *kind))
+                for name, kind in layout
+            }
             for rows in _graphs(structures, settings["cutoff"], progress):
                 for name, values in rows.items():
                     write[name].append(values)
         return cls.open(folder, data_hash=structures.data_hash, cutoff=cutoff, verify="sizes")
 
     @classmethod
-    def open(cls, folder: str | Path, *, data_hash: str, cutoff: float | None = None, verify: str = "full") -> NeighborStore:
-        """Open a store after checking that it is whole and belongs to the data and the cutoff (None: any).
+    def open(
+        cls,
+        folder: str | Path,
+        *,
+        data_hash: str,
+        cutoff: float | None = None,
+        verify: str = "full",
+    ) -> NeighborStore:
+        """Open a store after checking that it is whole and belongs to the data and the cutoff
+        (None: any).
 
-        verify: "full", "sample" or "sizes" as in :meth:`BasisCache.open`. Raises ``FileNotFoundError`` or ``ValueError``: one line with the
-        file and the mend.
+        verify: "full", "sample" or "sizes" as in :meth:`BasisCache.open`. Raises
+        ``FileNotFoundError`` or ``ValueError``: one line with the file and the mend.
         """
         manifest = array_store.read_manifest(folder, WHAT, FORMAT, ARRAYS, MEND)
         found = manifest["settings"].get("cutoff")
         if cutoff is not None and found != cutoff:
-            raise ValueError(f"{folder} holds the neighbours within {found} Angstrom, wanted is {cutoff}; {MEND} --cutoff {cutoff}")
+            raise ValueError(
+                f"{folder} holds the neighbours within {found} Angstrom, wanted is {cutoff}; "
+                f"{MEND} --cutoff {cutoff}"
+            )
         array_store.check_data(folder, manifest, data_hash, MEND)
         array_store.check_arrays(folder, manifest, MEND, verify)
         return cls(array_store.map_arrays(folder, manifest), found)
@@ -159,7 +218,10 @@ class NeighborStore:
 def _layout(structures: Structures) -> dict[str, tuple[tuple, np.dtype]]:
     """Row shape and type of every array."""
     largest = int(structures.counts.max(initial=0))
-    layout = {"src": ((), np.dtype(np.uint16 if largest <= SMALL else np.int32)), "degree": ((), np.dtype(np.int32))}
+    layout = {
+        "src": ((), np.dtype(np.uint16 if largest <= SMALL else np.int32)),
+        "degree": ((), np.dtype(np.int32)),
+    }
     layout |= {"nodes": ((), np.dtype(np.int32)), "edge_offsets": ((), np.dtype(np.int64))}
     return layout | ({"shift": ((3,), np.dtype(np.int32))} if _has_images(structures) else {})
 
@@ -168,7 +230,9 @@ def _has_images(structures: Structures) -> bool:
     return structures.periodic is not None and bool(structures.periodic.any())
 
 
-def _graphs(structures: Structures, cutoff: float, progress: Callable[[int], None] | None) -> Iterator[dict[str, np.ndarray]]:
+def _graphs(
+    structures: Structures, cutoff: float, progress: Callable[[int], None] | None
+) -> Iterator[dict[str, np.ndarray]]:
     """Rows of the arrays, some hundred structures at a time."""
     finder, edges = _finder(cutoff), 0
     yield {"edge_offsets": np.zeros(1, np.int64)}
@@ -178,7 +242,12 @@ def _graphs(structures: Structures, cutoff: float, progress: Callable[[int], Non
         counts = np.array([len(one.src) for one in found])
         rows = {
             "src": np.concatenate([one.src for one in found]),
-            "degree": np.concatenate([np.bincount(one.dst, minlength=count) for one, count in zip(found, group.counts, strict=True)]),
+            "degree": np.concatenate(
+                [
+                    np.bincount(one.dst, minlength=count)
+                    for one, count in zip(found, group.counts, strict=True)
+                ]
+            ),
             "nodes": group.counts,
             "edge_offsets": edges + np.cumsum(counts),
         }

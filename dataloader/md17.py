@@ -1,11 +1,15 @@
-"""MD17 and its revision: molecular dynamics of small molecules at 500 K; where the files are, their format, units and splits.
+"""MD17 and its revision: molecular dynamics of small molecules at 500 K; where the files are, their
+format, units and splits.
 
-    MD17     Chmiela et al. 2017, PBE+TS, kcal/mol:  md17_MOLECULE.npz   z (atoms,)  R, F (frames, atoms, 3)  E (frames, 1)
-    rMD17    Christensen & von Lilienfeld 2020, PBE/def2-SVP, kcal/mol:  rmd17.tar.bz2 with npz_data/rmd17_MOLECULE.npz
-             (nuclear_charges, coords, energies, forces) and splits/index_{train,test}_0{1..5}.csv
+    MD17     Chmiela et al. 2017, PBE+TS, kcal/mol:  md17_MOLECULE.npz   z (atoms,)  R, F (frames,
+             atoms, 3)  E (frames, 1)
+    rMD17    Christensen & von Lilienfeld 2020, PBE/def2-SVP, kcal/mol:  rmd17.tar.bz2 with
+             npz_data/rmd17_MOLECULE.npz (nuclear_charges, coords, energies, forces) and
+             splits/index_{train,test}_0{1..5}.csv
     sample   1000 frames of MD17's ethanol, bundled (dataloader/samples/README.md), eV
 
-rMD17 frames are ordered otherwise than MD17's and only 1000 of its 100000 should train a model (Christensen & von Lilienfeld 2020).
+rMD17 frames are ordered otherwise than MD17's and only 1000 of its 100000 should train a model
+(Christensen & von Lilienfeld 2020).
 """
 
 from __future__ import annotations
@@ -20,7 +24,10 @@ from dataloader.structures import Structures
 from dataloader.units import Units
 
 FILE_UNITS = Units("kcal/mol", "Angstrom")
-ADDRESSES = ("http://www.quantum-machine.org/gdml/data/npz/", "http://www.quantum-machine.org/gdml/repo/datasets/")
+ADDRESSES = (
+    "http://www.quantum-machine.org/gdml/data/npz/",
+    "http://www.quantum-machine.org/gdml/repo/datasets/",
+)
 REVISED_ARCHIVE = RemoteFile(
     "rmd17.tar.bz2",
     (
@@ -41,22 +48,32 @@ MOLECULES = {
     "toluene": "md17_toluene.npz",
     "uracil": "md17_uracil.npz",
 }
-INDEX_FILES = tuple(f"index_{part}_{number:02d}.csv" for part in ("train", "test") for number in range(1, 6))
+INDEX_FILES = tuple(
+    f"index_{part}_{number:02d}.csv" for part in ("train", "test") for number in range(1, 6)
+)
 THEORY = {False: "PBE+TS (MD17)", True: "PBE/def2-SVP (rMD17)"}
 SAMPLE_FILE = Path(__file__).parent / "samples" / "ethanol.npz"
 
 
 def official_file(molecule: str, revised: bool = False) -> RemoteFile:
-    """Where a molecule is published: its own file (MD17), or the archive of all (rMD17). ``ValueError`` for an unknown molecule."""
+    """Where a molecule is published: its own file (MD17), or the archive of all (rMD17).
+    ``ValueError`` for an unknown molecule.
+    """
     if molecule not in MOLECULES:
         raise ValueError(f"molecule must be one of {', '.join(MOLECULES)}, got {molecule!r}")
     if revised:
         return REVISED_ARCHIVE
-    return RemoteFile(MOLECULES[molecule], tuple(address + MOLECULES[molecule] for address in ADDRESSES))
+    return RemoteFile(
+        MOLECULES[molecule], tuple(address + MOLECULES[molecule] for address in ADDRESSES)
+    )
 
 
-def find_file(folder: str | Path, name: str, below: tuple[str, ...] = ("", "npz_data", "rmd17/npz_data")) -> Path:
-    """``name`` in ``folder`` or where the unpacked archive of rMD17 puts it; the first place if it is nowhere."""
+def find_file(
+    folder: str | Path, name: str, below: tuple[str, ...] = ("", "npz_data", "rmd17/npz_data")
+) -> Path:
+    """``name`` in ``folder`` or where the unpacked archive of rMD17 puts it; the first place if it
+    is nowhere.
+    """
     places = [Path(folder) / part / name for part in below]
     return next((path for path in places if path.is_file()), places[0])
 
@@ -67,14 +84,18 @@ def revised_splits(folder: str | Path) -> Path:
 
 
 def revised_file(folder: str | Path, molecule: str) -> Path:
-    """The file of a molecule of rMD17 in ``folder``, where :func:`unpack_revised` or a whole unpacked archive has put it."""
+    """The file of a molecule of rMD17 in ``folder``, where :func:`unpack_revised` or a whole
+    unpacked archive has put it.
+    """
     return find_file(folder, f"rmd17_{molecule}.npz")
 
 
 def unpack_revised(archive: str | Path, molecule: str, folder: str | Path) -> Path:
-    """Take one molecule and the index files out of ``rmd17.tar.bz2`` into ``folder``; returns the npz file.
+    """Take one molecule and the index files out of ``rmd17.tar.bz2`` into ``folder``; returns the
+    npz file.
 
-    Members are found by their last name and written under it. ``ValueError`` if the archive is damaged or lacks the molecule.
+    Members are found by their last name and written under it. ``ValueError`` if the archive is
+    damaged or lacks the molecule.
     """
     target = Path(folder) / f"rmd17_{molecule}.npz"
     wanted = {target.name, *INDEX_FILES}
@@ -86,14 +107,22 @@ def unpack_revised(archive: str | Path, molecule: str, folder: str | Path) -> Pa
                     with files.atomic_write(Path(folder) / name) as temporary:
                         temporary.write_bytes(content.extractfile(member).read())
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(f"{archive} is damaged or no tar archive ({error}); remove it to have it downloaded again") from None
+        raise ValueError(
+            f"{archive} is damaged or no tar archive ({error}); remove it to have it "
+            "downloaded again"
+        ) from None
     if not target.exists():
-        raise ValueError(f"{archive} has no member {target.name}; give the archive rmd17.tar.bz2 of figshare article 12672038")
+        raise ValueError(
+            f"{archive} has no member {target.name}; give the archive rmd17.tar.bz2 of figshare "
+            "article 12672038"
+        )
     return target
 
 
 def read_md17(path: str | Path, revised: bool = False) -> Structures:
-    """Structures of an official file of MD17 or rMD17, in eV and Angstrom; errors as in :func:`read_npz`."""
+    """Structures of an official file of MD17 or rMD17, in eV and Angstrom; errors as in
+    :func:`read_npz`.
+    """
     structures = read_npz(path, FILE_UNITS)
     if structures.theory in ("", "unknown"):  # as early files have it
         structures.theory = THEORY[revised]

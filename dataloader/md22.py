@@ -1,8 +1,10 @@
-"""MD22: molecular dynamics of seven molecules of 42 to 370 atoms (Chmiela et al. 2023, PBE+MBD); files, units, protocol.
+"""MD22: molecular dynamics of seven molecules of 42 to 370 atoms (Chmiela et al. 2023, PBE+MBD);
+files, units, protocol.
 
-``md22_MOLECULE.npz``: z (atoms,), R and F (frames, atoms, 3), E (frames, 1), kcal/mol and Angstrom, with ``theory``, ``r_unit`` and
-``e_unit`` in words, which are checked and shown: files of the same format with labels of another method say so. Protocol (LSR-MP, Li et
-al. 2023): a random sample of :data:`SAMPLE_SIZES` frames, 95 % train, 5 % validation, all others test.
+``md22_MOLECULE.npz``: z (atoms,), R and F (frames, atoms, 3), E (frames, 1), kcal/mol and Angstrom,
+with ``theory``, ``r_unit`` and ``e_unit`` in words, which are checked and shown: files of the same
+format with labels of another method say so. Protocol (LSR-MP, Li et al. 2023): a random sample of
+:data:`SAMPLE_SIZES` frames, 95 % train, 5 % validation, all others test.
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ from dataloader.structures import Structures
 from dataloader.units import Units
 
 FILE_UNITS = Units("kcal/mol", "Angstrom")
-ADDRESSES = ("http://www.quantum-machine.org/gdml/repo/datasets/", "http://www.quantum-machine.org/gdml/data/npz/")
+ADDRESSES = (
+    "http://www.quantum-machine.org/gdml/repo/datasets/",
+    "http://www.quantum-machine.org/gdml/data/npz/",
+)
 SPLIT_SEED = 48  # of the protocol
 SAMPLE_SIZES = {
     "Ac-Ala3-NHMe": 6000,
@@ -41,11 +46,15 @@ def local_file(folder: str | Path, molecule: str) -> Path | None:
     name = official_file(molecule).name
     if not Path(folder).is_dir():
         return None
-    return next((path for path in sorted(Path(folder).iterdir()) if path.name.lower() == name.lower()), None)
+    return next(
+        (path for path in sorted(Path(folder).iterdir()) if path.name.lower() == name.lower()), None
+    )
 
 
 def read_md22(path: str | Path) -> Structures:
-    """Structures of a file in the format of MD22, in eV and Angstrom; errors as in :func:`read_npz`."""
+    """Structures of a file in the format of MD22, in eV and Angstrom; errors as in
+    :func:`read_npz`.
+    """
     structures = read_npz(path, FILE_UNITS)
     structures.theory = structures.theory or "PBE+MBD (MD22)"
     return structures

@@ -1,12 +1,14 @@
-"""Batches of structures with energies and forces, from memory or from a preprocessed folder, and the plans that cut epochs into batches.
+"""Batches of structures with energies and forces, from memory or from a preprocessed folder, and
+the plans that cut epochs into batches.
 
-A folder made by preprocess.preprocess_md17 or preprocess_md22 holds, for each split, ``SPLIT.npz`` (see dataloader.structures) and
-``SPLIT_graphs/`` (see dataloader.graphs), and for all ``split.npz`` (which structures of the source), ``statistics.json`` (of the training
-split) and ``manifest.json`` (settings and SHA-256 of the files).
+A folder made by preprocess.preprocess_md17 or preprocess_md22 holds, for each split, ``SPLIT.npz``
+(see dataloader.structures) and ``SPLIT_graphs/`` (see dataloader.graphs), and for all ``split.npz``
+(which structures of the source), ``statistics.json`` (of the training split) and ``manifest.json``
+(settings and SHA-256 of the files).
 
-Open structures are shifted to their centroid, atoms of periodic ones into their cell, in float64 before anything is rounded to float32:
-molecules drift in long trajectories, and float32 resolves less far from the origin.
-A batch is a few gathers: 0.15 ms for 32 molecules of 9 atoms.
+Open structures are shifted to their centroid, atoms of periodic ones into their cell, in float64
+before anything is rounded to float32: molecules drift in long trajectories, and float32 resolves
+less far from the origin. A batch is a few gathers: 0.15 ms for 32 molecules of 9 atoms.
 """
 
 from __future__ import annotations
@@ -26,7 +28,10 @@ from dataloader.structures import Structures, rows_of
 SPLITS = ("train", "val", "test")
 MANIFEST = "manifest.json"
 STATISTICS = "statistics.json"
-MEND = "make the folder with `python -m preprocess.preprocess_md17 --out FOLDER` or preprocess_md22 (--rebuild replaces what is there)"
+MEND = (
+    "make the folder with `python -m preprocess.preprocess_md17 --out FOLDER` or "
+    "preprocess_md22 (--rebuild replaces what is there)"
+)
 
 
 def structures_file(folder: str | Path, split: str) -> Path:
@@ -42,7 +47,9 @@ def graphs_folder(folder: str | Path, split: str) -> Path:
 
 
 def load_statistics(folder: str | Path) -> Statistics:
-    """Statistics of the training split of a preprocessed folder; ``FileNotFoundError`` or ``ValueError`` if they are not as written."""
+    """Statistics of the training split of a preprocessed folder; ``FileNotFoundError`` or
+    ``ValueError`` if they are not as written.
+    """
     path = Path(folder) / STATISTICS
     statistics = Statistics.load(path, MEND)
     if _finished(folder, path.name) != files.file_checksum(path):
@@ -51,7 +58,9 @@ def load_statistics(folder: str | Path) -> Statistics:
 
 
 def stored_cutoff(folder: str | Path) -> float:
-    """Cutoff of the neighbour graphs of a preprocessed folder, Angstrom; ``FileNotFoundError`` or ``ValueError`` without one."""
+    """Cutoff of the neighbour graphs of a preprocessed folder, Angstrom; ``FileNotFoundError`` or
+    ``ValueError`` without one.
+    """
     path = Path(folder) / MANIFEST
     settings = files.read_json(path, MEND).get("settings")
     cutoff = settings.get("cutoff") if isinstance(settings, dict) else None
@@ -62,15 +71,20 @@ def stored_cutoff(folder: str | Path) -> float:
 
 
 def _finished(folder: str | Path, name: str) -> str:
-    """Checksum of a finished file of a preprocessed folder; ``ValueError`` for one that is not finished."""
+    """Checksum of a finished file of a preprocessed folder; ``ValueError`` for one that is not
+    finished.
+    """
     manifest = files.read_json(Path(folder) / MANIFEST, MEND)
     if not isinstance(manifest.get("files"), dict) or name not in manifest["files"]:
-        raise ValueError(f"{Path(folder) / MANIFEST} knows no {name}: the folder is not finished; {MEND}")
+        raise ValueError(
+            f"{Path(folder) / MANIFEST} knows no {name}: the folder is not finished; {MEND}"
+        )
     return manifest["files"][name]
 
 
 class StructureDataset:
-    """What data sets of structures share, whatever their labels are: sizes, and which atoms a batch gathers.
+    """What data sets of structures share, whatever their labels are: sizes, and which atoms a batch
+    gathers.
 
     positions (atoms, 3): as batches have them.
     """
@@ -92,8 +106,12 @@ class StructureDataset:
         """(structures,)"""
         return self.structures.counts
 
-    def places(self, indices: int | Sequence[int] | np.ndarray) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
-        """The structures of a batch, as array and as tensor (graphs,), and their atoms (nodes,); ``IndexError`` for one there is not."""
+    def places(
+        self, indices: int | Sequence[int] | np.ndarray
+    ) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+        """The structures of a batch, as array and as tensor (graphs,), and their atoms (nodes,);
+        ``IndexError`` for one there is not.
+        """
         ids = np.atleast_1d(np.asarray(indices, dtype=np.int64))
         if len(ids) and not 0 <= ids.min() <= ids.max() < len(self):
             raise IndexError(f"structures are 0 .. {len(self) - 1}, got {ids.min()} .. {ids.max()}")
@@ -106,14 +124,17 @@ class MoleculeDataset(StructureDataset):
 
     Arguments
         structures  the data
-        neighbors   their neighbour graphs, or a cutoff in Angstrom: they are then found here, in memory
-        references  Z -> eV: adds the label residual_energy = energy - sum of the references, small enough for float32
+        neighbors   their neighbour graphs, or a cutoff in Angstrom: they are then found here, in
+                    memory
+        references  Z -> eV: adds the label residual_energy = energy - sum of the references, small
+                    enough for float32
         dtype       of positions and forces
 
-    A batch has positions (nodes, 3), centred for open structures, atomic_numbers (nodes,), for periodic data cell (graphs, 3, 3), periodic
-    (graphs, 3) and image_shift (edges, 3) int32, and the labels energy (graphs,) float64, forces (nodes, 3), stress (graphs, 3, 3), each if
-    the data have it. Note that ``batch.to(dtype=float32)`` rounds the energy as well: compare residual_energy with the prediction less its
-    references.
+    A batch has positions (nodes, 3), centred for open structures, atomic_numbers (nodes,), for
+    periodic data cell (graphs, 3, 3), periodic (graphs, 3) and image_shift (edges, 3) int32, and
+    the labels energy (graphs,) float64, forces (nodes, 3), stress (graphs, 3, 3), each if the data
+    have it. Note that ``batch.to(dtype=float32)`` rounds the energy as well: compare
+    residual_energy with the prediction less its references.
     """
 
     def __init__(
@@ -127,29 +148,53 @@ class MoleculeDataset(StructureDataset):
             structures = structures.wrapped()
             neighbors = NeighborStore.compute(structures, neighbors)
         if not np.array_equal(neighbors.nodes_per_graph, structures.counts):
-            raise ValueError(f"the neighbour graphs ({len(neighbors)}) do not belong to the {len(structures)} structures; make them again")
+            raise ValueError(
+                f"the neighbour graphs ({len(neighbors)}) do not belong to the {len(structures)} "
+                "structures; make them again"
+            )
         super().__init__(structures, torch.from_numpy(_centred(structures)).to(dtype))
         self.neighbors, self.references = neighbors, references
         self.cell = torch.from_numpy(structures.cell).to(dtype) if neighbors.periodic else None
         self.periodic = torch.from_numpy(structures.periodic) if neighbors.periodic else None
         self.energy = torch.from_numpy(structures.energy_for("batches of energies and forces"))
-        self.atom_labels = {} if structures.forces is None else {"forces": torch.from_numpy(structures.forces).to(dtype)}
+        self.atom_labels = (
+            {}
+            if structures.forces is None
+            else {"forces": torch.from_numpy(structures.forces).to(dtype)}
+        )
         self.graph_labels = {"energy": self.energy}
         if references is not None:
-            self.graph_labels["residual_energy"] = self.energy - torch.from_numpy(reference_energy(structures, references))
+            self.graph_labels["residual_energy"] = self.energy - torch.from_numpy(
+                reference_energy(structures, references)
+            )
         if structures.stress is not None:
             self.graph_labels["stress"] = torch.from_numpy(structures.stress).to(dtype)
 
     @classmethod
-    def open(cls, folder: str | Path, split: str, *, cutoff: float | None = None, verify: str = "full", **options) -> MoleculeDataset:
-        """The split ("train", "val", "test") of a preprocessed folder; cutoff: what the graphs must have been made with (None: any).
+    def open(
+        cls,
+        folder: str | Path,
+        split: str,
+        *,
+        cutoff: float | None = None,
+        verify: str = "full",
+        **options,
+    ) -> MoleculeDataset:
+        """The split ("train", "val", "test") of a preprocessed folder; cutoff: what the graphs must
+        have been made with (None: any).
 
-        verify and ``options``: as in :meth:`NeighborStore.open` and the constructor. ``FileNotFoundError`` or ``ValueError``: one line.
+        verify and ``options``: as in :meth:`NeighborStore.open` and the constructor.
+        ``FileNotFoundError`` or ``ValueError``: one line.
         """
         path = structures_file(folder, split)
         structures = Structures.load(path, MEND)
         _finished(folder, path.name)
-        store = NeighborStore.open(graphs_folder(folder, split), data_hash=structures.data_hash, cutoff=cutoff, verify=verify)
+        store = NeighborStore.open(
+            graphs_folder(folder, split),
+            data_hash=structures.data_hash,
+            cutoff=cutoff,
+            verify=verify,
+        )
         return cls(structures, store, **options)
 
     @property
@@ -164,7 +209,9 @@ class MoleculeDataset(StructureDataset):
     def __getitem__(self, indices: int | Sequence[int] | np.ndarray) -> AtomBatch:
         ids, chosen, atoms = self.places(indices)
         graph, shift = self.neighbors.gather(ids)
-        labels = {name: values.index_select(0, chosen) for name, values in self.graph_labels.items()}
+        labels = {
+            name: values.index_select(0, chosen) for name, values in self.graph_labels.items()
+        }
         labels |= {name: values.index_select(0, atoms) for name, values in self.atom_labels.items()}
         return AtomBatch(
             graph=graph,
@@ -179,33 +226,45 @@ class MoleculeDataset(StructureDataset):
 
 
 def _centred(structures: Structures) -> np.ndarray:
-    """Positions (atoms, 3) float64 with the centroid of every open structure at the origin; periodic ones stay."""
+    """Positions (atoms, 3) float64 with the centroid of every open structure at the origin;
+    periodic ones stay.
+    """
     shift = centroids(structures)
     if structures.periodic is not None:
         shift[structures.periodic.any(1)] = 0.0
     return structures.positions - shift[structures.structure_of_atom]
 
 
-def split_order(order: np.ndarray, limits: Sequence[tuple[str, np.ndarray, int]]) -> list[np.ndarray]:
+def split_order(
+    order: np.ndarray, limits: Sequence[tuple[str, np.ndarray, int]]
+) -> list[np.ndarray]:
     """Cut ``order`` (structures,) into successive batches in which no sum exceeds its limit.
 
-    limits: (name, size of every structure of the data set, largest sum in a batch). ``ValueError`` for a structure beyond a limit.
+    limits: (name, size of every structure of the data set, largest sum in a batch). ``ValueError``
+    for a structure beyond a limit.
     """
     for name, sizes, limit in limits:
         largest = int(order[np.argmax(sizes[order])]) if len(order) else -1
         if len(order) and sizes[largest] > limit:
-            raise ValueError(f"structure {largest} has {sizes[largest]} {name}, a batch may have {limit}; give at least {sizes[largest]}")
+            raise ValueError(
+                f"structure {largest} has {sizes[largest]} {name}, a batch may have {limit}; "
+                f"give at least {sizes[largest]}"
+            )
     batches, first = [], 0
     sums = [np.concatenate([[0], np.cumsum(sizes[order])]) for _, sizes, _ in limits]
     while first < len(order):
-        lasts = [np.searchsorted(total, total[first] + limit, side="right") - 1 for total, (_, _, limit) in zip(sums, limits, strict=True)]
+        lasts = [
+            np.searchsorted(total, total[first] + limit, side="right") - 1
+            for total, (_, _, limit) in zip(sums, limits, strict=True)
+        ]
         batches.append(order[first : min(lasts)])
         first = min(lasts)
     return batches
 
 
 class BatchPlan:
-    """Batches of indices whose order is a pure function of (seed, epoch); sampler of `train.data_order.EpochLoader`.
+    """Batches of indices whose order is a pure function of (seed, epoch); sampler of
+    `train.data_order.EpochLoader`.
 
     Arguments
         dataset              :class:`MoleculeDataset`
@@ -214,7 +273,8 @@ class BatchPlan:
         seed                 of the order
         shuffle              a new order in each epoch; else the order of the data
 
-    With atom or edge limits and structures of many sizes the number of batches depends on the epoch; ``len`` is that of the set epoch.
+    With atom or edge limits and structures of many sizes the number of batches depends on the
+    epoch; ``len`` is that of the set epoch.
     """
 
     def __init__(
@@ -226,10 +286,15 @@ class BatchPlan:
         seed: int = 0,
         shuffle: bool = True,
     ):
-        sizes = [("structures", np.ones(len(dataset), np.int64)), ("atoms", dataset.atoms_per_structure)]
+        sizes = [
+            ("structures", np.ones(len(dataset), np.int64)),
+            ("atoms", dataset.atoms_per_structure),
+        ]
         sizes.append(("edges", dataset.edges_per_structure))
         given = zip(sizes, (batch_size, max_atoms, max_edges), strict=True)
-        self.limits = [(name, values, limit) for (name, values), limit in given if limit is not None]
+        self.limits = [
+            (name, values, limit) for (name, values), limit in given if limit is not None
+        ]
         if not self.limits:
             raise ValueError("a batch needs a limit: give batch_size, max_atoms or max_edges")
         for name, _, limit in self.limits:
@@ -244,7 +309,9 @@ class BatchPlan:
         """Choose the epoch whose batches the next iteration gives."""
         self.epoch = epoch
         rng = np.random.default_rng((self.seed, epoch))
-        self._batches = split_order(rng.permutation(self.count) if self.shuffle else np.arange(self.count), self.limits)
+        self._batches = split_order(
+            rng.permutation(self.count) if self.shuffle else np.arange(self.count), self.limits
+        )
 
     def __len__(self) -> int:
         """Number of batches of the set epoch."""

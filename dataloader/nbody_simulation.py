@@ -1,21 +1,28 @@
-"""N-body simulations by the public protocol of the field: a few particles in a box that repel, attract, or hang on springs.
+"""N-body simulations by the public protocol of the field: a few particles in a box that repel,
+attract, or hang on springs.
 
-Charged particles (the default) feel F_i = sum_j q_i q_j (x_i - x_j) / |x_i - x_j|^3, particles on springs F_i = -k sum_j s_ij (x_i - x_j)
-with k = 0.1 and s_ij = s_ji in {0, 1}. Every component of F_i is clipped to +-100. The motion is a kick-drift scheme with dt = 0.001,
+Charged particles (the default) feel F_i = sum_j q_i q_j (x_i - x_j) / |x_i - x_j|^3, particles on
+springs F_i = -k sum_j s_ij (x_i - x_j) with k = 0.1 and s_ij = s_ji in {0, 1}. Every component of
+F_i is clipped to +-100. The motion is a kick-drift scheme with dt = 0.001,
 
-    v <- v + dt F(x);   x <- x + dt v;   walls at +-5:  x > 5:  x <- 10 - x, v <- -|v|  (and likewise below -5),
+    v <- v + dt F(x);   x <- x + dt v;   walls at +-5:  x > 5:  x <- 10 - x, v <- -|v|  (and
+                        likewise below -5),
 
-and every 100th x and v is a frame, 49 of them; the initial state is not among the frames. All quantities are dimensionless.
+and every 100th x and v is a frame, 49 of them; the initial state is not among the frames. All
+quantities are dimensionless.
 
-Source: the simulator of Kipf et al. 2018 (arXiv:1802.04687) in three dimensions, as used by Fuchs et al. 2020 (arXiv:2006.10503). The draws
-follow it number by number on NumPy's legacy generator; per simulation: interactions, positions N(0, s), directions of speed 0.5, and two
-blocks of normal numbers (frames x 3 x bodies) that the protocol draws as observation noise of size zero. A close encounter turns the last
-digit of a force into another trajectory (5 % of the simulations by their last frame), so every operation is the protocol's, in its order:
-the squared distance |a|^2 + |b|^2 - 2 a.b with a.b from the linear algebra library, the power 3/2, the order in which NumPy sums. With the
-same NumPy on the same machine the frames are the protocol's bit for bit; elsewhere they agree to rounding.
+Source: the simulator of Kipf et al. 2018 (arXiv:1802.04687) in three dimensions, as used by Fuchs
+et al. 2020 (arXiv:2006.10503). The draws follow it number by number on NumPy's legacy generator;
+per simulation: interactions, positions N(0, s), directions of speed 0.5, and two blocks of normal
+numbers (frames x 3 x bodies) that the protocol draws as observation noise of size zero. A close
+encounter turns the last digit of a force into another trajectory (5 % of the simulations by their
+last frame), so every operation is the protocol's, in its order: the squared distance |a|^2 + |b|^2
+- 2 a.b with a.b from the linear algebra library, the power 3/2, the order in which NumPy sums. With
+the same NumPy on the same machine the frames are the protocol's bit for bit; elsewhere they agree
+to rounding.
 
-Cost: all simulations of a chunk move together in arrays (3, bodies, simulations) that fit in the cache: 1.3 ms per simulation of 5 bodies
-(a loop over simulations takes 170 ms).
+Cost: all simulations of a chunk move together in arrays (3, bodies, simulations) that fit in the
+cache: 1.3 ms per simulation of 5 bodies (a loop over simulations takes 170 ms).
 """
 
 from __future__ import annotations
@@ -36,27 +43,39 @@ PAIRS_PER_CHUNK = 3840  # keeps the working set of a step within a second-level 
 
 
 class ChargedParticles:
-    """Coulomb forces between charges +-1, each sign with probability 1/2; initial positions N(0, 1)."""
+    """Coulomb forces between charges +-1, each sign with probability 1/2; initial positions N(0,
+    1).
+    """
 
     position_std = 1.0
 
     def draw(self, rng: np.random.RandomState, bodies: int) -> dict[str, np.ndarray]:
         """Charges (bodies,)."""
-        return {"charges": rng.choice(np.array([-1.0, 0.0, 1.0]), size=(bodies, 1), p=[0.5, 0.0, 0.5])[:, 0]}
+        return {
+            "charges": rng.choice(np.array([-1.0, 0.0, 1.0]), size=(bodies, 1), p=[0.5, 0.0, 0.5])[
+                :, 0
+            ]
+        }
 
-    def coupling(self, drawn: dict[str, np.ndarray], first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    def coupling(
+        self, drawn: dict[str, np.ndarray], first: np.ndarray, second: np.ndarray
+    ) -> np.ndarray:
         """Products q_i q_j (pairs, simulations) of the particles ``first`` and ``second``."""
         charges = drawn["charges"].T
         return charges[first] * charges[second]
 
-    def strength(self, coupling: np.ndarray, squared_distances: Callable[[], np.ndarray], out: np.ndarray) -> np.ndarray:
+    def strength(
+        self, coupling: np.ndarray, squared_distances: Callable[[], np.ndarray], out: np.ndarray
+    ) -> np.ndarray:
         """Factor q_i q_j / r^3 of x_i - x_j in the force of every pair."""
         np.power(squared_distances(), 1.5, out=out)
         return np.divide(coupling, out, out=out)
 
 
 class Springs:
-    """Springs of strength 0.1 and rest length 0, present between two particles with probability 1/2; initial positions N(0, 1/2)."""
+    """Springs of strength 0.1 and rest length 0, present between two particles with probability
+    1/2; initial positions N(0, 1/2).
+    """
 
     position_std = 0.5
     constant = 0.1
@@ -67,11 +86,15 @@ class Springs:
         below = np.tril(drawn, -1)
         return {"charges": np.zeros(bodies), "springs": below + below.T}
 
-    def coupling(self, drawn: dict[str, np.ndarray], first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    def coupling(
+        self, drawn: dict[str, np.ndarray], first: np.ndarray, second: np.ndarray
+    ) -> np.ndarray:
         """Springs (pairs, simulations) between the particles ``first`` and ``second``."""
         return np.ascontiguousarray(drawn["springs"][:, first, second].T)
 
-    def strength(self, coupling: np.ndarray, squared_distances: Callable[[], np.ndarray], out: np.ndarray) -> np.ndarray:
+    def strength(
+        self, coupling: np.ndarray, squared_distances: Callable[[], np.ndarray], out: np.ndarray
+    ) -> np.ndarray:
         """Factor -k s_ij of x_i - x_j in the force of every pair, at any distance."""
         return np.multiply(coupling, -self.constant, out=out)
 
@@ -94,24 +117,37 @@ def simulate_nbody(
     frames: int = FRAMES,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Simulate ``num_simulations`` boxes of ``bodies`` particles; see the top of the file for the protocol.
+    """Simulate ``num_simulations`` boxes of ``bodies`` particles; see the top of the file for the
+    protocol.
 
-    rng: legacy generator; splits that follow each other share one, since the protocol has a single stream of random numbers.
-    progress: called with the number of newly finished frames (simulations x frames in all).
+    rng: legacy generator; splits that follow each other share one, since the protocol has a single
+    stream of random numbers. progress: called with the number of newly finished frames (simulations
+    x frames in all).
 
-    Returns float64 arrays ``positions`` and ``velocities`` (simulations, frames, bodies, 3), ``charges`` (simulations, bodies), and for
-    springs ``springs`` (simulations, bodies, bodies). Raises ``ValueError`` for sizes below the smallest sensible and for unknown dynamics.
+    Returns float64 arrays ``positions`` and ``velocities`` (simulations, frames, bodies, 3),
+    ``charges`` (simulations, bodies), and for springs ``springs`` (simulations, bodies, bodies).
+    Raises ``ValueError`` for sizes below the smallest sensible and for unknown dynamics.
     """
     start = draw_starts(num_simulations, rng, bodies, dynamics, frames)
     return integrate(start, dynamics, frames, progress)
 
 
 def draw_starts(
-    num_simulations: int, rng: np.random.RandomState, bodies: int = 5, dynamics: str = "charged", frames: int = FRAMES
+    num_simulations: int,
+    rng: np.random.RandomState,
+    bodies: int = 5,
+    dynamics: str = "charged",
+    frames: int = FRAMES,
 ) -> dict[str, np.ndarray]:
-    """The random part: ``start_positions``, ``start_velocities`` (simulations, 3, bodies) and what the dynamics draws (80 us each)."""
+    """The random part: ``start_positions``, ``start_velocities`` (simulations, 3, bodies) and what
+    the dynamics draws (80 us each).
+    """
     law = find_dynamics(dynamics)
-    for name, value, least in (("num_simulations", num_simulations, 1), ("bodies", bodies, 2), ("frames", frames, 1)):
+    for name, value, least in (
+        ("num_simulations", num_simulations, 1),
+        ("bodies", bodies, 2),
+        ("frames", frames, 1),
+    ):
         if value < least:
             raise ValueError(f"{name} must be >= {least}, got {value}")
     rows = []
@@ -119,16 +155,25 @@ def draw_starts(
         drawn = law.draw(rng, bodies)
         drawn["start_positions"] = rng.standard_normal((3, bodies)) * law.position_std
         direction = rng.standard_normal((3, bodies))
-        drawn["start_velocities"] = direction * SPEED / np.sqrt((direction**2).sum(axis=0)).reshape(1, -1)
-        rng.standard_normal((2, frames, 3, bodies))  # the observation noise of the protocol, of size zero
+        drawn["start_velocities"] = (
+            direction * SPEED / np.sqrt((direction**2).sum(axis=0)).reshape(1, -1)
+        )
+        rng.standard_normal(
+            (2, frames, 3, bodies)
+        )  # the observation noise of the protocol, of size zero
         rows.append(drawn)
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def integrate(
-    start: dict[str, np.ndarray], dynamics: str = "charged", frames: int = FRAMES, progress: Callable[[int], None] | None = None
+    start: dict[str, np.ndarray],
+    dynamics: str = "charged",
+    frames: int = FRAMES,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Move the simulations drawn by :func:`draw_starts` to their frames; same results as :func:`simulate_nbody`."""
+    """Move the simulations drawn by :func:`draw_starts` to their frames; same results as
+    :func:`simulate_nbody`.
+    """
     count, _, bodies = start["start_positions"].shape
     chunk = max(8, PAIRS_PER_CHUNK // (bodies * (bodies - 1) // 2))
     positions = np.empty((count, frames, bodies, 3))
@@ -147,7 +192,9 @@ def integrate(
 
 
 class _Boxes:
-    """State of a chunk of simulations: ``position`` and ``velocity`` (3, bodies, simulations), and the work arrays of a step."""
+    """State of a chunk of simulations: ``position`` and ``velocity`` (3, bodies, simulations), and
+    the work arrays of a step.
+    """
 
     def __init__(self, start: dict[str, np.ndarray], law):
         self.position = np.ascontiguousarray(start["start_positions"].transpose(1, 2, 0))
@@ -158,9 +205,13 @@ class _Boxes:
         self.coupling = law.coupling(start, self.first, self.second)
         self.by_second = np.lexsort((self.first, self.second))
         ends = np.cumsum(np.arange(bodies - 1, -1, -1))
-        self.rows = [slice(end - (bodies - 1 - body), end) for body, end in enumerate(ends)]  # pairs whose first is the body
+        self.rows = [
+            slice(end - (bodies - 1 - body), end) for body, end in enumerate(ends)
+        ]  # pairs whose first is the body
         ends = np.cumsum(np.arange(bodies))
-        self.columns = [slice(end - body, end) for body, end in enumerate(ends)]  # of the pairs sorted by second: those of the body
+        self.columns = [
+            slice(end - body, end) for body, end in enumerate(ends)
+        ]  # of the pairs sorted by second: those of the body
         self.norm = np.empty((bodies, count))
         self.sums = np.empty((PARTIAL_SUMS, *self.position.shape))
         self.scratch = np.empty_like(self.position)
@@ -189,7 +240,9 @@ class _Boxes:
         return np.maximum(force, -LARGEST_FORCE, out=force)
 
     def _sum_of_pairs(self, by_first: np.ndarray, by_second: np.ndarray) -> np.ndarray:
-        """Sum over the partners j of every particle in the order of NumPy's ``sum``: eight partial sums, then one for the rest."""
+        """Sum over the partners j of every particle in the order of NumPy's ``sum``: eight partial
+        sums, then one for the rest.
+        """
         bodies = self.position.shape[1]
         grouped = bodies - bodies % PARTIAL_SUMS
         sums = self.sums
@@ -212,7 +265,9 @@ class _Boxes:
         squared = self.norm.take(self.first, axis=0, out=self.squared, mode="clip")
         squared += self.norm.take(self.second, axis=0, out=self.strength, mode="clip")
         points = np.ascontiguousarray(self.position.transpose(2, 0, 1))
-        products = np.matmul(points.transpose(0, 2, 1), points)  # (simulations, bodies, bodies); one BLAS call per simulation
+        products = np.matmul(
+            points.transpose(0, 2, 1), points
+        )  # (simulations, bodies, bodies); one BLAS call per simulation
         np.multiply(products[:, self.first, self.second].T, 2, out=self.strength)
         squared -= self.strength
         return squared
@@ -227,7 +282,9 @@ def _join(sums: np.ndarray):
 
 
 def reflect(position: np.ndarray, velocity: np.ndarray):
-    """Elastic walls at +-BOX, in place: a particle beyond a wall is mirrored at it and flies inward."""
+    """Elastic walls at +-BOX, in place: a particle beyond a wall is mirrored at it and flies
+    inward.
+    """
     if position.max() > BOX:
         beyond = position > BOX
         position[beyond] = 2 * BOX - position[beyond]

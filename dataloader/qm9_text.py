@@ -1,6 +1,8 @@
-"""The text formats of QM9: an xyz file with properties, and molecules of an sdf (V2000). Either gives an entry, or the reason why not.
+"""The text formats of QM9: an xyz file with properties, and molecules of an sdf (V2000). Either
+gives an entry, or the reason why not.
 
-xyz, columns parted by blanks and tabs; numbers may be written 1.2*^-6 (Mathematica), which is 1.2e-6:
+xyz, columns parted by blanks and tabs; numbers may be written 1.2*^-6 (Mathematica), which is
+1.2e-6:
 
     number of atoms n
     gdb  number  A B C mu alpha homo lumo gap r2 zpve U0 U H G Cv        (see qm9_targets.LINE)
@@ -9,7 +11,8 @@ xyz, columns parted by blanks and tabs; numbers may be written 1.2*^-6 (Mathemat
     SMILES of GDB-17   SMILES of the relaxed geometry
     InChI twice
 
-sdf: title, two lines, a line that starts with the numbers of atoms and bonds (3 columns each), atoms (x, y, z in 10 columns each, element),
+sdf: title, two lines, a line that starts with the numbers of atoms and bonds (3 columns each),
+atoms (x, y, z in 10 columns each, element),
 bonds (two atoms and the order, 3 columns each), properties up to ``M  END``, data, and ``$$$$``.
 
 Cost: 35 us an xyz file, 90 us an sdf entry of 18 atoms.
@@ -32,7 +35,9 @@ MOST_ATOMS = 999
 
 @dataclasses.dataclass(slots=True)
 class Entry:
-    """A molecule of a file: Z (n), positions (3 n) flat, gdb number (None: not said), values in file units, bonds (a, b, order)."""
+    """A molecule of a file: Z (n), positions (3 n) flat, gdb number (None: not said), values in
+    file units, bonds (a, b, order).
+    """
 
     numbers: list[int]
     positions: list[float]
@@ -57,19 +62,34 @@ def parse_xyz(text: str) -> Entry:
     numbers = [_element(row[0]) for row in words]
     positions = _numbers((word for row in words for word in row[1:4]), "positions")
     smiles = lines[3 + count].split()
-    return Entry(numbers, positions, _whole(head[1], "number", 1), _numbers(head[2:], "properties"), smiles[-1] if smiles else "")
+    return Entry(
+        numbers,
+        positions,
+        _whole(head[1], "number", 1),
+        _numbers(head[2:], "properties"),
+        smiles[-1] if smiles else "",
+    )
 
 
 def parse_mol(lines: list[str]) -> Entry:
-    """One molecule of an sdf, without its properties; ``ValueError`` with the reason if it is broken."""
+    """One molecule of an sdf, without its properties; ``ValueError`` with the reason if it is
+    broken.
+    """
     if len(lines) < 4:
         raise ValueError(f"{len(lines)} lines, a molecule has at least 4")
-    count, bonds = _whole(lines[3][:3], "number of atoms", 1, MOST_ATOMS), _whole(lines[3][3:6], "number of bonds", 0, MOST_ATOMS)
+    count, bonds = (
+        _whole(lines[3][:3], "number of atoms", 1, MOST_ATOMS),
+        _whole(lines[3][3:6], "number of bonds", 0, MOST_ATOMS),
+    )
     if len(lines) < 4 + count + bonds:
-        raise ValueError(f"{len(lines)} lines, {count} atoms and {bonds} bonds need {4 + count + bonds}")
+        raise ValueError(
+            f"{len(lines)} lines, {count} atoms and {bonds} bonds need {4 + count + bonds}"
+        )
     atoms = lines[4 : 4 + count]
     numbers = [_element(line[31:34].strip()) for line in atoms]
-    positions = _numbers((line[start : start + 10] for line in atoms for start in (0, 10, 20)), "positions")
+    positions = _numbers(
+        (line[start : start + 10] for line in atoms for start in (0, 10, 20)), "positions"
+    )
     found = []
     for line in lines[4 + count : 4 + count + bonds]:
         a, b = (_whole(line[start : start + 3], "atom of a bond", 1, count) - 1 for start in (0, 3))
@@ -111,7 +131,9 @@ def _numbers(words: Iterable[str], what: str) -> list[float]:
 
 
 def xyz_texts(path: Path) -> Iterator[tuple[str, str]]:
-    """(name, text) of all xyz files in a tar archive or a folder; ``ValueError`` for a damaged archive."""
+    """(name, text) of all xyz files in a tar archive or a folder; ``ValueError`` for a damaged
+    archive.
+    """
     if path.is_dir():
         for file in sorted(path.rglob("*.xyz")):
             yield file.name, file.read_text(encoding="ascii", errors="replace")
@@ -120,9 +142,14 @@ def xyz_texts(path: Path) -> Iterator[tuple[str, str]]:
         with tarfile.open(path, "r|*") as archive:
             for member in archive:
                 if member.isfile() and member.name.endswith(".xyz"):
-                    yield Path(member.name).name, archive.extractfile(member).read().decode("ascii", errors="replace")
+                    yield (
+                        Path(member.name).name,
+                        archive.extractfile(member).read().decode("ascii", errors="replace"),
+                    )
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is damaged or no tar archive ({error}); remove it to have it downloaded again") from None
+        raise ValueError(
+            f"{path} is damaged or no tar archive ({error}); remove it to have it downloaded again"
+        ) from None
 
 
 def mol_blocks(file: IO[bytes]) -> Iterator[list[str]]:

@@ -1,7 +1,8 @@
 """Units of data files and the way to the project's own: eV, Angstrom, eV/Angstrom, eV/Angstrom^3.
 
-Forces are in energy unit / length unit unless their unit is named, stresses in energy unit / length unit^3. Numbers of CODATA as in
-`ase.units` (1 kcal/mol = 0.0433641 eV, 1 hartree = 27.2114 eV, 1 bohr = 0.529177 Angstrom).
+Forces are in energy unit / length unit unless their unit is named, stresses in energy unit / length
+unit^3. Numbers of CODATA as in `ase.units` (1 kcal/mol = 0.0433641 eV, 1 hartree = 27.2114 eV, 1
+bohr = 0.529177 Angstrom).
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ KCAL_MOL = ENERGY_UNITS["kcal/mol"]
 
 @dataclasses.dataclass(frozen=True)
 class Units:
-    """Energy and length unit of a file; names of :data:`ENERGY_UNITS` and :data:`LENGTH_UNITS`, else ``ValueError``.
+    """Energy and length unit of a file; names of :data:`ENERGY_UNITS` and :data:`LENGTH_UNITS`,
+    else ``ValueError``.
 
-    force: "ENERGY/LENGTH" of the forces where it is not made of the other two, as positions in Angstrom beside forces in hartree/bohr.
+    force: "ENERGY/LENGTH" of the forces where it is not made of the other two, as positions in
+    Angstrom beside forces in hartree/bohr.
     """
 
     energy: str = "eV"
@@ -33,12 +36,18 @@ class Units:
     force: str | None = None
 
     def __post_init__(self):
-        for what, name, known in (("energy", self.energy, ENERGY_UNITS), ("length", self.length, LENGTH_UNITS)):
+        for what, name, known in (
+            ("energy", self.energy, ENERGY_UNITS),
+            ("length", self.length, LENGTH_UNITS),
+        ):
             if name not in known:
                 raise ValueError(f"the {what} unit must be one of {', '.join(known)}, got {name!r}")
         energy, _, length = self.force_unit.rpartition("/")
         if energy not in ENERGY_UNITS or length not in LENGTH_UNITS:
-            known = f"an energy ({', '.join(ENERGY_UNITS)}), a slash and a length ({', '.join(LENGTH_UNITS)})"
+            known = (
+                f"an energy ({', '.join(ENERGY_UNITS)}), a slash and a length "
+                f"({', '.join(LENGTH_UNITS)})"
+            )
             raise ValueError(f"the force unit must be {known}, got {self.force!r}")
 
     @property
@@ -70,6 +79,10 @@ class Units:
     def __str__(self) -> str:
         text = f"energy in {self.energy}, length in {self.length}, forces in {self.force_unit}"
         factors = [f"1 {self.energy} = {self.energy_factor:.7g} eV"] * (self.energy != "eV")
-        factors += [f"1 {self.length} = {self.length_factor:.7g} Angstrom"] * (self.length != "Angstrom")
-        factors += [f"1 {self.force} = {self.force_factor:.7g} eV/Angstrom"] * (self.force is not None)
+        factors += [f"1 {self.length} = {self.length_factor:.7g} Angstrom"] * (
+            self.length != "Angstrom"
+        )
+        factors += [f"1 {self.force} = {self.force_factor:.7g} eV/Angstrom"] * (
+            self.force is not None
+        )
         return text + (f" ({', '.join(factors)})" if factors else "")

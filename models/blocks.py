@@ -1,15 +1,20 @@
-"""One transformer block, the attentions it may hold, and the schedule that says which block comes in which layer.
+"""One transformer block, the attentions it may hold, and the schedule that says which block comes
+in which layer.
 
-    x <- x + DropPath(attention(norm(x))),      x <- x + DropPath(feed_forward(norm(x)))            (pre-norm)
+    x <- x + DropPath(attention(norm(x))),      x <- x + DropPath(feed_forward(norm(x)))
+                                                (pre-norm)
 
 Attentions are named as in the publications:
 
-    zero-order, first-order, second-order, all-order    near field: over the edges inside the cutoff, with kernels of that degree
+    zero-order, first-order, second-order, all-order    near field: over the edges inside the
+                                                        cutoff, with kernels of that degree
     fmm-node                                            far field: over all atoms of the graph
-    hybrid-<order>                                      both at once: near + long_scale far, long_scale learned
+    hybrid-<order>                                      both at once: near + long_scale far,
+                                                        long_scale learned
 
-A schedule is ``part + part + ...``, a part is an attention's name and how many layers of it follow one another:
-``hybrid-first-order``, ``first-order6+fmm-node2``. A part without a number is repeated ``layers`` times.
+A schedule is ``part + part + ...``, a part is an attention's name and how many layers of it follow
+one another: ``hybrid-first-order``, ``first-order6+fmm-node2``. A part without a number is repeated
+``layers`` times.
 """
 
 from __future__ import annotations
@@ -38,8 +43,8 @@ MAX_LAYERS = 100
 class Scene:
     """What all layers of a network share about the geometry of a batch.
 
-    near: edges, harmonics, envelope and invariants. positions (nodes, 3), cell (graphs, 3, 3) and periodic (graphs, 3) or None: for the
-    far field.
+    near: edges, harmonics, envelope and invariants. positions (nodes, 3), cell (graphs, 3, 3) and
+    periodic (graphs, 3) or None: for the far field.
     """
 
     near: NearFieldGeometry
@@ -57,9 +62,11 @@ class Scene:
 class BlockOptions:
     """Choices of a :class:`Block`.
 
-    near, far: options of the attentions; near is None where the block has no near field. norm, feed_forward: names in ``NORMS`` and
-    ``FEED_FORWARDS``. ffn_channels: inside the feed-forward network. drop_path: probability with which a graph skips a branch while
-    training. long_scale: first value of the far field's factor in a hybrid. Raises ValueError in one line for values out of range.
+    near, far: options of the attentions; near is None where the block has no near field. norm,
+    feed_forward: names in ``NORMS`` and ``FEED_FORWARDS``. ffn_channels: inside the feed-forward
+    network. drop_path: probability with which a graph skips a branch while training. long_scale:
+    first value of the far field's factor in a hybrid. Raises ValueError in one line for values out
+    of range.
     """
 
     near: NearFieldOptions | None
@@ -73,9 +80,13 @@ class BlockOptions:
     def __post_init__(self):
         for name, table in (("norm", NORMS), ("feed_forward", FEED_FORWARDS)):
             if getattr(self, name) not in table:
-                raise ValueError(f"{name} must be one of {', '.join(table)}, got {getattr(self, name)!r}")
+                raise ValueError(
+                    f"{name} must be one of {', '.join(table)}, got {getattr(self, name)!r}"
+                )
         if self.ffn_channels < 1:
-            raise ValueError(f"channels of the feed-forward network must be >= 1, got {self.ffn_channels}")
+            raise ValueError(
+                f"channels of the feed-forward network must be >= 1, got {self.ffn_channels}"
+            )
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path must be a probability in [0, 1), got {self.drop_path}")
         if not math.isfinite(self.long_scale):
@@ -107,7 +118,8 @@ class FarLayer(nn.Module):
 class HybridLayer(nn.Module):
     """``near + long_scale far`` from the same features.
 
-    What the far field draws for its weights changes no other weight: with the same seed a hybrid starts as the near field alone does.
+    What the far field draws for its weights changes no other weight: with the same seed a hybrid
+    starts as the near field alone does.
     """
 
     def __init__(self, options: BlockOptions):
@@ -123,7 +135,9 @@ class HybridLayer(nn.Module):
 
 
 class Attention(NamedTuple):
-    """How an attention is made from ``BlockOptions``, the order that its near field shall have (None: it has none), whether it sees far."""
+    """How an attention is made from ``BlockOptions``, the order that its near field shall have
+    (None: it has none), whether it sees far.
+    """
 
     make: Callable[[BlockOptions], nn.Module]
     near_order: str | None
@@ -138,31 +152,41 @@ ATTENTIONS = {
 
 
 def parse_schedule(text: str, layers: int) -> list[str]:
-    """Names of the attentions layer by layer: ``"first-order2+fmm-node"``, 1 -> [first-order, first-order, fmm-node].
+    """Names of the attentions layer by layer: ``"first-order2+fmm-node"``, 1 -> [first-order,
+    first-order, fmm-node].
 
-    Raises ValueError in one line for an empty part, an unknown name (with the nearest known one), a count of 0 and too many layers.
+    Raises ValueError in one line for an empty part, an unknown name (with the nearest known one), a
+    count of 0 and too many layers.
     """
     names = []
     for part in text.split("+"):
         name, count = re.fullmatch(r"(.*?)(\d*)", part.strip(), re.DOTALL).groups()
         if not name:
-            raise ValueError(f"schedule {text!r} has a part without a name: write attentions joined by '+', e.g. first-order6+fmm-node2")
+            raise ValueError(
+                f"schedule {text!r} has a part without a name: write attentions joined by '+', "
+                "e.g. first-order6+fmm-node2"
+            )
         if name not in ATTENTIONS:
             near = difflib.get_close_matches(name, ATTENTIONS, 1)
             mend = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(ATTENTIONS)}"
             raise ValueError(f"schedule {text!r} names the unknown attention {name!r}; {mend}")
         number = int(count) if count else layers
         if number < 1:
-            raise ValueError(f"schedule {text!r}: {name!r} must be repeated at least once, got {number}")
+            raise ValueError(
+                f"schedule {text!r}: {name!r} must be repeated at least once, got {number}"
+            )
         if number > MAX_LAYERS - len(names):
-            raise ValueError(f"schedule {text!r} with layers = {layers} has more than {MAX_LAYERS} layers; ask for fewer")
+            raise ValueError(
+                f"schedule {text!r} with layers = {layers} has more than {MAX_LAYERS} layers; "
+                "ask for fewer"
+            )
         names += [name] * number
     return names
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016) graph by graph: while training a branch is left out with ``probability``, else divided by
-    the probability to stay.
+    """Stochastic depth (Huang et al. 2016) graph by graph: while training a branch is left out with
+    ``probability``, else divided by the probability to stay.
 
     ``forward(graph, x (nodes, ...)) -> (nodes, ...)``; nothing happens in evaluation mode.
     """
@@ -175,7 +199,12 @@ class DropPath(nn.Module):
         if not self.training or not self.probability:
             return x
         stay = 1 - self.probability
-        kept = torch.empty(graph.num_graphs, *[1] * (x.dim() - 1), dtype=x.dtype, device=x.device).bernoulli_(stay) / stay
+        kept = (
+            torch.empty(
+                graph.num_graphs, *[1] * (x.dim() - 1), dtype=x.dtype, device=x.device
+            ).bernoulli_(stay)
+            / stay
+        )
         return x * broadcast_nodes(graph, kept)
 
     def extra_repr(self) -> str:
@@ -183,7 +212,9 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward network, each behind a norm and beside a residual: ``forward(x (nodes, rows, channels), scene)``."""
+    """Attention and feed-forward network, each behind a norm and beside a residual: ``forward(x
+    (nodes, rows, channels), scene)``.
+    """
 
     def __init__(self, attention: str, options: BlockOptions):
         super().__init__()
@@ -191,7 +222,9 @@ class Block(nn.Module):
         self.attention_norm = EquivariantNorm(options.norm, lmax, channels)
         self.attention = ATTENTIONS[attention].make(options)
         self.feed_forward_norm = EquivariantNorm(options.norm, lmax, channels)
-        self.feed_forward = FEED_FORWARDS[options.feed_forward](lmax, channels, options.ffn_channels)
+        self.feed_forward = FEED_FORWARDS[options.feed_forward](
+            lmax, channels, options.ffn_channels
+        )
         self.drop_path = DropPath(options.drop_path)
 
     def forward(self, x: Tensor, scene: Scene) -> Tensor:

@@ -1,7 +1,9 @@
-"""Options of an E2Former and their presets: sizes and choices as data, refused in one line where they cannot be.
+"""Options of an E2Former and their presets: sizes and choices as data, refused in one line where
+they cannot be.
 
-What a name means stands beside the registry it comes from: attentions and schedules in ``blocks.py``, the near field in
-``near_field/e2former_attention.py``, the far field in ``far_field/attention.py``, ``options.py`` and ``radial.py``.
+What a name means stands beside the registry it comes from: attentions and schedules in
+``blocks.py``, the near field in ``near_field/e2former_attention.py``, the far field in
+``far_field/attention.py``, ``options.py`` and ``radial.py``.
 """
 
 from __future__ import annotations
@@ -32,13 +34,19 @@ from models.radial import RADIAL_BASES, SMOOTH_ENVELOPES, RadialBasisName, Radia
 class BackboneOptions(RadialOptions):
     """Options of an :class:`E2FormerBackbone`, with the field's names; lengths in Angstrom.
 
-    irreps: "32x0e+32x1o+32x2e" with the true parity (-1)^l. The papers write the same features "32x0e+32x1e+32x2e" (all even) and let
-    mirror images differ; that spelling is accepted, the parity is true all the same. schedule: see ``blocks.py``. More on the near field in
-    ``NearFieldOptions``, on the far field in ``FarFieldOptions``, ``ExpansionOptions`` and ``RadialOptions``.
+    irreps: "32x0e+32x1o+32x2e" with the true parity (-1)^l. The papers write the same features
+    "32x0e+32x1e+32x2e" (all even) and let mirror images differ; that spelling is accepted, the
+    parity is true all the same. schedule: see ``blocks.py``. More on the near field in
+    ``NearFieldOptions``, on the far field in ``FarFieldOptions``, ``ExpansionOptions`` and
+    ``RadialOptions``.
     """
 
-    irreps: Annotated[str, "features: channels x degree and parity, as many channels of every degree"] = "32x0e+32x1o+32x2e"
-    schedule: Annotated[str, "attentions of the layers: name and number, joined by +"] = "hybrid-first-order1+hybrid-second-order1"
+    irreps: Annotated[
+        str, "features: channels x degree and parity, as many channels of every degree"
+    ] = "32x0e+32x1o+32x2e"
+    schedule: Annotated[str, "attentions of the layers: name and number, joined by +"] = (
+        "hybrid-first-order1+hybrid-second-order1"
+    )
     layers: Annotated[int, "layers of every part of the schedule without a number"] = 2
     cutoff: Annotated[float, "reach of the near field, Angstrom"] = 4.0
     envelope: Annotated[str, "how edges fade towards the cutoff", SMOOTH_ENVELOPES] = "polynomial"
@@ -49,23 +57,41 @@ class BackboneOptions(RadialOptions):
     heads: Annotated[int, "heads of the near field"] = 4
     score: Annotated[str, "what the weight of an edge is computed from", SCORES] = "QK_alpha"
     score_width: Annotated[int, "numbers of a query and a key in a head of the near field"] = 8
-    attention_weights: Annotated[str, "scores to weights: sum to one, or each on its own", WEIGHTS] = "softplus"
-    convolution_form: Annotated[str, "tensor products on edges or on nodes, the same numbers", FORMS] = "edge"
-    kernel_implementation: Annotated[str, "of the sum over neighbours", KERNELS] = "memory_efficient"
+    attention_weights: Annotated[
+        str, "scores to weights: sum to one, or each on its own", WEIGHTS
+    ] = "softplus"
+    convolution_form: Annotated[
+        str, "tensor products on edges or on nodes, the same numbers", FORMS
+    ] = "edge"
+    kernel_implementation: Annotated[str, "of the sum over neighbours", KERNELS] = (
+        "memory_efficient"
+    )
     avg_degree: Annotated[float, "mean number of neighbours in the data"] = 16.0
     avg_atoms: Annotated[float, "mean number of atoms in the data"] = 20.0
     far_heads: Annotated[int, "heads of the far field"] = 4
     far_key_features: Annotated[int, "numbers of a query and a key in a head of the far field"] = 8
     far_value_channels: Annotated[int, "channels of a value in a head of the far field"] = 4
     far_kernel_lmax: Annotated[int, "highest degree of the far field's kernel"] = 2
-    far_value_lmax: Annotated[int | None, "highest degree of the far field's values; none: that of the features"] = None
+    far_value_lmax: Annotated[
+        int | None, "highest degree of the far field's values; none: that of the features"
+    ] = None
     far_feature_map: Annotated[str, "of queries and keys of the far field", FEATURE_MAPS] = "elu"
-    far_normalisation: Annotated[str, "messages of the far field are divided by a constant or the sum of weights", NORMALISATIONS] = "none"
+    far_normalisation: Annotated[
+        str,
+        "messages of the far field are divided by a constant or the sum of weights",
+        NORMALISATIONS,
+    ] = "none"
     far_expansion: Annotated[str, "how the sum over all atoms is taken", EXPANSIONS] = "auto"
-    far_tolerance: Annotated[float, "relative error of the expansions multipole and planewave"] = 1e-4
-    far_design_radius: Annotated[float, "radius of a structure up to which it holds, Angstrom"] = 10.0
+    far_tolerance: Annotated[float, "relative error of the expansions multipole and planewave"] = (
+        1e-4
+    )
+    far_design_radius: Annotated[float, "radius of a structure up to which it holds, Angstrom"] = (
+        10.0
+    )
     far_rule: Annotated[str, "directions of the expansion planewave", RULES] = "lebedev"
-    far_directions: Annotated[int | None, "how many, if not as many as the tolerance asks for"] = None
+    far_directions: Annotated[int | None, "how many, if not as many as the tolerance asks for"] = (
+        None
+    )
     long_scale: Annotated[float, "weight of the far field in a hybrid at the start"] = 0.1
     norm: Annotated[str, "in front of attention and feed-forward network", NORMS] = "layer_norm"
     feed_forward: Annotated[str, "non-linear part of a layer", FEED_FORWARDS] = "sphere_grid"
@@ -76,7 +102,10 @@ class BackboneOptions(RadialOptions):
         super().__post_init__()
         _, lmax = parse_irreps(self.irreps)
         if lmax < 1:
-            raise ValueError(f"irreps must hold at least degrees 0 and 1, got {self.irreps!r}; write e.g. 32x0e+32x1o")
+            raise ValueError(
+                f"irreps must hold at least degrees 0 and 1, got {self.irreps!r}; write e.g. "
+                "32x0e+32x1o"
+            )
         for name in ("layers", "radial_size", "radial_hidden", "element_size", "ffn_ratio"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
@@ -85,7 +114,9 @@ class BackboneOptions(RadialOptions):
                 raise ValueError(f"{name} must be > 0 and finite, got {getattr(self, name)}")
         for name, known in (("envelope", SMOOTH_ENVELOPES), ("radial_basis", RADIAL_BASES)):
             if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+                raise ValueError(
+                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
         for name in set(self.attentions()):
             self.block(name)  # refuses sizes that do not divide
 
@@ -141,7 +172,10 @@ class BackboneOptions(RadialOptions):
     def far_accuracy(self) -> ExpansionOptions:
         """Accuracy of the far field's expansion."""
         return ExpansionOptions(
-            tolerance=self.far_tolerance, design_radius=self.far_design_radius, rule=self.far_rule, directions=self.far_directions
+            tolerance=self.far_tolerance,
+            design_radius=self.far_design_radius,
+            rule=self.far_rule,
+            directions=self.far_directions,
         )
 
     def block(self, attention: str) -> BlockOptions:
@@ -162,11 +196,14 @@ class BackboneOptions(RadialOptions):
 class E2FormerOptions(BackboneOptions):
     """Options of an :class:`E2Former`: those of its backbone, and what it says beside the energy.
 
-    forces: "conservative" (-dE/dx), "direct" (read from degree 1: faster, no energy conservation) or "none". stress: predict it as well,
-    from the cells of the batch; only with conservative forces.
+    forces: "conservative" (-dE/dx), "direct" (read from degree 1: faster, no energy conservation)
+    or "none". stress: predict it as well, from the cells of the batch; only with conservative
+    forces.
     """
 
-    forces: Annotated[str, "derivative of the energy, read from vectors, or none", FORCES] = "conservative"
+    forces: Annotated[str, "derivative of the energy, read from vectors, or none", FORCES] = (
+        "conservative"
+    )
     stress: Annotated[bool, "predict the stress as well"] = False
 
     def __post_init__(self):
@@ -174,13 +211,17 @@ class E2FormerOptions(BackboneOptions):
         if self.forces not in FORCES:
             raise ValueError(f"forces must be one of {', '.join(FORCES)}, got {self.forces!r}")
         if self.stress and self.forces != "conservative":
-            raise ValueError(f"stress is a derivative of the energy: it needs forces 'conservative', got {self.forces!r}")
+            raise ValueError(
+                "stress is a derivative of the energy: it needs forces 'conservative', got "
+                f"{self.forces!r}"
+            )
 
 
 def parse_irreps(text: str) -> tuple[int, int]:
     """Channels and lmax of "32x0e+32x1o+32x2e" or, in the papers' spelling, "32x0e+32x1e+32x2e".
 
-    Raises ValueError in one line for unreadable text, unequal channel counts, missing or repeated degrees and other parities.
+    Raises ValueError in one line for unreadable text, unequal channel counts, missing or repeated
+    degrees and other parities.
     """
     example = "write e.g. 32x0e+32x1o+32x2e"
     try:
@@ -188,16 +229,23 @@ def parse_irreps(text: str) -> tuple[int, int]:
     except (ValueError, AttributeError, TypeError):
         raise ValueError(f"irreps {text!r} cannot be read; {example}") from None
     if not len(irreps) or [ir.l for _, ir in irreps] != list(range(len(irreps))):
-        raise ValueError(f"irreps must name every degree from 0 once and in order, got {text!r}; {example}")
+        raise ValueError(
+            f"irreps must name every degree from 0 once and in order, got {text!r}; {example}"
+        )
     if len({channels for channels, _ in irreps}) != 1 or irreps[0].mul < 1:
-        raise ValueError(f"irreps must have equally many channels >= 1 of every degree, got {text!r}; {example}")
+        raise ValueError(
+            f"irreps must have equally many channels >= 1 of every degree, got {text!r}; {example}"
+        )
     if {ir.p * (-1) ** ir.l for _, ir in irreps} != {1} and {ir.p for _, ir in irreps} != {1}:
-        raise ValueError(f"irreps must have parity (-1)^l, or all even as in the papers, got {text!r}; {example}")
+        raise ValueError(
+            f"irreps must have parity (-1)^l, or all even as in the papers, got {text!r}; {example}"
+        )
     return irreps[0].mul, len(irreps) - 1
 
 
-# The defaults are what learned the forces of ethanol fastest, but for the cutoff, which was chosen on ethanol and aspirin (README). "small"
-# has the far field that did best on MD22's buckyball-catcher (validation forces after 40 epochs), "paper" the sizes and choices of the
+# The defaults are what learned the forces of ethanol fastest, but for the cutoff, which was chosen
+# on ethanol and aspirin (README). "small" has the far field that did best on MD22's
+# buckyball-catcher (validation forces after 40 epochs), "paper" the sizes and choices of the
 # published large models.
 PRESETS: dict[str, dict[str, object]] = {
     "small": {

@@ -1,8 +1,8 @@
 """Config -> model: the one place that knows all networks by name.
 
-A config is a flat dict, ``{"name": "se3_transformer_nbody", "layers": 2, "channels": 16}``; keys that are left out take the
-defaults of the network's options class. ``model.config`` gives the complete dict back, so that a checkpoint can rebuild its
-model.
+A config is a flat dict, ``{"name": "se3_transformer_nbody", "layers": 2, "channels": 16}``; keys
+that are left out take the defaults of the network's options class. ``model.config`` gives the
+complete dict back, so that a checkpoint can rebuild its model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ from torch import nn
 from models.e2former import E2Former
 from models.e2former_options import E2FormerOptions
 from models.nbody import NBodyOptions, SE3TransformerNBody
-from models.properties import E2FormerProperties, E2FormerPropertyOptions, SE3PropertyOptions, SE3TransformerProperties
+from models.properties import (
+    E2FormerProperties,
+    E2FormerPropertyOptions,
+    SE3PropertyOptions,
+    SE3TransformerProperties,
+)
 
 MODELS = {
     "se3_transformer_nbody": (SE3TransformerNBody, NBodyOptions),
@@ -30,18 +35,24 @@ DERIVED = {"edge_scalars", "edge_vectors"}
 
 
 def model_options(name: str) -> dict[str, object]:
-    """Option names of the network ``name`` and their defaults. Raises ValueError for an unknown network."""
+    """Option names of the network ``name`` and their defaults. Raises ValueError for an unknown
+    network.
+    """
     if not isinstance(name, str) or name not in MODELS:
         raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name!r}")
     _, options = MODELS[name]
-    return {field.name: field.default for field in dataclasses.fields(options) if field.name not in DERIVED}
+    return {
+        field.name: field.default
+        for field in dataclasses.fields(options)
+        if field.name not in DERIVED
+    }
 
 
 def build_model(config: dict) -> nn.Module:
     """Build the network a config dict names.
 
-    Raises ValueError in one line for a missing or unknown name, an unknown key (with the nearest known one), a value of the
-    wrong type, or a value the network refuses.
+    Raises ValueError in one line for a missing or unknown name, an unknown key (with the nearest
+    known one), a value of the wrong type, or a value the network refuses.
     """
     if "name" not in config:
         raise ValueError(f"model config has no 'name': add one of {', '.join(MODELS)}")
@@ -54,7 +65,8 @@ def build_model(config: dict) -> nn.Module:
         if key not in defaults:
             near = difflib.get_close_matches(str(key), defaults, 1)
             raise ValueError(
-                f"unknown option {key!r} of model {name}" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(defaults)}")
+                f"unknown option {key!r} of model {name}"
+                + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(defaults)}")
             )
         chosen[key] = _checked(key, value, kinds[key])
     model = network(options(**chosen))

@@ -1,14 +1,18 @@
-"""The only door to DGL: message-passing primitives with all derivatives, on DGL kernels or on their torch stand-ins.
+"""The only door to DGL: message-passing primitives with all derivatives, on DGL kernels or on their
+torch stand-ins.
 
-A network needs few things from a graph library: values carried to edges, sums of edge values at the receiving node, a softmax over the
-incoming edges of a node, sums over the nodes of one graph (readout), and the way back (broadcast). Each is one function here. On the
-CPU, and on any device the installed DGL build can serve, they call DGL's kernels; elsewhere torch's ``index_select`` / ``index_add``
-on the device of the features, and for batches of few edges, where a call of DGL costs more than its sum. The choice is made in one place
-(:func:`_kernel_graph`), and both paths give the same numbers.
+A network needs few things from a graph library: values carried to edges, sums of edge values at the
+receiving node, a softmax over the incoming edges of a node, sums over the nodes of one graph
+(readout), and the way back (broadcast). Each is one function here. On the CPU, and on any device
+the installed DGL build can serve, they call DGL's kernels; elsewhere torch's ``index_select`` /
+``index_add`` on the device of the features, and for batches of few edges, where a call of DGL costs
+more than its sum. The choice is made in one place (:func:`_kernel_graph`), and both paths give the
+same numbers.
 
-DGL 1.1.3 detaches the first gradient of its fused ``edge_softmax`` and of its max reductions on the CPU: a model trained on
-forces silently gets wrong parameter gradients. :func:`edge_softmax` is therefore composed of differentiable sums, and the
-maximum enters only as a constant shift. Cost of every function: linear in edges or nodes.
+DGL 1.1.3 detaches the first gradient of its fused ``edge_softmax`` and of its max reductions on the
+CPU: a model trained on forces silently gets wrong parameter gradients. :func:`edge_softmax` is
+therefore composed of differentiable sums, and the maximum enters only as a constant shift. Cost of
+every function: linear in edges or nodes.
 """
 
 from __future__ import annotations
@@ -21,7 +25,9 @@ import os
 import torch
 from torch import Tensor
 
-os.environ.setdefault("DGLBACKEND", "pytorch")  # otherwise the first import writes a file to the home folder
+os.environ.setdefault(
+    "DGLBACKEND", "pytorch"
+)  # otherwise the first import writes a file to the home folder
 try:
     import dgl
     import dgl.ops as dgl_ops
@@ -29,34 +35,42 @@ except ImportError:  # no wheel for this Python: the torch path serves every dev
     dgl = None
     dgl_ops = None
 
-SMALL = 2048  # edges or nodes of a batch below which torch is faster on the CPU (by about 10 % of a whole training step)
+# edges or nodes of a batch below which torch is faster on the CPU (by about 10 % of a whole
+# training step)
+SMALL = 2048
 _forced_backend: str | None = None
 
 
 class GraphIndex:
     """Topology of a ragged batch of graphs: who sends to whom, and which nodes form one graph.
 
-    Made from edge ends (edges,) int64, best sorted by ``dst``, and node counts (graphs,) int64; ValueError for ends that are no
-    nodes and for edges between two graphs.
+    Made from edge ends (edges,) int64, best sorted by ``dst``, and node counts (graphs,) int64;
+    ValueError for ends that are no nodes and for edges between two graphs.
 
     Attributes
         src, dst: (edges,) int64; edge j -> i has ``src = j`` (sends) and ``dst = i`` (receives).
-        nodes_per_graph: (graphs,) int64. node_offsets: (graphs + 1,) int64. graph_of_node: (nodes,) int64.
-        num_nodes, num_edges, num_graphs: ints. sizes: ``nodes_per_graph`` as a tuple of ints, read once, so that no layer waits for a GPU.
+        nodes_per_graph: (graphs,) int64. node_offsets: (graphs + 1,) int64. graph_of_node:
+        (nodes,) int64. num_nodes, num_edges, num_graphs: ints. sizes: ``nodes_per_graph`` as a
+        tuple of ints, read once, so that no layer waits for a GPU.
 
     Sources: vocabulary of DGL (``src``, ``dst``), the batch layout of a concatenated ``dgl.graph``.
     """
 
     def __init__(self, src: Tensor, dst: Tensor, nodes_per_graph: Tensor):
         if src.shape != dst.shape or src.dim() != 1:
-            raise ValueError(f"src and dst must be two lists of the same length, got shapes {tuple(src.shape)} and {tuple(dst.shape)}")
+            raise ValueError(
+                "src and dst must be two lists of the same length, got shapes "
+                f"{tuple(src.shape)} and {tuple(dst.shape)}"
+            )
         self.src, self.dst, self.nodes_per_graph = src, dst, nodes_per_graph
         self.sizes = tuple(nodes_per_graph.tolist())
         self.num_nodes = sum(self.sizes)
         self.num_edges = src.shape[0]
         self.num_graphs = nodes_per_graph.shape[0]
         self.node_offsets = torch.cat([nodes_per_graph.new_zeros(1), nodes_per_graph.cumsum(0)])
-        self.graph_of_node = torch.repeat_interleave(torch.arange(self.num_graphs, device=src.device), nodes_per_graph)
+        self.graph_of_node = torch.repeat_interleave(
+            torch.arange(self.num_graphs, device=src.device), nodes_per_graph
+        )
         self._dgl = None
         if self.num_edges:
             self._check_ends()
@@ -66,15 +80,19 @@ class GraphIndex:
         (low_src, high_src), (low_dst, high_dst) = self.src.aminmax(), self.dst.aminmax()
         low, high = int(torch.minimum(low_src, low_dst)), int(torch.maximum(high_src, high_dst))
         if not 0 <= low <= high < self.num_nodes:
-            raise ValueError(f"edge ends must lie in 0 .. {self.num_nodes - 1}, got {low} .. {high}")
+            raise ValueError(
+                f"edge ends must lie in 0 .. {self.num_nodes - 1}, got {low} .. {high}"
+            )
         if self.num_graphs == 1:
             return
         sender, receiver = (self.graph_of_node.index_select(0, end) for end in (self.src, self.dst))
         if not torch.equal(sender, receiver):
             edge = int((sender != receiver).nonzero()[0])
             raise ValueError(
-                f"edge {edge} goes from node {int(self.src[edge])} of graph {int(sender[edge])} to node {int(self.dst[edge])} of graph "
-                f"{int(receiver[edge])}: leave it out, or count both graphs as one in nodes_per_graph"
+                f"edge {edge} goes from node {int(self.src[edge])} of graph {int(sender[edge])} "
+                f"to node {int(self.dst[edge])} of graph "
+                f"{int(receiver[edge])}: leave it out, or count both graphs as one in "
+                "nodes_per_graph"
             )
 
     @classmethod
@@ -85,7 +103,9 @@ class GraphIndex:
 
     @property
     def dgl(self):
-        """The ``dgl.DGLGraph`` of this topology with all its sparse formats made, or None where DGL cannot serve the device."""
+        """The ``dgl.DGLGraph`` of this topology with all its sparse formats made, or None where DGL
+        cannot serve the device.
+        """
         if self._dgl is None and dgl_serves(self.src.device):
             graph = dgl.graph((self.src, self.dst), num_nodes=self.num_nodes)
             graph.create_formats_()
@@ -104,7 +124,10 @@ class GraphIndex:
         return moved
 
     def __repr__(self) -> str:
-        return f"GraphIndex(graphs={self.num_graphs}, nodes={self.num_nodes}, edges={self.num_edges}, device={self.src.device})"
+        return (
+            f"GraphIndex(graphs={self.num_graphs}, nodes={self.num_nodes}, "
+            f"edges={self.num_edges}, device={self.src.device})"
+        )
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_dgl": None}
@@ -116,7 +139,9 @@ def _dgl_serves(device_type: str, index: int | None) -> bool:
         return False
     if device_type == "cpu":
         return True
-    try:  # DGL's CPU build raises its own error type, or torch's AssertionError, depending on the torch build
+    # DGL's CPU build raises its own error type, or torch's AssertionError, depending on the torch
+    # build
+    try:
         dgl.graph(([0], [0])).to(torch.device(device_type, index))
     except Exception:  # noqa: BLE001
         return False
@@ -124,7 +149,9 @@ def _dgl_serves(device_type: str, index: int | None) -> bool:
 
 
 def dgl_serves(device: torch.device) -> bool:
-    """Whether the installed DGL can run on ``device``; probed once per device by moving a graph of one edge."""
+    """Whether the installed DGL can run on ``device``; probed once per device by moving a graph of
+    one edge.
+    """
     device = torch.device(device)
     return _dgl_serves(device.type, device.index)
 
@@ -149,7 +176,10 @@ def _kernel_graph(graph: GraphIndex, values: Tensor):
         return None
     kernel = graph.dgl if values.dtype in (torch.float32, torch.float64) else None
     if kernel is None and _forced_backend == "dgl":
-        raise RuntimeError(f"the installed DGL does not serve {values.dtype} on {values.device}; leave the choice of the backend out")
+        raise RuntimeError(
+            f"the installed DGL does not serve {values.dtype} on {values.device}; leave the "
+            "choice of the backend out"
+        )
     return kernel
 
 
@@ -164,7 +194,9 @@ def gather_dst(graph: GraphIndex, nodes: Tensor) -> Tensor:
 
 
 def sum_edges(graph: GraphIndex, edges: Tensor) -> Tensor:
-    """Sum edge values (edges, ...) at the receiving node: (nodes, ...); a node without incoming edges gets zero."""
+    """Sum edge values (edges, ...) at the receiving node: (nodes, ...); a node without incoming
+    edges gets zero.
+    """
     kernel = _kernel_graph(graph, edges)
     if kernel is not None:
         return dgl_ops.copy_e_sum(kernel, edges)
@@ -172,9 +204,11 @@ def sum_edges(graph: GraphIndex, edges: Tensor) -> Tensor:
 
 
 def weighted_sum(graph: GraphIndex, nodes: Tensor, weights: Tensor) -> Tensor:
-    """``out_i = sum_{e: j -> i} w_e x_j`` with x (nodes, ...) and w (edges, ...) of shapes that broadcast: (nodes, ...).
+    """``out_i = sum_{e: j -> i} w_e x_j`` with x (nodes, ...) and w (edges, ...) of shapes that
+    broadcast: (nodes, ...).
 
-    DGL's fused kernel never makes an (edges, ...) product; its backward stays fused if the trailing sizes of w are 1.
+    DGL's fused kernel never makes an (edges, ...) product; its backward stays fused if the trailing
+    sizes of w are 1.
     """
     kernel = _kernel_graph(graph, nodes)
     if kernel is not None:
@@ -183,7 +217,9 @@ def weighted_sum(graph: GraphIndex, nodes: Tensor, weights: Tensor) -> Tensor:
 
 
 def node_dot(graph: GraphIndex, source: Tensor, target: Tensor) -> Tensor:
-    """Inner product over the last axis of the sender's (nodes, ..., d) and the receiver's (nodes, ..., d) values: (edges, ...)."""
+    """Inner product over the last axis of the sender's (nodes, ..., d) and the receiver's (nodes,
+    ..., d) values: (edges, ...).
+    """
     kernel = _kernel_graph(graph, source)
     if kernel is not None:
         return dgl_ops.u_dot_v(kernel, source, target).squeeze(-1)
@@ -191,10 +227,12 @@ def node_dot(graph: GraphIndex, source: Tensor, target: Tensor) -> Tensor:
 
 
 def edge_softmax(graph: GraphIndex, logits: Tensor, envelope: Tensor | None = None) -> Tensor:
-    """Softmax of edge logits (edges, heads) over the incoming edges of each node, all-order differentiable.
+    """Softmax of edge logits (edges, heads) over the incoming edges of each node, all-order
+    differentiable.
 
-    ``a_e = u_e exp(s_e) / sum_{e' -> i} u_e' exp(s_e')`` with an optional envelope u (edges,) or (edges, 1) that takes an edge out
-    smoothly at the cutoff. A node whose envelopes are all zero gets zero weights. Returns (edges, heads).
+    ``a_e = u_e exp(s_e) / sum_{e' -> i} u_e' exp(s_e')`` with an optional envelope u (edges,) or
+    (edges, 1) that takes an edge out smoothly at the cutoff. A node whose envelopes are all zero
+    gets zero weights. Returns (edges, heads).
     """
     level = logits.detach()
     if envelope is not None:
@@ -202,7 +240,9 @@ def edge_softmax(graph: GraphIndex, logits: Tensor, envelope: Tensor | None = No
         level = level + envelope.detach().log()  # -inf: an edge that is out sets no maximum
     shift = _incoming_max(graph, level)
     shift = torch.where(shift == -torch.inf, 0.0, shift)
-    weights = torch.exp((logits - gather_dst(graph, shift)).clamp_max(80.0))  # only an edge that is out can stand above
+    weights = torch.exp(
+        (logits - gather_dst(graph, shift)).clamp_max(80.0)
+    )  # only an edge that is out can stand above
     if envelope is not None:
         weights = weights * envelope
     total = sum_edges(graph, weights)  # 1 or more, or exactly 0
@@ -216,35 +256,48 @@ def _incoming_max(graph: GraphIndex, values: Tensor) -> Tensor:
 
 
 def _segment_max(segment: Tensor, count: int, values: Tensor) -> Tensor:
-    """Largest of the values (rows, ...) of every segment (rows,): (count, ...); 0 for an empty one, equal ones share the gradient."""
+    """Largest of the values (rows, ...) of every segment (rows,): (count, ...); 0 for an empty one,
+    equal ones share the gradient.
+    """
     index = segment.view(-1, *([1] * (values.dim() - 1))).expand_as(values)
-    return values.new_zeros((count, *values.shape[1:])).scatter_reduce(0, index, values, "amax", include_self=False)
+    return values.new_zeros((count, *values.shape[1:])).scatter_reduce(
+        0, index, values, "amax", include_self=False
+    )
 
 
 def sum_nodes(graph: GraphIndex, nodes: Tensor) -> Tensor:
     """Readout: sum node values (nodes, ...) over each graph: (graphs, ...).
 
-    float32 is summed in float64, since a running float32 sum loses 1e-5 of the result at 50,000 nodes.
+    float32 is summed in float64, since a running float32 sum loses 1e-5 of the result at 50,000
+    nodes.
     """
     if nodes.shape[0] != graph.num_nodes:  # DGL's kernel would not notice
-        raise ValueError(f"a batch of {graph.num_nodes} nodes needs as many rows of node values, got {nodes.shape[0]}")
+        raise ValueError(
+            f"a batch of {graph.num_nodes} nodes needs as many rows of node values, got "
+            f"{nodes.shape[0]}"
+        )
     wide = nodes.double() if nodes.dtype == torch.float32 else nodes
     kernel = _kernel_graph(graph, wide)
     if kernel is not None:
         total = dgl_ops.segment_reduce(graph.nodes_per_graph, wide, "sum")
     else:
-        total = wide.new_zeros((graph.num_graphs, *wide.shape[1:])).index_add(0, graph.graph_of_node, wide)
+        total = wide.new_zeros((graph.num_graphs, *wide.shape[1:])).index_add(
+            0, graph.graph_of_node, wide
+        )
     return total.to(nodes.dtype)
 
 
 def mean_nodes(graph: GraphIndex, nodes: Tensor) -> Tensor:
-    """Readout: mean of node values (nodes, ...) over each graph: (graphs, ...); zero for a graph without nodes."""
+    """Readout: mean of node values (nodes, ...) over each graph: (graphs, ...); zero for a graph
+    without nodes.
+    """
     count = graph.nodes_per_graph.clamp_min(1).to(nodes.dtype)
     return sum_nodes(graph, nodes) / count.view(-1, *([1] * (nodes.dim() - 1)))
 
 
 def max_nodes(graph: GraphIndex, nodes: Tensor) -> Tensor:
-    """Readout: largest of the node values (nodes, ...) of each graph: (graphs, ...); zero for a graph without nodes.
+    """Readout: largest of the node values (nodes, ...) of each graph: (graphs, ...); zero for a
+    graph without nodes.
 
     Torch on every device: a max of DGL has no right derivatives (see above).
     """
@@ -252,7 +305,9 @@ def max_nodes(graph: GraphIndex, nodes: Tensor) -> Tensor:
 
 
 def node_softmax(graph: GraphIndex, logits: Tensor) -> Tensor:
-    """Softmax of node logits (nodes, ...) over the nodes of each graph, all-order differentiable: (nodes, ...)."""
+    """Softmax of node logits (nodes, ...) over the nodes of each graph, all-order differentiable:
+    (nodes, ...).
+    """
     weights = torch.exp(logits - broadcast_nodes(graph, max_nodes(graph, logits.detach())))
     return weights / broadcast_nodes(graph, sum_nodes(graph, weights))
 

@@ -1,13 +1,17 @@
 """What a network says about a structure: its energy, the forces on its atoms, its stress.
 
-    E = sum_i ( reference[Z_i] + shift + scale e(x_i) ),        F_i = -dE/dr_i,        sigma = (1 / V) dE/dstrain
+    E = sum_i ( reference[Z_i] + shift + scale e(x_i) ),
+    F_i = -dE/dr_i,        sigma = (1 / V) dE/dstrain
 
-with e a small network of the scalars of an atom. Total energies of quantum chemistry are large (ethanol -4e3 eV, a carbon atom -1e3 eV)
-beside what is learned (0.01 eV): in float32 they lose their last digits. So the constants live in float64, whatever type the network
-is cast to, the sum over atoms is taken in float64, and energies leave as float64. Forces and stress leave in the type of the positions.
+with e a small network of the scalars of an atom. Total energies of quantum chemistry are large
+(ethanol -4e3 eV, a carbon atom -1e3 eV) beside what is learned (0.01 eV): in float32 they lose
+their last digits. So the constants live in float64, whatever type the network is cast to, the sum
+over atoms is taken in float64, and energies leave as float64. Forces and stress leave in the type
+of the positions.
 
-Strain acts as r -> r (1 + strain) on positions and cell vectors alike (rows); its derivative is taken for the symmetric part, so the
-stress is symmetric. Positive stress is tension: eV / Angstrom^3, the sign of ASE.
+Strain acts as r -> r (1 + strain) on positions and cell vectors alike (rows); its derivative is
+taken for the symmetric part, so the stress is symmetric. Positive stress is tension: eV /
+Angstrom^3, the sign of ASE.
 """
 
 from __future__ import annotations
@@ -23,7 +27,9 @@ MAX_ATOMIC_NUMBER = 118
 
 
 class ExactBuffers(nn.Module):
-    """A module whose own buffers keep their type and digits when the network is cast (``.float()``, ``.to(torch.float32)``)."""
+    """A module whose own buffers keep their type and digits when the network is cast (``.float()``,
+    ``.to(torch.float32)``).
+    """
 
     def _apply(self, fn, recurse: bool = True):
         exact = {name: buffer.clone() for name, buffer in self._buffers.items()}
@@ -34,7 +40,8 @@ class ExactBuffers(nn.Module):
 
 
 class AtomicReference(ExactBuffers):
-    """Energy of each element, which of them are known, and scale and shift of the learned part, as exact buffers of the checkpoint.
+    """Energy of each element, which of them are known, and scale and shift of the learned part, as
+    exact buffers of the checkpoint.
 
     Until :meth:`set` is called every element is known and has the energy 0.
     """
@@ -47,18 +54,26 @@ class AtomicReference(ExactBuffers):
         self.register_buffer("shift", torch.zeros((), dtype=torch.float64))
 
     def set(self, energies: Mapping[int, float], scale: float = 1.0, shift: float = 0.0) -> None:
-        """Energies by atomic number (eV), scale and shift of the learned energy of an atom (eV); elements left out are unknown.
+        """Energies by atomic number (eV), scale and shift of the learned energy of an atom (eV);
+        elements left out are unknown.
 
-        Raises ValueError for atomic numbers outside 1 .. 118, numbers that are not finite, and a scale that is not positive.
+        Raises ValueError for atomic numbers outside 1 .. 118, numbers that are not finite, and a
+        scale that is not positive.
         """
         values, known = torch.zeros_like(self.energy), torch.zeros_like(self.known)
         for number, energy in energies.items():
             if not 1 <= number <= MAX_ATOMIC_NUMBER:
-                raise ValueError(f"atomic numbers are 1 .. {MAX_ATOMIC_NUMBER}, got a reference energy for {number}")
+                raise ValueError(
+                    f"atomic numbers are 1 .. {MAX_ATOMIC_NUMBER}, got a reference energy for "
+                    f"{number}"
+                )
             values[number], known[number] = float(energy), True
         numbers = torch.cat([values.cpu(), torch.tensor([scale, shift], dtype=torch.float64)])
         if not torch.isfinite(numbers).all() or scale <= 0:
-            raise ValueError(f"reference energies, scale and shift must be finite and scale > 0, got scale {scale}, shift {shift}")
+            raise ValueError(
+                "reference energies, scale and shift must be finite and scale > 0, got scale "
+                f"{scale}, shift {shift}"
+            )
         self.energy.copy_(values)
         self.known.copy_(known)
         self.scale.fill_(scale)
@@ -66,10 +81,14 @@ class AtomicReference(ExactBuffers):
 
     def values(self) -> dict[int, float]:
         """Energies (eV) of all known elements."""
-        return {number: float(self.energy[number]) for number in self.known.nonzero().flatten().tolist()}
+        return {
+            number: float(self.energy[number]) for number in self.known.nonzero().flatten().tolist()
+        }
 
     def forward(self, graph: GraphIndex, atomic_numbers: Tensor) -> Tensor:
-        """Constant part of the energy of every graph (graphs,) float64. Raises ValueError for an element that is not known."""
+        """Constant part of the energy of every graph (graphs,) float64. Raises ValueError for an
+        element that is not known.
+        """
         refuse_unknown(atomic_numbers, self.known)
         return sum_nodes(graph, self.energy.index_select(0, atomic_numbers) + self.shift)
 
@@ -79,7 +98,9 @@ class EnergyHead(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.network = nn.Sequential(nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, 1))
+        self.network = nn.Sequential(
+            nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, 1)
+        )
         self.reference = AtomicReference()
 
     def forward(self, graph: GraphIndex, x: Tensor, atomic_numbers: Tensor) -> Tensor:
@@ -88,7 +109,9 @@ class EnergyHead(nn.Module):
 
 
 class VectorHead(nn.Module):
-    """Forces straight from degree 1, no derivative: ``forward(x (nodes, rows, channels)) -> (nodes, 3)``; not conservative."""
+    """Forces straight from degree 1, no derivative: ``forward(x (nodes, rows, channels)) -> (nodes,
+    3)``; not conservative.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -99,13 +122,17 @@ class VectorHead(nn.Module):
 
 
 def strained(graph: GraphIndex, positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A strain of zeros (graphs, 3, 3) that asks for a gradient, and the positions and cells under its symmetric part.
+    """A strain of zeros (graphs, 3, 3) that asks for a gradient, and the positions and cells under
+    its symmetric part.
 
     Raises ValueError for a cell without volume.
     """
     volume = torch.linalg.det(cell).abs()
     if not bool((volume > 0).all()):
-        raise ValueError(f"stress needs cells with a volume > 0 Angstrom^3, got {float(volume.min())}; ask for no stress of open systems")
+        raise ValueError(
+            f"stress needs cells with a volume > 0 Angstrom^3, got {float(volume.min())}; ask "
+            "for no stress of open systems"
+        )
     strain = torch.zeros_like(cell).requires_grad_(True)
     symmetric = (strain + strain.transpose(1, 2)) / 2
     moved = positions + (positions.unsqueeze(1) @ broadcast_nodes(graph, symmetric)).squeeze(1)
@@ -117,17 +144,25 @@ def refuse_unknown(atomic_numbers: Tensor, known: Tensor) -> None:
     unknown = atomic_numbers[~known[atomic_numbers]]
     if len(unknown):
         held = known.nonzero().flatten().tolist()
-        raise ValueError(f"there is no reference of Z = {int(unknown[0])} (there are those of Z = {held}); train with that element")
+        raise ValueError(
+            f"there is no reference of Z = {int(unknown[0])} (there are those of Z = {held}); "
+            "train with that element"
+        )
 
 
 def check_elements(atomic_numbers: Tensor | None) -> None:
     """Raises ValueError unless there are atomic numbers, and all of them name an element."""
     if atomic_numbers is None:
-        raise ValueError("the batch has no atomic_numbers: the network needs the element of every atom")
+        raise ValueError(
+            "the batch has no atomic_numbers: the network needs the element of every atom"
+        )
     if atomic_numbers.numel():
         low, high = (int(number) for number in atomic_numbers.aminmax())
         if low < 1 or high > MAX_ATOMIC_NUMBER:
-            raise ValueError(f"atomic numbers must lie in 1 .. {MAX_ATOMIC_NUMBER}, got {low if low < 1 else high}")
+            raise ValueError(
+                f"atomic numbers must lie in 1 .. {MAX_ATOMIC_NUMBER}, got "
+                f"{low if low < 1 else high}"
+            )
 
 
 def no_forces(model: nn.Module, batch) -> dict[str, Tensor]:
@@ -146,7 +181,9 @@ def direct_forces(model: nn.Module, batch) -> dict[str, Tensor]:
 def conservative_forces(model: nn.Module, batch) -> dict[str, Tensor]:
     """Energy and its derivatives by positions and, if asked for, by strain."""
     if torch.is_inference_mode_enabled():
-        raise ValueError("forces are derivatives, which torch.inference_mode() forbids; use torch.no_grad()")
+        raise ValueError(
+            "forces are derivatives, which torch.inference_mode() forbids; use torch.no_grad()"
+        )
     graph, positions, cell = batch.graph, batch.positions, batch.cell
     again = torch.is_grad_enabled() and (model.training or positions.requires_grad)
     with torch.enable_grad():
@@ -155,7 +192,10 @@ def conservative_forces(model: nn.Module, batch) -> dict[str, Tensor]:
         wanted, moved = [positions], positions
         if model.options.stress:
             if cell is None:
-                raise ValueError("stress needs a cell: give the batch its cell (graphs, 3, 3), or set stress to false")
+                raise ValueError(
+                    "stress needs a cell: give the batch its cell (graphs, 3, 3), or set stress "
+                    "to false"
+                )
             strain, moved, cell = strained(graph, positions, cell)
             wanted.append(strain)
         energy = model.energy(graph, model.features(batch, moved, cell), batch.atomic_numbers)

@@ -1,7 +1,9 @@
-"""Layers that act on each node alone: equivariant linear maps, norm and gate non-linearities, attentive self-interaction.
+"""Layers that act on each node alone: equivariant linear maps, norm and gate non-linearities,
+attentive self-interaction.
 
-All take and give features (nodes, (lmax + 1)^2, channels) (layout: ``irreps.py``). Pseudo channels (the last ``pseudo`` ones)
-carry the opposite parity and are kept apart by masks on the weights; with ``pseudo = 0`` nothing is masked.
+All take and give features (nodes, (lmax + 1)^2, channels) (layout: ``irreps.py``). Pseudo channels
+(the last ``pseudo`` ones) carry the opposite parity and are kept apart by masks on the weights;
+with ``pseudo = 0`` nothing is masked.
 """
 
 from __future__ import annotations
@@ -16,31 +18,53 @@ from models.irreps import channel_parity, degree_of_row, split_degrees
 
 
 class EquivariantLinear(nn.Module):
-    """Channel mixing with one matrix per degree, ``out_l = x_l W_l`` (+ bias for true scalars): the "1x1" of the SE(3)-Transformer.
+    """Channel mixing with one matrix per degree, ``out_l = x_l W_l`` (+ bias for true scalars): the
+    "1x1" of the SE(3)-Transformer.
 
-    ``forward(x (nodes, rows, channels_in)) -> (nodes, rows, channels_out)``. Weights start at variance 1 / channels_in.
+    ``forward(x (nodes, rows, channels_in)) -> (nodes, rows, channels_out)``. Weights start at
+    variance 1 / channels_in.
     """
 
-    def __init__(self, lmax: int, channels_in: int, channels_out: int, *, bias: bool = False, pseudo_in: int = 0, pseudo_out: int = 0):
+    def __init__(
+        self,
+        lmax: int,
+        channels_in: int,
+        channels_out: int,
+        *,
+        bias: bool = False,
+        pseudo_in: int = 0,
+        pseudo_out: int = 0,
+    ):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(lmax + 1, channels_in, channels_out) / math.sqrt(channels_in))
+        self.weight = nn.Parameter(
+            torch.randn(lmax + 1, channels_in, channels_out) / math.sqrt(channels_in)
+        )
         self.bias = nn.Parameter(torch.zeros(channels_out - pseudo_out)) if bias else None
-        same = channel_parity(channels_in, pseudo_in).view(-1, 1) == channel_parity(channels_out, pseudo_out)
-        self.register_buffer("mask", None if bool(same.all()) else same.to(self.weight.dtype), persistent=False)
+        same = channel_parity(channels_in, pseudo_in).view(-1, 1) == channel_parity(
+            channels_out, pseudo_out
+        )
+        self.register_buffer(
+            "mask", None if bool(same.all()) else same.to(self.weight.dtype), persistent=False
+        )
         self.register_buffer("degree", degree_of_row(lmax), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(nodes, rows, channels_in) -> (nodes, rows, channels_out); one product for all rows, fewer steps than one for each degree."""
+        """(nodes, rows, channels_in) -> (nodes, rows, channels_out); one product for all rows,
+        fewer steps than one for each degree.
+        """
         weight = self.weight if self.mask is None else self.weight * self.mask
         out = torch.bmm(x.transpose(0, 1), weight.index_select(0, self.degree)).transpose(0, 1)
         if self.bias is None:
             return out
-        bias = nn.functional.pad(self.bias[None], (0, out.shape[-1] - self.bias.shape[0], 0, out.shape[1] - 1))  # (rows, channels_out)
+        bias = nn.functional.pad(
+            self.bias[None], (0, out.shape[-1] - self.bias.shape[0], 0, out.shape[1] - 1)
+        )  # (rows, channels_out)
         return out + bias
 
 
 def degree_norms(x: Tensor, epsilon: float) -> Tensor:
-    """``sqrt(sum_m x_lm^2 + epsilon^2)`` of every degree and channel: (nodes, rows, channels) -> (nodes, lmax + 1, channels).
+    """``sqrt(sum_m x_lm^2 + epsilon^2)`` of every degree and channel: (nodes, rows, channels) ->
+    (nodes, lmax + 1, channels).
 
     The epsilon inside the root keeps all derivatives finite at a zero feature.
     """
@@ -49,10 +73,12 @@ def degree_norms(x: Tensor, epsilon: float) -> Tensor:
 
 
 def layer_norm(x: Tensor, epsilon: float) -> Tensor:
-    """``(x - mean) / sqrt(variance + epsilon)`` over the last axis, with right derivatives of every order.
+    """``(x - mean) / sqrt(variance + epsilon)`` over the last axis, with right derivatives of every
+    order.
 
-    The third derivative of ``torch.nn.functional.layer_norm`` is wrong on the CPU (torch 2.13); networks whose outputs are forces meet it
-    when these are differentiated by positions and parameters.
+    The third derivative of ``torch.nn.functional.layer_norm`` is wrong on the CPU (torch 2.13);
+    networks whose outputs are forces meet it when these are differentiated by positions and
+    parameters.
     """
     centred = x - x.mean(-1, keepdim=True)
     return centred * (centred.square().mean(-1, keepdim=True) + epsilon).rsqrt()
@@ -71,11 +97,12 @@ class LayerNorm(nn.Module):
 
 
 class NormNonlinearity(nn.Module):
-    """``x_l -> x_l / n_l * phi(g(n_l))`` with n the norm of every channel (SE(3)-Transformer, sec. 4; Thomas et al. 2018).
+    """``x_l -> x_l / n_l * phi(g(n_l))`` with n the norm of every channel (SE(3)-Transformer, sec.
+    4; Thomas et al. 2018).
 
-    g is a layer norm over channels (``kind="layer"``) or a learned shift (``kind="bias"``); phi = SiLU, so that forces stay
-    smooth. ``x / n`` is smoothed by ``epsilon`` (n >= epsilon), which keeps first and second derivatives finite at zero-length
-    features.
+    g is a layer norm over channels (``kind="layer"``) or a learned shift (``kind="bias"``); phi =
+    SiLU, so that forces stay smooth. ``x / n`` is smoothed by ``epsilon`` (n >= epsilon), which
+    keeps first and second derivatives finite at zero-length features.
     """
 
     def __init__(self, lmax: int, channels: int, kind: str = "layer", epsilon: float = 1e-2):
@@ -93,7 +120,9 @@ class NormNonlinearity(nn.Module):
 
 
 class DegreeLayerNorm(nn.Module):
-    """Layer norm over the channels of each degree with its own scale and shift: (nodes, lmax + 1, channels) of norms."""
+    """Layer norm over the channels of each degree with its own scale and shift: (nodes, lmax + 1,
+    channels) of norms.
+    """
 
     def __init__(self, lmax: int, channels: int):
         super().__init__()
@@ -105,7 +134,9 @@ class DegreeLayerNorm(nn.Module):
 
 
 class DegreeBias(nn.Module):
-    """A learned shift per degree and channel, ``n + b``: keeps the size of features, as the N-body networks of the literature do."""
+    """A learned shift per degree and channel, ``n + b``: keeps the size of features, as the N-body
+    networks of the literature do.
+    """
 
     def __init__(self, lmax: int, channels: int):
         super().__init__()
@@ -119,8 +150,8 @@ NORM_MAPS = {"layer": DegreeLayerNorm, "bias": DegreeBias}
 
 
 class GatedNonlinearity(nn.Module):
-    """SiLU on true scalars, and every other component times a sigmoid gate computed from the true scalars of the node (Weiler
-    et al. 2018).
+    """SiLU on true scalars, and every other component times a sigmoid gate computed from the true
+    scalars of the node (Weiler et al. 2018).
     """
 
     def __init__(self, lmax: int, channels: int, pseudo: int = 0):
@@ -138,7 +169,9 @@ class GatedNonlinearity(nn.Module):
         return torch.cat([first, gated[:, 1:]], 1)
 
 
-NONLINEARITIES: dict[str, Callable[[int, int, int], nn.Module]] = {  # name -> (lmax, channels, pseudo) -> layer
+NONLINEARITIES: dict[
+    str, Callable[[int, int, int], nn.Module]
+] = {  # name -> (lmax, channels, pseudo) -> layer
     "layer": lambda lmax, channels, pseudo: NormNonlinearity(lmax, channels, "layer"),
     "bias": lambda lmax, channels, pseudo: NormNonlinearity(lmax, channels, "bias"),
     "gate": GatedNonlinearity,
@@ -146,22 +179,37 @@ NONLINEARITIES: dict[str, Callable[[int, int, int], nn.Module]] = {  # name -> (
 
 
 class AttentiveSelfInteraction(nn.Module):
-    """Channel mixing by weights that depend on the node: ``out_l = softmax_in(MLP_l(<x_la, x_lb>)) x_l`` (SE(3)-Transformer, eq. 12).
+    """Channel mixing by weights that depend on the node: ``out_l = softmax_in(MLP_l(<x_la, x_lb>))
+    x_l`` (SE(3)-Transformer, eq. 12).
 
-    The Gram matrix of the channels of each degree (its upper triangle, invariants of channels of one kind) passes layer norm, SiLU and a
-    linear map to (channels_out, channels_in) weights. ``forward(x (nodes, rows, channels_in)) -> (nodes, rows, channels_out)``.
+    The Gram matrix of the channels of each degree (its upper triangle, invariants of channels of
+    one kind) passes layer norm, SiLU and a linear map to (channels_out, channels_in) weights.
+    ``forward(x (nodes, rows, channels_in)) -> (nodes, rows, channels_out)``.
     """
 
-    def __init__(self, lmax: int, channels_in: int, channels_out: int, *, pseudo_in: int = 0, pseudo_out: int = 0):
+    def __init__(
+        self,
+        lmax: int,
+        channels_in: int,
+        channels_out: int,
+        *,
+        pseudo_in: int = 0,
+        pseudo_out: int = 0,
+    ):
         super().__init__()
         self.channels_in, self.channels_out = channels_in, channels_out
-        kind_in, kind_out = channel_parity(channels_in, pseudo_in), channel_parity(channels_out, pseudo_out)
+        kind_in, kind_out = (
+            channel_parity(channels_in, pseudo_in),
+            channel_parity(channels_out, pseudo_out),
+        )
         first, second = torch.triu_indices(channels_in, channels_in)
         invariant = (first * channels_in + second)[kind_in[first] == kind_in[second]]
         self.register_buffer("invariant", invariant, persistent=False)
         foreign = kind_out.view(-1, 1) != kind_in
         self.register_buffer("foreign", foreign if bool(foreign.any()) else None, persistent=False)
-        self.networks = nn.ModuleList(self._network(len(invariant), channels_in * channels_out) for _ in range(lmax + 1))
+        self.networks = nn.ModuleList(
+            self._network(len(invariant), channels_in * channels_out) for _ in range(lmax + 1)
+        )
 
     @staticmethod
     def _network(invariants: int, weights: int) -> nn.Module:
@@ -170,7 +218,9 @@ class AttentiveSelfInteraction(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(nodes, rows, channels_in) -> (nodes, rows, channels_out)."""
         out = []
-        for part, network in zip(split_degrees(x), self.networks, strict=True):  # (nodes, 2l + 1, channels_in)
+        for part, network in zip(
+            split_degrees(x), self.networks, strict=True
+        ):  # (nodes, 2l + 1, channels_in)
             gram = (part.transpose(1, 2) @ part).flatten(1).index_select(1, self.invariant)
             weights = network(gram).view(-1, self.channels_out, self.channels_in)
             if self.foreign is not None:

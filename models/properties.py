@@ -1,12 +1,16 @@
-"""Networks for properties of whole molecules: an SE(3)-Transformer and an E2Former with the readouts of ``property_heads.py``.
+"""Networks for properties of whole molecules: an SE(3)-Transformer and an E2Former with the
+readouts of ``property_heads.py``.
 
-    elements, positions, edges -> features of atoms (backbone) -> one number or vector of each molecule and target (heads)
+    elements, positions, edges -> features of atoms (backbone)
+                               -> one number or vector of each molecule and target (heads)
 
-The SE(3)-Transformer takes any graph, as a rule the bonds of the molecule: an edge carries its kind of bond and the elements of both ends,
-and no envelope, since bonds do not come and go with the length. The E2Former takes all pairs within its cutoff. Positions need no
-derivative here, so an edge basis from a cache is as good as one that is computed, and training takes one backward pass.
+The SE(3)-Transformer takes any graph, as a rule the bonds of the molecule: an edge carries its kind
+of bond and the elements of both ends, and no envelope, since bonds do not come and go with the
+length. The E2Former takes all pairs within its cutoff. Positions need no derivative here, so an
+edge basis from a cache is as good as one that is computed, and training takes one backward pass.
 
-Targets are listed in ``PROPERTIES``, readouts in ``READOUTS``. Sources: Fuchs et al. 2020, sec. 5.3; Li et al. 2025. Cost: linear in edges.
+Targets are listed in ``PROPERTIES``, readouts in ``READOUTS``. Sources: Fuchs et al. 2020, sec.
+5.3; Li et al. 2025. Cost: linear in edges.
 """
 
 from __future__ import annotations
@@ -33,7 +37,9 @@ from models.se3_transformer import SE3Layers, SE3Options
 
 # options that both networks share, with what --help says of them
 Targets = Annotated[str, "properties joined by commas"]
-Readouts = Annotated[str | None, "target=readout joined by commas, where the standard one is not wanted"]
+Readouts = Annotated[
+    str | None, "target=readout joined by commas, where the standard one is not wanted"
+]
 BondKinds = Annotated[bool, "edges carry the kind of their bond"]
 
 
@@ -41,8 +47,9 @@ BondKinds = Annotated[bool, "edges carry the kind of their bond"]
 class SE3PropertyOptions(SE3Options):
     """Options of :class:`SE3TransformerProperties`.
 
-    targets: names in ``PROPERTIES``. cutoff: largest length the radial basis resolves; where edges are bonds take that of the longest bond,
-    since what a bond tells lies in tenths of an Angstrom. bond_kinds: read from ``batch.edge_features["bond_kinds"]``.
+    targets: names in ``PROPERTIES``. cutoff: largest length the radial basis resolves; where edges
+    are bonds take that of the longest bond, since what a bond tells lies in tenths of an Angstrom.
+    bond_kinds: read from ``batch.edge_features["bond_kinds"]``.
     """
 
     targets: Targets = "homo"
@@ -73,8 +80,8 @@ class SE3PropertyOptions(SE3Options):
 
 @dataclasses.dataclass(frozen=True)
 class E2FormerPropertyOptions(BackboneOptions):
-    """Options of :class:`E2FormerProperties`: those of its backbone, and ``targets``, ``readouts`` and ``bond_kinds`` as in
-    :class:`SE3PropertyOptions`.
+    """Options of :class:`E2FormerProperties`: those of its backbone, and ``targets``, ``readouts``
+    and ``bond_kinds`` as in :class:`SE3PropertyOptions`.
     """
 
     targets: Targets = "homo"
@@ -90,9 +97,11 @@ class E2FormerPropertyOptions(BackboneOptions):
 
 
 class PropertyNetwork(nn.Module):
-    """A backbone and its heads: ``model(batch) -> {target: (graphs,) or (graphs, 3)}`` in the units of the training data, float64.
+    """A backbone and its heads: ``model(batch) -> {target: (graphs,) or (graphs, 3)}`` in the units
+    of the training data, float64.
 
-    Subclasses give ``features(batch) -> (nodes, rows, channels)`` with ``channels`` true ones in front.
+    Subclasses give ``features(batch) -> (nodes, rows, channels)`` with ``channels`` true ones in
+    front.
     """
 
     def __init__(self, options: SE3PropertyOptions | E2FormerPropertyOptions, channels: int):
@@ -106,21 +115,28 @@ class PropertyNetwork(nn.Module):
         raise NotImplementedError
 
     def raw(self, batch) -> dict[str, Tensor]:
-        """Normalised outputs, in the type of the network: what is compared with (value - reference) / scale while training."""
-        return self.heads.raw(batch.graph, self.features(batch), batch.positions, batch.atomic_numbers)
+        """Normalised outputs, in the type of the network: what is compared with (value - reference)
+        / scale while training.
+        """
+        return self.heads.raw(
+            batch.graph, self.features(batch), batch.positions, batch.atomic_numbers
+        )
 
     def forward(self, batch) -> dict[str, Tensor]:
         """Predictions for an ``AtomBatch``."""
         return self.heads(batch.graph, self.features(batch), batch.positions, batch.atomic_numbers)
 
     def set_scaling(self, scaling: Mapping[str, Mapping]) -> None:
-        """Take the scaling that :func:`models.property_heads.fit_scaling` found with ``model.readouts``."""
+        """Take the scaling that :func:`models.property_heads.fit_scaling` found with
+        ``model.readouts``.
+        """
         self.heads.scaling.set(scaling)
 
 
 class SE3TransformerProperties(PropertyNetwork):
-    """Reads ``batch.graph``, ``positions``, ``atomic_numbers``, ``edge_features["bond_kinds"]`` (edges,) int64 in 0 .. 4 if the options
-    ask for bonds, and ``edge_basis`` if it is there and the positions ask for no gradient.
+    """Reads ``batch.graph``, ``positions``, ``atomic_numbers``, ``edge_features["bond_kinds"]``
+    (edges,) int64 in 0 .. 4 if the options ask for bonds, and ``edge_basis`` if it is there and the
+    positions ask for no gradient.
     """
 
     def __init__(self, options: SE3PropertyOptions):
@@ -128,7 +144,9 @@ class SE3TransformerProperties(PropertyNetwork):
         super().__init__(options, true)
         self.elements = nn.Embedding(MAX_ATOMIC_NUMBER + 1, true)
         self.edge_elements = EdgeScalars(options.element_size, options.bond_kinds)
-        self.layers = SE3Layers(dataclasses.replace(options, edge_scalars=self.edge_elements.features))
+        self.layers = SE3Layers(
+            dataclasses.replace(options, edge_scalars=self.edge_elements.features)
+        )
         keep_variance(self.layers.trunk)
         self.surroundings = Surroundings(options, true)
 
@@ -139,18 +157,24 @@ class SE3TransformerProperties(PropertyNetwork):
         basis = None if batch.positions.requires_grad else batch.edge_basis
         if basis is None:
             images = image_vectors(graph, batch.cell, batch.image_shift)
-            basis = EdgeBasis.from_vectors(edge_vectors(batch.positions, graph, images), options.lmax)
+            basis = EdgeBasis.from_vectors(
+                edge_vectors(batch.positions, graph, images), options.lmax
+            )
         geometry = self.layers.geometry(graph, basis, self.edge_elements(batch))
         around = self.surroundings(geometry)
-        x = torch.cat([around[:, :1] + self.elements(batch.atomic_numbers).unsqueeze(1), around[:, 1:]], 1)
+        x = torch.cat(
+            [around[:, :1] + self.elements(batch.atomic_numbers).unsqueeze(1), around[:, 1:]], 1
+        )
         return self.layers(nn.functional.pad(x, (0, options.pseudo_channels)), geometry)
 
 
 class Surroundings(nn.Module):
-    """First features of a node: ``avg_degree^(-1/2) sum_j u(r_ij) Y_lm(r^_ij) (W_l e_ij)``, as the E2Former starts.
+    """First features of a node: ``avg_degree^(-1/2) sum_j u(r_ij) Y_lm(r^_ij) (W_l e_ij)``, as the
+    E2Former starts.
 
-    Without them the first layer meets scalars alone, and its kernels of order m > 0 nothing. ``forward(geometry) -> (nodes, rows,
-    channels)``. The harmonics are the rows m = 0 of the rotations into the edge frame.
+    Without them the first layer meets scalars alone, and its kernels of order m > 0 nothing.
+    ``forward(geometry) -> (nodes, rows, channels)``. The harmonics are the rows m = 0 of the
+    rotations into the edge frame.
     """
 
     def __init__(self, options: SE3PropertyOptions, channels: int):
@@ -167,7 +191,8 @@ class Surroundings(nn.Module):
 
 
 class E2FormerProperties(PropertyNetwork):
-    """Reads what :class:`models.e2former.E2FormerBackbone` reads, and kinds of bonds if the options ask for them.
+    """Reads what :class:`models.e2former.E2FormerBackbone` reads, and kinds of bonds if the options
+    ask for them.
 
     The graph must hold every pair closer than the cutoff, whether it is a bond or not.
     """
@@ -185,7 +210,14 @@ PRESETS: dict[str, dict[str, dict[str, object]]] = {
     "se3_transformer_properties": {
         "small": {"layers": 4, "channels": 16, "lmax": 2, "heads": 4, "value_divisor": 2},
         "base": {"layers": 5, "channels": 32, "lmax": 2, "heads": 4, "value_divisor": 2},
-        "published": {"layers": 7, "channels": 32, "lmax": 3, "heads": 8, "value_divisor": 2, "norm": "layer"},
+        "published": {
+            "layers": 7,
+            "channels": 32,
+            "lmax": 3,
+            "heads": 8,
+            "value_divisor": 2,
+            "norm": "layer",
+        },
     },
     "e2former_properties": {
         "small": {"irreps": "32x0e+32x1o+32x2e", "schedule": "first-order1+second-order1"},

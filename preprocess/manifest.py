@@ -1,7 +1,9 @@
-"""What preprocessing scripts share about the folder they write: its manifest, and what happens when it cannot be made or is interrupted.
+"""What preprocessing scripts share about the folder they write: its manifest, and what happens when
+it cannot be made or is interrupted.
 
-The manifest is a json file with the settings of the folder and the SHA-256 of every finished file. Every piece is whole or absent: the same
-command makes what is missing, uses again what fits its settings and checksums, and refuses the rest.
+The manifest is a json file with the settings of the folder and the SHA-256 of every finished file.
+Every piece is whole or absent: the same command makes what is missing, uses again what fits its
+settings and checksums, and refuses the rest.
 """
 
 from __future__ import annotations
@@ -19,23 +21,31 @@ REBUILD = "give --rebuild to make the folder again"
 
 @contextlib.contextmanager
 def being_made(folder: Path):
-    """A folder whose pieces the caller writes: ``ValueError`` if it cannot be made; Ctrl-C ends in one line that says how to go on."""
+    """A folder whose pieces the caller writes: ``ValueError`` if it cannot be made; Ctrl-C ends in
+    one line that says how to go on.
+    """
     new = not folder.exists()
     try:
         files.make_folder(folder)
     except OSError as error:
-        raise ValueError(f"--out {folder} cannot be written ({error.strerror}); give another --out") from None
+        raise ValueError(
+            f"--out {folder} cannot be written ({error.strerror}); give another --out"
+        ) from None
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; the same command, without --rebuild, makes what {folder} lacks") from None
+        raise Interrupted(
+            f"interrupted; the same command, without --rebuild, makes what {folder} lacks"
+        ) from None
     finally:
         if new and not any(folder.iterdir()):
             folder.rmdir()  # refused before anything was written
 
 
 def remove(paths: Iterable[Path]):
-    """Remove files and folders, those that are there, in this order; the manifest goes first, so that an interruption leaves no mixture."""
+    """Remove files and folders, those that are there, in this order; the manifest goes first, so
+    that an interruption leaves no mixture.
+    """
     for path in paths:
         if path.is_dir():
             shutil.rmtree(path)
@@ -43,10 +53,11 @@ def remove(paths: Iterable[Path]):
 
 
 class Manifest:
-    """The manifest of a folder that is made with ``settings``, and its finished ones of the files ``names``.
+    """The manifest of a folder that is made with ``settings``, and its finished ones of the files
+    ``names``.
 
-    path: of the manifest. ``ValueError`` for a folder of other settings, a damaged file, and files without a manifest. content: what is
-    stored besides settings and files, e.g. the source.
+    path: of the manifest. ``ValueError`` for a folder of other settings, a damaged file, and files
+    without a manifest. content: what is stored besides settings and files, e.g. the source.
     """
 
     def __init__(self, path: Path, settings: dict, names: Iterable[str]):
@@ -57,7 +68,10 @@ class Manifest:
             strangers = [name for name in names if (self.folder / name).exists()]
             if strangers:
                 stranger = self.folder / strangers[0]
-                raise ValueError(f"{stranger} stands there without {path.name}; give --rebuild to replace it, or another --out")
+                raise ValueError(
+                    f"{stranger} stands there without {path.name}; give --rebuild to replace it, "
+                    "or another --out"
+                )
             return
         self.content = files.read_json(path, REBUILD)
         found, finished = self.content.pop("settings", None), self.content.pop("files", None)
@@ -67,28 +81,51 @@ class Manifest:
             if found.get(name) != value:
                 held = f"{self.folder} holds data with {name} {found.get(name)}, wanted is {value}"
                 raise ValueError(f"{held}; give --rebuild to replace them, or another --out")
-        self.finished = {name: checksum for name, checksum in finished.items() if (self.folder / name).exists()}
+        self.finished = {
+            name: checksum for name, checksum in finished.items() if (self.folder / name).exists()
+        }
         for name, checksum in self.finished.items():
             if files.file_checksum(self.folder / name) != checksum:
-                raise ValueError(f"{self.folder / name} is damaged (its checksum does not fit {path.name}); {REBUILD}")
+                raise ValueError(
+                    f"{self.folder / name} is damaged (its checksum does not fit {path.name}); "
+                    f"{REBUILD}"
+                )
 
     def check_source(self, groups: dict[str, Iterable[Path]]):
-        """Note the checksums of the files that the data are made from, group by group; ``ValueError`` if others are noted already."""
-        now = [[group, path.name, files.file_checksum(path)] for group, paths in groups.items() for path in paths]
+        """Note the checksums of the files that the data are made from, group by group;
+        ``ValueError`` if others are noted already.
+        """
+        now = [
+            [group, path.name, files.file_checksum(path)]
+            for group, paths in groups.items()
+            for path in paths
+        ]
         held = self.content.setdefault("source", now)
         if held != now:
-            before, given = (", ".join(f"{name} ({checksum[:12]}...)" for _, name, checksum in entries) for entries in (held, now))
-            raise ValueError(f"{self.folder} was made from {before}, given is {given}; {REBUILD}, or another --out")
+            before, given = (
+                ", ".join(f"{name} ({checksum[:12]}...)" for _, name, checksum in entries)
+                for entries in (held, now)
+            )
+            raise ValueError(
+                f"{self.folder} was made from {before}, given is {given}; {REBUILD}, or "
+                "another --out"
+            )
 
     def add(self, name: str, save: Callable[[Path], object]):
-        """Write a file with ``save(path)`` if it is not finished, then its checksum; the manifest is there before the first file."""
+        """Write a file with ``save(path)`` if it is not finished, then its checksum; the manifest
+        is there before the first file.
+        """
         if name not in self.finished:
             if not self.path.exists():
                 self.write()
             save(self.folder / name)
-            self.finished = dict(sorted({**self.finished, name: files.file_checksum(self.folder / name)}.items()))
+            self.finished = dict(
+                sorted({**self.finished, name: files.file_checksum(self.folder / name)}.items())
+            )
             self.write()
 
     def write(self):
         """Write the manifest as it stands, atomically."""
-        files.write_json(self.path, {"settings": self.settings, "files": self.finished, **self.content})
+        files.write_json(
+            self.path, {"settings": self.settings, "files": self.finished, **self.content}
+        )

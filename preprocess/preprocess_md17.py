@@ -1,13 +1,20 @@
-"""Preprocess MD17, rMD17, the bundled sample, or any files of structures with energies and forces: splits and neighbour graphs.
+"""Preprocess MD17, rMD17, the bundled sample, or any files of structures with energies and forces:
+splits and neighbour graphs.
 
-    python -m preprocess.preprocess_md17 --sample --out data/ethanol_sample              # bundled: 750 / 50 / 200 frames of MD17 ethanol
-    python -m preprocess.preprocess_md17 --molecule aspirin --out data/md17/aspirin      # 950 / 50 / rest, downloads into data/raw
-    python -m preprocess.preprocess_md17 --revised --molecule aspirin --split rmd17 --split-number 1 --out data/rmd17/aspirin
-    python -m preprocess.preprocess_md17 --file train_300K.xyz --test-file test_300K.xyz --out data/3bpa
-    python -m preprocess.preprocess_md17 --file set.npz --energy-unit hartree --length-unit bohr --split random --train 800 --out data/set
+    # bundled: 750 / 50 / 200 frames of MD17 ethanol
+    python -m preprocess.preprocess_md17 --sample --out data/ethanol_sample
+    # 950 / 50 / rest, downloads into data/raw
+    python -m preprocess.preprocess_md17 --molecule aspirin --out data/md17/aspirin
+    python -m preprocess.preprocess_md17 --revised --molecule aspirin --split rmd17 \\
+        --split-number 1 --out data/rmd17/aspirin
+    python -m preprocess.preprocess_md17 --file train_300K.xyz --test-file test_300K.xyz \\
+        --out data/3bpa
+    python -m preprocess.preprocess_md17 --file set.npz --energy-unit hartree \\
+        --length-unit bohr --split random --train 800 --out data/set
 
-What is written, and when it is used again: see preprocess.molecule_folder. Every label is printed with its number, unit, mean and standard
-deviation. Without a network, the message says which file to put where.
+What is written, and when it is used again: see preprocess.molecule_folder. Every label is printed
+with its number, unit, mean and standard deviation. Without a network, the message says which file
+to put where.
 """
 
 from __future__ import annotations
@@ -20,7 +27,14 @@ from dataloader import md17
 from dataloader.download import fetch
 from dataloader.splits import SplitOptions
 from dataloader.units import Units
-from preprocess.molecule_folder import Source, add_data_options, add_split_options, make_folder, own_choice, split_options
+from preprocess.molecule_folder import (
+    Source,
+    add_data_options,
+    add_split_options,
+    make_folder,
+    own_choice,
+    split_options,
+)
 
 SAMPLE_MOLECULE = "ethanol"
 SAMPLE_SPLIT = {"train": 750, "val": 50, "test": 200}
@@ -32,7 +46,9 @@ def build_parser() -> OptionParser:
     add_config_option(parser)
     add_data_options(parser, "data/md17", list(md17.MOLECULES), SAMPLE_MOLECULE)
     parser.section("data", "").add("--revised", bool, False, help="rMD17 instead of MD17")
-    parser.section("data", "").add("--sample", bool, False, help="the bundled 1000 frames of ethanol; needs no network")
+    parser.section("data", "").add(
+        "--sample", bool, False, help="the bundled 1000 frames of ethanol; needs no network"
+    )
     add_split_options(parser)
     return parser
 
@@ -47,11 +63,15 @@ def published_source(data) -> Source:
         return progress_bar(total, initial=done, desc=remote.name, unit="B", unit_scale=True)
 
     if not data.revised:
-        return Source((folder / remote.name,), md17.read_md17, lambda: fetch(remote, folder, bar), words=words)
+        return Source(
+            (folder / remote.name,), md17.read_md17, lambda: fetch(remote, folder, bar), words=words
+        )
     path = md17.revised_file(folder, data.molecule)
 
     def obtain():
-        archive_alone = (folder / remote.name).exists() and not (md17.revised_splits(folder) / md17.INDEX_FILES[0]).exists()
+        archive_alone = (folder / remote.name).exists() and not (
+            md17.revised_splits(folder) / md17.INDEX_FILES[0]
+        ).exists()
         if not path.exists() or archive_alone:  # the second: an unpacking that was cut off
             md17.unpack_revised(fetch(remote, folder, bar), data.molecule, folder)
 
@@ -61,17 +81,32 @@ def published_source(data) -> Source:
 def choose_source(config) -> tuple[Source, str, SplitOptions]:
     """Source, protocol and its options; ``ValueError`` for options that exclude each other."""
     data, split = config.data, config.split
-    given = [flag for flag, value in (("--sample", data.sample), ("--revised", data.revised), ("--file", data.file)) if value]
+    given = [
+        flag
+        for flag, value in (
+            ("--sample", data.sample),
+            ("--revised", data.revised),
+            ("--file", data.file),
+        )
+        if value
+    ]
     if len(given) > 1:
         raise ValueError(f"{given[0]} and {given[1]} exclude each other; give one of them")
     if own := own_choice(data, split):
         return own
     if data.sample:
         if data.molecule != SAMPLE_MOLECULE:
-            raise ValueError(f"--sample is {SAMPLE_MOLECULE}, --molecule asks for {data.molecule}; leave one of them out")
+            raise ValueError(
+                f"--sample is {SAMPLE_MOLECULE}, --molecule asks for {data.molecule}; leave one "
+                "of them out"
+            )
         protocol = split.name or "random"
         sizes = SAMPLE_SPLIT if protocol == "random" else {}
-        source = Source((md17.SAMPLE_FILE,), lambda path: md17.read_sample(), words={"units": str(Units()), "sample": SAMPLE_MOLECULE})
+        source = Source(
+            (md17.SAMPLE_FILE,),
+            lambda path: md17.read_sample(),
+            words={"units": str(Units()), "sample": SAMPLE_MOLECULE},
+        )
         return source, protocol, split_options(split, protocol, **sizes)
     if split.name == "rmd17" and not data.revised:
         raise ValueError("--split rmd17 divides rMD17; give --revised as well")

@@ -1,14 +1,17 @@
-"""Make the N-body data: three splits of simulations by the public protocol, and the basis cache of each.
+"""Make the N-body data: three splits of simulations by the public protocol, and the basis cache of
+each.
 
-    python -m preprocess.preprocess_nbody --out data/nbody                                  # 5000 / 1000 / 1000, seed 42: the public data
+    # 5000 / 1000 / 1000, seed 42: the public data
+    python -m preprocess.preprocess_nbody --out data/nbody
     python -m preprocess.preprocess_nbody --out data/small --train 400 --test 100 --val 100
     python -m preprocess.preprocess_nbody --out data/nbody20 --bodies 20
     python -m preprocess.preprocess_nbody --out data/springs --dynamics springs
 
-writes nbody_{train,test,val}.npz (see dataloader.nbody), nbody_{train,test,val}_basis/ (see dataloader.basis_cache) and
-nbody_manifest.json (settings and SHA-256 of the files), and prints the Linear and constant rows of the test split, which tell whether the
-data are the public ones. Finished files whose settings and checksums fit are used again; the same command goes on after an interruption.
-Cost: 15 CPU seconds and 55 MB for the public data.
+writes nbody_{train,test,val}.npz (see dataloader.nbody), nbody_{train,test,val}_basis/ (see
+dataloader.basis_cache) and nbody_manifest.json (settings and SHA-256 of the files), and prints the
+Linear and constant rows of the test split, which tell whether the data are the public ones.
+Finished files whose settings and checksums fit are used again; the same command goes on after an
+interruption. Cost: 15 CPU seconds and 55 MB for the public data.
 """
 
 from __future__ import annotations
@@ -23,9 +26,25 @@ import numpy as np
 from common.command_line import OptionParser, run_script
 from common.monitor import progress_bar
 from dataloader import files
-from dataloader.basis_cache import COMPLETE, DTYPES, BasisCache, CacheSettings, GraphEdges, complete_pairs
+from dataloader.basis_cache import (
+    COMPLETE,
+    DTYPES,
+    BasisCache,
+    CacheSettings,
+    GraphEdges,
+    complete_pairs,
+)
 from dataloader.nbody import SPLITS, NBodyDataset, baseline_errors, cache_folder, split_file
-from dataloader.nbody_simulation import BOX, DYNAMICS, FRAME_TIME, FRAMES, STEPS_PER_FRAME, TIME_STEP, draw_starts, integrate
+from dataloader.nbody_simulation import (
+    BOX,
+    DYNAMICS,
+    FRAME_TIME,
+    FRAMES,
+    STEPS_PER_FRAME,
+    TIME_STEP,
+    draw_starts,
+    integrate,
+)
 from models.nbody import NBodyOptions
 from preprocess.manifest import Manifest, being_made, remove
 from train.nbody_task import PROTOCOLS
@@ -44,12 +63,34 @@ def build_parser() -> OptionParser:
         data.add(f"--{split}", int, count, low=1, help=f"simulations of the {split} split")
     data.add("--seed", int, 42, low=0, high=2**32 - 1, help="seed of NumPy's legacy generator")
     data.add("--bodies", int, 5, low=2, high=128, help="particles in a box")
-    data.add("--dynamics", str, "charged", choices=list(DYNAMICS), help="what acts between the particles")
+    data.add(
+        "--dynamics", str, "charged", choices=list(DYNAMICS), help="what acts between the particles"
+    )
     data.add("--rebuild", bool, False, help="replace what is in the folder")
     cache = parser.section("cache", "basis cache")
-    cache.add("--lmax", int, NBodyOptions.lmax, low=1, high=LARGEST_DEGREE, help="largest degree, that of the network")
-    cache.add("--cache-dtype", str, "float32", choices=list(DTYPES), key="dtype", help="of the packed frames")
-    cache.add("--cache-starts", str, "0", key="starts", help="start frames to cache: 0 or 0,10,20 or all or none")
+    cache.add(
+        "--lmax",
+        int,
+        NBodyOptions.lmax,
+        low=1,
+        high=LARGEST_DEGREE,
+        help="largest degree, that of the network",
+    )
+    cache.add(
+        "--cache-dtype",
+        str,
+        "float32",
+        choices=list(DTYPES),
+        key="dtype",
+        help="of the packed frames",
+    )
+    cache.add(
+        "--cache-starts",
+        str,
+        "0",
+        key="starts",
+        help="start frames to cache: 0 or 0,10,20 or all or none",
+    )
     return parser
 
 
@@ -59,7 +100,9 @@ def cached_starts(text: str) -> list[int]:
     try:
         starts = named[text] if text in named else sorted({int(word) for word in text.split(",")})
     except ValueError:
-        raise ValueError(f"--cache-starts must be frames like 0 or 0,10,20, or all, or none; got {text!r}") from None
+        raise ValueError(
+            f"--cache-starts must be frames like 0 or 0,10,20, or all, or none; got {text!r}"
+        ) from None
     if starts and not 0 <= starts[0] <= starts[-1] <= FRAMES - 2:
         raise ValueError(f"--cache-starts must lie in 0 .. {FRAMES - 2}, got {text}")
     return starts
@@ -81,11 +124,18 @@ def data_settings(data) -> dict:
 
 def remove_all(folder: Path):
     """Remove what this script has written into ``folder``."""
-    remove([folder / MANIFEST, *(place(folder, split) for split in SPLITS for place in (split_file, cache_folder))])
+    remove(
+        [
+            folder / MANIFEST,
+            *(place(folder, split) for split in SPLITS for place in (split_file, cache_folder)),
+        ]
+    )
 
 
 def make_simulations(folder: Path, settings: dict):
-    """Write the npz files that are not there yet; ``ValueError`` if the folder holds other or damaged data."""
+    """Write the npz files that are not there yet; ``ValueError`` if the folder holds other or
+    damaged data.
+    """
     names = {split: split_file(folder, split).name for split in SPLITS}
     manifest = Manifest(folder / MANIFEST, settings, names.values())
     rng = np.random.RandomState(settings["seed"])  # noqa: NPY002 - the legacy generator is part of the protocol
@@ -98,11 +148,17 @@ def make_simulations(folder: Path, settings: dict):
 
 def simulate(split: str, start, settings: dict, path: Path):
     """Write the simulations of a split from their first frames."""
-    with progress_bar(settings[split] * FRAMES, desc=f"simulate {split}", unit="frame", unit_scale=True) as bar:
+    with progress_bar(
+        settings[split] * FRAMES, desc=f"simulate {split}", unit="frame", unit_scale=True
+    ) as bar:
         content = integrate(start, settings["dynamics"], progress=bar.update)
     with files.atomic_write(path) as temporary, open(temporary, "wb") as file:
         metadata = json.dumps({"split": split, **settings})
-        np.savez(file, metadata=metadata, **{name: values.astype(np.float32) for name, values in content.items()})
+        np.savez(
+            file,
+            metadata=metadata,
+            **{name: values.astype(np.float32) for name, values in content.items()},
+        )
 
 
 def make_cache(folder: Path, split: str, settings: CacheSettings) -> BasisCache:
@@ -112,11 +168,18 @@ def make_cache(folder: Path, split: str, settings: CacheSettings) -> BasisCache:
     if target.exists():
         cache = dataset.open_cache(settings.lmax)
         if cache.settings.hash != settings.hash:
-            raise ValueError(f"{target} was made with {cache.settings}, wanted is {settings}; give --rebuild to replace it")
+            raise ValueError(
+                f"{target} was made with {cache.settings}, wanted is {settings}; give --rebuild "
+                "to replace it"
+            )
         return cache
     starts = settings.selection["starts"]
-    with progress_bar(dataset.num_simulations * len(starts), desc=f"basis {split}", unit="graph", unit_scale=True) as bar:
-        return BasisCache.build(target, graphs_of(dataset, starts), settings, dataset.data_hash, bar.update)
+    with progress_bar(
+        dataset.num_simulations * len(starts), desc=f"basis {split}", unit="graph", unit_scale=True
+    ) as bar:
+        return BasisCache.build(
+            target, graphs_of(dataset, starts), settings, dataset.data_hash, bar.update
+        )
 
 
 def graphs_of(dataset: NBodyDataset, starts: list[int]) -> Iterator[GraphEdges]:
@@ -124,14 +187,18 @@ def graphs_of(dataset: NBodyDataset, starts: list[int]) -> Iterator[GraphEdges]:
     pairs = complete_pairs(dataset.bodies)
     for frames in dataset.positions:
         for start in starts:
-            yield GraphEdges(dataset.bodies, pairs, frames[start, pairs[:, 1]] - frames[start, pairs[:, 0]])
+            yield GraphEdges(
+                dataset.bodies, pairs, frames[start, pairs[:, 1]] - frames[start, pairs[:, 0]]
+            )
 
 
 def baseline_table(folder: Path) -> str:
     """Rows Linear and constant of both protocols on the test split."""
     lines = [f"{'test split':<12}{'row':<10}{'x':>8}{'v':>8}"]
     for name, protocol in PROTOCOLS.items():
-        for row, error in baseline_errors(NBodyDataset(folder, "test", protocol.horizon, protocol.starts)).items():
+        for row, error in baseline_errors(
+            NBodyDataset(folder, "test", protocol.horizon, protocol.starts)
+        ).items():
             lines.append(f"{name:<12}{row:<10}{error['x']:8.4f}{error['v']:8.4f}")
     return "\n".join(lines)
 
@@ -142,12 +209,18 @@ def main(argv: list[str] | None = None):
     folder = Path(config.data.out)
     starts = cached_starts(config.cache.starts)
     settings = data_settings(config.data)
-    cache_settings = CacheSettings(config.cache.lmax, COMPLETE, config.cache.dtype, {"starts": starts})
+    cache_settings = CacheSettings(
+        config.cache.lmax, COMPLETE, config.cache.dtype, {"starts": starts}
+    )
     with being_made(folder):
         if config.data.rebuild:
             remove_all(folder)
         make_simulations(folder, settings)
-        size = sum(make_cache(folder, split, cache_settings).num_bytes for split in SPLITS) if starts else 0
+        size = (
+            sum(make_cache(folder, split, cache_settings).num_bytes for split in SPLITS)
+            if starts
+            else 0
+        )
     data_size = sum(split_file(folder, split).stat().st_size for split in SPLITS)
     print(f"{folder}: {data_size / 1e6:.1f} MB of simulations, {size / 1e6:.1f} MB of basis caches")
     print(baseline_table(folder))

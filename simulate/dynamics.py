@@ -1,13 +1,17 @@
-"""Molecular dynamics that can be interrupted: integrators of ASE, a record of what happened, and a state to go on from bit-identically.
+"""Molecular dynamics that can be interrupted: integrators of ASE, a record of what happened, and a
+state to go on from bit-identically.
 
 A run folder holds
 
-    log.csv             step, time (fs), potential, kinetic and total energy (eV), temperature (K; 3 atoms degrees of freedom, as in ASE)
+    log.csv             step, time (fs), potential, kinetic and total energy (eV), temperature (K; 3
+                        atoms degrees of freedom, as in ASE)
     trajectory.extxyz   the same frames: positions, momenta, energy, forces
-    state.npz           everything that decides the next step, and how long both files were when it was written
+    state.npz           everything that decides the next step, and how long both files were when it
+                        was written
 
-The state is written atomically; going on cuts both files back to it, so that frames of a killed session are neither lost nor doubled.
-Only `ENSEMBLES` knows integrators: a new one is a function there.
+The state is written atomically; going on cuts both files back to it, so that frames of a killed
+session are neither lost nor doubled. Only `ENSEMBLES` knows integrators: a new one is a function
+there.
 """
 
 from __future__ import annotations
@@ -46,13 +50,17 @@ def nve(atoms: Atoms, options, rng: np.random.Generator) -> MolecularDynamics:
 def langevin(atoms: Atoms, options, rng: np.random.Generator) -> MolecularDynamics:
     """Constant temperature: Langevin dynamics, every degree of freedom in the bath."""
     if options.temperature is None:
-        raise ValueError("the ensemble langevin needs a temperature; give --temperature in K, or --ensemble nve")
+        raise ValueError(
+            "the ensemble langevin needs a temperature; give --temperature in K, or --ensemble nve"
+        )
     bath = {"temperature_K": options.temperature, "friction": options.friction / units.fs}
     return Langevin(atoms, options.timestep * units.fs, **bath, fixcm=False, rng=rng)
 
 
 class Ensemble(NamedTuple):
-    """How an integrator is made from (atoms, options, random generator), and whether the total energy should stay what it is."""
+    """How an integrator is made from (atoms, options, random generator), and whether the total
+    energy should stay what it is.
+    """
 
     make: Callable[..., MolecularDynamics]
     conserves_energy: bool
@@ -62,7 +70,9 @@ ENSEMBLES = {"nve": Ensemble(nve, True), "langevin": Ensemble(langevin, False)}
 
 
 def draw_velocities(atoms: Atoms, temperature: float, rng: np.random.Generator):
-    """Maxwell-Boltzmann velocities of exactly this temperature (K), without drift and, for open structures, without rotation."""
+    """Maxwell-Boltzmann velocities of exactly this temperature (K), without drift and, for open
+    structures, without rotation.
+    """
     thermalize_momenta(atoms, temperature, rng=rng)
     if len(atoms) > 1:
         Stationary(atoms, preserve_temperature=False)
@@ -74,20 +84,29 @@ def draw_velocities(atoms: Atoms, temperature: float, rng: np.random.Generator):
 
 
 class Simulation:
-    """``atoms`` (with a calculator) under ``options``: ensemble, temperature, timestep, friction, steps, record_every, ... of ``run_md``.
+    """``atoms`` (with a calculator) under ``options``: ensemble, temperature, timestep, friction,
+    steps, record_every, ... of ``run_md``.
 
-    :meth:`begin`, or :meth:`verify` and :meth:`restore`, then :meth:`run`. ``folder`` is there already. ``potential`` is the checksum of
-    what the forces come from; a state of another one is refused.
+    :meth:`begin`, or :meth:`verify` and :meth:`restore`, then :meth:`run`. ``folder`` is there
+    already. ``potential`` is the checksum of what the forces come from; a state of another one is
+    refused.
     """
 
     def __init__(self, atoms: Atoms, options, folder: Path, seed: int, potential: str):
-        self.atoms, self.options, self.folder, self.potential = atoms, options, Path(folder), potential
+        self.atoms, self.options, self.folder, self.potential = (
+            atoms,
+            options,
+            Path(folder),
+            potential,
+        )
         self.rng = np.random.default_rng(seed)
         self.integrator = ENSEMBLES[options.ensemble].make(atoms, options, self.rng)
         self.step, self.cpu_seconds = 0, 0.0
 
     def begin(self):
-        """Velocities of the start (those of the structure if no temperature was given) and the first record."""
+        """Velocities of the start (those of the structure if no temperature was given) and the
+        first record.
+        """
         if self.options.temperature is not None:
             draw_velocities(self.atoms, self.options.temperature, self.rng)
         (self.folder / LOG).write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
@@ -95,10 +114,14 @@ class Simulation:
         self._record()
         self.save()
 
-    def run(self, shown: Callable[[dict], None] = lambda row: None, pause: int | None = None) -> bool:
-        """Integrate to the last step; ``shown(row)`` after every step. False if ``pause`` steps ended the session.
+    def run(
+        self, shown: Callable[[dict], None] = lambda row: None, pause: int | None = None
+    ) -> bool:
+        """Integrate to the last step; ``shown(row)`` after every step. False if ``pause`` steps
+        ended the session.
 
-        Raises ``ValueError`` for a structure that flies apart, and `Interrupted` after a signal; the last state is on the disk.
+        Raises ``ValueError`` for a structure that flies apart, and `Interrupted` after a signal;
+        the last state is on the disk.
         """
         options, clock = self.options, cpu_seconds()
         last = options.steps if pause is None else min(options.steps, self.step + pause)
@@ -116,7 +139,9 @@ class Simulation:
                 shown(row)
                 if signals.stop is not None:
                     self._stop(clock)
-                    raise Interrupted(f"{signals.stop}: saved {self.folder / STATE} at step {self.step}")
+                    raise Interrupted(
+                        f"{signals.stop}: saved {self.folder / STATE} at step {self.step}"
+                    )
             self._stop(clock)
         return self.step >= options.steps
 
@@ -132,7 +157,14 @@ class Simulation:
     def _row(self) -> dict:
         atoms = self.atoms
         potential, kinetic = atoms.get_potential_energy(), atoms.get_kinetic_energy()
-        values = (self.step, self.step * self.options.timestep, potential, kinetic, potential + kinetic, atoms.get_temperature())
+        values = (
+            self.step,
+            self.step * self.options.timestep,
+            potential,
+            kinetic,
+            potential + kinetic,
+            atoms.get_temperature(),
+        )
         return dict(zip(COLUMNS, values, strict=True))
 
     def _check(self, row: dict):
@@ -140,7 +172,8 @@ class Simulation:
         if not (np.isfinite(row["total_eV"]) and now <= limit):
             saved = f"{self.folder / STATE} holds an earlier step"
             raise ValueError(
-                f"step {self.step}: {now:.4g} K is beyond --max-temperature {limit:g} K, the structure flies apart; give a shorter "
+                f"step {self.step}: {now:.4g} K is beyond --max-temperature {limit:g} K, the "
+                "structure flies apart; give a shorter "
                 f"--timestep, a lower --temperature, or train on such geometries ({saved})"
             )
 
@@ -148,13 +181,23 @@ class Simulation:
         """Append the present frame to log and trajectory."""
         row = row or self._row()
         atoms = self.atoms
-        frame = Atoms(atoms.numbers, atoms.positions, momenta=atoms.get_momenta(), cell=atoms.cell, pbc=atoms.pbc)
-        frame.calc = SinglePointCalculator(frame, energy=row["potential_eV"], forces=atoms.get_forces())
+        frame = Atoms(
+            atoms.numbers,
+            atoms.positions,
+            momenta=atoms.get_momenta(),
+            cell=atoms.cell,
+            pbc=atoms.pbc,
+        )
+        frame.calc = SinglePointCalculator(
+            frame, energy=row["potential_eV"], forces=atoms.get_forces()
+        )
         frame.info.update(step=self.step, time_fs=row["time_fs"])
         text = io.StringIO()
         write(text, frame, format="extxyz", write_results=True)
         line = io.StringIO()
-        csv.writer(line, lineterminator="\n").writerow(repr(float(value)) if name != "step" else value for name, value in row.items())
+        csv.writer(line, lineterminator="\n").writerow(
+            repr(float(value)) if name != "step" else value for name, value in row.items()
+        )
         for name, content in zip(RECORDS, (line, text), strict=True):
             with open(self.folder / name, "a", encoding="utf-8") as file:
                 file.write(content.getvalue())
@@ -165,25 +208,43 @@ class Simulation:
             files.sync(self.folder / name)
         atoms = self.atoms
         state = {
-            "step": self.step, "cpu_seconds": self.cpu_seconds, "potential": self.potential,
-            "random": json.dumps(self.rng.bit_generator.state), "numbers": atoms.numbers, "masses": atoms.get_masses(),
-            "positions": atoms.positions, "momenta": atoms.get_momenta(), "cell": atoms.cell.array, "pbc": atoms.pbc,
+            "step": self.step,
+            "cpu_seconds": self.cpu_seconds,
+            "potential": self.potential,
+            "random": json.dumps(self.rng.bit_generator.state),
+            "numbers": atoms.numbers,
+            "masses": atoms.get_masses(),
+            "positions": atoms.positions,
+            "momenta": atoms.get_momenta(),
+            "cell": atoms.cell.array,
+            "pbc": atoms.pbc,
             "lengths": np.array([os.path.getsize(self.folder / name) for name in RECORDS]),
-        }  # fmt: skip
+        }
         with files.atomic_write(self.folder / STATE) as temporary, open(temporary, "wb") as file:
             np.savez(file, **{name: np.asarray(value) for name, value in state.items()})
 
     def verify(self, state: dict[str, np.ndarray]):
-        """``ValueError`` for a state of another potential or beyond the planned steps, and if log or trajectory lack what it counts on."""
+        """``ValueError`` for a state of another potential or beyond the planned steps, and if log
+        or trajectory lack what it counts on.
+        """
         if int(state["step"]) > self.options.steps:
-            raise ValueError(f"--steps {self.options.steps}: the run has done {int(state['step'])} already; give as many or more")
+            raise ValueError(
+                f"--steps {self.options.steps}: the run has done {int(state['step'])} already; "
+                "give as many or more"
+            )
         if str(state["potential"]) != self.potential:
-            raise ValueError(f"{self.folder / STATE} was made with another potential; give the --checkpoint of its start, or {MEND}")
+            raise ValueError(
+                f"{self.folder / STATE} was made with another potential; give the --checkpoint "
+                f"of its start, or {MEND}"
+            )
         for name, length in zip(RECORDS, state["lengths"].tolist(), strict=True):
             file = self.folder / name
             found = os.path.getsize(file) if file.is_file() else 0
             if found < length:
-                raise ValueError(f"{file} has {found} bytes, {STATE} counts on {length}; bring it back, or {MEND}")
+                raise ValueError(
+                    f"{file} has {found} bytes, {STATE} counts on {length}; bring it back, "
+                    f"or {MEND}"
+                )
 
     def restore(self, state: dict[str, np.ndarray]):
         """Go on from a verified state."""
@@ -195,7 +256,19 @@ class Simulation:
         self.step, self.cpu_seconds = int(state["step"]), float(state["cpu_seconds"])
 
 
-STATE_ARRAYS = ("step", "cpu_seconds", "potential", "random", "numbers", "masses", "positions", "momenta", "cell", "pbc", "lengths")
+STATE_ARRAYS = (
+    "step",
+    "cpu_seconds",
+    "potential",
+    "random",
+    "numbers",
+    "masses",
+    "positions",
+    "momenta",
+    "cell",
+    "pbc",
+    "lengths",
+)
 
 
 def read_state(path: Path) -> dict[str, np.ndarray]:

@@ -1,4 +1,6 @@
-"""Set before torch is imported: small tensors on several OpenMP threads wait for each other most of the time."""
+"""Set before torch is imported: small tensors on several OpenMP threads wait for each other most of
+the time.
+"""
 
 import os
 

@@ -1,4 +1,7 @@
-"""Batches in an order that is a pure function of (seed, epoch), from any place inside an epoch: what makes an exact resume possible."""
+"""Batches in an order that is a pure function of (seed, epoch), from any place inside an epoch:
+what makes an exact resume possible.
+"""
+
 from collections.abc import Iterator
 from itertools import islice
 
@@ -9,7 +12,8 @@ from dataloader.molecules import BatchPlan
 
 
 class EpochLoader:
-    """A torch ``DataLoader`` over whole batches whose order is a pure function of (seed, epoch) and which can start inside an epoch.
+    """A torch ``DataLoader`` over whole batches whose order is a pure function of (seed, epoch) and
+    which can start inside an epoch.
 
     Arguments
         dataset  ``dataset[indices]`` -> batch
@@ -22,7 +26,13 @@ class EpochLoader:
         self.dataset, self.sampler, self.seed = dataset, sampler, seed
         self._first = 0
         self._generator = torch.Generator()
-        self._loader = DataLoader(dataset, sampler=self._Rest(self), batch_size=None, num_workers=workers, generator=self._generator)
+        self._loader = DataLoader(
+            dataset,
+            sampler=self._Rest(self),
+            batch_size=None,
+            num_workers=workers,
+            generator=self._generator,
+        )
 
     class _Rest:
         """The batches of the epoch that are still to come."""
@@ -51,13 +61,25 @@ class EpochLoader:
 
 
 def shuffled_batches(dataset, config) -> EpochLoader:
-    """Training batches of the sizes that ``config.training`` and ``config.data`` allow, in a new order in every epoch."""
+    """Training batches of the sizes that ``config.training`` and ``config.data`` allow, in a new
+    order in every epoch.
+    """
     data, run = config.data, config.run
-    plan = BatchPlan(dataset, config.training.batch_size, data.max_atoms_per_batch, data.max_edges_per_batch, run.seed)
+    plan = BatchPlan(
+        dataset,
+        config.training.batch_size,
+        data.max_atoms_per_batch,
+        data.max_edges_per_batch,
+        run.seed,
+    )
     return EpochLoader(dataset, plan, run.workers, run.seed)
 
 
 def ordered_batches(dataset, max_atoms: int) -> EpochLoader:
-    """All structures in order, in batches of at most ``max_atoms`` atoms or of one larger structure."""
+    """All structures in order, in batches of at most ``max_atoms`` atoms or of one larger
+    structure.
+    """
     largest = int(dataset.atoms_per_structure.max())
-    return EpochLoader(dataset, BatchPlan(dataset, max_atoms=max(max_atoms, largest), shuffle=False))
+    return EpochLoader(
+        dataset, BatchPlan(dataset, max_atoms=max(max_atoms, largest), shuffle=False)
+    )

@@ -1,13 +1,18 @@
 """The test table of a run again, from its checkpoint alone.
 
     python -m train.evaluate runs/nbody/checkpoint_best.pt
-    python -m train.evaluate runs/nbody/checkpoint_best.pt --data-path elsewhere --split val --json rows.json
-    python -m train.evaluate runs/md17/checkpoint_best.pt --data-path data/larger --energy-offset per-composition
+    python -m train.evaluate runs/nbody/checkpoint_best.pt --data-path elsewhere --split val \\
+        --json rows.json
+    python -m train.evaluate runs/md17/checkpoint_best.pt --data-path data/larger \\
+        --energy-offset per-composition
 
-Model, protocol and data path come from the configuration inside the checkpoint; the averaged weights are used where averaging was
-on. The numbers are those of the run's ``results.json``. On other molecules than those of the training (size transfer) energies may have
-another zero: ``--energy-offset per-composition`` takes the mean error of each composition off before the energies are judged.
+Model, protocol and data path come from the configuration inside the checkpoint; the averaged
+weights are used where averaging was on. The numbers are those of the run's ``results.json``. On
+other molecules than those of the training (size transfer) energies may have another zero:
+``--energy-offset per-composition`` takes the mean error of each composition off before the energies
+are judged.
 """
+
 import argparse
 import importlib
 from pathlib import Path
@@ -22,7 +27,12 @@ from train import md_task
 from train.loop import evaluate_model
 
 # task -> module with build_model_for and evaluation
-TASKS = {"nbody": "train.nbody_task", "md17": "train.md_task", "md22": "train.md_task", "qm9": "train.qm9_task"}
+TASKS = {
+    "nbody": "train.nbody_task",
+    "md17": "train.md_task",
+    "md22": "train.md_task",
+    "qm9": "train.qm9_task",
+}
 
 
 class _OneLineParser(argparse.ArgumentParser):
@@ -31,50 +41,86 @@ class _OneLineParser(argparse.ArgumentParser):
 
 
 def evaluate_checkpoint(
-    path, split: str = "test", data_path=None, device: torch.device | str = "cpu", energy_offset: str = "none"
+    path,
+    split: str = "test",
+    data_path=None,
+    device: torch.device | str = "cpu",
+    energy_offset: str = "none",
 ) -> list[dict]:
-    """Rows of the table of ``split``; ``data_path`` takes the place of the one in the checkpoint, ``energy_offset``: see ``md_task``.
+    """Rows of the table of ``split``; ``data_path`` takes the place of the one in the checkpoint,
+    ``energy_offset``: see ``md_task``.
 
-    Raises ``ValueError`` or ``FileNotFoundError`` for a checkpoint or data that are missing, damaged or foreign.
+    Raises ``ValueError`` or ``FileNotFoundError`` for a checkpoint or data that are missing,
+    damaged or foreign.
     """
     if energy_offset not in md_task.OFFSETS:
-        raise ValueError(f"energy_offset must be one of {', '.join(md_task.OFFSETS)}, got {energy_offset!r}")
+        raise ValueError(
+            f"energy_offset must be one of {', '.join(md_task.OFFSETS)}, got {energy_offset!r}"
+        )
     device = find_device(str(device))
     content = checkpoint.read_run(path, device)
     config = EasyDict(content["config"])
-    for what, name, known in (("task", config.get("task"), TASKS), ("precision", config.training.precision, PRECISIONS)):
+    for what, name, known in (
+        ("task", config.get("task"), TASKS),
+        ("precision", config.training.precision, PRECISIONS),
+    ):
         if name not in known:
-            raise ValueError(f"checkpoint {path} is of the unknown {what} {name!r}; known: {', '.join(known)}")
+            raise ValueError(
+                f"checkpoint {path} is of the unknown {what} {name!r}; known: {', '.join(known)}"
+            )
     module = importlib.import_module(TASKS[config.task])
     more = {} if energy_offset == "none" else {"energy_offset": energy_offset}
     if more and module is not md_task:
-        raise ValueError(f"--energy-offset {energy_offset} is for energies; {path} is of the task {config.task!r}, leave it out")
+        raise ValueError(
+            f"--energy-offset {energy_offset} is for energies; {path} is of the task "
+            f"{config.task!r}, leave it out"
+        )
     if data_path is not None:
         config.data.data_path = str(data_path)
     torch.set_num_threads(config.run.threads)
     model = module.build_model_for(config)
     checkpoint.load_weights(model, checkpoint.evaluation_weights(content), path)
-    (task, loader), precision = module.evaluation(config, split, model, **more), config.training.precision
+    (task, loader), precision = (
+        module.evaluation(config, split, model, **more),
+        config.training.precision,
+    )
     model = model.to(device=device, dtype=PRECISIONS[precision])
     return task.table(evaluate_model(model, task, loader, device, precision))
 
 
 def main(argv: list[str] | None = None):
     """Entry point of the command line."""
-    parser = _OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint_best.pt or checkpoint_last.pt of a run")
+    parser = _OneLineParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="checkpoint_best.pt or checkpoint_last.pt of a run"
+    )
     parser.add_argument("--data-path", help="folder of the data, if it has moved")
     parser.add_argument("--split", choices=("train", "val", "test"), default="test")
-    parser.add_argument("--energy-offset", choices=md_task.OFFSETS, default="none", help="what energy errors may be shifted by")
+    parser.add_argument(
+        "--energy-offset",
+        choices=md_task.OFFSETS,
+        default="none",
+        help="what energy errors may be shifted by",
+    )
     parser.add_argument("--json", metavar="FILE", help="also write the rows to this file")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
-    if options.json is not None and (Path(options.json).is_dir() or not Path(options.json).parent.is_dir()):
+    if options.json is not None and (
+        Path(options.json).is_dir() or not Path(options.json).parent.is_dir()
+    ):
         raise ValueError(f"--json {options.json}: give a file in a folder that exists")
-    rows = evaluate_checkpoint(options.checkpoint, options.split, options.data_path, options.device, options.energy_offset)
+    rows = evaluate_checkpoint(
+        options.checkpoint, options.split, options.data_path, options.device, options.energy_offset
+    )
     monitor.RunLog()(f"{options.split} split, {options.checkpoint}\n{monitor.format_table(rows)}")
     if options.json:
-        monitor.write_json(options.json, {"checkpoint": options.checkpoint, "split": options.split, "rows": rows})
+        monitor.write_json(
+            options.json, {"checkpoint": options.checkpoint, "split": options.split, "rows": rows}
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Losses between predictions and targets, by name.
 
-Each entry maps residuals r = prediction - target (..., components) and a scale s to a non-negative cost per component:
+Each entry maps residuals r = prediction - target (..., components) and a scale s to a non-negative
+cost per component:
 
 | name | cost | for |
 |---|---|---|
@@ -9,10 +10,12 @@ Each entry maps residuals r = prediction - target (..., components) and a scale 
 | huber | r^2 inside s, s (2 abs(r) - s) outside | a few wild samples; equals mse as s grows |
 | pseudo_huber | 2 s^2 (sqrt(1 + (r/s)^2) - 1) | the same, smooth (Charbonnier) |
 | cauchy | s^2 log(1 + (r/s)^2) | heavy tails: the gradient of an outlier falls as 1/r |
-| vector_norm | length of r over the last axis | forces: every atom counts by the length of its error |
+| vector_norm | length of r over the last axis | forces: an atom counts by its error's length |
 
-All but mae and vector_norm start as r^2, so that the scale of the loss does not change with the choice. Cost: one pass over r.
+All but mae and vector_norm start as r^2, so that the scale of the loss does not change with the
+choice. Cost: one pass over r.
 """
+
 from collections.abc import Mapping
 
 import torch
@@ -52,13 +55,21 @@ def vector_norm(residual: Tensor, scale: float) -> Tensor:
     return torch.where(squared > 0, safe.sqrt(), squared)
 
 
-LOSSES = {"mse": mse, "mae": mae, "huber": huber, "pseudo_huber": pseudo_huber, "cauchy": cauchy, "vector_norm": vector_norm}
+LOSSES = {
+    "mse": mse,
+    "mae": mae,
+    "huber": huber,
+    "pseudo_huber": pseudo_huber,
+    "cauchy": cauchy,
+    "vector_norm": vector_norm,
+}
 
 
 class WeightedLoss:
     """Weighted mean over named parts: sum_k w_k mean(cost(prediction_k - target_k)) / sum_k w_k.
 
-    With equal weights and parts of one shape this is the mean over the stacked parts (the public N-body loss for ``mse``).
+    With equal weights and parts of one shape this is the mean over the stacked parts (the public
+    N-body loss for ``mse``).
 
     Arguments
         name     key of `LOSSES`
@@ -75,24 +86,34 @@ class WeightedLoss:
             raise ValueError(f"loss weights must be >= 0 and not all zero, got {dict(weights)}")
         self.cost, self.weights, self.scale = LOSSES[name], dict(weights), scale
 
-    def __call__(self, prediction: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, prediction: Mapping[str, Tensor], target: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss (scalar) and its parts (detached scalars, unweighted)."""
-        parts = {name: self.cost(prediction[name] - target[name], self.scale).mean() for name in self.weights}
-        total = sum(weight * parts[name] for name, weight in self.weights.items()) / sum(self.weights.values())
+        parts = {
+            name: self.cost(prediction[name] - target[name], self.scale).mean()
+            for name in self.weights
+        }
+        total = sum(weight * parts[name] for name, weight in self.weights.items()) / sum(
+            self.weights.values()
+        )
         return total, {name: value.detach() for name, value in parts.items()}
 
 
 class StructureLoss:
-    """Weighted loss of the energies, forces and stresses of structures, from errors in eV, eV/Angstrom, eV/Angstrom^3:
+    """Weighted loss of the energies, forces and stresses of structures, from errors in eV,
+    eV/Angstrom, eV/Angstrom^3:
 
         L = w_F mean_atoms cost(dF) + w_E a sum_s cost(dE_s / d_s) / N + w_S a sum_s cost(dS_s) / N
 
-    with N the atoms of the batch and d_s = 1 (energy error of a structure) or its number of atoms (error per atom). ``a`` is the mean
-    number of atoms of the training structures, so that the sums are means over structures. Every part is a sum over the batch divided by N:
-    batches weighted by their atoms give the loss of one large batch, whatever their composition.
+    with N the atoms of the batch and d_s = 1 (energy error of a structure) or its number of atoms
+    (error per atom). ``a`` is the mean number of atoms of the training structures, so that the sums
+    are means over structures. Every part is a sum over the batch divided by N: batches weighted by
+    their atoms give the loss of one large batch, whatever their composition.
 
     Arguments
-        weights        part ("energy", "forces", "stress") -> weight >= 0, at least one positive; parts of weight 0 are not asked for
+        weights        part ("energy", "forces", "stress") -> weight >= 0, at least one positive;
+                       parts of weight 0 are not asked for
         average_atoms  a
         costs          part -> key of `LOSSES` (stress as one vector of nine numbers)
         scales         part -> s of its cost, in the units of the part
@@ -115,22 +136,42 @@ class StructureLoss:
         if min(weights.values()) < 0 or sum(weights.values()) <= 0:
             raise ValueError(f"loss weights must be >= 0 and not all zero, got {dict(weights)}")
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
-        self.average_atoms, self.costs, self.scales, self.per_atom = average_atoms, dict(costs), dict(scales), per_atom
+        self.average_atoms, self.costs, self.scales, self.per_atom = (
+            average_atoms,
+            dict(costs),
+            dict(scales),
+            per_atom,
+        )
 
     def __call__(
-        self, errors: Mapping[str, Tensor], atoms: Tensor, factors: Mapping[str, float] | None = None
+        self,
+        errors: Mapping[str, Tensor],
+        atoms: Tensor,
+        factors: Mapping[str, float] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (scalar) and its unweighted parts (detached).
 
-        errors: energy (structures,), forces (atoms, 3), stress (structures, 3, 3). atoms: of each structure (structures,). factors: part ->
-        number its weight is multiplied with in this step.
+        errors: energy (structures,), forces (atoms, 3), stress (structures, 3, 3). atoms: of each
+        structure (structures,). factors: part -> number its weight is multiplied with in this step.
         """
-        rows = {name: errors[name].flatten(1) if errors[name].dim() > 1 else errors[name].unsqueeze(1) for name in self.weights}
+        rows = {
+            name: errors[name].flatten(1) if errors[name].dim() > 1 else errors[name].unsqueeze(1)
+            for name in self.weights
+        }
         if self.per_atom and "energy" in rows:
             rows["energy"] = rows["energy"] / atoms.unsqueeze(1)
-        parts = {name: self.costs_of_rows(name, values).sum() / atoms.sum() for name, values in rows.items()}
-        parts = {name: value if name == "forces" else value * self.average_atoms for name, value in parts.items()}
-        total = sum((factors or {}).get(name, 1.0) * weight * parts[name] for name, weight in self.weights.items())
+        parts = {
+            name: self.costs_of_rows(name, values).sum() / atoms.sum()
+            for name, values in rows.items()
+        }
+        parts = {
+            name: value if name == "forces" else value * self.average_atoms
+            for name, value in parts.items()
+        }
+        total = sum(
+            (factors or {}).get(name, 1.0) * weight * parts[name]
+            for name, weight in self.weights.items()
+        )
         return total, {name: value.detach() for name, value in parts.items()}
 
     def costs_of_rows(self, name: str, error: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""The energy and force task: total energies, forces and, where there are any, stresses of structures of any sizes.
+"""The energy and force task: total energies, forces and, where there are any, stresses of
+structures of any sizes.
 
-A network learns the residual energy, E less the sum of the reference energies of its atoms, so that float32 loses nothing. Per structure,
-atom and component, errors are
+A network learns the residual energy, E less the sum of the reference energies of its atoms, so that
+float32 loses nothing. Per structure, atom and component, errors are
 
 | metric | unit here | meaning |
 |---|---|---|
@@ -12,11 +13,11 @@ atom and component, errors are
 | force_cosine | 1 | of the angle between predicted and true force, mean over atoms |
 | stress_mae | meV/Angstrom^3 | of a component |
 
-The table has each row in meV and in kcal/mol. Baseline "mean energy, zero forces": the reference energies alone, no forces.
-Selection on the validation split: the loss with the weights of the start, over the whole split. (An energy is a sum over atoms: on few
-frames of a large molecule the errors of all of them move together from epoch to epoch, and selecting by energy_mae would pick an early,
-lucky one.)
-Cost of a pass over a split: one evaluation of the network a structure.
+The table has each row in meV and in kcal/mol. Baseline "mean energy, zero forces": the reference
+energies alone, no forces. Selection on the validation split: the loss with the weights of the
+start, over the whole split. (An energy is a sum over atoms: on few frames of a large molecule the
+errors of all of them move together from epoch to epoch, and selecting by energy_mae would pick an
+early, lucky one.) Cost of a pass over a split: one evaluation of the network a structure.
 """
 
 from __future__ import annotations
@@ -43,8 +44,16 @@ MEV = 1e3
 ELEMENTS = MAX_ATOMIC_NUMBER + 1
 EVALUATION_ATOMS = 450  # most atoms in a batch of an evaluation, or one structure
 BASELINE = "mean energy, zero forces"
-PARTS = {"energy": "residual_energy", "forces": "forces", "stress": "stress"}  # part of the loss -> label
-CURVES = {"energy": "energy_mae", "forces": "force_mae", "stress": "stress_mae"}  # part of the loss -> metric of the learning curve
+PARTS = {
+    "energy": "residual_energy",
+    "forces": "forces",
+    "stress": "stress",
+}  # part of the loss -> label
+CURVES = {
+    "energy": "energy_mae",
+    "forces": "force_mae",
+    "stress": "stress_mae",
+}  # part of the loss -> metric of the learning curve
 LABEL_UNITS = {"energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
 FAMILIES = {"meV": 1.0, "kcal/mol": 1 / (MEV * KCAL_MOL)}  # energy unit of a row -> factor
 WITHOUT_UNIT = ("force_cosine",)
@@ -52,7 +61,9 @@ WITHOUT_UNIT = ("force_cosine",)
 
 @dataclass(frozen=True)
 class LateWeights:
-    """From the fraction ``start`` of the run on, the energy weight is multiplied with ``factor``."""
+    """From the fraction ``start`` of the run on, the energy weight is multiplied with
+    ``factor``.
+    """
 
     start: float = 1.0
     factor: float = 1.0
@@ -74,7 +85,11 @@ class EnergyForceTask(Task):
     def __init__(self, loss: StructureLoss, late: LateWeights, energy_offset: str):
         self.objective, self.late, self.energy_offset = loss, late, energy_offset
         self.curves = [metric for part, metric in CURVES.items() if part in loss.weights]
-        self.units = LABEL_UNITS | {"energy_mae": "meV", "force_mae": "meV/Angstrom", "stress_mae": "meV/Angstrom^3"}
+        self.units = LABEL_UNITS | {
+            "energy_mae": "meV",
+            "force_mae": "meV/Angstrom",
+            "stress_mae": "meV/Angstrom^3",
+        }
 
     def samples(self, batch) -> int:
         """Atoms: the loss is a sum over the batch divided by them."""
@@ -83,7 +98,9 @@ class EnergyForceTask(Task):
     def loss(self, model: nn.Module, batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch and its parts, in powers of eV and Angstrom."""
         atoms = batch.graph.nodes_per_graph.to(batch.positions)
-        return self.objective(errors_of(model, batch, model(batch)), atoms, self.late.factors(self.progress))
+        return self.objective(
+            errors_of(model, batch, model(batch)), atoms, self.late.factors(self.progress)
+        )
 
     def evaluate(self, model: nn.Module, batches: Iterable) -> Evaluation:
         """Metrics over all structures and atoms, of the model and of the baseline."""
@@ -104,8 +121,17 @@ class EnergyForceTask(Task):
         nothing = {part: -target for part, target in targets.items()}
         for row in (errors, nothing):
             row["energy"] = OFFSETS[self.energy_offset](row["energy"], joined["composition"])
-        pairs = {f"{PARTS[part]} ({LABEL_UNITS[part]})".replace("_", " "): (targets[part] + errors[part], targets[part]) for part in parts}
-        total, _ = self.objective({part: torch.from_numpy(error) for part, error in errors.items()}, torch.from_numpy(joined["atoms"]))
+        pairs = {
+            f"{PARTS[part]} ({LABEL_UNITS[part]})".replace("_", " "): (
+                targets[part] + errors[part],
+                targets[part],
+            )
+            for part in parts
+        }
+        total, _ = self.objective(
+            {part: torch.from_numpy(error) for part, error in errors.items()},
+            torch.from_numpy(joined["atoms"]),
+        )
         model_row, baseline = (measure(row, targets, joined["atoms"]) for row in (errors, nothing))
         return Evaluation(model_row, {BASELINE: baseline}, pairs, float(total))
 
@@ -118,21 +144,33 @@ class EnergyForceTask(Task):
         rows = []
         for unit, factor in FAMILIES.items():
             for label, metrics in {"model": evaluation.metrics, **evaluation.baselines}.items():
-                values = {name: value if name in WITHOUT_UNIT else factor * value for name, value in metrics.items()}
+                values = {
+                    name: value if name in WITHOUT_UNIT else factor * value
+                    for name, value in metrics.items()
+                }
                 rows.append({"row": label, "units": f"{unit}, {unit}/A", **values})
         return rows
 
 
 def errors_of(model: nn.Module, batch, prediction: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Prediction less label of every part that both have; energies less their references first, in float64."""
-    errors = {"energy": prediction["energy"] - model.reference_energy(batch) - batch.labels["residual_energy"]}
+    """Prediction less label of every part that both have; energies less their references first, in
+    float64.
+    """
+    errors = {
+        "energy": prediction["energy"]
+        - model.reference_energy(batch)
+        - batch.labels["residual_energy"]
+    }
     both = [part for part in ("forces", "stress") if part in prediction and part in batch.labels]
     return errors | {part: prediction[part] - batch.labels[part] for part in both}
 
 
 def element_counts(batch) -> Tensor:
     """Atoms of every element of every graph (graphs, ELEMENTS) int16."""
-    numbers, graphs = batch.atomic_numbers, batch.graph.graph_of_node.to(batch.atomic_numbers.device)
+    numbers, graphs = (
+        batch.atomic_numbers,
+        batch.graph.graph_of_node.to(batch.atomic_numbers.device),
+    )
     flat = torch.bincount(graphs * ELEMENTS + numbers, minlength=batch.num_graphs * ELEMENTS)
     return flat.view(batch.num_graphs, ELEMENTS).to(torch.int16)
 
@@ -143,7 +181,8 @@ def no_offset(error: np.ndarray, composition: np.ndarray) -> np.ndarray:
 
 
 def offset_per_composition(error: np.ndarray, composition: np.ndarray) -> np.ndarray:
-    """Errors (structures,) less their mean over all structures of the same composition (structures, elements).
+    """Errors (structures,) less their mean over all structures of the same composition (structures,
+    elements).
 
     ``ValueError`` for a composition that occurs once: its error would be 0 whatever was predicted.
     """
@@ -152,15 +191,22 @@ def offset_per_composition(error: np.ndarray, composition: np.ndarray) -> np.nda
     alone = int((np.bincount(group) == 1).sum())
     if alone:
         reason = f"{alone} compositions occur once, their energy errors would be 0"
-        raise ValueError(f"energy offset per-composition: {reason}; evaluate structures that have company, or leave the offset out")
+        raise ValueError(
+            f"energy offset per-composition: {reason}; evaluate structures that have company, or "
+            "leave the offset out"
+        )
     return error - (np.bincount(group, error) / np.bincount(group))[group]
 
 
 OFFSETS = {"none": no_offset, "per-composition": offset_per_composition}
 
 
-def measure(errors: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray], atoms: np.ndarray) -> dict[str, float]:
-    """Metrics of the module's table from errors and targets in eV and Angstrom; atoms of every structure (structures,)."""
+def measure(
+    errors: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray], atoms: np.ndarray
+) -> dict[str, float]:
+    """Metrics of the module's table from errors and targets in eV and Angstrom; atoms of every
+    structure (structures,).
+    """
     energy = np.abs(errors["energy"])
     found = {"energy_mae": energy.mean(), "energy_per_atom_mae": (energy / atoms).mean()}
     found |= {"energy_rmse": np.sqrt(np.square(energy).mean()), "energy_max": energy.max()}
@@ -176,63 +222,105 @@ def measure(errors: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray],
 
 
 def cosine(one: np.ndarray, two: np.ndarray) -> float:
-    """Mean cosine of the angles between the rows of two arrays (rows, 3); 0 where one of them vanishes."""
+    """Mean cosine of the angles between the rows of two arrays (rows, 3); 0 where one of them
+    vanishes.
+    """
     lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
     return float(((one * two).sum(1) / np.where(lengths > 0, lengths, 1.0)).mean())
 
 
 def build_task(config, energy_offset: str = "none") -> EnergyForceTask:
-    """The task of ``config.loss``, with the mean size of the structures from ``config.model``; energy_offset: see the task."""
+    """The task of ``config.loss``, with the mean size of the structures from ``config.model``;
+    energy_offset: see the task.
+    """
     loss = config.loss
-    weights = {"energy": loss.weight_energy, "forces": loss.weight_forces, "stress": loss.weight_stress}
+    weights = {
+        "energy": loss.weight_energy,
+        "forces": loss.weight_forces,
+        "stress": loss.weight_stress,
+    }
     costs = {"energy": loss.energy_loss, "forces": loss.force_loss, "stress": "vector_norm"}
     scales = {"energy": loss.energy_scale, "forces": loss.force_scale, "stress": 1.0}
-    objective = StructureLoss(weights, config.model.avg_atoms, costs, scales, loss.energy_per == "atom")
-    return EnergyForceTask(objective, LateWeights(loss.late_start, loss.late_energy_factor), energy_offset)
+    objective = StructureLoss(
+        weights, config.model.avg_atoms, costs, scales, loss.energy_per == "atom"
+    )
+    return EnergyForceTask(
+        objective, LateWeights(loss.late_start, loss.late_energy_factor), energy_offset
+    )
 
 
 def build_model_for(config) -> nn.Module:
     """The network of ``config.model``."""
-    return build_model({key: value for key, value in plain(config.model).items() if key != "preset"})
+    return build_model(
+        {key: value for key, value in plain(config.model).items() if key != "preset"}
+    )
 
 
 def set_references(model: nn.Module, statistics: Statistics):
-    """Give a new network the references of the training set, and the size of what it shall learn as its scale."""
+    """Give a new network the references of the training set, and the size of what it shall learn as
+    its scale.
+    """
     scale = statistics.force_rms or statistics.energy_per_atom_std or 1.0
     model.set_reference(statistics.references, scale=scale)
 
 
-def split_loader(config, split: str, references: Mapping[int, float], training: bool = False) -> EpochLoader:
+def split_loader(
+    config, split: str, references: Mapping[int, float], training: bool = False
+) -> EpochLoader:
     """Batches of a split: shuffled and of the size of ``config``, or all structures in order.
 
-    ``ValueError`` for neighbour graphs of another cutoff, unknown elements, and labels that the loss asks for and that are not there.
+    ``ValueError`` for neighbour graphs of another cutoff, unknown elements, and labels that the
+    loss asks for and that are not there.
     """
     dtype = PRECISIONS[config.training.precision]
     options = {"cutoff": config.model.cutoff, "references": dict(references), "dtype": dtype}
     dataset = MoleculeDataset.open(config.data.data_path, split, **options)
     if not len(dataset):
-        raise ValueError(f"the {split} split of {config.data.data_path} is empty; preprocess with other sizes of the splits")
+        raise ValueError(
+            f"the {split} split of {config.data.data_path} is empty; preprocess with other sizes "
+            "of the splits"
+        )
     if training:
         check_labels(config, dataset)
         return shuffled_batches(dataset, config)
     return ordered_batches(dataset, EVALUATION_ATOMS)
 
 
-def evaluation(config, split: str, model: nn.Module, energy_offset: str = "none") -> tuple[EnergyForceTask, EpochLoader]:
-    """The task, and all structures of a split, in order; energies less the references that the trained ``model`` holds."""
-    return build_task(config, energy_offset), split_loader(config, split, model.energy.reference.values())
+def evaluation(
+    config, split: str, model: nn.Module, energy_offset: str = "none"
+) -> tuple[EnergyForceTask, EpochLoader]:
+    """The task, and all structures of a split, in order; energies less the references that the
+    trained ``model`` holds.
+    """
+    return build_task(config, energy_offset), split_loader(
+        config, split, model.energy.reference.values()
+    )
 
 
 def check_labels(config, dataset: MoleculeDataset):
-    """``ValueError`` where the loss asks for labels that the data do not have, or for what the network does not predict."""
+    """``ValueError`` where the loss asks for labels that the data do not have, or for what the
+    network does not predict.
+    """
     model, loss, path = config.model, config.loss, config.data.data_path
     stress = dataset.structures.stress is not None
     rules = [
-        (loss.weight_forces > 0 and dataset.structures.forces is None, f"{path} has no forces; give --weight-forces 0 --forces none"),
-        (loss.weight_forces > 0 and model.forces == "none", "--forces none predicts no forces; give --weight-forces 0"),
+        (
+            loss.weight_forces > 0 and dataset.structures.forces is None,
+            f"{path} has no forces; give --weight-forces 0 --forces none",
+        ),
+        (
+            loss.weight_forces > 0 and model.forces == "none",
+            "--forces none predicts no forces; give --weight-forces 0",
+        ),
         (loss.weight_stress > 0 and not stress, f"{path} has no stress; give --weight-stress 0"),
-        (loss.weight_stress > 0 and not model.stress, "the network predicts no stress; give --stress or --weight-stress 0"),
-        (model.stress and dataset.cell is None, f"{path} has no cells, so there is no stress to predict; give --no-stress"),
+        (
+            loss.weight_stress > 0 and not model.stress,
+            "the network predicts no stress; give --stress or --weight-stress 0",
+        ),
+        (
+            model.stress and dataset.cell is None,
+            f"{path} has no cells, so there is no stress to predict; give --no-stress",
+        ),
     ]
     for broken, message in rules:
         if broken:

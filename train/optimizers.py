@@ -1,14 +1,19 @@
 """Optimisers, learning-rate schedules, weight averaging, by name.
 
-The learning rate is a pure function of the step and of the *progress* p in [0, 1] of the planned run
-(p = largest of epochs done / epochs planned, CPU minutes used / allowed, wall minutes used / allowed), both of which a checkpoint holds:
+The learning rate is a pure function of the step and of the *progress* p in [0, 1] of the planned
+run (p = largest of epochs done / epochs planned, CPU minutes used / allowed, wall minutes used /
+allowed), both of which a checkpoint holds:
 
-    lr(step, p) = lr_max * min(1, (step + 1) / warmup) * shape(p),        shape(p) = m + (1 - m) (1 + cos(pi p)) / 2   for ``cosine``
+    lr(step, p) = lr_max * min(1, (step + 1) / warmup) * shape(p),
+    shape(p) = m + (1 - m) (1 + cos(pi p)) / 2   for ``cosine``
 
-with m = lr_min / lr_max; ``constant`` has shape 1. ``plateau`` halves the rate when the validation stops improving.
-Averaged weights follow  w_avg <- d w_avg + (1 - d) w  with d = min(decay, (1 + n) / (10 + n)) at step n, so that the early average forgets
+with m = lr_min / lr_max; ``constant`` has shape 1. ``plateau`` halves the rate when the validation
+stops improving.
+Averaged weights follow  w_avg <- d w_avg + (1 - d) w  with d = min(decay, (1 + n) / (10 + n)) at
+                         step n, so that the early average forgets
 the initial weights as fast as training leaves them.
 """
+
 import functools
 import math
 
@@ -29,21 +34,29 @@ OPTIMIZERS = {
 def build_optimizer(model: nn.Module, options) -> torch.optim.Optimizer:
     """The optimiser ``options.optimizer`` over all trainable weights.
 
-    Weight decay acts on weights of two and more dimensions: matrices, and the scales and shifts of norms that have one for every degree
-    (or query and key) and channel; not on lists, as biases are.
+    Weight decay acts on weights of two and more dimensions: matrices, and the scales and shifts of
+    norms that have one for every degree (or query and key) and channel; not on lists, as biases
+    are.
     """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     if not weights:
         raise ValueError("the model has no trainable weights")
     groups = [
-        {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": options.weight_decay},
+        {
+            "params": [weight for weight in weights if weight.ndim > 1],
+            "weight_decay": options.weight_decay,
+        },
         {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
     ]
-    return OPTIMIZERS[options.optimizer]([group for group in groups if group["params"]], lr=options.lr, betas=(0.9, options.beta2))
+    return OPTIMIZERS[options.optimizer](
+        [group for group in groups if group["params"]], lr=options.lr, betas=(0.9, options.beta2)
+    )
 
 
 class ProgressSchedule:
-    """Learning rate from step and progress by a shape function; torch's ``LambdaLR`` does the bookkeeping."""
+    """Learning rate from step and progress by a shape function; torch's ``LambdaLR`` does the
+    bookkeeping.
+    """
 
     def __init__(self, optimizer: torch.optim.Optimizer, options):
         self.progress = 0.0
@@ -85,12 +98,16 @@ class CosineSchedule(ProgressSchedule):
 
 
 class PlateauSchedule:
-    """Linear warm-up, then half the rate after ``plateau_patience`` validations without a better one."""
+    """Linear warm-up, then half the rate after ``plateau_patience`` validations without a better
+    one.
+    """
 
     def __init__(self, optimizer: torch.optim.Optimizer, options):
         self.optimizer, self.largest, self.warmup = optimizer, options.lr, options.warmup_steps
         self.steps = 0
-        self.scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=options.plateau_patience, min_lr=options.min_lr)
+        self.scheduler = ReduceLROnPlateau(
+            optimizer, factor=0.5, patience=options.plateau_patience, min_lr=options.min_lr
+        )
         self._warm()
 
     def _warm(self):
@@ -122,7 +139,9 @@ SCHEDULES = {"constant": ProgressSchedule, "cosine": CosineSchedule, "plateau": 
 
 
 def averaged_model(model: nn.Module, decay: float) -> AveragedModel:
-    """Exponential moving average of the weights, with the warm-up of the decay given above; buffers are copied, not averaged."""
+    """Exponential moving average of the weights, with the warm-up of the decay given above; buffers
+    are copied, not averaged.
+    """
 
     def update(averaged, current, count):
         steps = int(count)

@@ -1,7 +1,10 @@
-"""A training script: options -> one run, one run for each seed, or several variants of it, each in a run folder, then one table.
+"""A training script: options -> one run, one run for each seed, or several variants of it, each in
+a run folder, then one table.
 
-What a script brings of its own is in a `Script`: how a run is built from its configuration, and what is said about it at the start.
+What a script brings of its own is in a `Script`: how a run is built from its configuration, and
+what is said about it at the start.
 """
+
 from __future__ import annotations
 
 import shlex
@@ -28,7 +31,8 @@ class Script:
     """One of the training scripts.
 
     module    its name on the command line, ``train.train_md17``
-    build     configuration -> (trainer, test data); writes nothing; ``ValueError`` or ``OSError`` for whatever cannot be trained
+    build     configuration -> (trainer, test data); writes nothing; ``ValueError`` or ``OSError``
+              for whatever cannot be trained
     describe  says at the start what is learned from, and what learns
     """
 
@@ -51,20 +55,30 @@ class Script:
         return finish_run(trainer, test) if trainer.fit() else None
 
     def train_seeds(self, config: EasyDict) -> list[dict] | None:
-        """``--seeds n``: results of one run folder a seed, and the table of the means; None if ``--pause-after`` ended the session."""
+        """``--seeds n``: results of one run folder a seed, and the table of the means; None if
+        ``--pause-after`` ended the session.
+        """
         seeds = range(config.run.seed, config.run.seed + config.run.seeds)
         configs = [variant(config, f"seed_{seed}", {"seed": seed, "seeds": 1}) for seed in seeds]
         title = f"mean +- standard deviation over {config.run.seeds} seeds"
-        return self.train_all(config, configs, title, lambda results: mean_table([one["test"] for one in results]))
+        return self.train_all(
+            config, configs, title, lambda results: mean_table([one["test"] for one in results])
+        )
 
-    def train_all(self, config: EasyDict, configs: list[EasyDict], title: str, summarise: Summary) -> list[dict] | None:
-        """Train ``configs`` one after the other, one table ``summarise(results)``; None if ``--pause-after`` ended the session."""
+    def train_all(
+        self, config: EasyDict, configs: list[EasyDict], title: str, summarise: Summary
+    ) -> list[dict] | None:
+        """Train ``configs`` one after the other, one table ``summarise(results)``; None if
+        ``--pause-after`` ended the session.
+        """
         parent = Path(config.run.run_dir)
         for one in configs:
             trainer, _ = self.build(one)  # bad input is refused before anything is written
             if config.run.resume:
                 trainer.resumable()
-        folders = [Path(one.run.run_dir) for one in configs] if config.run.overwrite else []  # nothing old for a later --resume to find
+        folders = (
+            [Path(one.run.run_dir) for one in configs] if config.run.overwrite else []
+        )  # nothing old for a later --resume to find
         for folder in (parent, *folders):
             prepare_run_folder(folder, config.run.resume, config.run.overwrite)
         save_config(parent, config)
@@ -77,18 +91,25 @@ class Script:
         log = monitor.RunLog(parent / "log.txt")
         log(f"{title}, test split\n{monitor.format_table(rows)}\nresults {parent / 'results.json'}")
         tables = [one["test"] for one in results]
-        monitor.write_json(parent / "results.json", {"test": rows, "test_of_run": tables, "config": saved_config(config)})
+        monitor.write_json(
+            parent / "results.json",
+            {"test": rows, "test_of_run": tables, "config": saved_config(config)},
+        )
         return rows
 
     def run(self, config: EasyDict, train: Callable[[EasyDict], object] | None = None):
-        """Train as ``config`` says (``train``: by default one run, or all seeds) and say how to go on after an interruption."""
+        """Train as ``config`` says (``train``: by default one run, or all seeds) and say how to go
+        on after an interruption.
+        """
         again = f"python -m {self.module} --run-dir {shlex.quote(config.run.run_dir)} --resume"
         train = train or (self.train_seeds if config.run.seeds > 1 else self.train_one)
         try:
             results = train(config)
         except (Interrupted, KeyboardInterrupt) as stop:
             begun = (Path(config.run.run_dir) / "config.yaml").exists()
-            raise Interrupted((str(stop) or "interrupted") + (f"; go on with: {again}" if begun else "")) from None
+            raise Interrupted(
+                (str(stop) or "interrupted") + (f"; go on with: {again}" if begun else "")
+            ) from None
         if results is None and config.run.pause_after:
             monitor.RunLog()(f"paused after {config.run.pause_after} epochs; go on with: {again}")
 
@@ -99,11 +120,19 @@ def check_layers(model: EasyDict):
     if schedule is None or model.layers == model_options(model.name)["layers"]:
         return
     if parse_schedule(schedule, 1) == parse_schedule(schedule, 2):
-        mend = "leave a part without a number, e.g. --schedule hybrid-first-order, or leave --layers out"
-        raise ValueError(f"--layers {model.layers} changes nothing: every part of --schedule {schedule} has its number; {mend}")
+        mend = (
+            "leave a part without a number, e.g. --schedule hybrid-first-order, or leave "
+            "--layers out"
+        )
+        raise ValueError(
+            f"--layers {model.layers} changes nothing: every part of --schedule {schedule} has "
+            f"its number; {mend}"
+        )
 
 
-def variant(config: EasyDict, folder: str, run: dict | None = None, model: dict | None = None) -> EasyDict:
+def variant(
+    config: EasyDict, folder: str, run: dict | None = None, model: dict | None = None
+) -> EasyDict:
     """``config`` in a sub folder of its run folder, with other settings."""
     one = EasyDict(plain(config))
     one.run.update(run_dir=str(Path(config.run.run_dir) / folder), **(run or {}))

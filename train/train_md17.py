@@ -1,14 +1,20 @@
-"""Train E2Former on energies and forces of small molecules: MD17, rMD17, 3BPA, the bundled sample, or any preprocessed folder.
+"""Train E2Former on energies and forces of small molecules: MD17, rMD17, 3BPA, the bundled sample,
+or any preprocessed folder.
 
     python -m preprocess.preprocess_md17 --sample --out data/ethanol_sample                 # once
-    python -m train.train_md17 --data-path data/ethanol_sample --max-cpu-minutes 4          # a run in runs/md17
-    python -m train.train_md17 --run-dir runs/md17 --resume                                 # after an interruption: bit-identical
-    python -m train.train_md17 --data-path data/md17/aspirin --preset base --schedule first-order --layers 3 --run-dir runs/aspirin
-    python -m train.evaluate runs/md17/checkpoint_best.pt                                   # the test table again
-    python -m train.evaluate runs/md17/checkpoint_best.pt --data-path data/other --energy-offset per-composition
+    # a run in runs/md17
+    python -m train.train_md17 --data-path data/ethanol_sample --max-cpu-minutes 4
+    # after an interruption: bit-identical
+    python -m train.train_md17 --run-dir runs/md17 --resume
+    python -m train.train_md17 --data-path data/md17/aspirin --preset base \\
+        --schedule first-order --layers 3 --run-dir runs/aspirin
+    # the test table again
+    python -m train.evaluate runs/md17/checkpoint_best.pt
+    python -m train.evaluate runs/md17/checkpoint_best.pt --data-path data/other \\
+        --energy-offset per-composition
 
-Energies and forces in eV and Angstrom; tables in meV and in kcal/mol. The run folder holds config.yaml, checkpoint_last.pt,
-checkpoint_best.pt, tensorboard/, plots/, results.json and log.txt.
+Energies and forces in eV and Angstrom; tables in meV and in kcal/mol. The run folder holds
+config.yaml, checkpoint_last.pt, checkpoint_best.pt, tensorboard/, plots/, results.json and log.txt.
 """
 
 from common.command_line import OptionParser, run_script

@@ -1,13 +1,19 @@
-"""Train E2Former on energies and forces of large molecules: MD22, or any preprocessed folder; near field against hybrid.
+"""Train E2Former on energies and forces of large molecules: MD22, or any preprocessed folder; near
+field against hybrid.
 
     python -m preprocess.preprocess_md22 --molecule AT-AT --out data/md22/AT-AT             # once
-    python -m train.train_md22 --data-path data/md22/AT-AT --max-cpu-minutes 60             # a run in runs/md22
-    python -m train.train_md22 --data-path data/md22/AT-AT --compare --max-cpu-minutes 20 --run-dir runs/AT-AT   # two runs, one table
-    python -m train.train_md22 --run-dir runs/AT-AT --resume                                # after an interruption
+    # a run in runs/md22
+    python -m train.train_md22 --data-path data/md22/AT-AT --max-cpu-minutes 60
+    # two runs, one table
+    python -m train.train_md22 --data-path data/md22/AT-AT --compare --max-cpu-minutes 20 \\
+        --run-dir runs/AT-AT
+    # after an interruption
+    python -m train.train_md22 --run-dir runs/AT-AT --resume
     python -m train.evaluate runs/AT-AT/near+far/checkpoint_best.pt
 
-``--compare`` trains the schedule and the same without its far field, with equal split, seed, optimiser and length. Energies and forces in
-eV and Angstrom; tables in meV and in kcal/mol, the unit of the published MD22 tables.
+``--compare`` trains the schedule and the same without its far field, with equal split, seed,
+optimiser and length. Energies and forces in eV and Angstrom; tables in meV and in kcal/mol, the
+unit of the published MD22 tables.
 """
 
 from common.command_line import OptionParser, run_script

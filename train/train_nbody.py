@@ -2,12 +2,16 @@
 
     python -m preprocess.preprocess_nbody --out data/nbody               # once
     python -m train.train_nbody --protocol p1000 --epochs 50             # a run in runs/nbody
-    python -m train.train_nbody --run-dir runs/nbody --resume            # after an interruption: goes on bit-identically
+    # after an interruption: goes on bit-identically
+    python -m train.train_nbody --run-dir runs/nbody --resume
     python -m train.train_nbody --protocol p500 --max-cpu-minutes 45 --seeds 3 --run-dir runs/p500
-    python -m train.evaluate runs/nbody/checkpoint_best.pt               # the test table again, from the checkpoint alone
+    # the test table again, from the checkpoint alone
+    python -m train.evaluate runs/nbody/checkpoint_best.pt
 
-The run folder holds config.yaml, checkpoint_last.pt, checkpoint_best.pt, tensorboard/, plots/, results.json and log.txt.
+The run folder holds config.yaml, checkpoint_last.pt, checkpoint_best.pt, tensorboard/, plots/,
+results.json and log.txt.
 """
+
 from pathlib import Path
 
 from easydict import EasyDict
@@ -33,21 +37,51 @@ def build_parser() -> OptionParser:
     parser = OptionParser("nbody", __doc__)
     add_run_options(parser, "runs/nbody")
     data = parser.section("data", "what is learned from")
-    data.add("--protocol", str, "p1000", choices=list(PROTOCOLS), help="p1000: 10 frames ahead from frame 0; p500: 5 frames, spread starts")
+    data.add(
+        "--protocol",
+        str,
+        "p1000",
+        choices=list(PROTOCOLS),
+        help="p1000: 10 frames ahead from frame 0; p500: 5 frames, spread starts",
+    )
     data.add("--data-path", str, "data/nbody", help="folder with nbody_{train,val,test}.npz")
-    windows = "window drawn from a training simulation in an epoch: at frame 0, anywhere, or half and half (default of p1000; all for p500)"
+    windows = (
+        "window drawn from a training simulation in an epoch: at frame 0, anywhere, or "
+        "half and half (default of p1000; all for p500)"
+    )
     data.add("--train-starts", str, None, choices=list(TRAIN_STARTS), help=windows)
-    data.add("--cache", bool, False, help="read the edge basis of the windows that are in the cache beside the data, compute the others")
+    data.add(
+        "--cache",
+        bool,
+        False,
+        help="read the edge basis of the windows that are in the cache beside the data, compute "
+        "the others",
+    )
     model = parser.section("model", "the network")
-    model.add("--model", str, "se3_transformer_nbody", key="name", choices=NBODY_MODELS, help="name in models.factory")
+    model.add(
+        "--model",
+        str,
+        "se3_transformer_nbody",
+        key="name",
+        choices=NBODY_MODELS,
+        help="name in models.factory",
+    )
     model.add_fields(NBodyOptions, skip=(*DERIVED, "horizon"))  # the protocol decides the horizon
     loss = parser.section("loss", "what is minimised")
     loss.add("--loss", str, "mse", choices=list(LOSSES), help="cost of a residual")
     loss.add("--loss-scale", float, 1.0, above=0, help="where a robust loss bends")
     loss.add("--weight-displacement", float, 1.0, low=0, help="weight of x")
     loss.add("--weight-velocity", float, 1.0, low=0, help="weight of v")
-    loss.add("--waypoint-weight", float, 0.5, low=0, help="weight of the same loss at the states between the updates of the model")
-    add_training_options(parser, OPTIMIZERS, SCHEDULES, PRECISIONS, epochs=60, lr=3e-3, ema_decay=0.995)
+    loss.add(
+        "--waypoint-weight",
+        float,
+        0.5,
+        low=0,
+        help="weight of the same loss at the states between the updates of the model",
+    )
+    add_training_options(
+        parser, OPTIMIZERS, SCHEDULES, PRECISIONS, epochs=60, lr=3e-3, ema_decay=0.995
+    )
     return parser
 
 
@@ -57,12 +91,18 @@ def protocol_presets(values: dict) -> dict:
 
 
 def build_trainer(config: EasyDict) -> tuple[Trainer, EpochLoader]:
-    """The trainer of one seed and its test data. Writes nothing; ``ValueError`` or ``OSError`` for whatever cannot be trained."""
+    """The trainer of one seed and its test data. Writes nothing; ``ValueError`` or ``OSError`` for
+    whatever cannot be trained.
+    """
     device = prepare_process(config)
     model, task = build_model_for(config), build_task(config)
-    train, val, test = (split_loader(config, split, training=split == "train") for split in ("train", "val", "test"))
+    train, val, test = (
+        split_loader(config, split, training=split == "train") for split in ("train", "val", "test")
+    )
     folder = Path(config.run.run_dir)
-    return Trainer(model, task, train, val, config, folder, device, monitor.RunLog(folder / "log.txt")), test
+    return Trainer(
+        model, task, train, val, config, folder, device, monitor.RunLog(folder / "log.txt")
+    ), test
 
 
 def describe(trainer: Trainer, test: EpochLoader):
@@ -71,12 +111,17 @@ def describe(trainer: Trainer, test: EpochLoader):
     sizes = [len(loader.dataset) for loader in (trainer.train_loader, trainer.val_loader, test)]
     counts = "{} training windows, {} validation, {} test".format(*sizes)
     weights = sum(weight.numel() for weight in trainer.model.parameters())
-    trainer.log(f"{config.data.protocol}, seed {config.run.seed}: {counts}; {weights} weights; run folder {trainer.folder}")
+    trainer.log(
+        f"{config.data.protocol}, seed {config.run.seed}: {counts}; {weights} weights; run "
+        f"folder {trainer.folder}"
+    )
 
 
 def main(argv: list[str] | None = None):
     """Entry point of the command line."""
-    Script("train.train_nbody", build_trainer, describe).run(build_parser().parse_config(argv, protocol_presets))
+    Script("train.train_nbody", build_trainer, describe).run(
+        build_parser().parse_config(argv, protocol_presets)
+    )
 
 
 if __name__ == "__main__":

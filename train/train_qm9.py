@@ -1,15 +1,23 @@
-"""Train a network on properties of molecules: QM9, or any folder of preprocess_qm9; one target or several at once.
+"""Train a network on properties of molecules: QM9, or any folder of preprocess_qm9; one target or
+several at once.
 
-    python -m preprocess.preprocess_qm9 --out data/qm9                                             # once
-    python -m train.train_qm9 --data-path data/qm9 --targets homo                                  # a run in runs/qm9
-    python -m train.train_qm9 --data-path data/qm9 --targets alpha,homo,gap,mu,U0,Cv --max-cpu-minutes 60 --run-dir runs/six
-    python -m train.train_qm9 --model se3_transformer_properties --preset published --targets homo --run-dir runs/se3
-    python -m train.train_qm9 --run-dir runs/six --resume                                          # after an interruption: bit-identical
-    python -m train.evaluate runs/six/checkpoint_best.pt                                           # the test table again
+    # once
+    python -m preprocess.preprocess_qm9 --out data/qm9
+    # a run in runs/qm9
+    python -m train.train_qm9 --data-path data/qm9 --targets homo
+    python -m train.train_qm9 --data-path data/qm9 --targets alpha,homo,gap,mu,U0,Cv \\
+        --max-cpu-minutes 60 --run-dir runs/six
+    python -m train.train_qm9 --model se3_transformer_properties --preset published \\
+        --targets homo --run-dir runs/se3
+    # after an interruption: bit-identical
+    python -m train.train_qm9 --run-dir runs/six --resume
+    # the test table again
+    python -m train.evaluate runs/six/checkpoint_best.pt
 
-``--model X --help`` lists the options of network X. Extensive properties are sums over atoms, intensive ones pooled; mu and r2 have heads
-of their own (``--readouts alpha=mean,homo=max`` chooses others). Tables are in the units of the published ones.
-The run folder holds config.yaml, checkpoint_last.pt, checkpoint_best.pt, tensorboard/, plots/, results.json and log.txt.
+``--model X --help`` lists the options of network X. Extensive properties are sums over atoms,
+intensive ones pooled; mu and r2 have heads of their own (``--readouts alpha=mean,homo=max`` chooses
+others). Tables are in the units of the published ones. The run folder holds config.yaml,
+checkpoint_last.pt, checkpoint_best.pt, tensorboard/, plots/, results.json and log.txt.
 """
 
 from __future__ import annotations
@@ -34,20 +42,32 @@ from train.loop import Trainer
 from train.losses import LOSSES
 from train.optimizers import OPTIMIZERS, SCHEDULES
 from train.options import add_run_options, add_training_options, decided_elsewhere, prepare_process
-from train.qm9_task import EVALUATION_ATOMS, build_model_for, build_task, fitted_scaling, is_vector, open_split, readouts_of
+from train.qm9_task import (
+    EVALUATION_ATOMS,
+    build_model_for,
+    build_task,
+    fitted_scaling,
+    is_vector,
+    open_split,
+    readouts_of,
+)
 from train.script import Script, check_layers
 
 SPLITS = ("train", "val", "test")
 DEFAULT = "e2former_properties"
 RUN_DIR = "runs/qm9"
-# found on six targets of QM9, 16,000 molecules, 1 to 2 CPU minutes: mean validation error relative to that of the mean.
-# SE(3)-Transformer, rate 2e-3: 0.149, 5e-3: 0.136; E2Former, batch 32, rate 3e-3: 0.167, 6e-3: 0.152, batch 16, 5e-3: 0.140.
-# The rate 5e-3 with gradients cut at 10, where they are 0.7 as a rule, diverged in the tenth minute; hence rate and limit here.
-# 4000 molecules, minute 5 of 7, SE(3)-Transformer: weight decay of 0.01 lowers homo and gap by 3 and 2 %, the others change by less
+# found on six targets of QM9, 16,000 molecules, 1 to 2 CPU minutes: mean validation error relative
+# to that of the mean. SE(3)-Transformer, rate 2e-3: 0.149, 5e-3: 0.136; E2Former, batch 32, rate
+# 3e-3: 0.167, 6e-3: 0.152, batch 16, 5e-3: 0.140. The rate 5e-3 with gradients cut at 10, where
+# they are 0.7 as a rule, diverged in the tenth minute; hence rate and limit here. 4000 molecules,
+# minute 5 of 7, SE(3)-Transformer: weight decay of 0.01 lowers homo and gap by 3 and 2 %, the
+# others change by less
 TUNED = {"batch_size": 16, "optimizer": "adamw", "weight_decay": 0.01, "lr": 3e-3, "min_lr": 0.0}
 TUNED |= {"warmup_steps": 200, "clip_norm": 1.0, "ema_decay": 0.999}
 # options that say what the data are like
-MEASURED = frozenset({"avg_degree", "avg_atoms", "far_design_radius", "bond_kinds", "cutoff", "envelope"})
+MEASURED = frozenset(
+    {"avg_degree", "avg_atoms", "far_design_radius", "bond_kinds", "cutoff", "envelope"}
+)
 
 
 def build_parser(name: str) -> OptionParser:
@@ -56,24 +76,50 @@ def build_parser(name: str) -> OptionParser:
     add_run_options(parser, RUN_DIR)
     data = parser.section("data", "what is learned from")
     data.add("--data-path", str, "data/qm9", help="folder made by preprocess_qm9")
-    data.add("--max-atoms-per-batch", int, None, low=1, help="beside --batch-size, whichever is reached first")
+    data.add(
+        "--max-atoms-per-batch",
+        int,
+        None,
+        low=1,
+        help="beside --batch-size, whichever is reached first",
+    )
     data.add("--max-edges-per-batch", int, None, low=1, help="likewise, directed edges")
-    data.add("--cache", bool, True, help="read the edge basis from the folder (SE(3)-Transformer); else it is computed, the same numbers")
-    model = parser.section("model", "the network; what is not given comes from --preset, then from the data folder")
+    data.add(
+        "--cache",
+        bool,
+        True,
+        help="read the edge basis from the folder (SE(3)-Transformer); else it is computed, the "
+        "same numbers",
+    )
+    model = parser.section(
+        "model", "the network; what is not given comes from --preset, then from the data folder"
+    )
     model.add("--preset", str, "small", choices=list(PRESETS[name]), help="size of the network")
-    model.add("--model", str, name, key="name", choices=list(PRESETS), help="name in models.factory")
-    model.add_fields(MODELS[name][1], skip=DERIVED, decided=decided_elsewhere(PRESETS[name], MEASURED))
+    model.add(
+        "--model", str, name, key="name", choices=list(PRESETS), help="name in models.factory"
+    )
+    model.add_fields(
+        MODELS[name][1], skip=DERIVED, decided=decided_elsewhere(PRESETS[name], MEASURED)
+    )
     loss = parser.section("loss", "what is minimised")
     costs = [cost for cost in LOSSES if cost != "vector_norm"]
     loss.add("--loss", str, "mae", choices=costs, help="cost of a normalised residual")
-    loss.add("--loss-scale", float, 1.0, above=0, help="where a robust loss bends, in standard deviations")
+    loss.add(
+        "--loss-scale",
+        float,
+        1.0,
+        above=0,
+        help="where a robust loss bends, in standard deviations",
+    )
     loss.add("--target-weights", str, None, help="e.g. U0=2,gap=0.5 (default: all 1)")
     add_training_options(parser, OPTIMIZERS, SCHEDULES, PRECISIONS, **{"epochs": 100, **TUNED})
     return parser
 
 
 def chosen_model(argv: list[str]) -> str:
-    """The network that the command line names, or the run it continues, or its yaml file; the parser of its options follows from it."""
+    """The network that the command line names, or the run it continues, or its yaml file; the
+    parser of its options follows from it.
+    """
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for flag in ("--model", "--config", "--run-dir"):
         finder.add_argument(flag)
@@ -94,7 +140,9 @@ def chosen_model(argv: list[str]) -> str:
 
 
 def _name_in(file: Path) -> str | None:
-    """``model: {name: ...}`` or ``name: ...`` of a yaml file; None where there is none (the whole parser reads the file again)."""
+    """``model: {name: ...}`` or ``name: ...`` of a yaml file; None where there is none (the whole
+    parser reads the file again).
+    """
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
@@ -116,12 +164,18 @@ def preset(values: dict) -> dict:
 
 
 def measured_in_folder(values: dict) -> dict:
-    """Options nobody named, by what the data folder says; ``FileNotFoundError`` without a folder."""
+    """Options nobody named, by what the data folder says; ``FileNotFoundError`` without a
+    folder.
+    """
     targets = tuple(choose_readouts(values["targets"], values["readouts"]))
     train = PropertyFolder.open(values["data_path"]).dataset("train", targets=targets)
     found = {"avg_atoms": float(train.atoms_per_structure.mean())}
-    found["avg_degree"] = float(train.edges_per_structure.sum() / train.atoms_per_structure.sum()) or 1.0
-    found["far_design_radius"] = max(1.0, float(np.linalg.norm(train.positions.numpy(), axis=1).max()))
+    found["avg_degree"] = (
+        float(train.edges_per_structure.sum() / train.atoms_per_structure.sum()) or 1.0
+    )
+    found["far_design_radius"] = max(
+        1.0, float(np.linalg.norm(train.positions.numpy(), axis=1).max())
+    )
     found["bond_kinds"] = train.bond_kinds is not None
     if train.graph_rule["kind"] == "cutoff":
         found |= {"cutoff": train.graph_rule["cutoff"], "envelope": "polynomial"}
@@ -131,7 +185,9 @@ def measured_in_folder(values: dict) -> dict:
 
 
 def build_trainer(config: EasyDict) -> tuple[Trainer, EpochLoader]:
-    """The trainer of one run and its test data. Writes nothing; ``ValueError`` or ``OSError`` for whatever cannot be trained."""
+    """The trainer of one run and its test data. Writes nothing; ``ValueError`` or ``OSError`` for
+    whatever cannot be trained.
+    """
     device = prepare_process(config)
     check_layers(config.model)
     folder = PropertyFolder.open(config.data.data_path)
@@ -144,7 +200,9 @@ def build_trainer(config: EasyDict) -> tuple[Trainer, EpochLoader]:
     validation, testing = (ordered_batches(dataset, EVALUATION_ATOMS) for dataset in (val, test))
     run_dir = Path(config.run.run_dir)
     log = monitor.RunLog(run_dir / "log.txt")
-    return Trainer(model, task, shuffled_batches(train, config), validation, config, run_dir, device, log), testing
+    return Trainer(
+        model, task, shuffled_batches(train, config), validation, config, run_dir, device, log
+    ), testing
 
 
 def describe(trainer: Trainer, test: EpochLoader):
@@ -153,14 +211,23 @@ def describe(trainer: Trainer, test: EpochLoader):
     for split, loader in zip(SPLITS, (trainer.train_loader, trainer.val_loader, test), strict=True):
         dataset = loader.dataset
         edges = f"{int(dataset.edges_per_structure.sum())} directed edges ({dataset.graph_rule})"
-        log(f"{split}: {len(dataset)} molecules, {int(dataset.atoms_per_structure.sum())} atoms, {edges}, {len(loader)} batches")
+        log(
+            f"{split}: {len(dataset)} molecules, {int(dataset.atoms_per_structure.sum())} atoms, "
+            f"{edges}, {len(loader)} batches"
+        )
     for target, entry in trainer.model.heads.scaling.values().items():
         readout, unit = readouts_of(config)[target], trainer.task.units[target]
         values = trainer.train_loader.dataset.values[target]
         mean = "" if is_vector(readout) else f"mean {values.mean():.6g}, std {values.std():.6g}, "
-        log(f"  {target} ({unit}): {len(values)} labels, {mean}spread that is learned {entry['scale']:.4g}, readout {readout}")
+        log(
+            f"  {target} ({unit}): {len(values)} labels, {mean}spread that is learned "
+            f"{entry['scale']:.4g}, readout {readout}"
+        )
     weights = sum(weight.numel() for weight in trainer.model.parameters())
-    log(f"{config.model.name}, {weights} weights, seed {config.run.seed}; run folder {trainer.folder}")
+    log(
+        f"{config.model.name}, {weights} weights, seed {config.run.seed}; run folder "
+        f"{trainer.folder}"
+    )
 
 
 def main(argv: list[str] | None = None):

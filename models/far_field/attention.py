@@ -1,17 +1,23 @@
-"""Attention over all atoms of a graph: every atom hears every other one through a long-ranged equivariant kernel, at linear cost.
+"""Attention over all atoms of a graph: every atom hears every other one through a long-ranged
+equivariant kernel, at linear cost.
 
 For each head h, with invariant weights and values of every degree,
 
-    out_i[h, l m, lam mu, c] = (1 / Z_i) sum_j <phi(q_ih), phi(k_jh)> f_lh(r_ij) Y_lm(r^_ij) v_j[h, lam mu, c]
-    message_i[L M, h, c]     = sum_(l, lam) W[l lam L, h, c] sum_(m mu) C(l m, lam mu; L M) out_i[h, l m, lam mu, c],     l + lam + L even
+    out_i[h, l m, lam mu, c]
+        = (1 / Z_i) sum_j <phi(q_ih), phi(k_jh)> f_lh(r_ij) Y_lm(r^_ij) v_j[h, lam mu, c]
+    message_i[L M, h, c]     = sum_(l, lam) W[l lam L, h, c] sum_(m mu) C(l m, lam mu; L M) out_i[h,
+                             l m, lam mu, c],     l + lam + L even
 
-(the linear attention of E2Former-FMM, section 3, with the exact expansions of ``expansions.py``, learned weights for every path, and only
-the paths that keep parity), then a linear map of the channels. ``q`` and ``k`` are linear in the scalars of the atom.
+(the linear attention of E2Former-FMM, section 3, with the exact expansions of ``expansions.py``,
+learned weights for every path, and only the paths that keep parity), then a linear map of the
+channels. ``q`` and ``k`` are linear in the scalars of the atom.
 
-Z is a constant by default: the message of a molecule does not change when a copy of it appears far away, beyond the tail of the kernel.
-``normalisation="attention"`` is the published form, ``Z_i = sum_j <phi(q_i), phi(k_j)>``: a far copy halves every message.
+Z is a constant by default: the message of a molecule does not change when a copy of it appears far
+away, beyond the tail of the kernel. ``normalisation="attention"`` is the published form, ``Z_i =
+sum_j <phi(q_i), phi(k_j)>``: a far copy halves every message.
 
-Cost: see ``readout.py``; values are narrowed to ``value_channels`` a head first, keys to ``key_features``.
+Cost: see ``readout.py``; values are narrowed to ``value_channels`` a head first, keys to
+``key_features``.
 """
 
 from __future__ import annotations
@@ -34,7 +40,9 @@ from models.layers import EquivariantLinear
 
 
 class FeatureMap(NamedTuple):
-    """What is applied to queries and keys, and whether its values are positive (a sum of them may then divide)."""
+    """What is applied to queries and keys, and whether its values are positive (a sum of them may
+    then divide).
+    """
 
     function: Callable[[Tensor], Tensor]
     positive: bool
@@ -47,12 +55,16 @@ FEATURE_MAPS = {
 }
 
 
-def constant_normalisation(graph: GraphIndex, queries: Tensor, keys: Tensor, constant: float) -> float:
+def constant_normalisation(
+    graph: GraphIndex, queries: Tensor, keys: Tensor, constant: float
+) -> float:
     """The same number for every atom of every graph: size-consistent."""
     return constant
 
 
-def attention_normalisation(graph: GraphIndex, queries: Tensor, keys: Tensor, constant: float) -> Tensor:
+def attention_normalisation(
+    graph: GraphIndex, queries: Tensor, keys: Tensor, constant: float
+) -> Tensor:
     """Sum of the weights over the graph, at least 1e-8: (nodes, heads, 1)."""
     total = broadcast_nodes(graph, sum_nodes(graph, keys))
     return (queries * total).sum(-1, keepdim=True).clamp_min(1e-8)
@@ -65,11 +77,13 @@ NORMALISATIONS = {"none": constant_normalisation, "attention": attention_normali
 class FarFieldOptions:
     """Sizes and choices of a :class:`FarFieldAttention`.
 
-    channels, lmax: of the features in and out. kernel_lmax, value_lmax: highest degree of the kernel and of the values, lmax for None (0:
-    charges that make potentials and fields). key_features, value_channels: per head.
-    feature_map, normalisation, expansion: names in ``FEATURE_MAPS``, ``NORMALISATIONS``, ``EXPANSIONS``. typical_atoms: atoms that
-    contribute to a message, from the training data; with normalisation "none" messages are divided by key_features x typical_atoms.
-    accuracy, radial: see their classes. Raises ValueError in one line for sizes < 1, unknown names, and "attention" with "identity".
+    channels, lmax: of the features in and out. kernel_lmax, value_lmax: highest degree of the
+    kernel and of the values, lmax for None (0: charges that make potentials and fields).
+    key_features, value_channels: per head. feature_map, normalisation, expansion: names in
+    ``FEATURE_MAPS``, ``NORMALISATIONS``, ``EXPANSIONS``. typical_atoms: atoms that contribute to a
+    message, from the training data; with normalisation "none" messages are divided by key_features
+    x typical_atoms. accuracy, radial: see their classes. Raises ValueError in one line for sizes <
+    1, unknown names, and "attention" with "identity".
     """
 
     channels: int
@@ -94,23 +108,38 @@ class FarFieldOptions:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} of the far field must be >= 0, got {getattr(self, name)}")
         if self.value_lmax is not None and not 0 <= self.value_lmax <= self.lmax:
-            reason = f"value_lmax of the far field must be in 0 .. {self.lmax}, the degrees of the features, got {self.value_lmax}"
+            reason = (
+                f"value_lmax of the far field must be in 0 .. {self.lmax}, the degrees of "
+                f"the features, got {self.value_lmax}"
+            )
             raise ValueError(f"{reason}; leave it out for all of them")
-        for name, known in (("feature_map", FEATURE_MAPS), ("normalisation", NORMALISATIONS), ("expansion", EXPANSIONS)):
+        for name, known in (
+            ("feature_map", FEATURE_MAPS),
+            ("normalisation", NORMALISATIONS),
+            ("expansion", EXPANSIONS),
+        ):
             if getattr(self, name) not in known:
-                raise ValueError(f"{name} of the far field must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+                raise ValueError(
+                    f"{name} of the far field must be one of {', '.join(known)}, got "
+                    f"{getattr(self, name)!r}"
+                )
         if self.normalisation == "attention" and not FEATURE_MAPS[self.feature_map].positive:
-            raise ValueError(f"normalisation 'attention' divides by a sum of positive weights: feature_map {self.feature_map!r} has none")
+            raise ValueError(
+                "normalisation 'attention' divides by a sum of positive weights: feature_map "
+                f"{self.feature_map!r} has none"
+            )
         if not (math.isfinite(self.typical_atoms) and self.typical_atoms > 0):
             raise ValueError(f"typical_atoms must be > 0, got {self.typical_atoms}")
 
 
 class FarFieldAttention(nn.Module):
-    """Messages from all atoms of the graph: ``forward(graph, positions (nodes, 3), x (nodes, rows, channels))`` -> the shape of x.
+    """Messages from all atoms of the graph: ``forward(graph, positions (nodes, 3), x (nodes, rows,
+    channels))`` -> the shape of x.
 
-    Positions in Angstrom; open boundaries, or with ``cell`` periodic ones (expansion "lattice" or "auto"). The expansions share all
-    parameters. E(3)-equivariant to rounding, with "planewave" only to its tolerance; graphs of a batch never see each other;
-    differentiable to any order in positions and features, with cells also in the cell (twice).
+    Positions in Angstrom; open boundaries, or with ``cell`` periodic ones (expansion "lattice" or
+    "auto"). The expansions share all parameters. E(3)-equivariant to rounding, with "planewave"
+    only to its tolerance; graphs of a batch never see each other; differentiable to any order in
+    positions and features, with cells also in the cell (twice).
     """
 
     def __init__(self, options: FarFieldOptions):
@@ -123,26 +152,42 @@ class FarFieldAttention(nn.Module):
         self.value_rows = num_rows(value_lmax)
         self.values = EquivariantLinear(value_lmax, options.channels, width)
         self.radial = RadialSpectrum(options.kernel_lmax, heads, options.radial)
-        self.expansion = EXPANSIONS[options.expansion](self.radial.wave_numbers, options.kernel_lmax, options.accuracy)
-        self.coupling = KernelCoupling(options.kernel_lmax, value_lmax, options.lmax, heads, options.value_channels)
+        self.expansion = EXPANSIONS[options.expansion](
+            self.radial.wave_numbers, options.kernel_lmax, options.accuracy
+        )
+        self.coupling = KernelCoupling(
+            options.kernel_lmax, value_lmax, options.lmax, heads, options.value_channels
+        )
         self.output = EquivariantLinear(options.lmax, width, options.channels)
 
     def forward(
-        self, graph: GraphIndex, positions: Tensor, x: Tensor, cell: Tensor | None = None, periodic: Tensor | None = None
+        self,
+        graph: GraphIndex,
+        positions: Tensor,
+        x: Tensor,
+        cell: Tensor | None = None,
+        periodic: Tensor | None = None,
     ) -> Tensor:
-        """Positions (nodes, 3) and features (nodes, rows, channels) -> messages (nodes, rows, channels).
+        """Positions (nodes, 3) and features (nodes, rows, channels) -> messages (nodes, rows,
+        channels).
 
-        cell: (graphs, 3, 3), rows are lattice vectors. periodic: (graphs, 3) bool, None for all directions wherever there is a cell; if all
-        are False the cell is ignored. With normalisation "none" a supercell gets its cell's messages; "attention" counts the atoms of the
-        cell, so a doubled cell halves them. Raises ValueError for slabs and wires and for batches of open and periodic structures.
+        cell: (graphs, 3, 3), rows are lattice vectors. periodic: (graphs, 3) bool, None for all
+        directions wherever there is a cell; if all are False the cell is ignored. With
+        normalisation "none" a supercell gets its cell's messages; "attention" counts the atoms of
+        the cell, so a doubled cell halves them. Raises ValueError for slabs and wires and for
+        batches of open and periodic structures.
         """
         cell = periodic_cell(graph.num_graphs, cell, periodic)
         options, scalars = self.options, x[:, 0]
         phi = FEATURE_MAPS[options.feature_map].function
-        queries = phi(self.queries(scalars)).unflatten(1, (options.heads, -1))  # (nodes, heads, features)
+        queries = phi(self.queries(scalars)).unflatten(
+            1, (options.heads, -1)
+        )  # (nodes, heads, features)
         keys = phi(self.keys(scalars)).unflatten(1, (options.heads, -1))
         values = self.values(x[:, : self.value_rows]).unflatten(2, (options.heads, -1))
         values = values.transpose(1, 2).flatten(2)  # (nodes, heads, rows x channels)
-        total = NORMALISATIONS[options.normalisation](graph, queries, keys, options.key_features * options.typical_atoms)
+        total = NORMALISATIONS[options.normalisation](
+            graph, queries, keys, options.key_features * options.typical_atoms
+        )
         heard = self.expansion(graph, positions, queries / total, keys, values, self.radial(), cell)
         return self.output(self.coupling(heard))

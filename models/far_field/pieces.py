@@ -1,4 +1,6 @@
-"""Batches cut into pieces: ranges of nodes, sums over them, and temporaries that all of them share."""
+"""Batches cut into pieces: ranges of nodes, sums over them, and temporaries that all of them
+share.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ Sizes = tuple[int, ...]  # nodes of each graph
 
 
 class Run(NamedTuple):
-    """Consecutive graphs of one size, or one graph that is cut: ``pieces`` are ranges of nodes, the same ``graphs`` in all of them."""
+    """Consecutive graphs of one size, or one graph that is cut: ``pieces`` are ranges of nodes, the
+    same ``graphs`` in all of them.
+    """
 
     graphs: slice
     pieces: tuple[slice, ...]
@@ -29,7 +33,9 @@ class Run(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def graph_runs(sizes: tuple[int, ...], most: int) -> tuple[Run, ...]:
-    """Cut a batch of graphs with ``sizes`` nodes into runs of at most ``most`` nodes a piece; empty graphs are left out."""
+    """Cut a batch of graphs with ``sizes`` nodes into runs of at most ``most`` nodes a piece; empty
+    graphs are left out.
+    """
     runs, node, graph = [], 0, 0
     while graph < len(sizes):
         size, end = sizes[graph], graph + 1
@@ -76,7 +82,9 @@ class PieceSum:
 
 
 class Scratch:
-    """Temporaries that are used again in every piece: fresh memory costs more than the arithmetic in it."""
+    """Temporaries that are used again in every piece: fresh memory costs more than the arithmetic
+    in it.
+    """
 
     def __init__(self, like: Tensor):
         self.like, self.flat = like, {}

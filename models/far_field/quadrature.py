@@ -1,14 +1,20 @@
-"""Directions on the sphere with weights: rules for ``<F> = (1 / 4 pi) int F(u) du ~ sum_s w_s F(u_s)``, the weights of sum one.
+"""Directions on the sphere with weights: rules for ``<F> = (1 / 4 pi) int F(u) du ~ sum_s w_s
+F(u_s)``, the weights of sum one.
 
-``RULES[name](degree)`` is the smallest rule of its kind that is exact for polynomials up to ``degree``, ``RULES[name].sized(S)`` the best
-one of S directions. To be exact for degree p take about
+``RULES[name](degree)`` is the smallest rule of its kind that is exact for polynomials up to
+``degree``, ``RULES[name].sized(S)`` the best one of S directions. To be exact for degree p take
+about
 
-    lebedev           (p + 1)^2 / 3     octahedral (Lebedev and Laikov, Doklady Mathematics 59, 477, 1999), the fewest; ends at p = 131
+    lebedev           (p + 1)^2 / 3     octahedral (Lebedev and Laikov, Doklady Mathematics 59, 477,
+                      1999), the fewest; ends at p = 131
     gauss_legendre    (p + 1)^2 / 2     Gauss nodes in the cosine x evenly spaced azimuths
-    e3nn_grid         (p + 1)^2         evenly spaced polar angles x azimuths, the grid of e3nn's transforms
-    fibonacci         never exact       equal weights on a spiral; its law: harmonics up to p come out within ``FIBONACCI_ERROR``.
+    e3nn_grid         (p + 1)^2         evenly spaced polar angles x azimuths, the grid of e3nn's
+                      transforms
+    fibonacci         never exact       equal weights on a spiral; its law: harmonics up to p come
+                      out within ``FIBONACCI_ERROR``.
 
-The polar axis is y. Rules that hold -u with every u need half of their directions for sums whose terms are even, see :func:`half`.
+The polar axis is y. Rules that hold -u with every u need half of their directions for sums whose
+terms are even, see :func:`half`.
 """
 
 from __future__ import annotations
@@ -25,7 +31,11 @@ from scipy.spatial import KDTree
 
 LARGEST_DEGREE = 301  # that a search may come to
 FIBONACCI_ERROR = 1e-3
-FIBONACCI_LAW = (120.0, 20.0, 0.26)  # directions = sum of these times powers 0, 1, 2 of (degree + 1)
+FIBONACCI_LAW = (
+    120.0,
+    20.0,
+    0.26,
+)  # directions = sum of these times powers 0, 1, 2 of (degree + 1)
 GOLDEN_ANGLE = math.pi * (3 - 5**0.5)
 
 
@@ -37,13 +47,16 @@ class Quadrature(NamedTuple):
 
 
 class Rule:
-    """A kind of rule: ``rule(degree)`` and ``rule.sized(count)``, both -> :class:`Quadrature`; ``degrees``: those worth asking for.
+    """A kind of rule: ``rule(degree)`` and ``rule.sized(count)``, both -> :class:`Quadrature`;
+    ``degrees``: those worth asking for.
 
     Both raise ValueError in one line for what the kind does not have.
     """
 
     name: str
-    degrees: Sequence[int] = range(1, LARGEST_DEGREE, 2)  # even degrees are odd grids, which have no half
+    degrees: Sequence[int] = range(
+        1, LARGEST_DEGREE, 2
+    )  # even degrees are odd grids, which have no half
 
     def count(self, degree: int) -> int:
         """Directions of ``rule(degree)``."""
@@ -58,10 +71,14 @@ class Rule:
 
     def _check_degree(self, degree: int) -> None:
         if not 0 <= degree <= self.degrees[-1]:
-            raise ValueError(f"degree of a {self.name} rule must be in 0 .. {self.degrees[-1]}, got {degree}")
+            raise ValueError(
+                f"degree of a {self.name} rule must be in 0 .. {self.degrees[-1]}, got {degree}"
+            )
 
     def _refuse(self, count: int, nearest: int) -> None:
-        raise ValueError(f"there is no {self.name} rule of {count} directions; the nearest has {nearest}")
+        raise ValueError(
+            f"there is no {self.name} rule of {count} directions; the nearest has {nearest}"
+        )
 
 
 class Lebedev(Rule):
@@ -89,7 +106,9 @@ class Lebedev(Rule):
 
 
 class ProductRule(Rule):
-    """n polar angles x m evenly spaced azimuths, exact to degree ``min(polar_degree(n), m - 1)``."""
+    """n polar angles x m evenly spaced azimuths, exact to degree ``min(polar_degree(n), m -
+    1)``.
+    """
 
     def polar(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Cosines of the polar angles and their weights, of sum one: (n,), (n,)."""
@@ -107,7 +126,9 @@ class ProductRule(Rule):
         """The rule of ``count`` directions."""
         shapes = self.shapes(count)
         if not shapes:
-            around = (max(count, 0) + sign * step for step in itertools.count(1) for sign in (-1, 1))
+            around = (
+                max(count, 0) + sign * step for step in itertools.count(1) for sign in (-1, 1)
+            )
             self._refuse(count, next(near for near in around if self.shapes(near)))
         n, m = max(shapes, key=lambda shape: min(self.polar_degree(shape[0]), shape[1] - 1))
         cosine, weights = self.polar(n)
@@ -131,7 +152,11 @@ class GaussLegendre(ProductRule):
 
     def shapes(self, count: int) -> list[tuple[int, int]]:
         """Sensible (n, m) of ``count`` directions."""
-        return [(n, count // n) for n in range(1, math.isqrt(max(count, 0)) + 1) if count % n == 0 and count // n <= 2 * n]
+        return [
+            (n, count // n)
+            for n in range(1, math.isqrt(max(count, 0)) + 1)
+            if count % n == 0 and count // n <= 2 * n
+        ]
 
     def count(self, degree: int) -> int:
         """Directions of ``rule(degree)``."""
@@ -140,9 +165,11 @@ class GaussLegendre(ProductRule):
 
 
 class E3nnGrid(ProductRule):
-    """Evenly spaced polar angles, an even number n of them, exact to n - 1. Shapes from n x n / 2 to n x n.
+    """Evenly spaced polar angles, an even number n of them, exact to n - 1. Shapes from n x n / 2
+    to n x n.
 
-    The weights (Kostelec and Rockmore, Journal of Fourier Analysis 14, 145, 2008) are made here: e3nn 0.6 rounds its own to float32.
+    The weights (Kostelec and Rockmore, Journal of Fourier Analysis 14, 145, 2008) are made here:
+    e3nn 0.6 rounds its own to float32.
     """
 
     name = "e3nn_grid"
@@ -169,33 +196,44 @@ class E3nnGrid(ProductRule):
 
 
 class Fibonacci(Rule):
-    """A spiral of equal steps in the cosine and steps of the golden angle in azimuth, equal weights, any number of directions."""
+    """A spiral of equal steps in the cosine and steps of the golden angle in azimuth, equal
+    weights, any number of directions.
+    """
 
     name = "fibonacci"
 
     def count(self, degree: int) -> int:
         """Directions of ``rule(degree)``."""
         self._check_degree(degree)
-        return math.ceil(sum(factor * (degree + 1) ** power for power, factor in enumerate(FIBONACCI_LAW)))
+        return math.ceil(
+            sum(factor * (degree + 1) ** power for power, factor in enumerate(FIBONACCI_LAW))
+        )
 
     def sized(self, count: int) -> Quadrature:
         """The rule of ``count`` directions."""
         if count < 1:
             self._refuse(count, 1)
         step = np.arange(count)
-        return _on_sphere(1 - (2 * step + 1) / count, GOLDEN_ANGLE * step, np.full(count, 1 / count))
+        return _on_sphere(
+            1 - (2 * step + 1) / count, GOLDEN_ANGLE * step, np.full(count, 1 / count)
+        )
 
 
-RULES: dict[str, Rule] = {rule.name: rule for rule in (Lebedev(), GaussLegendre(), Fibonacci(), E3nnGrid())}
+RULES: dict[str, Rule] = {
+    rule.name: rule for rule in (Lebedev(), GaussLegendre(), Fibonacci(), E3nnGrid())
+}
 
 
 def _on_sphere(cosine: np.ndarray, azimuth: np.ndarray, weights: np.ndarray) -> Quadrature:
     sine = np.sqrt(1 - cosine**2)
-    return Quadrature(np.stack([sine * np.sin(azimuth), cosine, sine * np.cos(azimuth)], 1), weights)
+    return Quadrature(
+        np.stack([sine * np.sin(azimuth), cosine, sine * np.cos(azimuth)], 1), weights
+    )
 
 
 def half(rule: Quadrature) -> Quadrature:
-    """One of each pair of opposite directions with twice the weight; a rule that is not antipodal as it is.
+    """One of each pair of opposite directions with twice the weight; a rule that is not antipodal
+    as it is.
 
     It gives the same averages of even functions, ``F(-u) = F(u)``.
     """

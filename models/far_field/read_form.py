@@ -1,8 +1,10 @@
-"""The read-back of moments as a multilinear form (formula: ``readout.py``), computed piece by piece in the processor's cache.
+"""The read-back of moments as a multilinear form (formula: ``readout.py``), computed piece by piece
+in the processor's cache.
 
-The target factors of an atom, (kernel components x moments) numbers, are the widest thing about it. Where they are a constant linear map
-of fewer numbers, as in the multipole expansion, only those are kept, and the factors are made for a few atoms at a time whenever they
-are needed (:class:`MappedFactors`).
+The target factors of an atom, (kernel components x moments) numbers, are the widest thing about it.
+Where they are a constant linear map of fewer numbers, as in the multipole expansion, only those are
+kept, and the factors are made for a few atoms at a time whenever they are needed
+(:class:`MappedFactors`).
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ class Factors:
 
 
 class MappedFactors(Factors):
-    """Target factors as a constant sparse ``matrix`` (rows x moments, width) times ``width`` numbers of each node; and its transpose."""
+    """Target factors as a constant sparse ``matrix`` (rows x moments, width) times ``width``
+    numbers of each node; and its transpose.
+    """
 
     def __init__(self, matrix: Tensor, transposed: Tensor, rows: int):
         self.matrix, self.transposed, self.rows = matrix, transposed, rows
@@ -57,7 +61,9 @@ class MappedFactors(Factors):
 
 
 class _Work(NamedTuple):
-    """What all pieces of one contraction share: ``wanted``, ``given``, ``result`` as in ``contract``, ranges of moments, temporaries."""
+    """What all pieces of one contraction share: ``wanted``, ``given``, ``result`` as in
+    ``contract``, ranges of moments, temporaries.
+    """
 
     wanted: set[str]
     given: dict[str, Tensor]
@@ -68,7 +74,9 @@ class _Work(NamedTuple):
 
 
 class _RunMoments:
-    """The moments of the graphs of a run, laid out (k h, d, p v) for each block, and the sums of their gradient."""
+    """The moments of the graphs of a run, laid out (k h, d, p v) for each block, and the sums of
+    their gradient.
+    """
 
     def __init__(self, run: Run, work: _Work):
         self.run, self.sums = run, [PieceSum() for _ in work.blocks]
@@ -81,23 +89,42 @@ class _RunMoments:
         """Write the sums into the result."""
         result = work.result["moment"]
         for block, total in zip(work.blocks, self.sums, strict=True):
-            summed = total.result(result.dtype).unflatten(0, (-1, result.shape[2])).unflatten(-1, (-1, result.shape[4]))
+            summed = (
+                total.result(result.dtype)
+                .unflatten(0, (-1, result.shape[2]))
+                .unflatten(-1, (-1, result.shape[4]))
+            )
             result[self.run.graphs, block] = summed.permute(0, 3, 1, 2, 4)
 
 
 class ReadForm:
-    """``sum_i sum wave_i[t, p] scale[h, t, p] query_i[h, d] moment_g(i)[p, h, d, v] out_i[h, t, v]`` for graphs of the given sizes.
+    """``sum_i sum wave_i[t, p] scale[h, t, p] query_i[h, d] moment_g(i)[p, h, d, v] out_i[h, t,
+    v]`` for graphs of the given sizes.
 
-    ``wave`` holds the target factors themselves or, with ``factors``, the compact tensor they are built from.
+    ``wave`` holds the target factors themselves or, with ``factors``, the compact tensor they are
+    built from.
     """
 
     slots = ("wave", "scale", "query", "moment", "out")
 
-    def __init__(self, sizes: Sizes, shape: tuple[int, int], factors: Factors | None = None, budget: int = BUDGET):
-        self.sizes, self.shape, self.factors, self.budget = sizes, shape, factors or Factors(), budget
+    def __init__(
+        self,
+        sizes: Sizes,
+        shape: tuple[int, int],
+        factors: Factors | None = None,
+        budget: int = BUDGET,
+    ):
+        self.sizes, self.shape, self.factors, self.budget = (
+            sizes,
+            shape,
+            factors or Factors(),
+            budget,
+        )
 
     def contract(self, wanted: set[str], given: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The form with each ``wanted`` argument left out; arguments not needed for it may be missing."""
+        """The form with each ``wanted`` argument left out; arguments not needed for it may be
+        missing.
+        """
         like = next(iter(given.values()))
         shapes = self._shapes(given)
         heads, _, moments = shapes["scale"]
@@ -107,16 +134,31 @@ class ReadForm:
         step = max(16, BLOCK // max(1, shapes["out"][-1]))
         blocks = _blocks(moments, step)
         work = _Work(wanted, given, result, blocks, [PieceSum() for _ in blocks], Scratch(like))
-        block_size = 4 * heads * min(moments, step) * shapes["out"][-1]  # read three times: better in the cache
+        block_size = (
+            4 * heads * min(moments, step) * shapes["out"][-1]
+        )  # read three times: better in the cache
         run_moments = None
-        for nodes, pieces in _chunks(self.sizes, max(16, min(MOST_ATOMS, self.budget // max(1, block_size)))):
-            wave = self.factors.spread(given["wave"][nodes], work.scratch) if "wave" in given else None
-            slope = work.scratch("slope", nodes.stop - nodes.start, *shapes["scale"][1:]) if "wave" in wanted else None
+        for nodes, pieces in _chunks(
+            self.sizes, max(16, min(MOST_ATOMS, self.budget // max(1, block_size)))
+        ):
+            wave = (
+                self.factors.spread(given["wave"][nodes], work.scratch) if "wave" in given else None
+            )
+            slope = (
+                work.scratch("slope", nodes.stop - nodes.start, *shapes["scale"][1:])
+                if "wave" in wanted
+                else None
+            )
             for run, piece in pieces:
                 if run_moments is None or run_moments.run is not run:
                     run_moments = _RunMoments(run, work)
                 inside = slice(piece.start - nodes.start, piece.stop - nodes.start)
-                _piece(work, run_moments, piece, *(None if part is None else part[inside] for part in (wave, slope)))
+                _piece(
+                    work,
+                    run_moments,
+                    piece,
+                    *(None if part is None else part[inside] for part in (wave, slope)),
+                )
                 if "moment" in wanted and piece is run.pieces[-1]:
                     run_moments.store(work)
             if "wave" in wanted:
@@ -147,11 +189,15 @@ class ReadForm:
 def _blocks(moments: int, most: int) -> list[slice]:
     """All moments in ranges of equal length, at most ``most``."""
     count = -(-moments // most)
-    return [slice(low, high) for low, high in pairwise(moments * k // count for k in range(count + 1))]
+    return [
+        slice(low, high) for low, high in pairwise(moments * k // count for k in range(count + 1))
+    ]
 
 
 def _chunks(sizes: Sizes, most: int) -> Iterator[tuple[slice, list[tuple[Run, slice]]]]:
-    """Pieces of at most ``most`` nodes in chunks of about ``CHUNK`` nodes: (nodes of the chunk, its pieces with their runs)."""
+    """Pieces of at most ``most`` nodes in chunks of about ``CHUNK`` nodes: (nodes of the chunk, its
+    pieces with their runs).
+    """
     gathered: list[tuple[Run, slice]] = []
     for run in graph_runs(sizes, most):
         for piece in run.pieces:
@@ -163,26 +209,44 @@ def _chunks(sizes: Sizes, most: int) -> Iterator[tuple[slice, list[tuple[Run, sl
         yield slice(gathered[0][1].start, gathered[-1][1].stop), gathered
 
 
-def _piece(work: _Work, moments: _RunMoments, nodes: slice, wave: Tensor | None, slope: Tensor | None) -> None:
-    """The nodes of one piece, m of each of k graphs; their factors and the place of the factors' gradient, (k m, t, P)."""
+def _piece(
+    work: _Work, moments: _RunMoments, nodes: slice, wave: Tensor | None, slope: Tensor | None
+) -> None:
+    """The nodes of one piece, m of each of k graphs; their factors and the place of the factors'
+    gradient, (k m, t, P).
+    """
     wanted, given, count = work.wanted, work.given, moments.run.count
-    split = {name: given[name][nodes].unflatten(0, (count, -1)).transpose(1, 2) for name in ("query", "out") if name in given}
+    split = {
+        name: given[name][nodes].unflatten(0, (count, -1)).transpose(1, 2)
+        for name in ("query", "out")
+        if name in given
+    }
     shape = next(iter(split.values())).shape[:3]  # k, h, m
     query = split["query"].flatten(0, 1) if "query" in split else None  # (k h, m, d)
     out = split["out"].flatten(0, 2) if "out" in split else None  # (k h m, t, v)
     heard = asked = None  # sums over the blocks
-    for block, moment, total, scale_sum in zip(work.blocks, moments.blocks, moments.sums, work.scale_sums, strict=True):
+    for block, moment, total, scale_sum in zip(
+        work.blocks, moments.blocks, moments.sums, work.scale_sums, strict=True
+    ):
         scale = given["scale"][:, None, :, block] if "scale" in given else None
-        part = wave[:, :, block].unflatten(0, (count, 1, -1)) if wave is not None else None  # (k, 1, m, t, p)
+        part = (
+            wave[:, :, block].unflatten(0, (count, 1, -1)) if wave is not None else None
+        )  # (k, 1, m, t, p)
         if wanted & {"out", "query", "moment"}:
-            weighted = torch.mul(part, scale, out=work.scratch("weighted", *shape, *part.shape[3:])).flatten(0, 2)  # (k h m, t, p)
+            weighted = torch.mul(
+                part, scale, out=work.scratch("weighted", *shape, *part.shape[3:])
+            ).flatten(0, 2)  # (k h m, t, p)
         if wanted & {"out", "wave", "scale"}:
-            read = torch.bmm(query, moment, out=work.scratch("read", *query.shape[:2], moment.shape[2]))
+            read = torch.bmm(
+                query, moment, out=work.scratch("read", *query.shape[:2], moment.shape[2])
+            )
             read = read.flatten(0, 1).unflatten(1, (block.stop - block.start, -1))  # (k h m, p, v)
         if "out" in wanted:
             heard = weighted @ read if heard is None else heard.baddbmm_(weighted, read)
         if wanted & {"wave", "scale"}:
-            inner = torch.bmm(out, read.transpose(1, 2), out=work.scratch("inner", *out.shape[:2], read.shape[1])).unflatten(0, shape)
+            inner = torch.bmm(
+                out, read.transpose(1, 2), out=work.scratch("inner", *out.shape[:2], read.shape[1])
+            ).unflatten(0, shape)
         if "wave" in wanted:
             sloped = inner[:, 0] * scale[0]  # (k, m, t, p)
             for head in range(1, inner.shape[1]):
@@ -191,10 +255,18 @@ def _piece(work: _Work, moments: _RunMoments, nodes: slice, wave: Tensor | None,
         if "scale" in wanted:
             scale_sum.add(inner.mul_(part).sum((0, 2)))  # of (k, h, m, t, p)
         if wanted & {"query", "moment"}:
-            spread = torch.bmm(weighted.transpose(1, 2), out, out=work.scratch("spread", out.shape[0], weighted.shape[2], out.shape[2]))
+            spread = torch.bmm(
+                weighted.transpose(1, 2),
+                out,
+                out=work.scratch("spread", out.shape[0], weighted.shape[2], out.shape[2]),
+            )
             spread = spread.flatten(1).unflatten(0, (-1, shape[2]))  # (k h, m, p v)
         if "query" in wanted:
-            asked = spread @ moment.transpose(1, 2) if asked is None else asked.baddbmm_(spread, moment.transpose(1, 2))
+            asked = (
+                spread @ moment.transpose(1, 2)
+                if asked is None
+                else asked.baddbmm_(spread, moment.transpose(1, 2))
+            )
         if "moment" in wanted:
             total.add_product(query.transpose(1, 2), spread)
     if "out" in wanted:

@@ -1,17 +1,22 @@
-"""E2Former's attention inside a cutoff: invariant weights for each edge and head, equivariant values by kernels of several orders.
+"""E2Former's attention inside a cutoff: invariant weights for each edge and head, equivariant
+values by kernels of several orders.
 
     w_ij[c] = a_ij,h(c) g(e_ij)[c],        a_ij = u(r_ij) softmax_j(score_ij; u),
 
-with u the envelope, g linear in the edge invariants and channels divided evenly over heads. What is summed depends on the order:
+with u the envelope, g linear in the edge invariants and channels divided evenly over heads. What is
+summed depends on the order:
 
     zero-order      out_i = Lin( sum_j w_ij (.) x_j )
-    first-order     out_i = convolution of order 1 of V x with weights w             (``wigner6j.py``)
+    first-order     out_i = convolution of order 1 of V x with weights w
+                    (``wigner6j.py``)
     second-order    the same of order 2, values V x of half as many channels
-    all-order       all three, with C, C/2 and C/4 channels from the same a, gated: G_1 zero + G_2 first + (1 - G_2) second
+    all-order       all three, with C, C/2 and C/4 channels from the same a, gated: G_1 zero + G_2
+                    first + (1 - G_2) second
 
-The envelope enters the softmax as a factor of every exponential and once more on the weight, so energy and forces are continuous
-when a neighbour crosses the cutoff, even the only one. Weights "softplus": ``u softplus(score) / typical_neighbours``, no sum over
-neighbours. Cost: linear in edges; channels are mixed on nodes only.
+The envelope enters the softmax as a factor of every exponential and once more on the weight, so
+energy and forces are continuous when a neighbour crosses the cutoff, even the only one. Weights
+"softplus": ``u softplus(score) / typical_neighbours``, no sum over neighbours. Cost: linear in
+edges; channels are mixed on nodes only.
 """
 
 from __future__ import annotations
@@ -29,12 +34,16 @@ from models.near_field.scores import SCORES
 from models.near_field.wigner6j import CANCELS, FORMS, WignerConvolution
 
 
-def softmax_weights(logits: Tensor, geometry: NearFieldGeometry, typical_neighbours: float) -> Tensor:
+def softmax_weights(
+    logits: Tensor, geometry: NearFieldGeometry, typical_neighbours: float
+) -> Tensor:
     """Smooth softmax over the neighbours of each node (edges, heads)."""
     return edge_softmax(geometry.graph, logits, geometry.envelope) * geometry.envelope
 
 
-def softplus_weights(logits: Tensor, geometry: NearFieldGeometry, typical_neighbours: float) -> Tensor:
+def softplus_weights(
+    logits: Tensor, geometry: NearFieldGeometry, typical_neighbours: float
+) -> Tensor:
     """Weights of which none depends on another neighbour (edges, heads)."""
     return nn.functional.softplus(logits) * geometry.envelope / typical_neighbours
 
@@ -46,10 +55,11 @@ WEIGHTS = {"softmax": softmax_weights, "softplus": softplus_weights}
 class NearFieldOptions:
     """Sizes and choices of a :class:`NearFieldAttention`.
 
-    lmax, channels: of the features in and out. heads: divides the channels of every branch. hidden: width of the edge invariants.
-    attention_order, score, weights, convolution_form, kernel_implementation: names in ``ORDERS``, ``SCORES``, ``WEIGHTS``, ``FORMS``,
-    ``KERNELS``. score_width: numbers a head compares. typical_neighbours: divisor of weights "softplus".
-    Raises ValueError in one line for sizes < 1, heads that do not divide, unknown names.
+    lmax, channels: of the features in and out. heads: divides the channels of every branch. hidden:
+    width of the edge invariants. attention_order, score, weights, convolution_form,
+    kernel_implementation: names in ``ORDERS``, ``SCORES``, ``WEIGHTS``, ``FORMS``, ``KERNELS``.
+    score_width: numbers a head compares. typical_neighbours: divisor of weights "softplus". Raises
+    ValueError in one line for sizes < 1, heads that do not divide, unknown names.
     """
 
     lmax: int
@@ -65,14 +75,25 @@ class NearFieldOptions:
     kernel_implementation: str = "memory_efficient"
 
     def __post_init__(self):
-        for name, least in (("lmax", 1), ("channels", 1), ("heads", 1), ("hidden", 1), ("score_width", 1)):
+        for name, least in (
+            ("lmax", 1),
+            ("channels", 1),
+            ("heads", 1),
+            ("hidden", 1),
+            ("score_width", 1),
+        ):
             if getattr(self, name) < least:
-                raise ValueError(f"{name} of the near field must be >= {least}, got {getattr(self, name)}")
+                raise ValueError(
+                    f"{name} of the near field must be >= {least}, got {getattr(self, name)}"
+                )
         known = {"attention_order": ORDERS, "score": SCORES, "weights": WEIGHTS}
         known |= {"convolution_form": FORMS, "kernel_implementation": KERNELS}
         for name, names in known.items():
             if getattr(self, name) not in names:
-                raise ValueError(f"{name} of the near field must be one of {', '.join(names)}, got {getattr(self, name)!r}")
+                raise ValueError(
+                    f"{name} of the near field must be one of {', '.join(names)}, got "
+                    f"{getattr(self, name)!r}"
+                )
         if self.convolution_form == "node" and self.kernel_implementation == "flash":
             raise ValueError(CANCELS)
         if not self.typical_neighbours > 0:
@@ -80,13 +101,16 @@ class NearFieldOptions:
         divisor = ORDERS[self.attention_order].narrowest
         if self.channels % (divisor * self.heads):
             raise ValueError(
-                f"{self.attention_order} attention divides {self.channels} channels by {divisor} and over {self.heads} heads; "
+                f"{self.attention_order} attention divides {self.channels} channels by {divisor} "
+                f"and over {self.heads} heads; "
                 f"choose channels that are a multiple of {divisor * self.heads}"
             )
 
 
 class EdgeWeights(nn.Module):
-    """``w_ij[c] = a_ij,h(c) g(e_ij)[c]``: (edges, heads) and the invariants to (edges, channels)."""
+    """``w_ij[c] = a_ij,h(c) g(e_ij)[c]``: (edges, heads) and the invariants to (edges,
+    channels).
+    """
 
     def __init__(self, hidden: int, channels: int, heads: int):
         super().__init__()
@@ -95,7 +119,9 @@ class EdgeWeights(nn.Module):
         nn.init.ones_(self.radial.bias)
 
     def forward(self, attention: Tensor, geometry: NearFieldGeometry) -> Tensor:
-        radial = self.radial(geometry.invariants).unflatten(-1, (self.heads, self.radial.out_features // self.heads))
+        radial = self.radial(geometry.invariants).unflatten(
+            -1, (self.heads, self.radial.out_features // self.heads)
+        )
         return (radial * attention.unsqueeze(-1)).flatten(1)
 
 
@@ -112,7 +138,9 @@ class ZeroOrder(nn.Module):
 
     def forward(self, x: Tensor, attention: Tensor, geometry: NearFieldGeometry) -> Tensor:
         weights = self.weights(attention, geometry)
-        return self.out(self.kernel(geometry.neighbourhoods, geometry.harmonics(0), weights, x).squeeze(1))
+        return self.out(
+            self.kernel(geometry.neighbourhoods, geometry.harmonics(0), weights, x).squeeze(1)
+        )
 
 
 class ConvolutionOrder(nn.Module):
@@ -124,7 +152,12 @@ class ConvolutionOrder(nn.Module):
         self.weights = EdgeWeights(options.hidden, narrow, options.heads)
         self.value = EquivariantLinear(options.lmax, options.channels, narrow)
         self.convolution = WignerConvolution(
-            order, options.lmax, narrow, options.channels, options.convolution_form, options.kernel_implementation
+            order,
+            options.lmax,
+            narrow,
+            options.channels,
+            options.convolution_form,
+            options.kernel_implementation,
         )
         self.bias = nn.Parameter(torch.zeros(options.channels))
 
@@ -152,7 +185,9 @@ class SecondOrder(ConvolutionOrder):
 
 
 class AllOrder(nn.Module):
-    """``G_1 zero + G_2 first + (1 - G_2) second``, gates ``G = sigmoid(Lin(sum_j u_ij e_ij) + Lin(x_i, l = 0))`` for each channel."""
+    """``G_1 zero + G_2 first + (1 - G_2) second``, gates ``G = sigmoid(Lin(sum_j u_ij e_ij) +
+    Lin(x_i, l = 0))`` for each channel.
+    """
 
     narrowest = 4
 
@@ -167,14 +202,22 @@ class AllOrder(nn.Module):
         gates = torch.sigmoid(self.gate(torch.cat([x[:, 0], geometry.surroundings], -1)))
         gate_zero, gate_first = gates.unsqueeze(1).chunk(2, -1)
         first, second = self.first(x, attention, geometry), self.second(x, attention, geometry)
-        return gate_zero * self.zero(x, attention, geometry) + second + gate_first * (first - second)
+        return (
+            gate_zero * self.zero(x, attention, geometry) + second + gate_first * (first - second)
+        )
 
 
-ORDERS = {"zero-order": ZeroOrder, "first-order": FirstOrder, "second-order": SecondOrder, "all-order": AllOrder}
+ORDERS = {
+    "zero-order": ZeroOrder,
+    "first-order": FirstOrder,
+    "second-order": SecondOrder,
+    "all-order": AllOrder,
+}
 
 
 class NearFieldAttention(nn.Module):
-    """Attention over the edges inside the cutoff: ``forward(x (nodes, rows, channels), geometry) -> (nodes, rows, channels)``.
+    """Attention over the edges inside the cutoff: ``forward(x (nodes, rows, channels), geometry) ->
+    (nodes, rows, channels)``.
 
     The residual connection and the norm are the block's.
     """
@@ -183,7 +226,9 @@ class NearFieldAttention(nn.Module):
         super().__init__()
         self.options = options
         sizes = (options.lmax, options.channels, options.heads, options.hidden, options.score_width)
-        self.score = SCORES[options.score](*sizes, piecewise=options.kernel_implementation != "math")
+        self.score = SCORES[options.score](
+            *sizes, piecewise=options.kernel_implementation != "math"
+        )
         self.branch = ORDERS[options.attention_order](options)
 
     def forward(self, x: Tensor, geometry: NearFieldGeometry) -> Tensor:

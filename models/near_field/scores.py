@@ -1,7 +1,8 @@
 """Attention logits of E2Former: how strongly each head of an atom listens to a neighbour.
 
-Each score is a module ``forward(x (nodes, rows, channels), geometry) -> logits (edges, heads)``, invariant under rotation and
-reflection. ``act(t) = 0.8 t sigmoid(t) + 0.2 t`` is smooth and never flat.
+Each score is a module ``forward(x (nodes, rows, channels), geometry) -> logits (edges, heads)``,
+invariant under rotation and reflection. ``act(t) = 0.8 t sigmoid(t) + 0.2 t`` is smooth and never
+flat.
 """
 
 from __future__ import annotations
@@ -26,16 +27,20 @@ def leaky_silu(t: Tensor) -> Tensor:
 
 
 class ScalarMap(nn.Module):
-    """Invariants of a node: products of two linear maps summed over the orders of each degree, then a small network.
+    """Invariants of a node: products of two linear maps summed over the orders of each degree, then
+    a small network.
 
-    ``s_l[c] = sum_m (A_l x)_lm,c (B_l x)_lm,c / sqrt(2 l + 1)``, all l side by side, Linear, LayerNorm, SiLU, Linear.
-    ``forward(x (nodes, rows, channels)) -> (nodes, maps, size)``: ``maps`` independent maps at once (queries and keys).
+    ``s_l[c] = sum_m (A_l x)_lm,c (B_l x)_lm,c / sqrt(2 l + 1)``, all l side by side, Linear,
+    LayerNorm, SiLU, Linear. ``forward(x (nodes, rows, channels)) -> (nodes, maps, size)``: ``maps``
+    independent maps at once (queries and keys).
     """
 
     def __init__(self, lmax: int, channels: int, size: int, maps: int):
         super().__init__()
         self.maps, self.width = maps, max(size // 2, 1)
-        self.product = nn.Parameter(torch.randn(lmax + 1, channels, 2 * maps * self.width) / math.sqrt(channels))
+        self.product = nn.Parameter(
+            torch.randn(lmax + 1, channels, 2 * maps * self.width) / math.sqrt(channels)
+        )
         self.bias = nn.Parameter(torch.zeros(maps * self.width))  # of A at degree 0
         inputs = (lmax + 1) * self.width
         self.first = nn.Parameter(torch.randn(maps, inputs, size) / math.sqrt(inputs))
@@ -46,25 +51,34 @@ class ScalarMap(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(nodes, rows, channels) -> (nodes, maps, size)."""
         sums = []
-        for l, (part, weight) in enumerate(zip(split_degrees(x), self.product.unbind(), strict=True)):
+        for l, (part, weight) in enumerate(
+            zip(split_degrees(x), self.product.unbind(), strict=True)
+        ):
             left, right = (part @ weight).chunk(2, -1)  # (nodes, 2 l + 1, maps width)
             if l == 0:
                 left = left + self.bias
             sums.append((left * right).sum(1) / math.sqrt(2 * l + 1))
-        invariants = torch.stack(sums, 1).unflatten(-1, (self.maps, self.width))  # (nodes, lmax + 1, maps, width)
+        invariants = torch.stack(sums, 1).unflatten(
+            -1, (self.maps, self.width)
+        )  # (nodes, lmax + 1, maps, width)
         hidden = invariants.permute(2, 0, 1, 3).flatten(2) @ self.first  # (maps, nodes, size)
         hidden = layer_norm(hidden, NORM_EPSILON)
-        hidden = nn.functional.silu(hidden * self.norm_weight.unsqueeze(1) + self.norm_bias.unsqueeze(1))
+        hidden = nn.functional.silu(
+            hidden * self.norm_weight.unsqueeze(1) + self.norm_bias.unsqueeze(1)
+        )
         return (hidden @ self.second).transpose(0, 1)
 
 
 class QueryKeyScore(nn.Module):
-    """``QK_alpha``: ``a_ijh = act(g_h(e_ij) <P_q(x_i)_h, P_k(x_j)_h> / sqrt(d))`` with g linear in the edge invariants.
+    """``QK_alpha``: ``a_ijh = act(g_h(e_ij) <P_q(x_i)_h, P_k(x_j)_h> / sqrt(d))`` with g linear in
+    the edge invariants.
 
     No edge tensor is larger than (edges, heads), whatever ``piecewise`` says.
     """
 
-    def __init__(self, lmax: int, channels: int, heads: int, hidden: int, width: int, piecewise: bool = True):
+    def __init__(
+        self, lmax: int, channels: int, heads: int, hidden: int, width: int, piecewise: bool = True
+    ):
         super().__init__()
         self.heads, self.width = heads, width
         self.invariants = ScalarMap(lmax, channels, heads * width, 2)
@@ -80,16 +94,19 @@ class QueryKeyScore(nn.Module):
 class DotScore(nn.Module):
     """``dot_alpha``: what both ends of an edge show along it, through a small network of the edge.
 
-    y = linear map of x to channels / ``narrowing`` channels; ``t_l = (2 l + 1)^(1/2) sum_m Y_lm(u_ij) y_lm`` of both ends and all
-    degrees, times factors linear in the edge invariants; Linear to (heads, width), LayerNorm, act, inner product with one learned vector
-    for each head.
-    ``piecewise``: edges are taken some thousands at a time and recomputed for the derivatives, so that memory holds node tensors only.
+    y = linear map of x to channels / ``narrowing`` channels; ``t_l = (2 l + 1)^(1/2) sum_m
+    Y_lm(u_ij) y_lm`` of both ends and all degrees, times factors linear in the edge invariants;
+    Linear to (heads, width), LayerNorm, act, inner product with one learned vector for each head.
+    ``piecewise``: edges are taken some thousands at a time and recomputed for the derivatives, so
+    that memory holds node tensors only.
     """
 
     narrowing = 1
     piece = 1 << 12  # edges
 
-    def __init__(self, lmax: int, channels: int, heads: int, hidden: int, width: int, piecewise: bool = True):
+    def __init__(
+        self, lmax: int, channels: int, heads: int, hidden: int, width: int, piecewise: bool = True
+    ):
         super().__init__()
         self.lmax, self.heads, self.piecewise = lmax, heads, piecewise
         self.channels = max(channels // self.narrowing, 1)
@@ -108,11 +125,19 @@ class DotScore(nn.Module):
         if not self.piecewise or graph.num_edges <= self.piece:
             return self._logits(shown, *edges)
         pieces = zip(*(values.split(self.piece) for values in edges), strict=True)
-        return torch.cat([checkpoint(self._logits, shown, *piece, use_reentrant=False) for piece in pieces])
+        return torch.cat(
+            [checkpoint(self._logits, shown, *piece, use_reentrant=False) for piece in pieces]
+        )
 
-    def _logits(self, shown: Tensor, src: Tensor, dst: Tensor, harmonics: Tensor, invariants: Tensor) -> Tensor:
-        along = harmonics.unsqueeze(1) * degree_selector(self.lmax, harmonics.dtype, harmonics.device)  # (edges, lmax + 1, rows)
-        seen = torch.cat([torch.bmm(along, shown.index_select(0, end)).flatten(1) for end in (dst, src)], -1)
+    def _logits(
+        self, shown: Tensor, src: Tensor, dst: Tensor, harmonics: Tensor, invariants: Tensor
+    ) -> Tensor:
+        along = harmonics.unsqueeze(1) * degree_selector(
+            self.lmax, harmonics.dtype, harmonics.device
+        )  # (edges, lmax + 1, rows)
+        seen = torch.cat(
+            [torch.bmm(along, shown.index_select(0, end)).flatten(1) for end in (dst, src)], -1
+        )
         mixed = self.first(seen * self.gate(invariants)).unflatten(-1, self.vector.shape)
         return (leaky_silu(self.norm(mixed)) * self.vector).sum(-1)
 
@@ -127,7 +152,10 @@ class SmallDotScore(DotScore):
 def degree_selector(lmax: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """``sqrt(2 l + 1)`` where a row belongs to degree l, else 0: (lmax + 1, rows)."""
     degree = degree_of_row(lmax)
-    selected = nn.functional.one_hot(degree).T * (2 * torch.arange(lmax + 1, dtype=torch.float64).unsqueeze(1) + 1).sqrt()
+    selected = (
+        nn.functional.one_hot(degree).T
+        * (2 * torch.arange(lmax + 1, dtype=torch.float64).unsqueeze(1) + 1).sqrt()
+    )
     return selected.to(dtype=dtype, device=device)
 
 

@@ -1,4 +1,6 @@
-"""The table of attention orders: all ways of one order compute the same step, rows are complete, bad names are refused."""
+"""The table of attention orders: all ways of one order compute the same step, rows are complete,
+bad names are refused.
+"""
 
 import json
 
@@ -11,8 +13,12 @@ from models.near_field.e2former_attention import ORDERS
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_all_variants_of_an_order_are_the_same_network(order):
-    """Outputs and gradients of the weights agree: to rounding where the sums are exact, to eight bits in bfloat16."""
-    programs = {variant: bench.build("small", order, variant) for variant in bench.variants_of(order)}
+    """Outputs and gradients of the weights agree: to rounding where the sums are exact, to eight
+    bits in bfloat16.
+    """
+    programs = {
+        variant: bench.build("small", order, variant) for variant in bench.variants_of(order)
+    }
     expected = programs["math"].run()
     programs["math"].train()
     gradients = [parameter.grad for parameter in programs["math"].module.parameters()]
@@ -22,7 +28,9 @@ def test_all_variants_of_an_order_are_the_same_network(order):
             assert float((found - right).detach().norm() / right.detach().norm()) < bar, variant
         program.train()
         for parameter, right in zip(program.module.parameters(), gradients, strict=True):
-            assert float((parameter.grad - right).norm()) <= bar * max(float(g.norm()) for g in gradients), variant
+            assert float((parameter.grad - right).norm()) <= bar * max(
+                float(g.norm()) for g in gradients
+            ), variant
 
 
 def test_rows_are_written(tmp_path, capsys):
@@ -32,7 +40,9 @@ def test_rows_are_written(tmp_path, capsys):
     rows = {row["order"]: row for row in json.loads((tmp_path / "rows.json").read_text())["rows"]}
     assert list(rows) == list(ORDERS) and "node form" not in rows["zero-order"]
     assert all(rows[order][variant] > 0 for order in ORDERS for variant in bench.variants_of(order))
-    assert "small: 5 structures, 45 atoms, 356 directed edges, 32 channels" in capsys.readouterr().out
+    assert (
+        "small: 5 structures, 45 atoms, 356 directed edges, 32 channels" in capsys.readouterr().out
+    )
 
 
 def test_bad_arguments_are_refused_before_measuring(tmp_path):

@@ -1,8 +1,17 @@
-"""The table of rotation errors: what must turn turns, what must not does not, and the turn of the rows is right."""
+"""The table of rotation errors: what must turn turns, what must not does not, and the turn of the
+rows is right.
+"""
 
 import torch
 
-from benchmarks.bench_far_field_rotation import LMAX, TOLERANCE, printed, rotation_rows, turn_of_rows, turns
+from benchmarks.bench_far_field_rotation import (
+    LMAX,
+    TOLERANCE,
+    printed,
+    rotation_rows,
+    turn_of_rows,
+    turns,
+)
 from models.harmonics import spherical_harmonics
 
 
@@ -15,9 +24,14 @@ def test_rows_of_the_table():
         return max(rows[radius, program][f"turn{l}"] for l in range(LMAX + 1))
 
     for radius in (2.5, 5.0):
-        assert worst(radius, "multipole") < 1e-13 and worst(radius, "multipole, degrees <= 3") < 1e-13
+        assert (
+            worst(radius, "multipole") < 1e-13 and worst(radius, "multipole, degrees <= 3") < 1e-13
+        )
         assert worst(radius, "planewave") < TOLERANCE
-        assert rows[radius, "multipole"]["error"] < TOLERANCE and rows[radius, "planewave"]["error"] < TOLERANCE
+        assert (
+            rows[radius, "multipole"]["error"] < TOLERANCE
+            and rows[radius, "planewave"]["error"] < TOLERANCE
+        )
         assert rows[radius, "multipole, degrees <= 3"]["error"] > 1e-3
     assert worst(5.0, "25 directions") > 0.1
     assert printed(rows[5.0, "25 directions"])["turn2"].endswith("e-01")
@@ -27,5 +41,7 @@ def test_turn_of_the_rows():
     torch.manual_seed(1)
     (turn,), points = turns(1), torch.randn(20, 3, dtype=torch.float64)
     expected = spherical_harmonics(points @ turn.T, LMAX)
-    torch.testing.assert_close(spherical_harmonics(points, LMAX) @ turn_of_rows(turn).T, expected, rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        spherical_harmonics(points, LMAX) @ turn_of_rows(turn).T, expected, rtol=0, atol=1e-14
+    )
     assert torch.linalg.det(turn) > 0.999

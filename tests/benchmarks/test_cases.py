@@ -1,4 +1,6 @@
-"""The benchmark's inputs are what their names promise: counts, connected graphs, chemistry of the tube."""
+"""The benchmark's inputs are what their names promise: counts, connected graphs, chemistry of the
+tube.
+"""
 
 import numpy as np
 import pytest
@@ -6,9 +8,21 @@ import torch
 from scipy.spatial import cKDTree
 
 from benchmarks.bench_near_field import VECTORS_OUT, build_ours
-from benchmarks.cases import CASES, double_walled_nanotube, is_connected, load_geometry, make_case, nbody_case
+from benchmarks.cases import (
+    CASES,
+    double_walled_nanotube,
+    is_connected,
+    load_geometry,
+    make_case,
+    nbody_case,
+)
 
-COUNTS = {"a": (128, 640, 2560), "b1": (32, 576, 1860), "b2": (32, 576, 1860), "c": (1, 370, 16222)}  # graphs, nodes, directed edges
+COUNTS = {
+    "a": (128, 640, 2560),
+    "b1": (32, 576, 1860),
+    "b2": (32, 576, 1860),
+    "c": (1, 370, 16222),
+}  # graphs, nodes, directed edges
 
 
 @pytest.fixture(scope="module", params=sorted(CASES))
@@ -38,7 +52,13 @@ def test_edges_stay_inside_their_graph_and_the_cutoff(case):
 
 
 def test_edge_features_do_not_depend_on_the_direction(case):
-    features = dict(zip(zip(case.src.tolist(), case.dst.tolist(), strict=True), case.edge_scalars.tolist(), strict=True))
+    features = dict(
+        zip(
+            zip(case.src.tolist(), case.dst.tolist(), strict=True),
+            case.edge_scalars.tolist(),
+            strict=True,
+        )
+    )
     assert all(features[j, i] == value for (i, j), value in features.items())
 
 
@@ -48,7 +68,9 @@ def test_same_inputs_every_time(case):
 
 
 def test_tube_is_saturated():
-    """Every hydrogen has one carbon at 1.09 Angstrom, every carbon three neighbours, and the walls do not touch."""
+    """Every hydrogen has one carbon at 1.09 Angstrom, every carbon three neighbours, and the walls
+    do not touch.
+    """
     numbers, positions = double_walled_nanotube()
     assert np.bincount(numbers).tolist() == [0, 44, 0, 0, 0, 0, 326]
     bonded = [len(near) - 1 for near in cKDTree(positions).query_ball_point(positions, 1.6)]
@@ -87,7 +109,9 @@ def test_unknown_case():
 
 
 def test_our_network_answers_with_scalars_and_vectors():
-    """Outputs have the promised shapes, and the vectors turn with the inputs: the timed program is the equivariant one."""
+    """Outputs have the promised shapes, and the vectors turn with the inputs: the timed program is
+    the equivariant one.
+    """
     case = nbody_case(systems=3)
     program = build_ours(case)
     scalars, vectors = program.run()
@@ -96,5 +120,9 @@ def test_our_network_answers_with_scalars_and_vectors():
     case.positions.copy_(case.positions @ turn.T)
     case.vectors.copy_(case.vectors @ turn.T)
     turned_scalars, turned_vectors = program.run()
-    torch.testing.assert_close(turned_scalars, scalars, rtol=1e-4, atol=1e-5 * scalars.abs().max().item())
-    torch.testing.assert_close(turned_vectors, vectors @ turn.T, rtol=1e-4, atol=1e-5 * vectors.abs().max().item())
+    torch.testing.assert_close(
+        turned_scalars, scalars, rtol=1e-4, atol=1e-5 * scalars.abs().max().item()
+    )
+    torch.testing.assert_close(
+        turned_vectors, vectors @ turn.T, rtol=1e-4, atol=1e-5 * vectors.abs().max().item()
+    )

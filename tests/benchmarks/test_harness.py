@@ -1,4 +1,6 @@
-"""The measuring tools measure: order of turns, ratios, memory of a known size, the table, and the command line's errors."""
+"""The measuring tools measure: order of turns, ratios, memory of a known size, the table, and the
+command line's errors.
+"""
 
 import json
 import subprocess
@@ -25,7 +27,9 @@ class Allocating(torch.nn.Linear):
 
 
 def build_allocating(name: str) -> harness.Program:
-    """Building it takes three times the memory of its step and gives it back: that must not count."""
+    """Building it takes three times the memory of its step and gives it back: that must not
+    count.
+    """
     torch.ones(3 * BLOCK_MB * 10**6 // 4)
     module = Allocating()
     return harness.Program(name, module, module)
@@ -33,7 +37,9 @@ def build_allocating(name: str) -> harness.Program:
 
 def test_tasks_take_turns_and_warm_up_is_not_timed():
     calls = []
-    times = harness.interleave({name: lambda name=name: calls.append(name) for name in "xy"}, rounds=3, warm_up=2)
+    times = harness.interleave(
+        {name: lambda name=name: calls.append(name) for name in "xy"}, rounds=3, warm_up=2
+    )
     assert "".join(calls) == "xy" * 5
     assert {name: len(values) for name, values in times.items()} == {"x": 3, "y": 3}
 
@@ -83,14 +89,18 @@ def test_table_is_aligned():
 def test_environment_names_what_decides_the_numbers(monkeypatch):
     monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
     report = harness.environment(("torch", "no-such-package"))
-    assert report["threads"] == torch.get_num_threads() and report["versions"] == {"torch": torch.__version__}
+    assert report["threads"] == torch.get_num_threads() and report["versions"] == {
+        "torch": torch.__version__
+    }
     assert "MALLOC_ARENA_MAX=1" in harness.describe_environment(report)
 
 
 def test_a_missing_folder_of_the_output_is_found_before_the_measuring(tmp_path, capsys):
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    with pytest.raises(FileNotFoundError, match="absent of the output file rows.json does not exist"):
+    with pytest.raises(
+        FileNotFoundError, match="absent of the output file rows.json does not exist"
+    ):
         harness.start(output=str(tmp_path / "absent" / "rows.json"))
     assert capsys.readouterr().out == "" and torch.get_num_threads() == 2
     assert harness.start(("torch",), str(tmp_path / "rows.json"))["threads"] == 1
@@ -100,11 +110,26 @@ def test_a_missing_folder_of_the_output_is_found_before_the_measuring(tmp_path, 
 
 def test_rows_are_written(tmp_path, capsys):
     threads = torch.get_num_threads()
-    bench_near_field.main(["--cases", "a", "--rounds", "1", "--alone", "--no-memory", "--json", str(tmp_path / "rows.json")])
+    bench_near_field.main(
+        [
+            "--cases",
+            "a",
+            "--rounds",
+            "1",
+            "--alone",
+            "--no-memory",
+            "--json",
+            str(tmp_path / "rows.json"),
+        ]
+    )
     torch.set_num_threads(threads)
     content = json.loads((tmp_path / "rows.json").read_text())
     (row,) = content["rows"]
-    assert row["case"] == "a" and row["train_ms"] > row["forward_ms"] > 0 and row["train_ratio"]["value"] == 1.0
+    assert (
+        row["case"] == "a"
+        and row["train_ms"] > row["forward_ms"] > 0
+        and row["train_ratio"]["value"] == 1.0
+    )
     assert "train ms" in capsys.readouterr().out
 
 
@@ -131,6 +156,8 @@ def test_bad_arguments_are_refused_before_measuring(arguments, message):
 
 
 def test_an_error_is_one_line_and_exit_code_2():
-    done = subprocess.run([sys.executable, bench_near_field.__file__, "--cases", "z"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, bench_near_field.__file__, "--cases", "z"], capture_output=True, text=True
+    )
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == "error: case must be one of a, b1, b2, c, got 'z'\n"

@@ -1,4 +1,6 @@
-"""Small sets of structures for tests: a smooth pair potential on random atoms, whose forces are known exactly."""
+"""Small sets of structures for tests: a smooth pair potential on random atoms, whose forces are
+known exactly.
+"""
 
 import numpy as np
 
@@ -28,7 +30,9 @@ def random_structures(sizes=(3, 5, 1, 4), seed=0, elements=(1, 6, 8), spread=2.0
 
 
 def random_crystals(atoms=5, count=3, seed=0, periodic=(True, True, True)) -> Structures:
-    """Structures in skewed cells, atoms anywhere (also outside the cell), labels without meaning."""
+    """Structures in skewed cells, atoms anywhere (also outside the cell), labels without
+    meaning.
+    """
     rng = np.random.default_rng(seed)
     cell = 3.0 * np.eye(3) + 0.4 * rng.standard_normal((count, 3, 3))
     positions = rng.uniform(-4, 7, (count * atoms, 3))

@@ -1,10 +1,14 @@
-"""The N-body protocol for one simulation at a time, written from its description with whole matrices: slow and plain."""
+"""The N-body protocol for one simulation at a time, written from its description with whole
+matrices: slow and plain.
+"""
 
 import numpy as np
 
 
 def draw(rng, bodies: int, frames: int = 49):
-    """Charges (bodies,), positions and velocities (3, bodies), in the order of the protocol; the two noise blocks are drawn and dropped."""
+    """Charges (bodies,), positions and velocities (3, bodies), in the order of the protocol; the
+    two noise blocks are drawn and dropped.
+    """
     charges = rng.choice(np.array([-1.0, 0.0, 1.0]), size=(bodies, 1), p=[0.5, 0.0, 0.5])
     position = rng.randn(3, bodies)
     velocity = rng.randn(3, bodies)
@@ -30,7 +34,9 @@ def coulomb(charges: np.ndarray):
 
 
 def springs(present: np.ndarray):
-    """Position (3, bodies) -> clipped forces (3, bodies) of the springs ``present`` (bodies, bodies)."""
+    """Position (3, bodies) -> clipped forces (3, bodies) of the springs ``present`` (bodies,
+    bodies).
+    """
     return lambda x: _clipped(-0.1 * present, x)
 
 

@@ -1,4 +1,6 @@
-"""Downloads against a small server: they resume, refuse wrong files, try mirrors, and say where to put a file by hand."""
+"""Downloads against a small server: they resume, refuse wrong files, try mirrors, and say where to
+put a file by hand.
+"""
 
 import hashlib
 import http.server
@@ -14,7 +16,9 @@ SHA = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves /file with ranges; ``server.break_after``: bytes of an answer after which the connection is cut (a list, one per request)."""
+    """Serves /file with ranges; ``server.break_after``: bytes of an answer after which the
+    connection is cut (a list, one per request).
+    """
 
     def do_GET(self):
         server = self.server
@@ -29,7 +33,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 return self.send_error(416)
         self.send_response(206 if first else 200)
         if first:
-            self.send_header("Content-Range", f"bytes {first}-{len(server.content) - 1}/{len(server.content)}")
+            self.send_header(
+                "Content-Range", f"bytes {first}-{len(server.content) - 1}/{len(server.content)}"
+            )
         if server.tag:
             self.send_header("ETag", server.tag)
         self.send_header("Content-Length", str(len(server.content) - first))
@@ -45,7 +51,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.content, server.tag, server.knows_ranges, server.break_after, server.ranges, server.sent = CONTENT, '"one"', True, [], [], 0
+    (
+        server.content,
+        server.tag,
+        server.knows_ranges,
+        server.break_after,
+        server.ranges,
+        server.sent,
+    ) = CONTENT, '"one"', True, [], [], 0
     server.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
@@ -68,12 +81,16 @@ class Bar:
 
 
 def remote(server, *paths, sha256=SHA) -> RemoteFile:
-    return RemoteFile("data.npz", tuple(server.url + path for path in (paths or ("/file",))), sha256)
+    return RemoteFile(
+        "data.npz", tuple(server.url + path for path in (paths or ("/file",))), sha256
+    )
 
 
 def test_a_page_in_the_place_of_a_file_is_not_taken(server, tmp_path):
     server.content = b"<html>moved</html>"
-    with pytest.raises(OSError, match=r"is no \.npz file \(it begins with b'<h'\)\); put the file here"):
+    with pytest.raises(
+        OSError, match=r"is no \.npz file \(it begins with b'<h'\)\); put the file here"
+    ):
         fetch(remote(server, sha256=None), tmp_path)
     assert listing(tmp_path) == []
 
@@ -84,7 +101,9 @@ def listing(folder) -> list[str]:
 
 def test_file_arrives_whole_and_once(server, tmp_path):
     bars = []
-    path = fetch(remote(server), tmp_path / "new", lambda *sizes: bars.append(Bar(*sizes)) or bars[-1])
+    path = fetch(
+        remote(server), tmp_path / "new", lambda *sizes: bars.append(Bar(*sizes)) or bars[-1]
+    )
     assert path.read_bytes() == CONTENT and bars[0].done == len(CONTENT)
     assert listing(path.parent) == ["data.npz", "data.npz.sha256"]
     fetch(remote(server), tmp_path / "new")
@@ -94,17 +113,26 @@ def test_file_arrives_whole_and_once(server, tmp_path):
 def test_broken_transfer_goes_on_where_it_stopped(server, tmp_path):
     server.break_after = [600_000, 500_000]
     assert fetch(remote(server), tmp_path).read_bytes() == CONTENT
-    assert server.ranges == [None, "bytes=600000-", "bytes=1100000-"] and server.sent == len(CONTENT)
+    assert server.ranges == [None, "bytes=600000-", "bytes=1100000-"] and server.sent == len(
+        CONTENT
+    )
 
 
 def test_next_session_goes_on_too(server, tmp_path):
     server.break_after = [600_000, 0, 0]
-    with pytest.raises(OSError, match=r"the connection ended after 600000 of 1500000 bytes.*; put the file here: .*data\.npz \(from http"):
+    with pytest.raises(
+        OSError,
+        match=r"the connection ended after 600000 of 1500000 bytes.*; put the file here: "
+        r".*data\.npz \(from http",
+    ):
         fetch(remote(server), tmp_path)
     assert not (tmp_path / "data.npz").exists()
     server.break_after, server.ranges[:] = [], []
     assert fetch(remote(server), tmp_path).read_bytes() == CONTENT
-    assert server.ranges == ["bytes=600000-"] and listing(tmp_path) == ["data.npz", "data.npz.sha256"]
+    assert server.ranges == ["bytes=600000-"] and listing(tmp_path) == [
+        "data.npz",
+        "data.npz.sha256",
+    ]
 
 
 def test_kill_between_the_last_byte_and_the_renaming(server, tmp_path):
@@ -140,7 +168,9 @@ def test_part_without_a_mark_is_not_trusted(server, tmp_path):
 
 
 def test_wrong_checksum_is_refused_and_removed(server, tmp_path):
-    with pytest.raises(OSError, match=rf"wrong checksum \(SHA-256 {SHA[:12]}\.\.\., wanted 000000000000"):
+    with pytest.raises(
+        OSError, match=rf"wrong checksum \(SHA-256 {SHA[:12]}\.\.\., wanted 000000000000"
+    ):
         fetch(remote(server, sha256="0" * 64), tmp_path)
     assert listing(tmp_path) == []
 
@@ -157,7 +187,11 @@ def test_recorded_checksum_finds_later_damage(server, tmp_path):
     broken = bytearray(CONTENT)
     broken[1000] ^= 1
     path.write_bytes(broken)
-    with pytest.raises(ValueError, match=r"data\.npz is damaged or another file \(SHA-256 .*; remove it to have it downloaded again"):
+    with pytest.raises(
+        ValueError,
+        match=r"data\.npz is damaged or another file \(SHA-256 .*; remove it to have it "
+        r"downloaded again",
+    ):
         fetch(unknown, tmp_path)
 
 
@@ -172,5 +206,8 @@ def test_without_a_network_the_message_says_what_to_do(tmp_path):
     with pytest.raises(OSError) as error:
         fetch(offline, tmp_path, timeout=1)
     message = str(error.value)
-    assert message.endswith(f"put the file here: {tmp_path / 'data.npz'} (from http://127.0.0.1:9/a)") and "127.0.0.1:9/b" in message
+    assert (
+        message.endswith(f"put the file here: {tmp_path / 'data.npz'} (from http://127.0.0.1:9/a)")
+        and "127.0.0.1:9/b" in message
+    )
     assert "\n" not in message

@@ -95,9 +95,14 @@ def test_checksums_see_every_byte_and_every_block(tmp_path):
 
 def test_array_checksum_sees_numbers_shape_and_type():
     values = np.arange(6, dtype=np.float32)
-    sums = {files.array_checksum(array) for array in (values, values.reshape(2, 3), values.astype(np.float64), values + 1)}
+    sums = {
+        files.array_checksum(array)
+        for array in (values, values.reshape(2, 3), values.astype(np.float64), values + 1)
+    }
     assert len(sums) == 4
-    assert files.array_checksum(values) == files.array_checksum(np.arange(12, dtype=np.float32)[::2] / 2)
+    assert files.array_checksum(values) == files.array_checksum(
+        np.arange(12, dtype=np.float32)[::2] / 2
+    )
 
 
 def test_reading_names_the_file_and_the_mend(tmp_path):
@@ -109,11 +114,19 @@ def test_reading_names_the_file_and_the_mend(tmp_path):
     with pytest.raises(ValueError, match=r"data\.npz has no array 'b' \(it holds a\); make it"):
         files.read_npz(path, ["a", "b"], "make it")
     content = path.read_bytes()
-    cases = {"flipped": bytearray(content), "truncated": content[:-100], "short": content[:10], "empty": b"", "text": b"hello" * 100}
+    cases = {
+        "flipped": bytearray(content),
+        "truncated": content[:-100],
+        "short": content[:10],
+        "empty": b"",
+        "text": b"hello" * 100,
+    }
     cases["flipped"][4000] ^= 4
     for case in cases.values():
         path.write_bytes(case)
-        with pytest.raises(ValueError, match=r"data\.npz is damaged or no npz file \(.+\); make it") as error:
+        with pytest.raises(
+            ValueError, match=r"data\.npz is damaged or no npz file \(.+\); make it"
+        ) as error:
             files.read_npz(path, ["a"], "make it")
         assert "\n" not in str(error.value)
 
@@ -126,7 +139,10 @@ def test_file_without_permission_is_not_called_damaged(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr("builtins.open", refused)  # root may read anything
-    with pytest.raises(PermissionError, match=r"data\.npz cannot be read \(Permission denied\); mend its permissions"):
+    with pytest.raises(
+        PermissionError,
+        match=r"data\.npz cannot be read \(Permission denied\); mend its permissions",
+    ):
         files.read_npz(path, ["a"], "make it")
 
 

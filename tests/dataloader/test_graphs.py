@@ -1,4 +1,6 @@
-"""Neighbour graphs are all pairs within the cutoff, images included, in the order and orientation the networks expect."""
+"""Neighbour graphs are all pairs within the cutoff, images included, in the order and orientation
+the networks expect.
+"""
 
 import itertools
 import pickle
@@ -40,16 +42,24 @@ def test_edges_are_all_pairs_and_images(periodic):
     assert edges > (20 if any(periodic) else 0)
 
 
-@pytest.mark.parametrize("periodic", [(True, False, False), (False, True, True), (True, False, True)])
+@pytest.mark.parametrize(
+    "periodic", [(True, False, False), (False, True, True), (True, False, True)]
+)
 @pytest.mark.parametrize("atoms", [2, 150])
 def test_directions_that_do_not_repeat_need_no_cell_vector(periodic, atoms):
     rng = np.random.default_rng(atoms)
     size = 3.0 * atoms ** (1 / 3)
     positions = rng.uniform(0, size, (atoms, 3))
-    cell = np.where(np.array(periodic)[:, None], size * np.eye(3) + 0.1 * size * rng.standard_normal((3, 3)), 0.0)
+    cell = np.where(
+        np.array(periodic)[:, None],
+        size * np.eye(3) + 0.1 * size * rng.standard_normal((3, 3)),
+        0.0,
+    )
     found = find_neighbors(positions, 4.5, cell, np.array(periodic))
     wanted = brute_force(positions, 4.5, cell, periodic, images=4)
-    assert [(int(i), int(j), *map(int, s)) for j, i, s in zip(*found, strict=True)] == wanted and len(wanted) > 2
+    assert [
+        (int(i), int(j), *map(int, s)) for j, i, s in zip(*found, strict=True)
+    ] == wanted and len(wanted) > 2
 
 
 def test_lone_atom_sees_its_images_and_never_itself():
@@ -72,17 +82,24 @@ def test_gathered_batch_has_the_edge_vectors_of_each_alone(make):
     batch = structures[ids]
     graph, shift = store.gather(ids)
     cell = None if shift is None else torch.from_numpy(batch.cell)
-    vectors = edge_vectors(torch.from_numpy(batch.positions), graph, image_vectors(graph, cell, shift))
+    vectors = edge_vectors(
+        torch.from_numpy(batch.positions), graph, image_vectors(graph, cell, shift)
+    )
     assert float(vectors.norm(dim=1).max()) < CUTOFF and graph.num_graphs == 4
     wanted = []
     for index in ids:
         one = structures[index]
-        found = find_neighbors(one.positions, CUTOFF, *([] if one.cell is None else [one.cell[0], one.periodic[0]]))
+        found = find_neighbors(
+            one.positions, CUTOFF, *([] if one.cell is None else [one.cell[0], one.periodic[0]])
+        )
         box = np.zeros((3, 3)) if one.cell is None else one.cell[0]
         wanted.append(one.positions[found.dst] - one.positions[found.src] + found.shift @ box)
     np.testing.assert_allclose(vectors.numpy(), np.concatenate(wanted), atol=1e-12)
     assert (torch.diff(graph.dst * graph.num_nodes + graph.src) >= 0).all()
-    assert torch.bincount(graph.graph_of_node[graph.dst], minlength=4).tolist() == store.edges_per_graph[ids].tolist()
+    assert (
+        torch.bincount(graph.graph_of_node[graph.dst], minlength=4).tolist()
+        == store.edges_per_graph[ids].tolist()
+    )
 
 
 def test_graphs_outside_are_an_error():
@@ -126,20 +143,30 @@ def refusal(folder, data_hash, **more) -> str:
 
 def test_graphs_of_something_else_are_refused(stored):
     folder, data_hash = stored
-    assert "holds the neighbours within 3.7 Angstrom, wanted is 5.0" in refusal(folder, data_hash, cutoff=5.0)
+    assert "holds the neighbours within 3.7 Angstrom, wanted is 5.0" in refusal(
+        folder, data_hash, cutoff=5.0
+    )
     assert "belongs to another data set" in refusal(folder, "other")
     manifest = files.read_json(folder / "manifest.json", "")
-    cases = (({"format": 9}, "of version 1"), ({"what": "a cache"}, "describes 'a cache'"), ({"arrays": {}}, "no array src"))
+    cases = (
+        ({"format": 9}, "of version 1"),
+        ({"what": "a cache"}, "describes 'a cache'"),
+        ({"arrays": {}}, "no array src"),
+    )
     for change, message in cases:
         foreign = {key: value for key, value in (manifest | change).items() if key != "checksum"}
-        files.write_json(folder / "manifest.json", foreign | {"checksum": files.json_checksum(foreign)})
+        files.write_json(
+            folder / "manifest.json", foreign | {"checksum": files.json_checksum(foreign)}
+        )
         assert message in refusal(folder, data_hash)
     with pytest.raises(ValueError, match="verify must be one of"):
         files.write_json(folder / "manifest.json", manifest)
         NeighborStore.open(folder, data_hash=data_hash, verify="no")
 
 
-@pytest.mark.parametrize("name", ["src.npy", "degree.npy", "nodes.npy", "edge_offsets.npy", "manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["src.npy", "degree.npy", "nodes.npy", "edge_offsets.npy", "manifest.json"]
+)
 def test_every_flipped_byte_is_refused(stored, name):
     folder, data_hash = stored
     whole = (folder / name).read_bytes()

@@ -1,9 +1,19 @@
-"""Laws of the N-body generator: the protocol itself, conservation, walls, the stream of random numbers."""
+"""Laws of the N-body generator: the protocol itself, conservation, walls, the stream of random
+numbers.
+"""
 
 import numpy as np
 import pytest
 
-from dataloader.nbody_simulation import BOX, STEPS_PER_FRAME, TIME_STEP, draw_starts, integrate, reflect, simulate_nbody
+from dataloader.nbody_simulation import (
+    BOX,
+    STEPS_PER_FRAME,
+    TIME_STEP,
+    draw_starts,
+    integrate,
+    reflect,
+    simulate_nbody,
+)
 from tests.dataloader import reference_nbody as slow
 
 
@@ -13,8 +23,14 @@ def legacy(seed: int) -> np.random.RandomState:
 
 def start(positions, velocities, charges) -> dict[str, np.ndarray]:
     """One simulation from lists (bodies, 3)."""
-    position, velocity = (np.array(values, dtype=float).T[None] for values in (positions, velocities))
-    return {"start_positions": position, "start_velocities": velocity, "charges": np.array([charges], dtype=float)}
+    position, velocity = (
+        np.array(values, dtype=float).T[None] for values in (positions, velocities)
+    )
+    return {
+        "start_positions": position,
+        "start_velocities": velocity,
+        "charges": np.array([charges], dtype=float),
+    }
 
 
 def test_random_numbers_follow_the_protocol_through_the_splits():
@@ -34,7 +50,9 @@ def test_frames_are_those_of_the_protocol(bodies, frames):
     result = integrate(begin, frames=frames)
     for index in range(4):
         force = slow.coulomb(begin["charges"][index])
-        x, v = slow.trajectory(force, begin["start_positions"][index], begin["start_velocities"][index], frames)
+        x, v = slow.trajectory(
+            force, begin["start_positions"][index], begin["start_velocities"][index], frames
+        )
         np.testing.assert_allclose(result["positions"][index], x, rtol=0, atol=1e-10)
         np.testing.assert_allclose(result["velocities"][index], v, rtol=0, atol=1e-10)
 
@@ -44,10 +62,18 @@ def test_springs_follow_their_law():
     result = integrate(begin, "springs", frames=20)
     present = result["springs"]
     assert set(np.unique(present)) == {0.0, 1.0}
-    assert np.array_equal(present, present.transpose(0, 2, 1)) and not present.diagonal(axis1=1, axis2=2).any()
+    assert (
+        np.array_equal(present, present.transpose(0, 2, 1))
+        and not present.diagonal(axis1=1, axis2=2).any()
+    )
     assert not result["charges"].any()
     for index in range(3):
-        x, _ = slow.trajectory(slow.springs(present[index].copy()), begin["start_positions"][index], begin["start_velocities"][index], 20)
+        x, _ = slow.trajectory(
+            slow.springs(present[index].copy()),
+            begin["start_positions"][index],
+            begin["start_velocities"][index],
+            20,
+        )
         np.testing.assert_allclose(result["positions"][index], x, rtol=0, atol=1e-10)
 
 
@@ -63,10 +89,16 @@ def test_momentum_and_energy_of_two_charges():
     begin = start([[-0.5, 0, 0], [0.5, 0.2, 0]], [[0.1, 0.4, 0], [0, -0.3, 0.2]], [1, -1])
     result = integrate(begin, frames=15)
     x, v = result["positions"][0], result["velocities"][0]
-    np.testing.assert_allclose(v.sum(axis=1), np.broadcast_to(begin["start_velocities"][0].sum(axis=1), (15, 3)), atol=1e-12)
+    np.testing.assert_allclose(
+        v.sum(axis=1),
+        np.broadcast_to(begin["start_velocities"][0].sum(axis=1), (15, 3)),
+        atol=1e-12,
+    )
     difference = x[:, 0] - x[:, 1]
     distance = np.linalg.norm(difference, axis=1, keepdims=True)
-    half_kick = 0.5 * TIME_STEP * difference / distance**3  # the scheme keeps velocities half a step behind positions
+    half_kick = (
+        0.5 * TIME_STEP * difference / distance**3
+    )  # the scheme keeps velocities half a step behind positions
     v = v + np.stack([-half_kick, half_kick], axis=1)
     kinetic = 0.5 * (v**2).sum(axis=(1, 2))
     assert np.ptp(kinetic - 1 / distance[:, 0]) < 1e-3 * np.ptp(kinetic)
@@ -75,8 +107,12 @@ def test_momentum_and_energy_of_two_charges():
 
 def test_like_charges_repel_and_opposite_charges_attract():
     for charges, grows in (([1, 1], True), ([1, -1], False)):
-        result = integrate(start([[-1, 0, 0], [1, 0, 0]], [[0, 0, 0], [0, 0, 0]], charges), frames=5)
-        distance = np.linalg.norm(result["positions"][0, :, 0] - result["positions"][0, :, 1], axis=1)
+        result = integrate(
+            start([[-1, 0, 0], [1, 0, 0]], [[0, 0, 0], [0, 0, 0]], charges), frames=5
+        )
+        distance = np.linalg.norm(
+            result["positions"][0, :, 0] - result["positions"][0, :, 1], axis=1
+        )
         assert (distance[-1] > 2) == grows
 
 
@@ -100,7 +136,9 @@ def test_fast_particles_stay_in_the_box_with_their_speed():
     result = integrate(begin, frames=30)
     assert np.abs(result["positions"]).max() <= BOX
     speed = np.abs(begin["start_velocities"][0].T)
-    np.testing.assert_allclose(np.abs(result["velocities"][0]), np.broadcast_to(speed, (30, 2, 3)), atol=1e-13)
+    np.testing.assert_allclose(
+        np.abs(result["velocities"][0]), np.broadcast_to(speed, (30, 2, 3)), atol=1e-13
+    )
 
 
 def test_result_depends_on_the_seed_alone(monkeypatch):
@@ -112,7 +150,9 @@ def test_result_depends_on_the_seed_alone(monkeypatch):
     second = simulate_nbody(9, legacy(3), frames=4, progress=done.append)
     assert all(np.array_equal(first[name], second[name]) for name in first)
     assert sum(done) == 9 * 4
-    assert not np.array_equal(first["positions"], simulate_nbody(9, legacy(4), frames=4)["positions"])
+    assert not np.array_equal(
+        first["positions"], simulate_nbody(9, legacy(4), frames=4)["positions"]
+    )
 
 
 @pytest.mark.parametrize(

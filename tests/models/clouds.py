@@ -14,7 +14,9 @@ from tests.suite import cutoff_graph
 
 
 def cloud(nodes: int, seed: int = 0, side: float = 0.0) -> Tensor:
-    """Positions (nodes, 3) in float64, no two closer than 1 Angstrom, about 0.08 a cubic Angstrom unless ``side`` is given."""
+    """Positions (nodes, 3) in float64, no two closer than 1 Angstrom, about 0.08 a cubic Angstrom
+    unless ``side`` is given.
+    """
     generator = torch.Generator().manual_seed(seed)
     side = side or (nodes / 0.08) ** (1 / 3)
     points: list[Tensor] = []
@@ -42,7 +44,9 @@ class Surveyor:
         torch.manual_seed(self.seed)
         self.trunk = RadialTrunk(BesselBasis(self.cutoff), 0, self.hidden)
 
-    def __call__(self, positions: Tensor, graph: GraphIndex, images: Tensor | None = None) -> NearFieldGeometry:
+    def __call__(
+        self, positions: Tensor, graph: GraphIndex, images: Tensor | None = None
+    ) -> NearFieldGeometry:
         trunk: nn.Module = self.trunk.to(positions.dtype)
         return NearFieldGeometry.from_positions(
             graph,

@@ -1,4 +1,6 @@
-"""Laws of the spherical Bessel functions: 60 digits, scipy, differential equation, Wronskian, sum rules, addition theorem, plane waves."""
+"""Laws of the spherical Bessel functions: 60 digits, scipy, differential equation, Wronskian, sum
+rules, addition theorem, plane waves.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,16 @@ from models.irreps import degree_of_row, degree_slice
 from tests.models.draws import draw
 
 TOP = 60
-GRID = [*ARGUMENTS, *(l + shift for l in (1, 2, 5, 13, 34, 47, 58, 60) for shift in (-1e-6, 0.0, 1e-6, 0.49)), 3.14159265358979, 300.0]
+GRID = [
+    *ARGUMENTS,
+    *(l + shift for l in (1, 2, 5, 13, 34, 47, 58, 60) for shift in (-1e-6, 0.0, 1e-6, 0.49)),
+    3.14159265358979,
+    300.0,
+]
 DEGREES = torch.arange(TOP + 1, dtype=torch.float64)
-PRECISIONS = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+PRECISIONS = pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64], ids=["float32", "float64"]
+)
 
 
 @functools.cache
@@ -33,17 +42,24 @@ def exact(x: float) -> list[mpmath.mpf]:
 
 @PRECISIONS
 def test_values_to_60_digits(dtype):
-    """Within 25 roundings of ``|j_l|`` for l >= x and of 1 / x for l < x, for all l <= 60, at zero, tiny, turning and large arguments."""
+    """Within 25 roundings of ``|j_l|`` for l >= x and of 1 / x for l < x, for all l <= 60, at zero,
+    tiny, turning and large arguments.
+    """
     points = torch.tensor(GRID, dtype=dtype)
     values = spherical_bessel(points, TOP)
     assert values.dtype == dtype and torch.isfinite(values).all()
-    worst = {x: bessel_error(row, x, exact(x)[: TOP + 1]) for x, row in zip(points.tolist(), values, strict=True)}
+    worst = {
+        x: bessel_error(row, x, exact(x)[: TOP + 1])
+        for x, row in zip(points.tolist(), values, strict=True)
+    }
     assert max(worst.values()) <= 25, worst
 
 
 @PRECISIONS
 def test_scaled_values_to_60_digits(dtype):
-    """``G_l``: within 32 + x / 2 roundings of it for l >= x, of its envelope ``(2 l + 1)!! / x^(l + 1)`` for l < x."""
+    """``G_l``: within 32 + x / 2 roundings of it for l >= x, of its envelope ``(2 l + 1)!! / x^(l +
+    1)`` for l < x.
+    """
     limits = torch.finfo(dtype)
     squares = torch.tensor(GRID, dtype=dtype).square()
     values = scaled_bessel(squares, TOP)
@@ -55,7 +71,10 @@ def test_scaled_values_to_60_digits(dtype):
             envelope = mpmath.fac2(2 * l + 1) / x**l if x else mpmath.mpf(1)
             right = envelope * j[l] if x else mpmath.mpf(1)
             scale = abs(right) if l >= x else envelope / x
-            assert abs(value - right) <= (32 + x / 2) * limits.eps * scale + limits.tiny, (float(x), l)
+            assert abs(value - right) <= (32 + x / 2) * limits.eps * scale + limits.tiny, (
+                float(x),
+                l,
+            )
 
 
 def test_values_of_scipy():
@@ -69,7 +88,12 @@ def test_number_of_degrees_changes_no_value(lmax):
     """The downward pass starts high enough for every lmax."""
     x = torch.linspace(0, lmax + 2, 301, dtype=torch.float64)
     for function, argument in ((spherical_bessel, x), (scaled_bessel, x.square())):
-        torch.testing.assert_close(function(argument, lmax), function(argument, TOP)[:, : lmax + 1], rtol=2e-14, atol=1e-300)
+        torch.testing.assert_close(
+            function(argument, lmax),
+            function(argument, TOP)[:, : lmax + 1],
+            rtol=2e-14,
+            atol=1e-300,
+        )
 
 
 @PRECISIONS
@@ -77,20 +101,32 @@ def test_smooth_underflow(dtype):
     """For x << l values fall to zero without a break, and the scaled functions go to 1."""
     x = torch.logspace(-12, 0, 50, dtype=dtype)
     values, scaled = spherical_bessel(x, TOP), scaled_bessel(x.square(), TOP)
-    assert (values >= 0).all() and (values[:, 1:].diff(dim=0) >= 0).all() and (values.diff(dim=1) <= 0).all()
+    assert (
+        (values >= 0).all()
+        and (values[:, 1:].diff(dim=0) >= 0).all()
+        and (values.diff(dim=1) <= 0).all()
+    )
     assert not values[:, TOP][x < 1e-4].any() or dtype == torch.float64
     scaled = scaled[x.square() < torch.finfo(dtype).eps]
-    torch.testing.assert_close(scaled, torch.ones_like(scaled), rtol=0, atol=2 * torch.finfo(dtype).eps)
+    torch.testing.assert_close(
+        scaled, torch.ones_like(scaled), rtol=0, atol=2 * torch.finfo(dtype).eps
+    )
 
 
 def test_negative_arguments():
-    """``j_l(-x) = (-1)^l j_l(x)``; for x^2 < 0 the scaled functions go on without a break, ``G_0 = sinh(x) / x``."""
+    """``j_l(-x) = (-1)^l j_l(x)``; for x^2 < 0 the scaled functions go on without a break, ``G_0 =
+    sinh(x) / x``.
+    """
     x = torch.tensor([1e-3, 0.4, 3.0, 20.0, 65.0], dtype=torch.float64)
-    torch.testing.assert_close(spherical_bessel(-x, TOP), spherical_bessel(x, TOP) * (-1) ** DEGREES, rtol=0, atol=0)
+    torch.testing.assert_close(
+        spherical_bessel(-x, TOP), spherical_bessel(x, TOP) * (-1) ** DEGREES, rtol=0, atol=0
+    )
     x = torch.tensor([1e-6, 1e-3, 0.4, 1.0], dtype=torch.float64)
     zero = x.sinh() / x
     one = torch.where(x < 0.01, 1 + x.square() / 10, 3 * (x.cosh() - zero) / x.square())
-    torch.testing.assert_close(scaled_bessel(-x.square(), 1), torch.stack([zero, one], -1), rtol=1e-13, atol=0)
+    torch.testing.assert_close(
+        scaled_bessel(-x.square(), 1), torch.stack([zero, one], -1), rtol=1e-13, atol=0
+    )
 
 
 def test_scaled_functions_times_leading_term():
@@ -114,12 +150,17 @@ def derivatives(function, x: Tensor, order: int, lmax: int = TOP) -> list[Tensor
             results.append(torch.autograd.grad(results[-1].sum(), point, create_graph=True)[0])
         return results
 
-    return [torch.stack(part, -1).detach() for part in zip(*map(of_one_degree, range(lmax + 1)), strict=True)]
+    return [
+        torch.stack(part, -1).detach()
+        for part in zip(*map(of_one_degree, range(lmax + 1)), strict=True)
+    ]
 
 
 @PRECISIONS
 def test_first_derivatives_to_60_digits(dtype):
-    """``j_l' = l / x j_l - j_(l+1)``, relative to the larger term for l >= x and to 1 / x for l < x: no loss at small x."""
+    """``j_l' = l / x j_l - j_(l+1)``, relative to the larger term for l >= x and to 1 / x for l <
+    x: no loss at small x.
+    """
     points = torch.tensor([x for x in GRID if x], dtype=dtype)
     _, first = derivatives(spherical_bessel, points, 1)
     limits = torch.finfo(dtype)
@@ -127,37 +168,64 @@ def test_first_derivatives_to_60_digits(dtype):
         for l, value in enumerate(row):
             terms = l / mpmath.mpf(x) * exact(x)[l], exact(x)[l + 1]
             scale = max(map(abs, terms)) if l >= x else min(1, 1 / mpmath.mpf(x))
-            assert abs(value - (terms[0] - terms[1])) <= 40 * limits.eps * scale + limits.tiny, (x, l)
+            assert abs(value - (terms[0] - terms[1])) <= 40 * limits.eps * scale + limits.tiny, (
+                x,
+                l,
+            )
 
 
 def test_derivatives_of_scipy_and_the_differential_equation():
     """x^2 j'' + 2 x j' + (x^2 - l (l + 1)) j = 0."""
     x = torch.cat([torch.tensor([0.0, 1e-9, 1e-4]), torch.linspace(0.05, 75, 60)]).double()
     value, first, second = derivatives(spherical_bessel, x, 2)
-    expected = torch.as_tensor(spherical_jn(DEGREES[:, None].long().numpy(), x.numpy(), derivative=True)).T
+    expected = torch.as_tensor(
+        spherical_jn(DEGREES[:, None].long().numpy(), x.numpy(), derivative=True)
+    ).T
     torch.testing.assert_close(first[1:], expected[1:], rtol=0, atol=1e-13)
     x = x[:, None]
-    terms = torch.stack([x.square() * second, 2 * x * first, (x.square() - DEGREES * (DEGREES + 1)) * value])
+    terms = torch.stack(
+        [x.square() * second, 2 * x * first, (x.square() - DEGREES * (DEGREES + 1)) * value]
+    )
     assert (terms.sum(0).abs() <= 1e-13 * (terms.abs().sum(0) + x)).all()
 
 
 @PRECISIONS
 def test_derivatives_at_zero(dtype):
-    """j_l = x^l / (2 l + 1)!! (1 - x^2 / (2 (2 l + 3)) + ...): only j_1' = 1/3, j_0'' = -1/3 and j_2'' = 2/15 are left at zero."""
-    value, first, second, third = (part[0].double() for part in derivatives(spherical_bessel, torch.zeros(1, dtype=dtype), 3))
+    """j_l = x^l / (2 l + 1)!! (1 - x^2 / (2 (2 l + 3)) + ...): only j_1' = 1/3, j_0'' = -1/3 and
+    j_2'' = 2/15 are left at zero.
+    """
+    value, first, second, third = (
+        part[0].double() for part in derivatives(spherical_bessel, torch.zeros(1, dtype=dtype), 3)
+    )
     expected = torch.zeros(4, TOP + 1, dtype=torch.float64)
     expected[0, 0], expected[1, 1] = 1, 1 / 3
     expected[2, 0], expected[2, 2] = -1 / 3, 2 / 15
     expected[3, 1], expected[3, 3] = -1 / 5, 6 / 105
-    torch.testing.assert_close(torch.stack([value, first, second, third]), expected, rtol=0, atol=4 * torch.finfo(dtype).eps)
+    torch.testing.assert_close(
+        torch.stack([value, first, second, third]),
+        expected,
+        rtol=0,
+        atol=4 * torch.finfo(dtype).eps,
+    )
 
 
 @PRECISIONS
 def test_scaled_derivatives_at_zero(dtype):
     """G_l = 1 - s / (2 (2 l + 3)) + s^2 / (8 (2 l + 3)(2 l + 5)) - ..."""
-    value, first, second = (part[0].double() for part in derivatives(scaled_bessel, torch.zeros(1, dtype=dtype), 2))
-    expected = [torch.ones_like(DEGREES), -1 / (2 * (2 * DEGREES + 3)), 1 / (4 * (2 * DEGREES + 3) * (2 * DEGREES + 5))]
-    torch.testing.assert_close(torch.stack([value, first, second]), torch.stack(expected), rtol=4 * torch.finfo(dtype).eps, atol=0)
+    value, first, second = (
+        part[0].double() for part in derivatives(scaled_bessel, torch.zeros(1, dtype=dtype), 2)
+    )
+    expected = [
+        torch.ones_like(DEGREES),
+        -1 / (2 * (2 * DEGREES + 3)),
+        1 / (4 * (2 * DEGREES + 3) * (2 * DEGREES + 5)),
+    ]
+    torch.testing.assert_close(
+        torch.stack([value, first, second]),
+        torch.stack(expected),
+        rtol=4 * torch.finfo(dtype).eps,
+        atol=0,
+    )
 
 
 @pytest.mark.parametrize("function", [spherical_bessel, scaled_bessel, leading_term])
@@ -191,21 +259,41 @@ def test_squares_add_up():
 
 @pytest.mark.parametrize("kappa", [0.01, 0.3, 1.0, 3.0])
 def test_addition_theorem(kappa):
-    """sum_lm (2 l + 1) j_l(kappa a) Y_lm(a) j_l(kappa b) Y_lm(b) = sin(kappa |a - b|) / (kappa |a - b|)."""
+    """sum_lm (2 l + 1) j_l(kappa a) Y_lm(a) j_l(kappa b) Y_lm(b) = sin(kappa |a - b|) / (kappa |a -
+    b|).
+    """
     one, other = 2.5 * draw(2, 30, 3, seed=1)
     other[0], one[1] = one[0], 0  # a distance and a radius of zero
     degree = degree_of_row(TOP)
-    waves = [spherical_bessel(kappa * v.norm(dim=-1), TOP)[:, degree] * spherical_harmonics(v, TOP) for v in (one, other)]
+    waves = [
+        spherical_bessel(kappa * v.norm(dim=-1), TOP)[:, degree] * spherical_harmonics(v, TOP)
+        for v in (one, other)
+    ]
     distance = kappa * (one - other).norm(dim=-1)
     assert float(kappa * torch.cat([one, other]).norm(dim=-1).max()) < 36
-    torch.testing.assert_close((waves[0] * waves[1]) @ (2 * degree + 1.0).double(), torch.sinc(distance / torch.pi), rtol=0, atol=1e-13)
+    torch.testing.assert_close(
+        (waves[0] * waves[1]) @ (2 * degree + 1.0).double(),
+        torch.sinc(distance / torch.pi),
+        rtol=0,
+        atol=1e-13,
+    )
 
 
 def test_plane_wave():
     """exp(i k . r) = sum_l i^l (2 l + 1) j_l(k r) P_l(cos)."""
-    x, cosine = torch.linspace(0, 28, 40, dtype=torch.float64), torch.linspace(-1, 1, 40, dtype=torch.float64)
-    legendre = torch.as_tensor(np.stack([eval_legendre(l, cosine.numpy()) for l in range(TOP + 1)], -1))
-    total = (spherical_bessel(x, TOP) * legendre * (2 * DEGREES + 1) * torch.tensor([1, 1j, -1, -1j])[DEGREES.long() % 4]).sum(-1)
+    x, cosine = (
+        torch.linspace(0, 28, 40, dtype=torch.float64),
+        torch.linspace(-1, 1, 40, dtype=torch.float64),
+    )
+    legendre = torch.as_tensor(
+        np.stack([eval_legendre(l, cosine.numpy()) for l in range(TOP + 1)], -1)
+    )
+    total = (
+        spherical_bessel(x, TOP)
+        * legendre
+        * (2 * DEGREES + 1)
+        * torch.tensor([1, 1j, -1, -1j])[DEGREES.long() % 4]
+    ).sum(-1)
     torch.testing.assert_close(total, torch.exp(1j * x * cosine), rtol=0, atol=1e-13)
 
 
@@ -214,11 +302,15 @@ def test_plane_wave():
 
 def smooth_waves(vectors: Tensor, kappa: float, size: float, lmax: int) -> Tensor:
     """j_l(kappa r) Y_lm without a division by r."""
-    radial = leading_term(vectors.new_tensor(kappa * size), lmax) * scaled_bessel((kappa * vectors).square().sum(-1), lmax)
+    radial = leading_term(vectors.new_tensor(kappa * size), lmax) * scaled_bessel(
+        (kappa * vectors).square().sum(-1), lmax
+    )
     return radial[..., degree_of_row(lmax)] * solid_harmonics(vectors / size, lmax)
 
 
-@pytest.mark.parametrize(("dtype", "bar"), [(torch.float32, 1e-5), (torch.float64, 2e-14)], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    ("dtype", "bar"), [(torch.float32, 1e-5), (torch.float64, 2e-14)], ids=["float32", "float64"]
+)
 @pytest.mark.parametrize("kappa", [0.02, 0.3, 1.6])
 def test_smooth_waves_neither_overflow_nor_lose_digits(kappa, dtype, bar):
     """In a ball of radius 20 to degree 40, against the product of the two functions in float64."""
@@ -234,7 +326,9 @@ def test_smooth_waves_neither_overflow_nor_lose_digits(kappa, dtype, bar):
     largest = spherical_bessel(kappa * lengths[:, 0], lmax).abs().amax(0)
     for l in range(lmax + 1):
         if largest[l] > 1e-30:
-            assert float((found - expected)[:, degree_slice(l)].abs().max()) <= 10 * bar * float(largest[l])
+            assert float((found - expected)[:, degree_slice(l)].abs().max()) <= 10 * bar * float(
+                largest[l]
+            )
 
 
 def test_smooth_waves_obey_helmholtz():
@@ -246,8 +340,13 @@ def test_smooth_waves_obey_helmholtz():
     waves = smooth_waves(vectors, kappa, 3.0, lmax)
     for row in range(waves.shape[1]):
         (gradient,) = torch.autograd.grad(waves[:, row].sum(), vectors, create_graph=True)
-        laplacian = sum(torch.autograd.grad(gradient[:, a].sum(), vectors, retain_graph=True)[0][:, a] for a in range(3))
-        torch.testing.assert_close(laplacian, -(kappa**2) * waves[:, row].detach(), rtol=0, atol=1e-13)
+        laplacian = sum(
+            torch.autograd.grad(gradient[:, a].sum(), vectors, retain_graph=True)[0][:, a]
+            for a in range(3)
+        )
+        torch.testing.assert_close(
+            laplacian, -(kappa**2) * waves[:, row].detach(), rtol=0, atol=1e-13
+        )
     call = functools.partial(smooth_waves, kappa=kappa, size=3.0, lmax=lmax)
     assert torch.autograd.gradcheck(call, vectors) and torch.autograd.gradgradcheck(call, vectors)
 
@@ -278,15 +377,22 @@ def test_bad_input_is_refused(function):
 
 
 def mixture_as_written(squared: Tensor, wave_numbers: Tensor, weights: Tensor) -> Tensor:
-    functions = scaled_bessel(squared[:, None] * wave_numbers.square(), weights.shape[0] - 1)  # (n, q, l)
+    functions = scaled_bessel(
+        squared[:, None] * wave_numbers.square(), weights.shape[0] - 1
+    )  # (n, q, l)
     return torch.einsum("nql,lhq->lhn", functions, weights)
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 2])
 @pytest.mark.parametrize("lmax", [0, 1, 5, 7])
 def test_mixture_is_the_sum_it_says(lmax, ahead):
-    """Values and the derivatives of three orders by r^2, also beyond those foreseen, and by the weights."""
-    squared, kappa = torch.linspace(0, 200, 61, dtype=torch.float64), torch.tensor([0.05, 0.4, 1.1], dtype=torch.float64)
+    """Values and the derivatives of three orders by r^2, also beyond those foreseen, and by the
+    weights.
+    """
+    squared, kappa = (
+        torch.linspace(0, 200, 61, dtype=torch.float64),
+        torch.tensor([0.05, 0.4, 1.1], dtype=torch.float64),
+    )
     weights, upstream = draw(lmax + 1, 2, 3, seed=4), draw(lmax + 1, 2, 61, seed=5)
     columns = []
     for function in (functools.partial(bessel_mixture, ahead=ahead), mixture_as_written):
@@ -294,7 +400,9 @@ def test_mixture_is_the_sum_it_says(lmax, ahead):
         value = (function(leaves[0], kappa, leaves[1]) * upstream).sum((0, 1))
         column = [value]
         for _ in range(3):
-            column += torch.autograd.grad(column[-2 if len(column) > 1 else 0].sum(), leaves, create_graph=True)
+            column += torch.autograd.grad(
+                column[-2 if len(column) > 1 else 0].sum(), leaves, create_graph=True
+            )
         columns.append(column)
     for found, expected in zip(*columns, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
@@ -302,7 +410,9 @@ def test_mixture_is_the_sum_it_says(lmax, ahead):
 
 @pytest.mark.parametrize("ahead", [0, 2])
 def test_derivatives_of_mixtures_match_differences(ahead):
-    """Those of the derivatives as well: a network trained on forces takes them by the weights and by the positions."""
+    """Those of the derivatives as well: a network trained on forces takes them by the weights and
+    by the positions.
+    """
     kappa = torch.tensor([0.3, 1.0], dtype=torch.float64)
     squared = torch.tensor([0.0, 0.7, 30.0], dtype=torch.float64, requires_grad=True)
     weights = draw(3, 2, 2, seed=6).requires_grad_(True)
@@ -311,9 +421,13 @@ def test_derivatives_of_mixtures_match_differences(ahead):
         return bessel_mixture(squared, kappa, weights, ahead)
 
     def slope(squared: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(call(squared, weights).square().sum(), (squared, weights), create_graph=True)
+        return torch.autograd.grad(
+            call(squared, weights).square().sum(), (squared, weights), create_graph=True
+        )
 
-    assert torch.autograd.gradcheck(call, (squared, weights)) and torch.autograd.gradgradcheck(call, (squared, weights))
+    assert torch.autograd.gradcheck(call, (squared, weights)) and torch.autograd.gradgradcheck(
+        call, (squared, weights)
+    )
     assert torch.autograd.gradgradcheck(slope, (squared, weights))
 
 

@@ -8,7 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from models.blocks import ATTENTIONS, MAX_LAYERS, Block, BlockOptions, DropPath, FarLayer, HybridLayer, NearLayer, Scene, parse_schedule
+from models.blocks import (
+    ATTENTIONS,
+    MAX_LAYERS,
+    Block,
+    BlockOptions,
+    DropPath,
+    FarLayer,
+    HybridLayer,
+    NearLayer,
+    Scene,
+    parse_schedule,
+)
 from models.far_field.attention import FarFieldOptions
 from models.graph_ops import GraphIndex
 from models.near_field.e2former_attention import ORDERS, NearFieldOptions
@@ -17,14 +28,23 @@ from models.radial import polynomial_envelope
 from tests.suite import cutoff_graph
 
 NEAR = NearFieldOptions(lmax=2, channels=8, heads=2, hidden=6, score_width=4)
-FAR = FarFieldOptions(channels=8, lmax=2, heads=2, key_features=2, value_channels=2, expansion="pairwise")
+FAR = FarFieldOptions(
+    channels=8, lmax=2, heads=2, key_features=2, value_channels=2, expansion="pairwise"
+)
 
 
 def options(attention: str, **change) -> BlockOptions:
     """Of a small block; the near field has the order that ``attention`` asks for."""
     order = ATTENTIONS[attention].near_order
     near = None if order is None else dataclasses.replace(NEAR, attention_order=order)
-    chosen = {"ffn_channels": 8, "norm": "rms_norm_sh", "feed_forward": "gate", "drop_path": 0.0, "long_scale": 1.0, **change}
+    chosen = {
+        "ffn_channels": 8,
+        "norm": "rms_norm_sh",
+        "feed_forward": "gate",
+        "drop_path": 0.0,
+        "long_scale": 1.0,
+        **change,
+    }
     return BlockOptions(near, FAR, **chosen)
 
 
@@ -51,7 +71,11 @@ def features(nodes: int = 6) -> torch.Tensor:
         ("first-order", 3, ["first-order"] * 3),
         ("fmm-node", 1, ["fmm-node"]),
         ("first-order6+fmm-node2", 4, ["first-order"] * 6 + ["fmm-node"] * 2),
-        ("zero-order1+hybrid-all-order2+fmm-node", 2, ["zero-order", "hybrid-all-order", "hybrid-all-order", "fmm-node", "fmm-node"]),
+        (
+            "zero-order1+hybrid-all-order2+fmm-node",
+            2,
+            ["zero-order", "hybrid-all-order", "hybrid-all-order", "fmm-node", "fmm-node"],
+        ),
         (" first-order2 + fmm-node1 ", 9, ["first-order", "first-order", "fmm-node"]),
         ("first-order+fmm-node2", 1, ["first-order", "fmm-node", "fmm-node"]),
     ],
@@ -104,17 +128,27 @@ def test_bad_options_are_refused(change, quoted):
 
 
 def test_a_hybrid_starts_as_its_near_field():
-    """The same seed gives the same weights but for those of the far field, also those drawn later, and other seeds other far fields."""
+    """The same seed gives the same weights but for those of the far field, also those drawn later,
+    and other seeds other far fields.
+    """
 
     def start(attention: str, seed: int) -> dict:
         torch.manual_seed(seed)
         return Block(attention, options(attention)).state_dict() | {"after": torch.rand(3)}
 
-    near, hybrid, other = start("first-order", 0), start("hybrid-first-order", 0), start("hybrid-first-order", 1)
+    near, hybrid, other = (
+        start("first-order", 0),
+        start("hybrid-first-order", 0),
+        start("hybrid-first-order", 1),
+    )
     for name, value in near.items():
-        assert torch.equal(value, hybrid[name.replace("attention.attention.", "attention.near.attention.", 1)]), name
+        assert torch.equal(
+            value, hybrid[name.replace("attention.attention.", "attention.near.attention.", 1)]
+        ), name
     far = [name for name in hybrid if ".far." in name and hybrid[name].dim() > 1]
-    assert far and all(not torch.equal(hybrid[name], other[name]) for name in far if "table" not in name)
+    assert far and all(
+        not torch.equal(hybrid[name], other[name]) for name in far if "table" not in name
+    )
 
 
 def test_hybrid_is_near_plus_scaled_far():
@@ -124,7 +158,11 @@ def test_hybrid_is_near_plus_scaled_far():
     for scale in (0.0, 1.0, -2.5):
         nn.init.constant_(hybrid.long_scale, scale)
         torch.testing.assert_close(hybrid(x, where), near + scale * far)
-    assert isinstance(hybrid.near, NearLayer) and isinstance(hybrid.far, FarLayer) and hybrid.long_scale.requires_grad
+    assert (
+        isinstance(hybrid.near, NearLayer)
+        and isinstance(hybrid.far, FarLayer)
+        and hybrid.long_scale.requires_grad
+    )
 
 
 def test_long_scale_starts_where_it_is_told():
@@ -133,7 +171,9 @@ def test_long_scale_starts_where_it_is_told():
 
 @pytest.mark.parametrize("attention", ["zero-order", "fmm-node", "hybrid-first-order"])
 def test_block_adds_two_branches(attention):
-    """Pre-norm: x + attention(norm(x)), then + feed-forward(norm(.)); a block whose branches give zero is the identity."""
+    """Pre-norm: x + attention(norm(x)), then + feed-forward(norm(.)); a block whose branches give
+    zero is the identity.
+    """
     torch.manual_seed(0)
     block, x, where = Block(attention, options(attention)), features(), scene()
     middle = x + block.attention(block.attention_norm(x), where)
@@ -157,4 +197,6 @@ def test_drop_path_drops_whole_graphs_and_keeps_the_mean():
     kept = out[graph.node_offsets[:-1], 0, 0]
     assert set(kept.tolist()) <= {0.0, float(torch.tensor(1 / 0.75))}
     assert abs(float((kept > 0).float().mean()) - 0.75) < 0.1
-    assert torch.equal(DropPath(0.25).eval()(graph, x), x) and torch.equal(DropPath(0.0).train()(graph, x), x)
+    assert torch.equal(DropPath(0.25).eval()(graph, x), x) and torch.equal(
+        DropPath(0.0).train()(graph, x), x
+    )

@@ -1,4 +1,6 @@
-"""E2Former and its hybrid under the laws of the suite, every option once; forces and stress against their definitions."""
+"""E2Former and its hybrid under the laws of the suite, every option once; forces and stress against
+their definitions.
+"""
 
 from __future__ import annotations
 
@@ -51,9 +53,18 @@ SMALL = {
     "far_design_radius": 12.0,
     "fmm_num_kappa": 2,
 }
-CHOICES = ("schedule", "attention_weights", "norm", "feed_forward", "kernel_implementation", "far_expansion")
+CHOICES = (
+    "schedule",
+    "attention_weights",
+    "norm",
+    "feed_forward",
+    "kernel_implementation",
+    "far_expansion",
+)
 DEFAULTS = {name: getattr(E2FormerOptions(), name) for name in CHOICES}
-EXACT_KERNELS = [name for name in KERNELS if name != "flash"]  # which computes in half precision and has a test of its own
+EXACT_KERNELS = [
+    name for name in KERNELS if name != "flash"
+]  # which computes in half precision and has a test of its own
 connect = functools.partial(cutoff_graph, cutoff=CUTOFF)
 
 
@@ -67,7 +78,9 @@ def random_batch(sizes, generator) -> AtomBatch:
 
 def case(name: str, **options) -> Case:
     config = {**SMALL, **options}
-    outputs = {"energy": "graph_scalar"} | ({} if config.get("forces") == "none" else {"forces": "node_vector"})
+    outputs = {"energy": "graph_scalar"} | (
+        {} if config.get("forces") == "none" else {"forces": "node_vector"}
+    )
     return Case(
         name=name,
         build=lambda: build_model(config),
@@ -101,21 +114,34 @@ NEAR_CASES = [
 OTHER_CASES = [
     *once("schedule", [name for name in ATTENTIONS if "fmm" in name or "hybrid" in name]),
     case("serial", schedule="second-order+fmm-node+zero-order", feed_forward="two_body"),
-    case("hybrid-multipole", schedule="hybrid-first-order", far_expansion="multipole", far_tolerance=0.05, far_design_radius=5.0),
+    case(
+        "hybrid-multipole",
+        schedule="hybrid-first-order",
+        far_expansion="multipole",
+        far_tolerance=0.05,
+        far_design_radius=5.0,
+    ),
     case("hybrid-auto", schedule="hybrid-first-order", far_expansion="auto"),
     case("cosine", envelope="cosine"),  # its second derivatives jump at the cutoff
     *once("far_feature_map", FEATURE_MAPS, schedule="hybrid-first-order"),
     *once("far_normalisation", NORMALISATIONS, schedule="hybrid-first-order"),
     *once("fmm_kappa_grid", KAPPA_GRIDS, schedule="hybrid-first-order"),
     *once("fmm_radial_coeffs_mode", MODES, schedule="hybrid-first-order"),
-    case("far-values-of-degree-0", schedule="hybrid-first-order", far_value_lmax=0, fmm_learnable_radial_coeffs=False),
+    case(
+        "far-values-of-degree-0",
+        schedule="hybrid-first-order",
+        far_value_lmax=0,
+        fmm_learnable_radial_coeffs=False,
+    ),
     case("defaults", **DEFAULTS),
 ]
 
 
 @pytest.mark.filterwarnings("ignore:an atom is")
 class TestE2Former(ModelSuite):
-    @pytest.fixture(params=NEAR_CASES + OTHER_CASES, ids=[case.name for case in NEAR_CASES + OTHER_CASES])
+    @pytest.fixture(
+        params=NEAR_CASES + OTHER_CASES, ids=[case.name for case in NEAR_CASES + OTHER_CASES]
+    )
     def case(self, request):
         return request.param
 
@@ -127,7 +153,9 @@ class TestNearFieldAtTheCutoff(CutoffSuite):
 
 
 class TestHybridAtTheCutoff(ModelCases):
-    """A node that leaves the near field stays in the far field: nothing jumps, and nothing is lost."""
+    """A node that leaves the near field stays in the far field: nothing jumps, and nothing is
+    lost.
+    """
 
     test_cutoff_is_smooth = CutoffSuite.test_cutoff_is_smooth
 
@@ -157,12 +185,20 @@ def periodic_batch(positions: Tensor, cell: Tensor, numbers: Tensor) -> AtomBatc
     """One crystal with all image edges shorter than the cutoff, by brute force."""
     steps = torch.cartesian_prod(*[torch.arange(-2, 3)] * 3)
     shift = (steps.to(cell.dtype) @ cell[0]).view(-1, 1, 1, 3)
-    vectors = positions.view(1, 1, -1, 3) + shift - positions.view(1, -1, 1, 3)  # (steps, src, dst, 3)
+    vectors = (
+        positions.view(1, 1, -1, 3) + shift - positions.view(1, -1, 1, 3)
+    )  # (steps, src, dst, 3)
     length = vectors.norm(dim=-1)
     step, src, dst = ((length < CUTOFF) & (length > 0)).nonzero(as_tuple=True)
     order = torch.argsort(dst, stable=True)
     graph = GraphIndex(src[order], dst[order], torch.tensor([len(positions)]))
-    return AtomBatch(graph=graph, positions=positions, atomic_numbers=numbers, cell=cell, image_shift=steps[step[order]])
+    return AtomBatch(
+        graph=graph,
+        positions=positions,
+        atomic_numbers=numbers,
+        cell=cell,
+        image_shift=steps[step[order]],
+    )
 
 
 def crystal() -> AtomBatch:
@@ -172,7 +208,9 @@ def crystal() -> AtomBatch:
     return periodic_batch(positions, cell.unsqueeze(0), torch.tensor([1, 6, 8, 6]))
 
 
-FORCED = pytest.mark.parametrize("schedule", ["first-order", "hybrid-second-order", "all-order+fmm-node"])
+FORCED = pytest.mark.parametrize(
+    "schedule", ["first-order", "hybrid-second-order", "all-order+fmm-node"]
+)
 
 
 @FORCED
@@ -183,14 +221,21 @@ def test_forces_are_the_slope_of_the_energy(schedule, double):
         for axis in range(3):
             move = torch.zeros_like(batch.positions)
             move[node, axis] = step
-            up, down = (model(dataclasses.replace(batch, positions=batch.positions + sign * move))["energy"].sum() for sign in (1, -1))
+            up, down = (
+                model(dataclasses.replace(batch, positions=batch.positions + sign * move))[
+                    "energy"
+                ].sum()
+                for sign in (1, -1)
+            )
             assert abs(float(forces[node, axis] + (up - down) / (2 * step))) <= 1e-6
 
 
 @FORCED
 @DGL_KERNELS
 def test_parameter_gradient_of_a_force_loss(schedule, double):
-    """All parameters at once along a random direction, in training mode: the derivative of a loss on forces is that of the numbers."""
+    """All parameters at once along a random direction, in training mode: the derivative of a loss
+    on forces is that of the numbers.
+    """
     model, batch = made(schedule=schedule).train(), draw()
     target = torch.randn(batch.positions.shape, generator=torch.Generator().manual_seed(1))
 
@@ -220,11 +265,17 @@ def test_parameter_gradient_of_a_force_loss(schedule, double):
 
 
 def test_every_parameter_learns(double):
-    """Every parameter but the last norm's and head's rows of unused degrees gets a gradient from energy and forces."""
+    """Every parameter but the last norm's and head's rows of unused degrees gets a gradient from
+    energy and forces.
+    """
     model, batch = made(schedule="hybrid-all-order+first-order", layers=1).train(), draw()
     out = model(batch)
     (out["forces"].square().sum() + out["energy"].square().sum()).backward()
-    silent = [name for name, parameter in model.named_parameters() if parameter.grad is None or not bool(parameter.grad.any())]
+    silent = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is None or not bool(parameter.grad.any())
+    ]
     assert not silent
 
 
@@ -247,22 +298,36 @@ def test_stress_is_the_slope_under_strain(options, double):
             energies = []
             for sign in (1, -1):
                 turn = torch.eye(3) + sign * strain
-                moved = dataclasses.replace(batch, positions=batch.positions @ turn, cell=batch.cell @ turn)
+                moved = dataclasses.replace(
+                    batch, positions=batch.positions @ turn, cell=batch.cell @ turn
+                )
                 energies.append(float(model(moved)["energy"]))
-            assert abs((energies[0] - energies[1]) / (2 * step) / volume - float(out["stress"][0, row, column])) <= 1e-7
+            assert (
+                abs(
+                    (energies[0] - energies[1]) / (2 * step) / volume
+                    - float(out["stress"][0, row, column])
+                )
+                <= 1e-7
+            )
 
 
 def test_stress_turns_with_the_crystal(double):
     model, batch = made(stress=True), crystal()
     matrix, _ = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)))
-    turned = dataclasses.replace(batch, positions=batch.positions @ matrix.T, cell=batch.cell @ matrix.T)
+    turned = dataclasses.replace(
+        batch, positions=batch.positions @ matrix.T, cell=batch.cell @ matrix.T
+    )
     before, after = model(batch), model(turned)
     torch.testing.assert_close(after["energy"], before["energy"], rtol=1e-12, atol=0)
-    torch.testing.assert_close(after["stress"], matrix @ before["stress"] @ matrix.T, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        after["stress"], matrix @ before["stress"] @ matrix.T, rtol=0, atol=1e-12
+    )
 
 
 def test_supercell_has_twice_the_energy(double):
-    """Periodic images are atoms: two cells side by side are twice one cell, with the same forces and the same stress."""
+    """Periodic images are atoms: two cells side by side are twice one cell, with the same forces
+    and the same stress.
+    """
     model, batch = made(stress=True), crystal()
     cell = batch.cell.clone()
     cell[0, 0] *= 2
@@ -275,7 +340,9 @@ def test_supercell_has_twice_the_energy(double):
 
 
 def test_far_apart_molecules_add_up(double):
-    """Near field only: energies of separated molecules in one graph are the sum, forces are their own."""
+    """Near field only: energies of separated molecules in one graph are the sum, forces are their
+    own.
+    """
     model, batch = made(layers=2), draw((5, 4))
     apart = batch.positions + torch.tensor([[0.0] * 3] * 5 + [[50.0, 0.0, 0.0]] * 4)
     graph = connect(apart, torch.tensor([9]))
@@ -285,12 +352,24 @@ def test_far_apart_molecules_add_up(double):
 
 
 def test_the_far_field_sees_beyond_the_cutoff(double):
-    for schedule, seen in (("first-order", False), ("hybrid-first-order", True), ("fmm-node", True)):
+    for schedule, seen in (
+        ("first-order", False),
+        ("hybrid-first-order", True),
+        ("fmm-node", True),
+    ):
         model, energies = made(schedule=schedule), []
         for distance in (6.0, 7.0):
             positions = torch.tensor([[0.0, 0.0, 0.0], [distance, 0.0, 0.0]])
             graph = connect(positions, torch.tensor([2]))
-            energies.append(float(model(AtomBatch(graph=graph, positions=positions, atomic_numbers=torch.tensor([6, 8])))["energy"]))
+            energies.append(
+                float(
+                    model(
+                        AtomBatch(
+                            graph=graph, positions=positions, atomic_numbers=torch.tensor([6, 8])
+                        )
+                    )["energy"]
+                )
+            )
         assert (abs(energies[0] - energies[1]) > 1e-9) == seen
 
 
@@ -347,11 +426,18 @@ def test_edges_that_end_before_the_cutoff_are_refused():
     batch, model = draw(), made()
     for reach in (None, CUTOFF, 2 * CUTOFF):
         assert model(dataclasses.replace(batch, cutoff=reach))["energy"].isfinite().all()
-    with pytest.raises(ValueError, match=f"edges within {CUTOFF / 2} Angstrom, the network wants all within {CUTOFF}"):
+    with pytest.raises(
+        ValueError,
+        match=f"edges within {CUTOFF / 2} Angstrom, the network wants all within {CUTOFF}",
+    ):
         model(dataclasses.replace(batch, cutoff=CUTOFF / 2))
 
 
-@pytest.mark.parametrize("options", [DEFAULTS, {"score": "dot_alpha"}, {"schedule": "all-order"}], ids=["defaults", "dot", "all-order"])
+@pytest.mark.parametrize(
+    "options",
+    [DEFAULTS, {"score": "dot_alpha"}, {"schedule": "all-order"}],
+    ids=["defaults", "dot", "all-order"],
+)
 def test_longer_edges_count_for_nothing(options, double):
     model, batch = made(**options), draw()
     wide = cutoff_graph(batch.positions, batch.graph.nodes_per_graph, 2 * CUTOFF)
@@ -367,7 +453,19 @@ def test_irreps_in_both_spellings():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "8x0e+8x2e", "8x0e+4x1o", "8x1o", "8x0o+8x1e", "8x0e+8x1o+8x2o", "8x0e+8x0e", "0x0e+0x1o", "eight", "8x1o+8x0e"]
+    "text",
+    [
+        "",
+        "8x0e+8x2e",
+        "8x0e+4x1o",
+        "8x1o",
+        "8x0o+8x1e",
+        "8x0e+8x1o+8x2o",
+        "8x0e+8x0e",
+        "0x0e+0x1o",
+        "eight",
+        "8x1o+8x0e",
+    ],
 )
 def test_other_irreps_are_refused(text):
     with pytest.raises(ValueError, match="write e.g. 32x0e") as error:
@@ -380,14 +478,26 @@ def test_presets_learn(name):
     model, batch = build_model({"name": "e2former", **PRESETS[name]}).train(), draw()
     out = model(batch)
     (out["energy"].square().sum() + out["forces"].square().sum()).backward()
-    assert all(parameter.grad is None or bool(parameter.grad.isfinite().all()) for parameter in model.parameters())
+    assert all(
+        parameter.grad is None or bool(parameter.grad.isfinite().all())
+        for parameter in model.parameters()
+    )
     forces = out["forces"].detach()
-    assert bool(forces.any()) and float(forces.sum(0).abs().max()) <= 1e-4 * float(forces.abs().max())
+    assert bool(forces.any()) and float(forces.sum(0).abs().max()) <= 1e-4 * float(
+        forces.abs().max()
+    )
 
 
 def test_rule_of_plane_waves_reaches_the_far_field(double):
-    """Plane waves by two rules are one energy within the tolerance; a rule or number of directions that does not exist is refused."""
-    common = {"schedule": "hybrid-first-order", "far_expansion": "planewave", "far_tolerance": 1e-4, "far_design_radius": 5.0}
+    """Plane waves by two rules are one energy within the tolerance; a rule or number of directions
+    that does not exist is refused.
+    """
+    common = {
+        "schedule": "hybrid-first-order",
+        "far_expansion": "planewave",
+        "far_tolerance": 1e-4,
+        "far_design_radius": 5.0,
+    }
     models = [made(**common, far_rule=rule) for rule in ("lebedev", "gauss_legendre")]
     energies = [model(draw())["energy"] for model in models]
     torch.testing.assert_close(energies[0], energies[1], rtol=1e-3, atol=1e-5)

@@ -1,4 +1,6 @@
-"""Laws of the factory: every network from its name, the config as its complete memory, and one clear line for each mistake."""
+"""Laws of the factory: every network from its name, the config as its complete memory, and one
+clear line for each mistake.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,14 @@ from hypothesis import strategies as st
 from models.factory import MODELS, build_model, model_options
 from models.radial import ENVELOPES, RADIAL_BASES
 
-NBODY = {"name": "se3_transformer_nbody", "layers": 1, "channels": 8, "lmax": 2, "heads": 2, "value_divisor": 2}
+NBODY = {
+    "name": "se3_transformer_nbody",
+    "layers": 1,
+    "channels": 8,
+    "lmax": 2,
+    "heads": 2,
+    "value_divisor": 2,
+}
 EVERY_MODEL = pytest.mark.parametrize("name", MODELS)
 LAWS = settings(max_examples=10, deadline=None, derandomize=True, database=None)
 
@@ -56,7 +65,9 @@ def test_config_survives_json_and_rebuilds_the_same_network(name):
     edge_motion=st.booleans(),
 )
 def test_config_holds_every_choice(**chosen):
-    """What was asked for stands in the config, the rest are the defaults, and the config asked for is left alone."""
+    """What was asked for stands in the config, the rest are the defaults, and the config asked for
+    is left alone.
+    """
     config = {"name": "se3_transformer_nbody", "value_divisor": 2, **chosen}
     asked = dict(config)
     model = build_model(config)
@@ -87,16 +98,24 @@ def test_options_shape_the_network():
     ]
     for change in changes:
         assert shapes(build_model({**NBODY, **change})) != base, change
-    one, shared = build_model({**NBODY, "updates": 1}), build_model({**NBODY, "updates": 3, "share_updates": True})
+    one, shared = (
+        build_model({**NBODY, "updates": 1}),
+        build_model({**NBODY, "updates": 3, "share_updates": True}),
+    )
     assert shapes(one) == shapes(shared)
 
 
 def test_integer_passes_as_float():
     model = build_model({**NBODY, "cutoff": 7, "horizon": 2})
-    assert model.config["cutoff"] == 7.0 and isinstance(model.config["cutoff"], float) and isinstance(model.config["horizon"], float)
+    assert (
+        model.config["cutoff"] == 7.0
+        and isinstance(model.config["cutoff"], float)
+        and isinstance(model.config["horizon"], float)
+    )
 
 
-# change to the config, and what the one line of the error must quote: the value, and the limit or the mend
+# change to the config, and what the one line of the error must quote: the value, and the limit or
+# the mend
 MISTAKES = [
     ({"name": "se3_transfomer"}, ["'se3_transfomer'", "se3_transformer_nbody"]),
     ({"name": None}, ["None", "se3_transformer_nbody"]),
@@ -141,7 +160,9 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("change", "quoted"), MISTAKES, ids=[str(change) for change, _ in MISTAKES])
+@pytest.mark.parametrize(
+    ("change", "quoted"), MISTAKES, ids=[str(change) for change, _ in MISTAKES]
+)
 def test_each_mistake_is_one_line_with_value_and_mend(change, quoted):
     with pytest.raises(ValueError) as error:
         build_model({**NBODY, **change})
@@ -180,7 +201,9 @@ E2FORMER_MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("change", "quoted"), E2FORMER_MISTAKES, ids=[str(change) for change, _ in E2FORMER_MISTAKES])
+@pytest.mark.parametrize(
+    ("change", "quoted"), E2FORMER_MISTAKES, ids=[str(change) for change, _ in E2FORMER_MISTAKES]
+)
 def test_mistakes_in_e2former_options(change, quoted):
     with pytest.raises(ValueError) as error:
         build_model({"name": "e2former", **change})
@@ -190,8 +213,16 @@ def test_mistakes_in_e2former_options(change, quoted):
 
 
 def test_e2former_options_shape_the_network():
-    """Each of these options changes the weights, or what is computed with them: none is read and dropped."""
-    small = {"name": "e2former", "irreps": "8x0e+8x1o", "schedule": "hybrid-first-order", "far_expansion": "pairwise", "fmm_num_kappa": 2}
+    """Each of these options changes the weights, or what is computed with them: none is read and
+    dropped.
+    """
+    small = {
+        "name": "e2former",
+        "irreps": "8x0e+8x1o",
+        "schedule": "hybrid-first-order",
+        "far_expansion": "pairwise",
+        "fmm_num_kappa": 2,
+    }
     base = shapes(build_model(small))
     changes = [
         {"irreps": "16x0e+16x1o"},
@@ -229,13 +260,24 @@ def test_unknown_network_has_no_options():
 
 
 @pytest.mark.parametrize(
-    "change", [{"far_directions": "86"}, {"layers": 2.5}, {"layers": True}, {"stress": 1}, {"cutoff": "5"}, {"radial_basis": None}]
+    "change",
+    [
+        {"far_directions": "86"},
+        {"layers": 2.5},
+        {"layers": True},
+        {"stress": 1},
+        {"cutoff": "5"},
+        {"radial_basis": None},
+    ],
 )
 def test_values_of_another_type_are_refused(change):
-    (name, value), = change.items()
+    ((name, value),) = change.items()
     with pytest.raises(ValueError, match=f"model option {name} must be of type .*, got {value!r}"):
         build_model({"name": "e2former", **change})
 
 
 def test_whole_numbers_are_numbers_and_none_is_a_choice():
-    assert build_model({"name": "e2former", "cutoff": 4, "far_directions": None}).config["cutoff"] == 4.0
+    assert (
+        build_model({"name": "e2former", "cutoff": 4, "far_directions": None}).config["cutoff"]
+        == 4.0
+    )

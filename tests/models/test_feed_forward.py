@@ -1,4 +1,6 @@
-"""Laws of the feed-forward networks: exact symmetry, non-linearity in every degree, derivatives; exactness of the grid."""
+"""Laws of the feed-forward networks: exact symmetry, non-linearity in every degree, derivatives;
+exactness of the grid.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,13 @@ def layer(kind: str, lmax: int, channels: int = CHANNELS, hidden: int = HIDDEN) 
 
 
 def features(lmax: int, seed: int = 0, nodes: int = 4, channels: int = CHANNELS) -> Tensor:
-    return torch.randn(nodes, num_rows(lmax), channels, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(
+        nodes,
+        num_rows(lmax),
+        channels,
+        generator=torch.Generator().manual_seed(seed),
+        dtype=torch.float64,
+    )
 
 
 @EVERY_KIND
@@ -76,7 +84,9 @@ def test_each_node_alone(kind):
 
 @pytest.mark.parametrize("degree", [0, 1, 4, 6, 9])
 def test_grid_is_exact_for_its_degree(degree):
-    """All harmonics of degree 1 .. ``degree`` have mean 0 on the grid; it holds unit vectors and positive weights of sum 1."""
+    """All harmonics of degree 1 .. ``degree`` have mean 0 on the grid; it holds unit vectors and
+    positive weights of sum 1.
+    """
     points, weights = sphere_grid(degree)
     assert float(weights.min()) > 0 and abs(float(weights.sum()) - 1) <= 1e-14
     torch.testing.assert_close(points.norm(dim=1), torch.ones(len(points), dtype=torch.float64))
@@ -88,7 +98,9 @@ def test_grid_takes_features_there_and_back():
     to_grid, from_grid = grid_maps(2, 4, torch.float64, torch.device("cpu"))
     both = from_grid @ to_grid
     torch.testing.assert_close(both, both[0, 0] * torch.eye(9, dtype=torch.float64))
-    torch.testing.assert_close(from_grid.sum(1), torch.eye(9, dtype=torch.float64)[0])  # a constant is a scalar
+    torch.testing.assert_close(
+        from_grid.sum(1), torch.eye(9, dtype=torch.float64)[0]
+    )  # a constant is a scalar
 
 
 def test_a_coarser_grid_would_turn_features_wrongly(monkeypatch):

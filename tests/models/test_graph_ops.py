@@ -1,4 +1,6 @@
-"""Laws of the graph operations: two backends, one answer, with all derivatives; readout, topology."""
+"""Laws of the graph operations: two backends, one answer, with all derivatives; readout,
+topology.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ from models.graph_ops import (
 )
 from tests.models.graphs import BACKENDS, CROOKED, LAWS, NO_EDGES, inputs, topologies, topology
 
-# operation and the shapes of its inputs; "N", "E", "G" stand for the numbers of nodes, edges and graphs
+# operation and the shapes of its inputs; "N", "E", "G" stand for the numbers of nodes, edges and
+# graphs
 OPERATIONS = {
     "gather_src": (gather_src, [("N", 2, 3)]),
     "gather_dst": (gather_dst, [("N", 2, 3)]),
@@ -40,7 +43,10 @@ OPERATIONS = {
     "weighted_sum, full weights": (weighted_sum, [("N", 2, 3), ("E", 2, 3)]),
     "node_dot": (node_dot, [("N", 2, 3), ("N", 2, 3)]),
     "edge_softmax": (edge_softmax, [("E", 2)]),
-    "edge_softmax, envelope": (lambda graph, logits, envelope: edge_softmax(graph, logits, envelope.square() + 0.1), [("E", 2), ("E", 1)]),
+    "edge_softmax, envelope": (
+        lambda graph, logits, envelope: edge_softmax(graph, logits, envelope.square() + 0.1),
+        [("E", 2), ("E", 1)],
+    ),
     "sum_nodes": (sum_nodes, [("N", 2)]),
     "sum_nodes of numbers": (sum_nodes, [("N",)]),
     "mean_nodes": (mean_nodes, [("N", 2)]),
@@ -49,8 +55,12 @@ OPERATIONS = {
 EVERY_OPERATION = pytest.mark.parametrize("name", OPERATIONS)
 
 
-def value_and_derivatives(operation, graph: GraphIndex, tensors: list[Tensor], backend: str) -> list[Tensor]:
-    """The value y, the gradient of sum(w y + y^2), and the gradient of the squared norm of that gradient."""
+def value_and_derivatives(
+    operation, graph: GraphIndex, tensors: list[Tensor], backend: str
+) -> list[Tensor]:
+    """The value y, the gradient of sum(w y + y^2), and the gradient of the squared norm of that
+    gradient.
+    """
     grad = functools.partial(torch.autograd.grad, materialize_grads=True)
     with use_backend(backend):
         value = operation(graph, *tensors)
@@ -61,10 +71,16 @@ def value_and_derivatives(operation, graph: GraphIndex, tensors: list[Tensor], b
 
 
 def dense_answer(name: str, graph: GraphIndex, tensors: list[Tensor]) -> Tensor:
-    """The definition of each operation, written with incidence matrices (edges, nodes) and (graphs, nodes)."""
+    """The definition of each operation, written with incidence matrices (edges, nodes) and (graphs,
+    nodes).
+    """
     dtype = tensors[0].dtype
-    send = torch.nn.functional.one_hot(graph.src, max(graph.num_nodes, 1)).to(dtype)[:, : graph.num_nodes]
-    receive = torch.nn.functional.one_hot(graph.dst, max(graph.num_nodes, 1)).to(dtype)[:, : graph.num_nodes]
+    send = torch.nn.functional.one_hot(graph.src, max(graph.num_nodes, 1)).to(dtype)[
+        :, : graph.num_nodes
+    ]
+    receive = torch.nn.functional.one_hot(graph.dst, max(graph.num_nodes, 1)).to(dtype)[
+        :, : graph.num_nodes
+    ]
     member = (torch.arange(graph.num_graphs).view(-1, 1) == graph.graph_of_node).to(dtype)
 
     def spread(matrix: Tensor, values: Tensor) -> Tensor:
@@ -102,13 +118,17 @@ def test_value_is_the_dense_definition(name, backend, graph, seed):
 
 @pytest.mark.skipif(graph_ops.dgl is None, reason="no DGL for this Python")
 @EVERY_OPERATION
-@pytest.mark.parametrize(("dtype", "bar"), [(torch.float32, 2e-4), (torch.float64, 1e-11)], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    ("dtype", "bar"), [(torch.float32, 2e-4), (torch.float64, 1e-11)], ids=["float32", "float64"]
+)
 @settings(LAWS, max_examples=8)
 @given(graph=topologies(), seed=st.integers(0, 99))
 def test_backends_agree_with_first_and_second_derivatives(name, dtype, bar, graph, seed):
     operation, shapes = OPERATIONS[name]
     tensors = inputs(graph, shapes, dtype, seed)
-    expected, found = (value_and_derivatives(operation, graph, tensors, backend) for backend in ("torch", "dgl"))
+    expected, found = (
+        value_and_derivatives(operation, graph, tensors, backend) for backend in ("torch", "dgl")
+    )
     for one, other in zip(expected, found, strict=True):
         assert one.dtype == other.dtype == dtype
         scale = max(1.0, float(one.detach().abs().max()) if one.numel() else 1.0)
@@ -119,7 +139,9 @@ def test_backends_agree_with_first_and_second_derivatives(name, dtype, bar, grap
 @BACKENDS
 @pytest.mark.parametrize("graph", [CROOKED, NO_EDGES], ids=["crooked", "no edges"])
 def test_derivatives_match_differences(name, backend, graph):
-    """Twice differentiable, by differences: a kernel that detaches its first gradient fails here."""
+    """Twice differentiable, by differences: a kernel that detaches its first gradient fails
+    here.
+    """
     operation, shapes = OPERATIONS[name]
     tensors = inputs(graph, shapes, torch.float64)
     with use_backend(backend):
@@ -130,7 +152,9 @@ def test_derivatives_match_differences(name, backend, graph):
 
 @BACKENDS
 def test_force_loss_through_attention_matches_differences(backend):
-    """The parameter gradient of a loss on forces, for attention whose logits and values both depend on positions."""
+    """The parameter gradient of a loss on forces, for attention whose logits and values both depend
+    on positions.
+    """
     graph = topology([4], [(i, j) for i in range(4) for j in range(4) if i != j])
     generator = torch.Generator().manual_seed(0)
     draw = functools.partial(torch.randn, generator=generator, dtype=torch.float64)
@@ -140,7 +164,9 @@ def test_force_loss_through_attention_matches_differences(backend):
     def loss(matrix: Tensor) -> Tensor:
         vectors = gather_dst(graph, positions) - gather_src(graph, positions)
         attention = edge_softmax(graph, torch.tanh(vectors @ matrix))  # (edges, 2)
-        energy = sum_nodes(graph, weighted_sum(graph, positions.square(), attention.sum(-1, keepdim=True))).sum()
+        energy = sum_nodes(
+            graph, weighted_sum(graph, positions.square(), attention.sum(-1, keepdim=True))
+        ).sum()
         (force,) = torch.autograd.grad(-energy, positions, create_graph=True)
         return (force - target).square().sum()
 
@@ -156,7 +182,10 @@ def test_force_loss_through_attention_matches_differences(backend):
 def test_backend_is_the_one_asked_for(backend, monkeypatch):
     """Without its kernels the DGL path cannot answer; the torch path never asks for them."""
     monkeypatch.setattr(graph_ops, "dgl_ops", None)
-    calls = {name: OPERATIONS[name] for name in ("sum_edges", "weighted_sum", "node_dot", "edge_softmax", "sum_nodes")}
+    calls = {
+        name: OPERATIONS[name]
+        for name in ("sum_edges", "weighted_sum", "node_dot", "edge_softmax", "sum_nodes")
+    }
     for operation, shapes in calls.values():
         tensors = inputs(CROOKED, shapes, torch.float64)
         with use_backend(backend):
@@ -190,10 +219,15 @@ def test_backend_is_restored_and_checked():
 def test_sum_of_many_float32_values_is_accurate(backend, spread):
     """50,000 nodes in one graph between two small ones, against the sum in float64."""
     graph = topology([3, 50_000, 2], [])
-    values = 0.1 + spread * torch.rand(graph.num_nodes, 2, generator=torch.Generator().manual_seed(0))
+    values = 0.1 + spread * torch.rand(
+        graph.num_nodes, 2, generator=torch.Generator().manual_seed(0)
+    )
     exact = torch.stack([part.double().sum(0) for part in values.split([3, 50_000, 2])])
     with use_backend(backend):
-        for found, expected in ((sum_nodes(graph, values), exact), (mean_nodes(graph, values), exact / graph.nodes_per_graph.view(-1, 1))):
+        for found, expected in (
+            (sum_nodes(graph, values), exact),
+            (mean_nodes(graph, values), exact / graph.nodes_per_graph.view(-1, 1)),
+        ):
             assert found.dtype == torch.float32
             assert float((found.double() / expected - 1).abs().max()) <= 2e-7
 
@@ -202,11 +236,18 @@ def test_sum_of_many_float32_values_is_accurate(backend, spread):
 @LAWS
 @given(graph=topologies(), seed=st.integers(0, 99))
 def test_adjoints(backend, graph, seed):
-    """<sum_nodes x, g> = <x, broadcast_nodes g>, <sum_edges e, x> = <e, gather_dst x>, <e, node_dot(x, y)> = <weighted_sum(x, e), y>."""
-    nodes, others, edges, graphs = inputs(graph, [("N", 2), ("N", 2), ("E", 2), ("G", 2)], torch.float64, seed)
+    """<sum_nodes x, g> = <x, broadcast_nodes g>, <sum_edges e, x> = <e, gather_dst x>, <e,
+    node_dot(x, y)> = <weighted_sum(x, e), y>.
+    """
+    nodes, others, edges, graphs = inputs(
+        graph, [("N", 2), ("N", 2), ("E", 2), ("G", 2)], torch.float64, seed
+    )
     with use_backend(backend):
         pairs = [
-            ((sum_nodes(graph, nodes) * graphs).sum(), (nodes * broadcast_nodes(graph, graphs)).sum()),
+            (
+                (sum_nodes(graph, nodes) * graphs).sum(),
+                (nodes * broadcast_nodes(graph, graphs)).sum(),
+            ),
             ((sum_edges(graph, edges) * nodes).sum(), (edges * gather_dst(graph, nodes)).sum()),
             (
                 (edges[:, 0] * node_dot(graph, nodes, others)).sum(),
@@ -223,7 +264,9 @@ def test_adjoints(backend, graph, seed):
 @LAWS
 @given(graph=topologies())
 def test_offsets_and_membership_describe_the_same_partition(graph):
-    assert graph.node_offsets[0] == 0 and graph.node_offsets[-1] == graph.num_nodes == len(graph.graph_of_node)
+    assert graph.node_offsets[0] == 0 and graph.node_offsets[-1] == graph.num_nodes == len(
+        graph.graph_of_node
+    )
     for index in range(graph.num_graphs):
         low, high = graph.node_offsets[index : index + 2].tolist()
         assert high - low == graph.nodes_per_graph[index]
@@ -239,24 +282,37 @@ def same_topology(one: GraphIndex, other: GraphIndex) -> bool:
 @LAWS
 @given(graph=topologies())
 def test_round_trip_through_dgl(graph):
-    """The batch of the single graphs as ``dgl.batch`` makes it, also with 32-bit ids, is the topology we started from."""
+    """The batch of the single graphs as ``dgl.batch`` makes it, also with 32-bit ids, is the
+    topology we started from.
+    """
     ends = []
-    for index, (low, high) in enumerate(zip(graph.node_offsets[:-1], graph.node_offsets[1:], strict=True)):
+    for index, (low, high) in enumerate(
+        zip(graph.node_offsets[:-1], graph.node_offsets[1:], strict=True)
+    ):
         inside = graph.graph_of_node[graph.dst] == index
-        single = graph_ops.dgl.graph((graph.src[inside] - low, graph.dst[inside] - low), num_nodes=int(high - low))
+        single = graph_ops.dgl.graph(
+            (graph.src[inside] - low, graph.dst[inside] - low), num_nodes=int(high - low)
+        )
         ends.append(single)
     if not ends:
         return
     batched = graph_ops.dgl.batch(ends)
     for version in (batched, batched.int()):
         again = GraphIndex.from_dgl(version)
-        assert same_topology(again, graph) and again.src.dtype == again.nodes_per_graph.dtype == torch.int64
+        assert (
+            same_topology(again, graph)
+            and again.src.dtype == again.nodes_per_graph.dtype == torch.int64
+        )
     assert [graph.dgl.num_nodes(), graph.dgl.num_edges()] == [graph.num_nodes, graph.num_edges]
-    assert all(torch.equal(*pair) for pair in zip(graph.dgl.edges(), (graph.src, graph.dst), strict=True))
+    assert all(
+        torch.equal(*pair) for pair in zip(graph.dgl.edges(), (graph.src, graph.dst), strict=True)
+    )
 
 
 def test_pickled_topology_answers_alike():
-    """What travels to a worker is the same whether the DGL graph was made before or not: it never travels."""
+    """What travels to a worker is the same whether the DGL graph was made before or not: it never
+    travels.
+    """
     graph = topology([3, 2], [(1, 0), (1, 2), (4, 0)])
     (edges,) = inputs(graph, [("E", 2)], torch.float64)
     before = len(pickle.dumps(graph))
@@ -269,7 +325,9 @@ def test_pickled_topology_answers_alike():
 
 def test_moving_to_the_same_device_keeps_the_topology():
     assert CROOKED.to("cpu") is CROOKED
-    assert same_topology(CROOKED, topology([4, 0, 2], [(1, 0), (1, 0), (1, 2), (0, 1), (2, 2), (4, 1), (5, 1)]))
+    assert same_topology(
+        CROOKED, topology([4, 0, 2], [(1, 0), (1, 0), (1, 2), (0, 1), (2, 2), (4, 1), (5, 1)])
+    )
     assert repr(CROOKED) == "GraphIndex(graphs=3, nodes=6, edges=7, device=cpu)"
 
 
@@ -298,7 +356,9 @@ def test_bad_ends_are_quoted(src, dst, quoted):
     ],
 )
 def test_an_edge_between_two_graphs_is_refused(src, dst, message):
-    """Its message would count in another molecule; in one graph of all nodes the same edges are right."""
+    """Its message would count in another molecule; in one graph of all nodes the same edges are
+    right.
+    """
     src, dst = torch.tensor(src), torch.tensor(dst)
     with pytest.raises(ValueError, match=f"^{message}[^\n]*$"):
         GraphIndex(src, dst, torch.tensor([3, 0, 2]))
@@ -321,11 +381,15 @@ def test_wrong_number_of_node_rows_is_refused(backend, readout, rows):
 
 
 def test_import_is_silent_and_writes_nothing(tmp_path):
-    """DGL greets its first user on stderr and writes a file to the home folder unless it is told its backend."""
+    """DGL greets its first user on stderr and writes a file to the home folder unless it is told
+    its backend.
+    """
     environment = {key: value for key, value in os.environ.items() if key != "DGLBACKEND"}
     environment.update(HOME=str(tmp_path), USERPROFILE=str(tmp_path), OMP_NUM_THREADS="1")
     command = [sys.executable, "-c", "import models.graph_ops"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True, timeout=300
+    )
     assert (done.stdout, done.stderr) == ("", "")
     assert list(tmp_path.rglob("*")) == []
 
@@ -335,4 +399,8 @@ def test_a_moved_topology_is_the_same_without_new_checks(monkeypatch):
     assert graph.sizes == (2, 2)
     monkeypatch.setattr(GraphIndex, "_check_ends", None)
     moved = graph.to("meta")
-    assert moved.src.device.type == moved.graph_of_node.device.type == "meta" and moved.sizes == graph.sizes and moved._dgl is None
+    assert (
+        moved.src.device.type == moved.graph_of_node.device.type == "meta"
+        and moved.sizes == graph.sizes
+        and moved._dgl is None
+    )

@@ -1,4 +1,6 @@
-"""Laws of the harmonics and of the Clebsch-Gordan tables, against quadrature, Legendre polynomials, e3nn and each other."""
+"""Laws of the harmonics and of the Clebsch-Gordan tables, against quadrature, Legendre polynomials,
+e3nn and each other.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,16 @@ from tests.models.draws import draw
 LMAX = 11
 LAWS = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 SEEDS = st.integers(0, 10_000)
-TRIANGLES = [(a, b, c) for a in range(5) for b in range(5) for c in range(abs(a - b), min(a + b, 5) + 1)]
+TRIANGLES = [
+    (a, b, c) for a in range(5) for b in range(5) for c in range(abs(a - b), min(a + b, 5) + 1)
+]
 
 
 @pytest.mark.parametrize("order", [29, 41])
 def test_orthogonal_under_lebedev_quadrature(order):
-    """mean over the sphere of Y_lm Y_l'm' = delta / (2l + 1), exact where l + l' does not exceed the order of the rule."""
+    """mean over the sphere of Y_lm Y_l'm' = delta / (2l + 1), exact where l + l' does not exceed
+    the order of the rule.
+    """
     lmax = min(LMAX, order // 2)
     points, weights = (torch.as_tensor(part) for part in lebedev_rule(order))
     values = spherical_harmonics(points.T, lmax)
@@ -48,7 +54,9 @@ def test_addition_theorem(seed):
     products = spherical_harmonics(3.7 * one, LMAX) * spherical_harmonics(0.01 * other, LMAX)
     for l in range(LMAX + 1):
         legendre = torch.as_tensor(eval_legendre(l, cosine.numpy()))
-        torch.testing.assert_close(products[:, degree_slice(l)].sum(-1), legendre, rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            products[:, degree_slice(l)].sum(-1), legendre, rtol=0, atol=1e-12
+        )
 
 
 @LAWS
@@ -56,14 +64,23 @@ def test_addition_theorem(seed):
 def test_parity(seed):
     vectors = draw(10, 3, seed=seed)
     sign = (-1.0) ** degree_of_row(LMAX)
-    torch.testing.assert_close(spherical_harmonics(-vectors, LMAX), spherical_harmonics(vectors, LMAX) * sign, rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        spherical_harmonics(-vectors, LMAX),
+        spherical_harmonics(vectors, LMAX) * sign,
+        rtol=0,
+        atol=1e-14,
+    )
 
 
-@pytest.mark.parametrize(("dtype", "bar"), [(torch.float32, 3e-6), (torch.float64, 1e-13)], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    ("dtype", "bar"), [(torch.float32, 3e-6), (torch.float64, 1e-13)], ids=["float32", "float64"]
+)
 @pytest.mark.parametrize("lmax", range(LMAX + 1))
 def test_equal_to_e3nn_in_order_sign_and_scale(lmax, dtype, bar):
     vectors = draw(4, 5, 3, seed=lmax).to(dtype)
-    expected = o3.spherical_harmonics(list(range(lmax + 1)), vectors, normalize=True, normalization="norm")
+    expected = o3.spherical_harmonics(
+        list(range(lmax + 1)), vectors, normalize=True, normalization="norm"
+    )
     found = spherical_harmonics(vectors, lmax)
     assert found.dtype == dtype and found.shape == (4, 5, num_rows(lmax))
     torch.testing.assert_close(found, expected, rtol=0, atol=bar)
@@ -87,10 +104,19 @@ def test_zero_vector_has_no_direction_and_finite_derivatives(dtype):
     vectors.requires_grad_(True)
     values = spherical_harmonics(vectors, 5)
     assert (values[[0, 2], 0] == 1).all() and not values[[0, 2], 1:].any()
-    (first,) = torch.autograd.grad((values * torch.arange(1, values.numel() + 1).view_as(values)).sum(), vectors, create_graph=True)
+    (first,) = torch.autograd.grad(
+        (values * torch.arange(1, values.numel() + 1).view_as(values)).sum(),
+        vectors,
+        create_graph=True,
+    )
     (second,) = torch.autograd.grad((first + first.square()).sum(), vectors)
     assert not first[[0, 2]].any() and not second[[0, 2]].any()
-    assert first[1].any() and second[1].any() and torch.isfinite(first).all() and torch.isfinite(second).all()
+    assert (
+        first[1].any()
+        and second[1].any()
+        and torch.isfinite(first).all()
+        and torch.isfinite(second).all()
+    )
 
 
 @LAWS
@@ -99,9 +125,16 @@ def test_only_the_direction_counts(seed, exponent):
     """Y(s v) = Y(v), hence no gradient along v."""
     vectors = draw(5, 3, seed=seed).requires_grad_(True)
     values = spherical_harmonics(vectors, LMAX)
-    torch.testing.assert_close(spherical_harmonics(vectors * 10.0**exponent, LMAX), values, rtol=0, atol=1e-13)
+    torch.testing.assert_close(
+        spherical_harmonics(vectors * 10.0**exponent, LMAX), values, rtol=0, atol=1e-13
+    )
     (gradient,) = torch.autograd.grad((values * draw(*values.shape, seed=seed + 1)).sum(), vectors)
-    unit = gradient / gradient.norm(dim=-1, keepdim=True) * vectors / vectors.norm(dim=-1, keepdim=True)
+    unit = (
+        gradient
+        / gradient.norm(dim=-1, keepdim=True)
+        * vectors
+        / vectors.norm(dim=-1, keepdim=True)
+    )
     assert float(unit.detach().sum(-1).abs().max()) <= 1e-11
 
 
@@ -123,13 +156,19 @@ def test_bad_input_is_refused(function):
 
 @pytest.mark.parametrize("shape", [(3,), (0, 3), (2, 0, 3), (4, 1, 3)], ids=str)
 def test_any_batch_shape(shape):
-    assert solid_harmonics(torch.ones(shape), 3).shape == spherical_harmonics(torch.ones(shape), 3).shape == (*shape[:-1], 16)
+    assert (
+        solid_harmonics(torch.ones(shape), 3).shape
+        == spherical_harmonics(torch.ones(shape), 3).shape
+        == (*shape[:-1], 16)
+    )
 
 
 # any degree
 
 HIGH = 40
-CLOSE_TO_POLE = torch.tensor([[0.6 * t, -1.0, 0.8 * t] for t in (0.0, 1e-6, 1e-3, 0.01, 0.03, 0.1, 0.3)], dtype=torch.float64)
+CLOSE_TO_POLE = torch.tensor(
+    [[0.6 * t, -1.0, 0.8 * t] for t in (0.0, 1e-6, 1e-3, 0.01, 0.03, 0.1, 0.3)], dtype=torch.float64
+)
 
 
 def many_directions() -> Tensor:
@@ -137,9 +176,13 @@ def many_directions() -> Tensor:
     return torch.cat([CLOSE_TO_POLE, equator, draw(5, 3, seed=1)])
 
 
-@pytest.mark.parametrize(("degree", "bars"), [(3, (5e-7, 1e-15)), (20, (5e-6, 1e-14)), (HIGH, (6e-6, 2e-14))])
+@pytest.mark.parametrize(
+    ("degree", "bars"), [(3, (5e-7, 1e-15)), (20, (5e-6, 1e-14)), (HIGH, (6e-6, 2e-14))]
+)
 def test_error_at_high_degree(degree, bars):
-    """Against 60 digits, relative to the largest component of the degree, poles and equator included."""
+    """Against 60 digits, relative to the largest component of the degree, poles and equator
+    included.
+    """
     for dtype, bar in zip((torch.float32, torch.float64), bars, strict=True):
         vectors = many_directions().to(dtype)
         exact = torch.stack([exact_harmonics(vector, degree) for vector in vectors])
@@ -148,14 +191,22 @@ def test_error_at_high_degree(degree, bars):
 
 
 def test_orthogonal_at_high_degree():
-    """mean over the sphere of Y_lm Y_l'm' = delta / (2 l + 1) for all degrees to 40, on a product rule that is exact for them."""
+    """mean over the sphere of Y_lm Y_l'm' = delta / (2 l + 1) for all degrees to 40, on a product
+    rule that is exact for them.
+    """
     nodes, weights = (torch.as_tensor(part) for part in np.polynomial.legendre.leggauss(HIGH + 1))
     angles = 2 * torch.pi * torch.arange(2 * HIGH + 1, dtype=torch.float64) / (2 * HIGH + 1)
     circle = (1 - nodes.square()).sqrt()[:, None]
-    points = torch.stack([circle * angles.sin(), nodes[:, None].expand(-1, len(angles)), circle * angles.cos()], -1).flatten(0, 1)
+    points = torch.stack(
+        [circle * angles.sin(), nodes[:, None].expand(-1, len(angles)), circle * angles.cos()], -1
+    ).flatten(0, 1)
     values = spherical_harmonics(points, HIGH)
-    overlap = values.T @ (values * weights.repeat_interleave(len(angles))[:, None]) / (2 * len(angles))
-    torch.testing.assert_close(overlap, torch.diag(1 / (2 * degree_of_row(HIGH) + 1).double()), rtol=0, atol=5e-14)
+    overlap = (
+        values.T @ (values * weights.repeat_interleave(len(angles))[:, None]) / (2 * len(angles))
+    )
+    torch.testing.assert_close(
+        overlap, torch.diag(1 / (2 * degree_of_row(HIGH) + 1).double()), rtol=0, atol=5e-14
+    )
 
 
 def test_addition_theorem_at_high_degree():
@@ -164,16 +215,22 @@ def test_addition_theorem_at_high_degree():
     products = spherical_harmonics(one, HIGH) * spherical_harmonics(other, HIGH)
     for l in range(HIGH + 1):
         legendre = torch.as_tensor(eval_legendre(l, cosine.numpy()))
-        torch.testing.assert_close(products[:, degree_slice(l)].sum(-1), legendre, rtol=0, atol=1e-13)
+        torch.testing.assert_close(
+            products[:, degree_slice(l)].sum(-1), legendre, rtol=0, atol=1e-13
+        )
 
 
 def test_solid_harmonics_are_homogeneous():
     """S(s v) = s^l S(v), and S is the spherical one on the unit sphere."""
     vectors, degree = many_directions(), degree_of_row(HIGH)
     values = solid_harmonics(vectors, HIGH)
-    torch.testing.assert_close(solid_harmonics(-2 * vectors, HIGH), (-2.0) ** degree * values, rtol=1e-14, atol=0)
+    torch.testing.assert_close(
+        solid_harmonics(-2 * vectors, HIGH), (-2.0) ** degree * values, rtol=1e-14, atol=0
+    )
     length = vectors.norm(dim=-1, keepdim=True)
-    torch.testing.assert_close(values / length**degree, spherical_harmonics(vectors, HIGH), rtol=0, atol=1e-13)
+    torch.testing.assert_close(
+        values / length**degree, spherical_harmonics(vectors, HIGH), rtol=0, atol=1e-13
+    )
 
 
 def weights_of(degrees: tuple[int, ...], seed: int = 9) -> Tensor:
@@ -189,8 +246,16 @@ def test_solid_harmonics_are_harmonic(degree):
     vectors = (vectors / vectors.norm(dim=-1, keepdim=True)).requires_grad_(True)
     value = solid_harmonics(vectors, HIGH) @ weights_of((degree,))
     (gradient,) = torch.autograd.grad(value.sum(), vectors, create_graph=True)
-    torch.testing.assert_close((gradient * vectors).sum(-1), degree * value, rtol=0, atol=1e-13 * degree**2)
-    hessian = torch.stack([torch.autograd.grad(gradient[:, a].sum(), vectors, retain_graph=True)[0] for a in range(3)], 1)
+    torch.testing.assert_close(
+        (gradient * vectors).sum(-1), degree * value, rtol=0, atol=1e-13 * degree**2
+    )
+    hessian = torch.stack(
+        [
+            torch.autograd.grad(gradient[:, a].sum(), vectors, retain_graph=True)[0]
+            for a in range(3)
+        ],
+        1,
+    )
     torch.testing.assert_close(hessian, hessian.mT, rtol=0, atol=1e-12 * max(1, degree**2))
     trace = hessian.diagonal(dim1=1, dim2=2).sum(-1)
     assert float(trace.abs().max()) <= 1e-13 * max(1.0, float(hessian.detach().abs().max()))
@@ -203,8 +268,12 @@ def test_second_derivatives_at_the_origin():
     vectors[1] = torch.tensor([0.3, -0.2, 0.5])
     for degrees, same in [((2,), True), ((0, 1, *range(3, HIGH + 1)), False)]:
         point = vectors.clone().requires_grad_(True)
-        (gradient,) = torch.autograd.grad((solid_harmonics(point, HIGH) @ weights_of(degrees)).sum(), point, create_graph=True)
-        rows = [torch.autograd.grad(gradient[:, a].sum(), point, retain_graph=True)[0] for a in range(3)]
+        (gradient,) = torch.autograd.grad(
+            (solid_harmonics(point, HIGH) @ weights_of(degrees)).sum(), point, create_graph=True
+        )
+        rows = [
+            torch.autograd.grad(gradient[:, a].sum(), point, retain_graph=True)[0] for a in range(3)
+        ]
         at_origin, elsewhere = torch.stack(rows, 1)
         assert bool(at_origin.any()) == same and elsewhere.any()
         if same:
@@ -212,7 +281,9 @@ def test_second_derivatives_at_the_origin():
 
 
 def test_solid_derivatives_of_any_order():
-    """Numeric differences of values, gradients and gradients of gradients, a zero vector among them."""
+    """Numeric differences of values, gradients and gradients of gradients, a zero vector among
+    them.
+    """
     vectors = draw(3, 3, seed=3)
     vectors[1] = 0
     vectors.requires_grad_(True)
@@ -221,7 +292,9 @@ def test_solid_derivatives_of_any_order():
     weights = draw(num_rows(5), seed=4)
 
     def gradient(point: Tensor) -> Tensor:
-        return torch.autograd.grad((solid_harmonics(point, 5) @ weights).square().sum(), point, create_graph=True)[0]
+        return torch.autograd.grad(
+            (solid_harmonics(point, 5) @ weights).square().sum(), point, create_graph=True
+        )[0]
 
     assert torch.autograd.gradgradcheck(gradient, vectors)
 
@@ -243,17 +316,23 @@ def test_pieces_change_nothing(monkeypatch):
 
 @functools.cache
 def rotation_blocks() -> Tensor:
-    """Wigner matrices (rows, rows) up to degree 5 of a general rotation, made of the frames of two edges."""
+    """Wigner matrices (rows, rows) up to degree 5 of a general rotation, made of the frames of two
+    edges.
+    """
     basis = EdgeBasis.from_vectors(draw(2, 3, seed=8), 5)
     into, second = (frame[torch.argsort(rows_by_order(5))] for frame in basis.rotation())
     return into.T @ second
 
 
 def test_blocks_turn_harmonics():
-    """The matrices of :func:`rotation_blocks` are those of a rotation: its degree-1 block turns vectors, the others harmonics."""
+    """The matrices of :func:`rotation_blocks` are those of a rotation: its degree-1 block turns
+    vectors, the others harmonics.
+    """
     vectors, blocks = draw(9, 3, seed=4), rotation_blocks()
     after = spherical_harmonics(vectors @ blocks[1:4, 1:4].T, 5)
-    torch.testing.assert_close(after, spherical_harmonics(vectors, 5) @ blocks.T, rtol=0, atol=1e-13)
+    torch.testing.assert_close(
+        after, spherical_harmonics(vectors, 5) @ blocks.T, rtol=0, atol=1e-13
+    )
 
 
 @pytest.mark.parametrize("degrees", TRIANGLES, ids=str)
@@ -261,7 +340,12 @@ def test_coupling_is_an_isometry_that_commutes_with_rotations(degrees):
     table = clebsch_gordan(*degrees)
     assert table.dtype == torch.float64 and table.shape == tuple(2 * l + 1 for l in degrees)
     size = table.shape[2]
-    torch.testing.assert_close(torch.einsum("abm,abn->mn", table, table), torch.eye(size, dtype=torch.float64), rtol=0, atol=1e-13)
+    torch.testing.assert_close(
+        torch.einsum("abm,abn->mn", table, table),
+        torch.eye(size, dtype=torch.float64),
+        rtol=0,
+        atol=1e-13,
+    )
     first, second, third = (rotation_blocks()[degree_slice(l), degree_slice(l)] for l in degrees)
     turned_inputs = torch.einsum("abm,ap,bq->pqm", table, first, second)
     turned_output = torch.einsum("pqn,mn->pqm", table, third)
@@ -271,13 +355,20 @@ def test_coupling_is_an_isometry_that_commutes_with_rotations(degrees):
 @pytest.mark.parametrize(("first", "second"), [(1, 1), (2, 1), (2, 3), (4, 4)])
 def test_couplings_of_two_degrees_are_complete(first, second):
     """All l3 together are an orthogonal matrix of size (2 l1 + 1)(2 l2 + 1)."""
-    parts = [clebsch_gordan(first, second, l).flatten(0, 1) for l in range(abs(first - second), first + second + 1)]
+    parts = [
+        clebsch_gordan(first, second, l).flatten(0, 1)
+        for l in range(abs(first - second), first + second + 1)
+    ]
     square = torch.cat(parts, 1)
-    torch.testing.assert_close(square @ square.T, torch.eye(len(square), dtype=torch.float64), rtol=0, atol=1e-13)
+    torch.testing.assert_close(
+        square @ square.T, torch.eye(len(square), dtype=torch.float64), rtol=0, atol=1e-13
+    )
 
 
 def test_small_couplings_are_the_familiar_products():
-    """1 x 1 -> 0 is the dot product / sqrt 3, 1 x 1 -> 1 the cross product / sqrt 2 (each up to a sign), 0 x l -> l the identity."""
+    """1 x 1 -> 0 is the dot product / sqrt 3, 1 x 1 -> 1 the cross product / sqrt 2 (each up to a
+    sign), 0 x l -> l the identity.
+    """
     one, other = draw(2, 3, seed=5)
     dot = torch.einsum("a,b,abm->m", one, other, clebsch_gordan(1, 1, 0))
     torch.testing.assert_close(dot.abs(), (one @ other).abs().view(1) / 3**0.5)
@@ -286,7 +377,12 @@ def test_small_couplings_are_the_familiar_products():
     torch.testing.assert_close(cross * (cross @ expected).sign(), expected)
     for l in range(6):
         identity = clebsch_gordan(0, l, l)[0]
-        torch.testing.assert_close(identity * identity[0, 0].sign(), torch.eye(2 * l + 1, dtype=torch.float64), rtol=0, atol=1e-14)
+        torch.testing.assert_close(
+            identity * identity[0, 0].sign(),
+            torch.eye(2 * l + 1, dtype=torch.float64),
+            rtol=0,
+            atol=1e-14,
+        )
 
 
 @pytest.mark.parametrize("degrees", TRIANGLES, ids=str)

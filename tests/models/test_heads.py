@@ -1,4 +1,6 @@
-"""Heads: sums over atoms in float64, constants that survive casts, strain that stretches positions and cells alike."""
+"""Heads: sums over atoms in float64, constants that survive casts, strain that stretches positions
+and cells alike.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def head(dtype=torch.float64) -> EnergyHead:
 
 def test_energy_is_a_sum_over_the_atoms_of_each_graph():
     model, x = head(), features()
-    each = EnergyHead.forward(model, GraphIndex(NONE, NONE, torch.ones(5, dtype=torch.long)), x, NUMBERS)
+    each = EnergyHead.forward(
+        model, GraphIndex(NONE, NONE, torch.ones(5, dtype=torch.long)), x, NUMBERS
+    )
     expected = torch.stack([each[:3].sum(), each.new_zeros(()), each[3:].sum()])
     torch.testing.assert_close(model(GRAPH, x, NUMBERS), expected, rtol=0, atol=1e-14)
 
@@ -43,16 +47,29 @@ def test_energy_is_float64_whatever_the_features_are():
 def test_reference_is_a_sum_over_elements():
     reference = AtomicReference()
     assert torch.equal(reference(GRAPH, NUMBERS), torch.zeros(3, dtype=torch.float64))
-    with pytest.raises(ValueError, match=r"no reference of Z = 8 \(there are those of Z = \[1, 6\]\); train with that element"):
+    with pytest.raises(
+        ValueError,
+        match=r"no reference of Z = 8 \(there are those of Z = \[1, 6\]\); train with that element",
+    ):
         reference.set({1: -13.6, 6: -1029.5})
         reference(GRAPH, NUMBERS)
     reference.set({1: -13.6, 6: -1029.5, 8: 0.0}, shift=0.25)
     assert reference.values() == {1: -13.6, 6: -1029.5, 8: 0.0}
     expected = [-13.6 - 1029.5 + 0.75, 0.0, -13.6 - 1029.5 + 0.5]
-    torch.testing.assert_close(reference(GRAPH, NUMBERS), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        reference(GRAPH, NUMBERS), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12
+    )
 
 
-@pytest.mark.parametrize("cast", [lambda m: m.float(), lambda m: m.half(), lambda m: m.to("cpu", torch.float32), lambda m: m.double()])
+@pytest.mark.parametrize(
+    "cast",
+    [
+        lambda m: m.float(),
+        lambda m: m.half(),
+        lambda m: m.to("cpu", torch.float32),
+        lambda m: m.double(),
+    ],
+)
 def test_reference_keeps_its_type_and_numbers(cast):
     model = head(torch.float32)
     model.reference.set({1: -13.587222780835477}, scale=1 / 3, shift=0.1)
@@ -74,7 +91,9 @@ def test_vectors_turn_with_the_features():
     model, x = VectorHead(4).double(), features()
     for seed in range(3):
         matrix = orthogonal(seed, proper=seed != 2)
-        torch.testing.assert_close(model(turned(x, matrix, 2)), model(x) @ matrix.T, rtol=0, atol=1e-13)
+        torch.testing.assert_close(
+            model(turned(x, matrix, 2)), model(x) @ matrix.T, rtol=0, atol=1e-13
+        )
 
 
 def test_strain_stretches_positions_and_cells_alike():
@@ -84,7 +103,9 @@ def test_strain_stretches_positions_and_cells_alike():
     cell = torch.randn(3, 3, 3, generator=generator, dtype=torch.float64)
     strain, moved, stretched = strained(GRAPH, positions, cell)
     assert torch.equal(moved, positions) and torch.equal(stretched, cell)
-    (slope,) = torch.autograd.grad(moved[4] @ torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), strain, retain_graph=True)
+    (slope,) = torch.autograd.grad(
+        moved[4] @ torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), strain, retain_graph=True
+    )
     outer = torch.outer(positions[4], torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
     torch.testing.assert_close(slope[2], (outer + outer.T) / 2)
     assert not slope[:2].any()

@@ -25,29 +25,40 @@ LAWS = settings(max_examples=8, deadline=None, derandomize=True, database=None)
 LMAX, CHANNELS, OUT = 3, 5, 4
 SEEDS = st.integers(0, 10_000)
 
-# layer from (pseudo_in, pseudo_out); the non-linearities keep their channels, so pseudo_out is not theirs to choose
+# layer from (pseudo_in, pseudo_out); the non-linearities keep their channels, so pseudo_out is not
+# theirs to choose
 MIXING = {
     "linear": lambda p, q: EquivariantLinear(LMAX, CHANNELS, OUT, pseudo_in=p, pseudo_out=q),
-    "linear, bias": lambda p, q: EquivariantLinear(LMAX, CHANNELS, OUT, bias=True, pseudo_in=p, pseudo_out=q),
-    "attentive": lambda p, q: AttentiveSelfInteraction(LMAX, CHANNELS, OUT, pseudo_in=p, pseudo_out=q),
+    "linear, bias": lambda p, q: EquivariantLinear(
+        LMAX, CHANNELS, OUT, bias=True, pseudo_in=p, pseudo_out=q
+    ),
+    "attentive": lambda p, q: AttentiveSelfInteraction(
+        LMAX, CHANNELS, OUT, pseudo_in=p, pseudo_out=q
+    ),
 }
 NONLINEAR = {
     "norm, layer": lambda p: NormNonlinearity(LMAX, CHANNELS, "layer"),
     "norm, bias": lambda p: NormNonlinearity(LMAX, CHANNELS, "bias"),
     "gate": lambda p: GatedNonlinearity(LMAX, CHANNELS, p),
 }
-CASES = [(name, p, q) for name in MIXING for p, q in ((0, 0), (2, 1), (2, 0))] + [(name, p, p) for name in NONLINEAR for p in (0, 2)]
+CASES = [(name, p, q) for name in MIXING for p, q in ((0, 0), (2, 1), (2, 0))] + [
+    (name, p, p) for name in NONLINEAR for p in (0, 2)
+]
 EVERY_LAYER = pytest.mark.parametrize(("name", "pseudo_in", "pseudo_out"), CASES)
 KINDS = pytest.mark.parametrize(("pseudo_in", "pseudo_out"), [(0, 0), (2, 1)])
 
 
 def layer(name: str, pseudo_in: int, pseudo_out: int) -> nn.Module:
-    """The layer in float64 with random parameters, so that no law holds only at the start of training."""
+    """The layer in float64 with random parameters, so that no law holds only at the start of
+    training.
+    """
     made = MIXING[name](pseudo_in, pseudo_out) if name in MIXING else NONLINEAR[name](pseudo_in)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in made.double().parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+            parameter.add_(
+                0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            )
     return made
 
 
@@ -77,8 +88,13 @@ def test_each_node_alone(name, pseudo_in, pseudo_out):
 
 @EVERY_LAYER
 def test_derivatives_match_differences(name, pseudo_in, pseudo_out):
-    made, x = layer(name, pseudo_in, pseudo_out).requires_grad_(False), features(2, nodes=1).requires_grad_(True)
-    assert torch.autograd.gradcheck(made, x) and torch.autograd.gradgradcheck(made, x, fast_mode=True)
+    made, x = (
+        layer(name, pseudo_in, pseudo_out).requires_grad_(False),
+        features(2, nodes=1).requires_grad_(True),
+    )
+    assert torch.autograd.gradcheck(made, x) and torch.autograd.gradgradcheck(
+        made, x, fast_mode=True
+    )
 
 
 @EVERY_LAYER
@@ -87,7 +103,11 @@ def test_derivatives_match_differences(name, pseudo_in, pseudo_out):
 def test_finite_derivatives_at_zero_features(name, pseudo_in, pseudo_out, dtype, empty):
     """First and second derivatives, in the features and of the gradient norm in the parameters."""
     made, x = layer(name, pseudo_in, pseudo_out).to(dtype), features(3).to(dtype)
-    part = {"everything": (...,), "degree 2": (slice(None), degree_slice(2)), "all channels but one": (..., slice(1, None))}[empty]
+    part = {
+        "everything": (...,),
+        "degree 2": (slice(None), degree_slice(2)),
+        "all channels but one": (..., slice(1, None)),
+    }[empty]
     x[part] = 0
     x.requires_grad_(True)
     out = made(x)
@@ -109,7 +129,9 @@ def test_zero_stays_zero_above_scalars(name, pseudo_in, pseudo_out):
 
 @KINDS
 def test_linear_map_keeps_degrees_and_kinds_apart(pseudo_in, pseudo_out):
-    """A unit of one degree, component and channel only reaches the same component, and channels of its own kind."""
+    """A unit of one degree, component and channel only reaches the same component, and channels of
+    its own kind.
+    """
     made = layer("linear", pseudo_in, pseudo_out)
     kind_in, kind_out = channel_parity(CHANNELS, pseudo_in), channel_parity(OUT, pseudo_out)
     for row in range(num_rows(LMAX)):
@@ -151,17 +173,27 @@ def test_norms_by_the_formula(epsilon):
 
 @pytest.mark.parametrize("kind", NORM_MAPS)
 def test_norm_nonlinearity_by_the_formula(kind):
-    """Every degree and channel keeps its direction and takes the length |x| / n silu(g(n)), n^2 = |x|^2 + epsilon^2."""
+    """Every degree and channel keeps its direction and takes the length |x| / n silu(g(n)), n^2 =
+    |x|^2 + epsilon^2.
+    """
     made, x = layer(f"norm, {kind}", 0, 0), features(6)
     out, norm = made(x), degree_norms(x, made.epsilon)
     if kind == "bias":
         shifted = norm + made.map.shift
     else:
         centred = norm - norm.mean(-1, keepdim=True)
-        shifted = centred / (centred.square().mean(-1, keepdim=True) + 1e-4).sqrt() * made.map.weight + made.map.shift
+        shifted = (
+            centred / (centred.square().mean(-1, keepdim=True) + 1e-4).sqrt() * made.map.weight
+            + made.map.shift
+        )
     scale = shifted * torch.sigmoid(shifted) / norm
     for l in range(LMAX + 1):
-        torch.testing.assert_close(out[:, degree_slice(l)], x[:, degree_slice(l)] * scale[:, l : l + 1], rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(
+            out[:, degree_slice(l)],
+            x[:, degree_slice(l)] * scale[:, l : l + 1],
+            rtol=1e-12,
+            atol=1e-14,
+        )
 
 
 def test_layer_made_in_inference_mode_spoils_no_other():
@@ -183,11 +215,19 @@ def test_gate_by_the_formula(pseudo):
     made, x = layer("gate", pseudo, pseudo), features(7)
     out, true = made(x), CHANNELS - pseudo
     scalars = x[:, 0, :true]
-    torch.testing.assert_close(out[:, 0, :true], scalars * torch.sigmoid(scalars), rtol=1e-13, atol=0)
-    gates = torch.sigmoid(scalars @ made.gates.weight.T + made.gates.bias).view(len(x), LMAX + 1, CHANNELS)
-    torch.testing.assert_close(out[:, 0, true:], x[:, 0, true:] * gates[:, 0, true:], rtol=1e-13, atol=0)
+    torch.testing.assert_close(
+        out[:, 0, :true], scalars * torch.sigmoid(scalars), rtol=1e-13, atol=0
+    )
+    gates = torch.sigmoid(scalars @ made.gates.weight.T + made.gates.bias).view(
+        len(x), LMAX + 1, CHANNELS
+    )
+    torch.testing.assert_close(
+        out[:, 0, true:], x[:, 0, true:] * gates[:, 0, true:], rtol=1e-13, atol=0
+    )
     for l in range(1, LMAX + 1):
-        torch.testing.assert_close(out[:, degree_slice(l)], x[:, degree_slice(l)] * gates[:, l : l + 1], rtol=1e-13, atol=0)
+        torch.testing.assert_close(
+            out[:, degree_slice(l)], x[:, degree_slice(l)] * gates[:, l : l + 1], rtol=1e-13, atol=0
+        )
 
 
 # attentive self-interaction
@@ -197,7 +237,9 @@ def test_gate_by_the_formula(pseudo):
 @LAWS
 @given(seed=SEEDS)
 def test_attentive_mixing_is_a_convex_combination(pseudo_in, pseudo_out, seed):
-    """Each output component lies between the smallest and the largest input of its kind; equal channels come out unchanged."""
+    """Each output component lies between the smallest and the largest input of its kind; equal
+    channels come out unchanged.
+    """
     made, x = layer("attentive", pseudo_in, pseudo_out), features(seed)
     for pseudo in (False, True) if pseudo_in else (False,):
         source = channel_parity(CHANNELS, pseudo_in) == pseudo
@@ -208,7 +250,9 @@ def test_attentive_mixing_is_a_convex_combination(pseudo_in, pseudo_out, seed):
         equal = x.clone()
         equal[..., source] = x[..., source][..., :1]
         same = made(equal)[..., target]
-        torch.testing.assert_close(same, equal[..., source][..., :1].expand_as(same), rtol=0, atol=1e-13)
+        torch.testing.assert_close(
+            same, equal[..., source][..., :1].expand_as(same), rtol=0, atol=1e-13
+        )
 
 
 def test_attentive_weights_depend_on_the_node():
@@ -234,7 +278,9 @@ def test_layout_of_rows(lmax):
     degree = degree_of_row(lmax)
     assert len(degree) == num_rows(lmax)
     for l in range(lmax + 1):
-        assert torch.equal((degree == l).nonzero().flatten(), torch.arange(num_rows(lmax))[degree_slice(l)])
+        assert torch.equal(
+            (degree == l).nonzero().flatten(), torch.arange(num_rows(lmax))[degree_slice(l)]
+        )
     by_order = rows_by_order(lmax)
     assert torch.equal(by_order.sort().values, torch.arange(num_rows(lmax)))
     order = (by_order - degree[by_order] * (degree[by_order] + 1)).tolist()
@@ -248,7 +294,9 @@ def test_pseudo_channels_are_the_last():
     assert channel_parity(4, 0).tolist() == [False] * 4
     assert channel_parity(4, 3).tolist() == [False, True, True, True]
     for pseudo in (-1, 4):
-        with pytest.raises(ValueError, match=f"pseudo channels must be in 0 .. 3 .of 4 channels., got {pseudo}"):
+        with pytest.raises(
+            ValueError, match=f"pseudo channels must be in 0 .. 3 .of 4 channels., got {pseudo}"
+        ):
             channel_parity(4, pseudo)
 
 
@@ -259,11 +307,15 @@ def test_third_derivative_of_the_layer_norm():
     torch.testing.assert_close(layer_norm(x, 1e-4), nn.functional.layer_norm(x, (5,), eps=1e-4))
 
     def slope(at: Tensor) -> Tensor:
-        (gradient,) = torch.autograd.grad((layer_norm(at, 1e-4) * first).sum(), at, create_graph=True)
+        (gradient,) = torch.autograd.grad(
+            (layer_norm(at, 1e-4) * first).sum(), at, create_graph=True
+        )
         (curvature,) = torch.autograd.grad((gradient * second).sum(), at, create_graph=True)
         return (curvature * third).sum()
 
     (found,) = torch.autograd.grad(slope(x), x)
     step = 1e-5
     expected = (slope(x + step * move) - slope(x - step * move)) / (2 * step)
-    assert abs(float(((found * move).sum() - expected).detach())) <= 1e-7 * max(1.0, abs(float(expected.detach())))
+    assert abs(float(((found * move).sum() - expected).detach())) <= 1e-7 * max(
+        1.0, abs(float(expected.detach()))
+    )

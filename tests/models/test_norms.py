@@ -1,4 +1,6 @@
-"""Laws of the equivariant norms: symmetry, what size comes out, and derivatives where features vanish."""
+"""Laws of the equivariant norms: symmetry, what size comes out, and derivatives where features
+vanish.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,20 @@ def norm(kind: str, epsilon: float = 1e-4, moved: bool = True) -> EquivariantNor
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in made.parameters() if moved else ():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+            parameter.add_(
+                0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            )
     return made
 
 
 def features(seed: int = 0, nodes: int = 4) -> Tensor:
-    return torch.randn(nodes, num_rows(LMAX), CHANNELS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(
+        nodes,
+        num_rows(LMAX),
+        CHANNELS,
+        generator=torch.Generator().manual_seed(seed),
+        dtype=torch.float64,
+    )
 
 
 def degree_sizes(x: Tensor) -> Tensor:
@@ -62,16 +72,27 @@ def test_scalars_have_mean_zero_and_no_mean_matters(kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "groups"), [("rms_norm_sh", [[0, 1, 2, 3]]), ("layer_norm_sh", [[0], [1, 2, 3]]), ("layer_norm", [[0], [1], [2], [3]])]
+    ("kind", "groups"),
+    [
+        ("rms_norm_sh", [[0, 1, 2, 3]]),
+        ("layer_norm_sh", [[0], [1, 2, 3]]),
+        ("layer_norm", [[0], [1], [2], [3]]),
+    ],
 )
 def test_which_degrees_share_a_size(kind, groups):
-    """The mean size of each group of degrees is 1 afterwards, and the ratios inside a group are as before."""
-    x = features() * torch.tensor([0.5, 2.0, 3.0, 1.0]).repeat_interleave(torch.tensor([1, 3, 5, 7])).view(1, -1, 1)
+    """The mean size of each group of degrees is 1 afterwards, and the ratios inside a group are as
+    before.
+    """
+    x = features() * torch.tensor([0.5, 2.0, 3.0, 1.0]).repeat_interleave(
+        torch.tensor([1, 3, 5, 7])
+    ).view(1, -1, 1)
     centred = torch.cat([x[:, :1] - x[:, :1].mean(-1, keepdim=True), x[:, 1:]], 1)
     before, after = degree_sizes(centred), degree_sizes(norm(kind, epsilon=0.0, moved=False)(x))
     for group in groups:
         torch.testing.assert_close(after[:, group].mean(1), torch.ones(4, dtype=torch.float64))
-        torch.testing.assert_close(after[:, group] / after[:, group[:1]], before[:, group] / before[:, group[:1]])
+        torch.testing.assert_close(
+            after[:, group] / after[:, group[:1]], before[:, group] / before[:, group[:1]]
+        )
 
 
 @EVERY_NORM

@@ -1,4 +1,6 @@
-"""Readouts against what they must do with size, origin and rotation; scalings against least squares and against each other."""
+"""Readouts against what they must do with size, origin and rotation; scalings against least squares
+and against each other.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def readout(name: str, channels: int = 4) -> torch.nn.Module:
 def atoms(count: int = 8, channels: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Features (count, 9, channels) and positions (count, 3)."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 9, channels, generator=generator), 2 * torch.randn(count, 3, generator=generator)
+    return torch.randn(count, 9, channels, generator=generator), 2 * torch.randn(
+        count, 3, generator=generator
+    )
 
 
 def constant(network: torch.nn.Module, values: list[float]) -> None:
@@ -71,13 +75,18 @@ def test_readout_turns_with_the_molecule(name):
 def test_readout_is_independent_of_the_origin(name):
     model, (x, positions) = readout(name), atoms()
     moved = positions + torch.tensor([300.0, -70.0, 20.0])
-    torch.testing.assert_close(model(GRAPH, x, moved, NUMBERS), model(GRAPH, x, positions, NUMBERS), rtol=0, atol=1e-11)
+    torch.testing.assert_close(
+        model(GRAPH, x, moved, NUMBERS), model(GRAPH, x, positions, NUMBERS), rtol=0, atol=1e-11
+    )
 
 
 @EVERY_READOUT
 def test_derivatives_match_differences(name):
     model, (x, positions) = readout(name, 2), atoms(3, 2)
-    graph, tensors = GraphIndex(NONE, NONE, torch.tensor([2, 1])), [x[:, :4].requires_grad_(True), positions.requires_grad_(True)]
+    graph, tensors = (
+        GraphIndex(NONE, NONE, torch.tensor([2, 1])),
+        [x[:, :4].requires_grad_(True), positions.requires_grad_(True)],
+    )
     assert torch.autograd.gradcheck(lambda x, r: model(graph, x, r, NUMBERS[:3]), tensors)
     assert torch.autograd.gradgradcheck(lambda x, r: model(graph, x, r, NUMBERS[:3]), tensors)
 
@@ -86,7 +95,9 @@ def test_sum_grows_with_the_molecule():
     """Two molecules read as one are the sum of both, whatever lies between."""
     model, (x, positions) = readout("sum"), atoms()
     one = GraphIndex(NONE, NONE, torch.tensor([8]))
-    torch.testing.assert_close(model(one, x, positions, NUMBERS)[0], model(GRAPH, x, positions, NUMBERS).sum())
+    torch.testing.assert_close(
+        model(one, x, positions, NUMBERS)[0], model(GRAPH, x, positions, NUMBERS).sum()
+    )
 
 
 @POOLED
@@ -103,29 +114,43 @@ def test_pools_are_those_of_their_names():
     hidden = model.encode(x[:, 0])
     parts = hidden.split(SIZES)
     for name, pool in (("mean", lambda part: part.mean(0)), ("max", lambda part: part.amax(0))):
-        torch.testing.assert_close(READOUTS[name].pool(model, GRAPH, hidden), torch.stack([pool(part) for part in parts]))
+        torch.testing.assert_close(
+            READOUTS[name].pool(model, GRAPH, hidden), torch.stack([pool(part) for part in parts])
+        )
     attention = readout("attention")
-    expected = torch.stack([(torch.softmax(attention.logits(part), 0) * part).sum(0) for part in parts])
+    expected = torch.stack(
+        [(torch.softmax(attention.logits(part), 0) * part).sum(0) for part in parts]
+    )
     torch.testing.assert_close(attention.pool(GRAPH, hidden), expected)
     torch.nn.init.zeros_(attention.logits.weight)
     torch.nn.init.zeros_(attention.logits.bias)
-    torch.testing.assert_close(attention.pool(GRAPH, hidden), torch.stack([part.mean(0) for part in parts]))
+    torch.testing.assert_close(
+        attention.pool(GRAPH, hidden), torch.stack([part.mean(0) for part in parts])
+    )
 
 
 def test_dipole_of_fixed_charges():
-    """Charges q_i = scalar of the atom: sum_i (q_i - mean q) r_i, by hand; a molecule far away does not count."""
+    """Charges q_i = scalar of the atom: sum_i (q_i - mean q) r_i, by hand; a molecule far away does
+    not count.
+    """
     model, (x, positions) = readout("dipole"), atoms()
     model.network = torch.nn.Linear(4, 5, bias=False)
     torch.nn.init.zeros_(model.network.weight)
     with torch.no_grad():
         model.network.weight[0, 0] = 1.0  # the charge is the first scalar, atomic dipoles are zero
     found = model(GRAPH, x, positions, NUMBERS) * 5.0**0.5
-    for index, (charge, place) in enumerate(zip(x[:, 0, 0].split(SIZES), positions.split(SIZES), strict=True)):
-        torch.testing.assert_close(found[index], (charge - charge.mean()) @ place, rtol=0, atol=1e-12)
+    for index, (charge, place) in enumerate(
+        zip(x[:, 0, 0].split(SIZES), positions.split(SIZES), strict=True)
+    ):
+        torch.testing.assert_close(
+            found[index], (charge - charge.mean()) @ place, rtol=0, atol=1e-12
+        )
 
 
 def test_dipole_of_fixed_atomic_dipoles():
-    """Equal charges make no dipole of a neutral molecule; what is left is the sum of the degree-1 features that the weights choose."""
+    """Equal charges make no dipole of a neutral molecule; what is left is the sum of the degree-1
+    features that the weights choose.
+    """
     model, (x, positions) = readout("dipole"), atoms()
     constant(model.network, [7.0, 0.0, 1.0, 0.0, 0.0])
     found = model(GRAPH, x, positions, NUMBERS) * 5.0**0.5
@@ -134,14 +159,23 @@ def test_dipole_of_fixed_atomic_dipoles():
 
 
 def test_extent_of_fixed_charges():
-    """Equal charges q, own extents t, atomic dipoles v: sum q |r - c|^2 + 2 (r - c) v + t about the centre of nuclear charge."""
+    """Equal charges q, own extents t, atomic dipoles v: sum q |r - c|^2 + 2 (r - c) v + t about the
+    centre of nuclear charge.
+    """
     model, (x, positions) = readout("spatial_extent"), atoms()
     constant(model.network, [2.0, 0.5, 1.0, 0.0, 0.0, 0.0])
     found = model(GRAPH, x, positions, NUMBERS) * 5.0
-    parts = zip(NUMBERS.split(SIZES), positions.split(SIZES), (x[:, 1:4, 0] / 4**0.5).split(SIZES), strict=True)
+    parts = zip(
+        NUMBERS.split(SIZES),
+        positions.split(SIZES),
+        (x[:, 1:4, 0] / 4**0.5).split(SIZES),
+        strict=True,
+    )
     for index, (number, place, dipole) in enumerate(parts):
         place = place - (number.double() @ place) / number.sum()
-        torch.testing.assert_close(found[index], 2 * place.square().sum() + 2 * (place * dipole).sum() + 0.5 * len(place))
+        torch.testing.assert_close(
+            found[index], 2 * place.square().sum() + 2 * (place * dipole).sum() + 0.5 * len(place)
+        )
 
 
 def test_vanishing_dipole_is_zero_with_finite_derivatives():
@@ -151,9 +185,13 @@ def test_vanishing_dipole_is_zero_with_finite_derivatives():
     positions = torch.zeros(8, 3, requires_grad=True)
     value = model(GRAPH, x, positions, NUMBERS)
     assert torch.equal(value, torch.zeros(3))
-    gradients = torch.autograd.grad((value + value.square()).sum(), [x, positions], create_graph=True)
+    gradients = torch.autograd.grad(
+        (value + value.square()).sum(), [x, positions], create_graph=True
+    )
     (second,) = torch.autograd.grad(
-        sum((gradient + 1).square().sum() for gradient in gradients), model.network[-1].weight, allow_unused=True
+        sum((gradient + 1).square().sum() for gradient in gradients),
+        model.network[-1].weight,
+        allow_unused=True,
     )
     assert all(torch.equal(gradient, torch.zeros_like(gradient)) for gradient in gradients)
     assert second is None or torch.isfinite(second).all()
@@ -169,11 +207,14 @@ def test_pseudo_channels_are_not_read():
 
 def test_standard_readouts():
     assert choose_readouts("homo, U0,mu") == {"homo": "attention", "U0": "sum", "mu": "dipole_norm"}
-    assert choose_readouts("alpha,homo", "alpha=mean,homo = max") == {"alpha": "mean", "homo": "max"}
+    assert choose_readouts("alpha,homo", "alpha=mean,homo = max") == {
+        "alpha": "mean",
+        "homo": "max",
+    }
     assert len(PROPERTIES) == 20 and set(PROPERTIES.values()) <= set(READOUTS)
 
 
-# --------------------------------------------------------------------------------------------------------------------------- scaling
+# scaling
 
 
 def molecules(count: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -191,13 +232,17 @@ def test_references_of_a_sum_are_found():
     exact = compositions(numbers, counts, [1, 6, 8]) @ ATOMIC
     fitted = fit_scaling(numbers, counts, {"U0": exact + noise}, {"U0": "sum"})
     np.testing.assert_allclose(fitted["U0"]["references"], ATOMIC, atol=0.01)
-    assert fitted["U0"]["constant"] == 0 and 0.5 * noise.std() < fitted["U0"]["scale"] <= noise.std()
+    assert (
+        fitted["U0"]["constant"] == 0 and 0.5 * noise.std() < fitted["U0"]["scale"] <= noise.std()
+    )
     residual = exact + noise - references(numbers, counts, fitted, "U0")
     assert abs(residual.std() - fitted["U0"]["scale"]) < 1e-12
 
 
 def test_references_of_a_mean_are_averages():
-    """A property that is the mean over atoms of what the element has: nothing is left, and twice the molecule is the same."""
+    """A property that is the mean over atoms of what the element has: nothing is left, and twice
+    the molecule is the same.
+    """
     numbers, counts = molecules()
     values = 7 + compositions(numbers, counts, [1, 6, 8]) @ np.array([-0.5, 0.2, 1.0]) / counts
     fitted = fit_scaling(numbers, counts, {"homo": values}, {"homo": "attention"})
@@ -208,7 +253,9 @@ def test_references_of_a_mean_are_averages():
     np.testing.assert_allclose(references(*twice, fitted, "homo"), values[:1], atol=1e-12)
 
 
-@pytest.mark.parametrize(("target", "name"), [("mu", "dipole_norm"), ("r2", "spatial_extent"), ("dipole", "dipole")])
+@pytest.mark.parametrize(
+    ("target", "name"), [("mu", "dipole_norm"), ("r2", "spatial_extent"), ("dipole", "dipole")]
+)
 def test_moments_have_a_scale_alone(target, name):
     numbers, counts = molecules()
     values = np.random.default_rng(1).normal(3, 2, size=(60, 3) if name == "dipole" else 60)
@@ -217,12 +264,16 @@ def test_moments_have_a_scale_alone(target, name):
     assert not references(numbers, counts, {target: entry}, target).any()
     expected = np.sqrt(np.mean(values**2)) if name == "dipole" else values.std()
     assert abs(entry["scale"] - expected) < 1e-12
-    assert ((values - references(numbers, counts, {target: entry}, target)) / entry["scale"]).shape == values.shape
+    assert (
+        (values - references(numbers, counts, {target: entry}, target)) / entry["scale"]
+    ).shape == values.shape
 
 
 def test_one_molecule_has_the_mean_of_its_atoms():
     """Compositions that tell elements not apart: every atom counts the same."""
-    fitted = fit_scaling(np.array([6, 1, 1, 1, 1]), np.array([5]), {"U0": np.array([-10.0])}, {"U0": "sum"})
+    fitted = fit_scaling(
+        np.array([6, 1, 1, 1, 1]), np.array([5]), {"U0": np.array([-10.0])}, {"U0": "sum"}
+    )
     np.testing.assert_allclose(fitted["U0"]["references"], [-2.0, -2.0])
     assert fitted["U0"]["scale"] == 1.0
 
@@ -241,13 +292,27 @@ def test_module_and_numpy_say_the_same():
     module.set(json.loads(json.dumps(scaling)))
     assert module.values() == scaling
     numbers = torch.where(NUMBERS == 7, 8, NUMBERS)
-    raw = {name: torch.randn((3, 3) if name == "dipole" else 3, dtype=torch.float32) for name in readouts}
+    raw = {
+        name: torch.randn((3, 3) if name == "dipole" else 3, dtype=torch.float32)
+        for name in readouts
+    }
     for name, value in module(GRAPH, numbers, raw).items():
-        expected = references(numbers.numpy(), np.array(SIZES), scaling, name) + scaling[name]["scale"] * raw[name].double().numpy()
+        expected = (
+            references(numbers.numpy(), np.array(SIZES), scaling, name)
+            + scaling[name]["scale"] * raw[name].double().numpy()
+        )
         np.testing.assert_allclose(value.numpy(), expected, rtol=1e-14)
 
 
-@pytest.mark.parametrize("cast", [lambda m: m.float(), lambda m: m.half(), lambda m: m.to("cpu", torch.float32), lambda m: m.double()])
+@pytest.mark.parametrize(
+    "cast",
+    [
+        lambda m: m.float(),
+        lambda m: m.half(),
+        lambda m: m.to("cpu", torch.float32),
+        lambda m: m.double(),
+    ],
+)
 def test_scaling_keeps_type_and_digits(cast):
     readouts, scaling = every_scaling()
     heads = PropertyHeads(readouts, 4, 5.0)
@@ -256,7 +321,9 @@ def test_scaling_keeps_type_and_digits(cast):
     again.load_state_dict(heads.state_dict(), strict=True)
     for module in (cast(heads), cast(again)):
         assert module.scaling.values() == scaling
-        assert module.scaling.scale.dtype == torch.float64 and module.scaling.known.dtype == torch.bool
+        assert (
+            module.scaling.scale.dtype == torch.float64 and module.scaling.known.dtype == torch.bool
+        )
 
 
 def test_without_a_scaling_raw_numbers_pass():
@@ -277,16 +344,22 @@ def test_scalings_of_another_run_are_refused():
     ):
         with pytest.raises(ValueError, match=quoted):
             module.set(wrong)
-    assert module.values()["alpha"]["scale"] == 1.0 and not module.reference.any()  # a refused scaling changes nothing
+    assert (
+        module.values()["alpha"]["scale"] == 1.0 and not module.reference.any()
+    )  # a refused scaling changes nothing
 
 
 def test_unknown_elements_are_refused():
     _, scaling = every_scaling()
     module = TargetScaling({"alpha": "sum"})
     module.set(scaling)
-    with pytest.raises(ValueError, match=r"Z = 7 \(there are those of Z = \[1, 6, 8\]\); train with that element"):
+    with pytest.raises(
+        ValueError, match=r"Z = 7 \(there are those of Z = \[1, 6, 8\]\); train with that element"
+    ):
         module(GRAPH, NUMBERS, {"alpha": torch.zeros(3)})
-    with pytest.raises(ValueError, match=r"Z = 7 \(there are those of Z = \[1, 6, 8\]\); train with that element"):
+    with pytest.raises(
+        ValueError, match=r"Z = 7 \(there are those of Z = \[1, 6, 8\]\); train with that element"
+    ):
         references(NUMBERS.numpy(), np.array(SIZES), scaling, "alpha")
 
 

@@ -1,4 +1,6 @@
-"""Laws of the radial functions: closed forms, orthogonality, derivatives at contact, and envelopes that end smoothly."""
+"""Laws of the radial functions: closed forms, orthogonality, derivatives at contact, and envelopes
+that end smoothly.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def closed_form(name: str, r: Tensor, size: int) -> Tensor:
 
 
 def derivatives(function, x: Tensor, order: int) -> list[Tensor]:
-    """Value and derivatives up to ``order`` of a function of one number, at every entry of x (n,): each (n, ...)."""
+    """Value and derivatives up to ``order`` of a function of one number, at every entry of x (n,):
+    each (n, ...).
+    """
     columns = []
     for index in range(function(x).reshape(len(x), -1).shape[1]):
         x_ = x.clone().requires_grad_(True)
@@ -51,7 +55,11 @@ def derivatives(function, x: Tensor, order: int) -> list[Tensor]:
         column = [value]
         for _ in range(order):
             last = column[-1]
-            column.append(torch.autograd.grad(last.sum(), x_, create_graph=True)[0] if last.requires_grad else torch.zeros_like(x))
+            column.append(
+                torch.autograd.grad(last.sum(), x_, create_graph=True)[0]
+                if last.requires_grad
+                else torch.zeros_like(x)
+            )
         columns.append(column)
     return [torch.stack(parts, -1).detach() for parts in zip(*columns, strict=True)]
 
@@ -68,9 +76,13 @@ def test_closed_form(name, r, size):
 
 @EVERY_BASIS
 def test_derivatives_match_differences(name):
-    """Contact (r = 0), the switch of the Bessel series, and ordinary distances; differences are taken to both sides of each."""
+    """Contact (r = 0), the switch of the Bessel series, and ordinary distances; differences are
+    taken to both sides of each.
+    """
     switch = 0.1 * CUTOFF / math.pi
-    r = torch.tensor([1e-4, switch / 4, switch / 3 * (1 - 1e-9), switch * (1 + 1e-9), 1.0, CUTOFF]).requires_grad_(True)
+    r = torch.tensor(
+        [1e-4, switch / 4, switch / 3 * (1 - 1e-9), switch * (1 + 1e-9), 1.0, CUTOFF]
+    ).requires_grad_(True)
     basis = RADIAL_BASES[name](CUTOFF, 6)
     assert torch.autograd.gradcheck(basis, r) and torch.autograd.gradgradcheck(basis, r, atol=1e-4)
 
@@ -83,9 +95,13 @@ def test_finite_at_contact_with_three_derivatives(name, dtype):
 
 
 def test_bessel_at_contact():
-    """Value sqrt(2 / c) k, slope 0, curvature -sqrt(2 / c) k^3 / 3 with k = n pi / c: the series of sin(k r) / r."""
+    """Value sqrt(2 / c) k, slope 0, curvature -sqrt(2 / c) k^3 / 3 with k = n pi / c: the series of
+    sin(k r) / r.
+    """
     k = torch.arange(1, 9) * math.pi / CUTOFF
-    value, slope, curvature, third = derivatives(RADIAL_BASES["bessel"](CUTOFF, 8), torch.zeros(1), 3)
+    value, slope, curvature, third = derivatives(
+        RADIAL_BASES["bessel"](CUTOFF, 8), torch.zeros(1), 3
+    )
     torch.testing.assert_close(value[0], (2 / CUTOFF) ** 0.5 * k, rtol=1e-14, atol=0)
     torch.testing.assert_close(curvature[0], -((2 / CUTOFF) ** 0.5) * k**3 / 3, rtol=1e-13, atol=0)
     assert not slope.any() and not third.any()
@@ -95,7 +111,9 @@ def test_bessel_is_the_spherical_bessel_function():
     """b_n(r) = sqrt(2 / c) k j_0(k r), and b_n(c) = 0."""
     r = torch.linspace(0, CUTOFF, 200)
     k = torch.arange(1, 9) * math.pi / CUTOFF
-    expected = (2 / CUTOFF) ** 0.5 * k * torch.as_tensor(spherical_jn(0, (k * r.unsqueeze(-1)).numpy()))
+    expected = (
+        (2 / CUTOFF) ** 0.5 * k * torch.as_tensor(spherical_jn(0, (k * r.unsqueeze(-1)).numpy()))
+    )
     found = RADIAL_BASES["bessel"](CUTOFF, 8)(r)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
     assert float(found[-1].abs().max()) <= 1e-14
@@ -106,25 +124,39 @@ def test_bessel_is_orthonormal_in_the_ball():
     nodes, weights = (torch.as_tensor(part) for part in leggauss(60))
     r, w = (nodes + 1) * CUTOFF / 2, weights * CUTOFF / 2
     values = RADIAL_BASES["bessel"](CUTOFF, 10)(r)
-    torch.testing.assert_close(values.T @ (values * (w * r**2).unsqueeze(-1)), torch.eye(10), rtol=0, atol=1e-13)
+    torch.testing.assert_close(
+        values.T @ (values * (w * r**2).unsqueeze(-1)), torch.eye(10), rtol=0, atol=1e-13
+    )
 
 
 @EVERY_BASIS
 @LAWS
 @given(factor=st.floats(0.01, 100))
 def test_scales_with_the_cutoff(name, factor):
-    """A change of the unit of length changes no feature, but the Bessel functions' dimension of length^(-3/2)."""
+    """A change of the unit of length changes no feature, but the Bessel functions' dimension of
+    length^(-3/2).
+    """
     r = torch.linspace(0, CUTOFF, 7)
-    before, after = RADIAL_BASES[name](CUTOFF, 6)(r), RADIAL_BASES[name](factor * CUTOFF, 6)(factor * r)
-    torch.testing.assert_close(after * (factor**1.5 if name == "bessel" else 1.0), before, rtol=1e-9, atol=1e-12)
+    before, after = (
+        RADIAL_BASES[name](CUTOFF, 6)(r),
+        RADIAL_BASES[name](factor * CUTOFF, 6)(factor * r),
+    )
+    torch.testing.assert_close(
+        after * (factor**1.5 if name == "bessel" else 1.0), before, rtol=1e-9, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", ["gaussian", "log_gaussian"])
 def test_gaussians_cover_the_range(name):
-    """Centres at 0 and at the cutoff, each 1 at its own centre and exp(-1/2) at the next: no gap in between."""
+    """Centres at 0 and at the cutoff, each 1 at its own centre and exp(-1/2) at the next: no gap in
+    between.
+    """
     values = RADIAL_BASES[name](CUTOFF, 9)(torch.linspace(0, CUTOFF, 1001))
     assert values[0, 0] == 1 and float(values[-1, -1]) == pytest.approx(1, abs=1e-14)
-    assert float(values[0, 1]) == pytest.approx(math.exp(-0.5)) and float(values.max(1).values.min()) >= math.exp(-0.125) - 1e-3
+    assert (
+        float(values[0, 1]) == pytest.approx(math.exp(-0.5))
+        and float(values.max(1).values.min()) >= math.exp(-0.125) - 1e-3
+    )
 
 
 # envelopes
@@ -149,7 +181,9 @@ def test_envelope_never_becomes_negative_by_rounding(name, dtype):
 
 @pytest.mark.parametrize("name", SMOOTHNESS)
 def test_envelope_ends_smoothly(name):
-    """At the cutoff the value and the promised derivatives go to zero from inside, and all are zero beyond."""
+    """At the cutoff the value and the promised derivatives go to zero from inside, and all are zero
+    beyond.
+    """
     order = SMOOTHNESS[name]
     distance = 1e-6
     inside = derivatives(ENVELOPES[name], torch.tensor([1 - distance]), order + 1)
@@ -172,7 +206,12 @@ def test_envelope_starts_flat(name):
 def test_polynomial_envelope_is_that_of_the_publication(power, x):
     """1 - (p+1)(p+2)/2 x^p + p(p+2) x^(p+1) - p(p+1)/2 x^(p+2)."""
     at, p = torch.tensor(x), power
-    expected = 1 - (p + 1) * (p + 2) / 2 * at**p + p * (p + 2) * at ** (p + 1) - p * (p + 1) / 2 * at ** (p + 2)
+    expected = (
+        1
+        - (p + 1) * (p + 2) / 2 * at**p
+        + p * (p + 2) * at ** (p + 1)
+        - p * (p + 1) / 2 * at ** (p + 2)
+    )
     torch.testing.assert_close(polynomial_envelope(at, power), expected, rtol=0, atol=1e-13)
 
 
@@ -180,7 +219,9 @@ def test_polynomial_envelope_is_that_of_the_publication(power, x):
 @given(x=st.lists(st.floats(0, 2), min_size=1, max_size=10))
 def test_cosine_envelope_is_that_of_the_publication(x):
     expected = [(1 + math.cos(math.pi * value)) / 2 if value < 1 else 0.0 for value in x]
-    torch.testing.assert_close(ENVELOPES["cosine"](torch.tensor(x)), torch.tensor(expected), rtol=0, atol=1e-15)
+    torch.testing.assert_close(
+        ENVELOPES["cosine"](torch.tensor(x)), torch.tensor(expected), rtol=0, atol=1e-15
+    )
 
 
 def test_no_envelope_is_one_everywhere():
@@ -190,7 +231,9 @@ def test_no_envelope_is_one_everywhere():
 @pytest.mark.parametrize("name", SMOOTHNESS)
 def test_envelope_derivatives_match_differences(name):
     x = torch.tensor([0.0, 0.2, 0.77, 0.99, 1.3]).requires_grad_(True)
-    assert torch.autograd.gradcheck(ENVELOPES[name], x) and torch.autograd.gradgradcheck(ENVELOPES[name], x)
+    assert torch.autograd.gradcheck(ENVELOPES[name], x) and torch.autograd.gradgradcheck(
+        ENVELOPES[name], x
+    )
 
 
 # trunk
@@ -199,7 +242,9 @@ def test_envelope_derivatives_match_differences(name):
 @EVERY_BASIS
 @pytest.mark.parametrize("scalars", [0, 2])
 def test_trunk_reads_length_and_scalars_smoothly(name, scalars):
-    """Hidden invariants of each edge alone, with second derivatives in the length, also at contact."""
+    """Hidden invariants of each edge alone, with second derivatives in the length, also at
+    contact.
+    """
     torch.manual_seed(0)
     trunk = RadialTrunk(RADIAL_BASES[name](CUTOFF, 4), scalars, 6).requires_grad_(False)
     length = torch.tensor([0.0, 0.4, 2.0])
@@ -207,8 +252,12 @@ def test_trunk_reads_length_and_scalars_smoothly(name, scalars):
     together = trunk(length, features)
     assert together.shape == (3, trunk.hidden) == (3, 6)
     for edge in range(3):
-        alone = trunk(length[edge : edge + 1], None if features is None else features[edge : edge + 1])
+        alone = trunk(
+            length[edge : edge + 1], None if features is None else features[edge : edge + 1]
+        )
         torch.testing.assert_close(alone[0], together[edge], rtol=0, atol=1e-14)
     if scalars:
         assert not torch.allclose(trunk(length, features + 1), together)
-    assert all(torch.isfinite(part).all() for part in derivatives(lambda r: trunk(r, features), length, 2))
+    assert all(
+        torch.isfinite(part).all() for part in derivatives(lambda r: trunk(r, features), length, 2)
+    )

@@ -1,4 +1,6 @@
-"""Laws of the attention logits: their formulas written out, invariance, pieces, derivatives at coincident atoms."""
+"""Laws of the attention logits: their formulas written out, invariance, pieces, derivatives at
+coincident atoms.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def make(name: str, **choices):
 
 def scene(nodes: int = 10) -> tuple[Tensor, NearFieldGeometry]:
     positions = cloud(nodes).requires_grad_()
-    x = torch.randn(nodes, 9, CHANNELS, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    x = torch.randn(
+        nodes, 9, CHANNELS, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
     return x, Surveyor(hidden=HIDDEN)(positions, near_graph(positions, [nodes], 4.0))
 
 
@@ -35,7 +39,10 @@ def scene(nodes: int = 10) -> tuple[Tensor, NearFieldGeometry]:
 def test_logits_do_not_turn(name, proper):
     score, matrix = make(name), orthogonal(2, proper)
     x, geometry = scene()
-    after = score(turned(x, matrix, LMAX), Surveyor(hidden=HIDDEN)(geometry.positions @ matrix.T, geometry.graph))
+    after = score(
+        turned(x, matrix, LMAX),
+        Surveyor(hidden=HIDDEN)(geometry.positions @ matrix.T, geometry.graph),
+    )
     before = score(x, geometry)
     assert before.shape == (geometry.graph.num_edges, HEADS)
     assert relative_error(after, before) < 1e-12
@@ -51,7 +58,9 @@ def test_scalar_map_is_its_formula():
     for which in range(2):
         invariants = []
         for l in range(LMAX + 1):
-            weight = layer.product[l].view(CHANNELS, 2, 2, 4)[:, :, which]  # channels, (A, B), width
+            weight = layer.product[l].view(CHANNELS, 2, 2, 4)[
+                :, :, which
+            ]  # channels, (A, B), width
             left, right = (x[:, degree_slice(l)] @ weight[:, side] for side in range(2))
             if l == 0:
                 left = left + layer.bias[4 * which : 4 * which + 4]
@@ -59,7 +68,9 @@ def test_scalar_map_is_its_formula():
         hidden = torch.cat(invariants, -1) @ layer.first[which]
         spread = hidden.var(-1, unbiased=False, keepdim=True)
         hidden = (hidden - hidden.mean(-1, keepdim=True)) / (spread + 1e-4).sqrt()
-        hidden = torch.nn.functional.silu(hidden * layer.norm_weight[which] + layer.norm_bias[which])
+        hidden = torch.nn.functional.silu(
+            hidden * layer.norm_weight[which] + layer.norm_bias[which]
+        )
         assert relative_error(layer(x)[:, which], hidden @ layer.second[which]) < 1e-12
 
 
@@ -69,8 +80,15 @@ def test_query_key_score_is_its_formula():
     query, key = score.invariants(x).view(len(x), 2, HEADS, WIDTH).unbind(1)
     for edge in (0, 7, geometry.graph.num_edges - 1):
         i, j = geometry.graph.dst[edge], geometry.graph.src[edge]
-        expected = score.gate(geometry.invariants[edge]) * (query[i] * key[j]).sum(-1) / math.sqrt(WIDTH)
-        assert relative_error(score(x, geometry)[edge], 0.8 * expected * torch.sigmoid(expected) + 0.2 * expected) < 1e-12
+        expected = (
+            score.gate(geometry.invariants[edge]) * (query[i] * key[j]).sum(-1) / math.sqrt(WIDTH)
+        )
+        assert (
+            relative_error(
+                score(x, geometry)[edge], 0.8 * expected * torch.sigmoid(expected) + 0.2 * expected
+            )
+            < 1e-12
+        )
 
 
 @pytest.mark.parametrize("name", ["dot_alpha", "dot_alpha_small"])
@@ -78,21 +96,33 @@ def test_dot_score_is_its_formula(name):
     score, (x, geometry) = make(name), scene()
     assert isinstance(score, DotScore)
     for edge in (0, 5):
-        direction = geometry.vectors[edge] / (geometry.vectors[edge].square().sum() + geometry.softening**2).sqrt()
+        direction = (
+            geometry.vectors[edge]
+            / (geometry.vectors[edge].square().sum() + geometry.softening**2).sqrt()
+        )
         along = solid_harmonics(direction, LMAX)
         seen = [
-            math.sqrt(2 * l + 1) * along[degree_slice(l)] @ (x[end, degree_slice(l)] @ score.show.weight[l])
+            math.sqrt(2 * l + 1)
+            * along[degree_slice(l)]
+            @ (x[end, degree_slice(l)] @ score.show.weight[l])
             for end in (geometry.graph.dst[edge], geometry.graph.src[edge])
             for l in range(LMAX + 1)
         ]
-        mixed = score.first(torch.cat(seen) * score.gate(geometry.invariants[edge])).view(HEADS, WIDTH)
+        mixed = score.first(torch.cat(seen) * score.gate(geometry.invariants[edge])).view(
+            HEADS, WIDTH
+        )
         expected = (leaky_silu(score.norm(mixed)) * score.vector).sum(-1)
         assert relative_error(score(x, geometry)[edge], expected) < 1e-12
 
 
 def test_small_dot_score_is_small():
-    """The published one has, by an error in the order of two tests, as many parameters as the large one."""
-    sizes = {name: sum(parameter.numel() for parameter in make(name).parameters()) for name in ("dot_alpha", "dot_alpha_small")}
+    """The published one has, by an error in the order of two tests, as many parameters as the large
+    one.
+    """
+    sizes = {
+        name: sum(parameter.numel() for parameter in make(name).parameters())
+        for name in ("dot_alpha", "dot_alpha_small")
+    }
     assert make("dot_alpha_small").channels == CHANNELS // 8
     assert sizes["dot_alpha_small"] < sizes["dot_alpha"] / 5
 
@@ -105,7 +135,9 @@ def test_pieces_change_nothing(name, monkeypatch):
         score, (x, geometry) = make(name, piecewise=piecewise), scene()
         logits = score(x, geometry)
         tensors = [x, geometry.positions, *score.parameters()]
-        first = torch.autograd.grad((logits * torch.linspace(0, 1, HEADS)).square().sum(), tensors, create_graph=True)
+        first = torch.autograd.grad(
+            (logits * torch.linspace(0, 1, HEADS)).square().sum(), tensors, create_graph=True
+        )
         second = torch.autograd.grad(sum(part.square().sum() for part in first), tensors)
         found.append([logits, *first, *second])
     for pieces, whole in zip(*found, strict=True):
@@ -121,6 +153,10 @@ def test_derivatives_are_finite_at_coincident_atoms(name):
     positions.requires_grad_()
     x = torch.zeros(5, 9, CHANNELS, dtype=torch.float64).requires_grad_()
     logits = score(x, Surveyor(hidden=HIDDEN)(positions, graph))
-    first = torch.autograd.grad(logits.square().sum() + logits.sum(), [x, positions], create_graph=True)
-    second = torch.autograd.grad(sum(part.square().sum() + part.sum() for part in first), [x, positions, *score.parameters()])
+    first = torch.autograd.grad(
+        logits.square().sum() + logits.sum(), [x, positions], create_graph=True
+    )
+    second = torch.autograd.grad(
+        sum(part.square().sum() + part.sum() for part in first), [x, positions, *score.parameters()]
+    )
     assert all(part.isfinite().all() for part in (logits, *first, *second))

@@ -13,7 +13,15 @@ from models.factory import build_model
 from models.graph_ops import sum_nodes
 from models.near_field.basis import EdgeBasis, edge_vectors
 from models.se3_transformer import SE3Options, SE3Transformer
-from tests.suite import BasisSuite, Case, CutoffSuite, ModelCases, ModelSuite, complete_graph, cutoff_graph
+from tests.suite import (
+    BasisSuite,
+    Case,
+    CutoffSuite,
+    ModelCases,
+    ModelSuite,
+    complete_graph,
+    cutoff_graph,
+)
 
 
 def random_batch(connect, sizes, generator) -> AtomBatch:
@@ -21,19 +29,30 @@ def random_batch(connect, sizes, generator) -> AtomBatch:
     nodes = int(counts.sum())
     positions = 1.5 * torch.randn(nodes, 3, generator=generator)
     charges = torch.randint(0, 2, (nodes,), generator=generator) * 2.0 - 1
-    features = {"velocities": torch.randn(nodes, 3, generator=generator), "charges": charges.to(positions.dtype)}
+    features = {
+        "velocities": torch.randn(nodes, 3, generator=generator),
+        "charges": charges.to(positions.dtype),
+    }
     return AtomBatch(graph=connect(positions, counts), positions=positions, node_features=features)
 
 
 class PropertyProbe(nn.Module):
-    """An SE(3)-Transformer as ``model(batch) -> dict``: energy of each graph, two vectors of each node."""
+    """An SE(3)-Transformer as ``model(batch) -> dict``: energy of each graph, two vectors of each
+    node.
+    """
 
     def __init__(self, options: SE3Options):
         super().__init__()
-        self.network = SE3Transformer(options, scalars_in=1, vectors_in=1, scalars_out=1, vectors_out=2)
+        self.network = SE3Transformer(
+            options, scalars_in=1, vectors_in=1, scalars_out=1, vectors_out=2
+        )
 
     def forward(self, batch) -> dict:
-        graph, charges, velocities = batch.graph, batch.node_features["charges"], batch.node_features["velocities"]
+        graph, charges, velocities = (
+            batch.graph,
+            batch.node_features["charges"],
+            batch.node_features["velocities"],
+        )
         vectors = edge_vectors(batch.positions, graph)
         basis = batch.edge_basis or EdgeBasis.from_vectors(vectors, self.network.options.lmax)
         edge_scalars = edge_features = None
@@ -41,7 +60,14 @@ class PropertyProbe(nn.Module):
             edge_scalars = (charges[graph.src] * charges[graph.dst]).unsqueeze(-1)
         if self.network.options.edge_vectors:
             edge_features = (velocities[graph.dst] - velocities[graph.src]).unsqueeze(1)
-        scalars, vectors = self.network(graph, basis, charges.unsqueeze(-1), velocities.unsqueeze(1), edge_scalars, edge_features)
+        scalars, vectors = self.network(
+            graph,
+            basis,
+            charges.unsqueeze(-1),
+            velocities.unsqueeze(1),
+            edge_scalars,
+            edge_features,
+        )
         return {"energy": sum_nodes(graph, scalars[:, 0]), "vectors": vectors}
 
 
@@ -66,7 +92,11 @@ def nbody_case(name: str, **options) -> Case:
         build=lambda: build_model(config),
         batch=functools.partial(random_batch, complete_graph),
         connect=complete_graph,
-        outputs={"displacement": "node_vector", "velocity_change": "node_vector", "waypoints": "path"},
+        outputs={
+            "displacement": "node_vector",
+            "velocity_change": "node_vector",
+            "waypoints": "path",
+        },
         lmax=config["lmax"],
     )
 
@@ -89,7 +119,13 @@ CASES = [
     property_case("position-none", relative_position=None),
     property_case("edge-features", edge_scalars=1, edge_vectors=1),
     property_case("pseudo", pseudo_channels=4, value_divisor=2, heads=2),
-    property_case("pseudo-attentive-cat", pseudo_channels=4, self_interaction="attentive", relative_position="cat", edge_vectors=1),
+    property_case(
+        "pseudo-attentive-cat",
+        pseudo_channels=4,
+        self_interaction="attentive",
+        relative_position="cat",
+        edge_vectors=1,
+    ),
     nbody_case("nbody"),
     nbody_case("nbody-lmax3-attentive", lmax=3, self_interaction="attentive", layers=2),
     nbody_case("nbody-three-updates", updates=3),
@@ -111,7 +147,9 @@ NBODY = [case for case in CASES if case.cutoff is None]
 
 
 class TestGradientsBesideACache(ModelCases):
-    """Of the networks of the project that choose between cache and positions; the probe above leaves the choice to its caller."""
+    """Of the networks of the project that choose between cache and positions; the probe above
+    leaves the choice to its caller.
+    """
 
     test_gradients_do_not_pass_by_the_cache = BasisSuite.test_gradients_do_not_pass_by_the_cache
 

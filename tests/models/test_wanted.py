@@ -1,4 +1,5 @@
 """What a backward pass leaves out, and that the rest is what it was."""
+
 import pytest
 import torch
 from torch.autograd import Function
@@ -54,15 +55,26 @@ def test_a_pass_for_one_leaf_wants_what_leads_to_it(leaves):
 def near_sum(geometry, weight):
     edges = Neighbourhoods(torch.tensor([0, 1, 2, 0]), torch.tensor([1, 2, 0, 2]), 3, 3)
     x = weight.view(1, 1, -1) * geometry[:3].view(3, -1, 1).tanh()
-    return memory_efficient_sum(edges, solid_harmonics(geometry, 2), weight * geometry[:, :1].exp(), x)
+    return memory_efficient_sum(
+        edges, solid_harmonics(geometry, 2), weight * geometry[:, :1].exp(), x
+    )
 
 
 def mixture(geometry, weight):
-    return bessel_mixture(geometry.square().sum(1), torch.tensor([0.5, 1.0, 1.5], dtype=torch.float64), weight.view(2, 1, -1))
+    return bessel_mixture(
+        geometry.square().sum(1),
+        torch.tensor([0.5, 1.0, 1.5], dtype=torch.float64),
+        weight.view(2, 1, -1),
+    )
 
 
 def moments(geometry, weight):
-    return MomentReadout()((len(geometry),), geometry, weight.view(1, 2, 3) * geometry[:, :1, None], geometry.sin().unsqueeze(1))
+    return MomentReadout()(
+        (len(geometry),),
+        geometry,
+        weight.view(1, 2, 3) * geometry[:, :1, None],
+        geometry.sin().unsqueeze(1),
+    )
 
 
 @pytest.mark.parametrize("operation", [near_sum, mixture, moments])

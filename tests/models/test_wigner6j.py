@@ -1,4 +1,6 @@
-"""Laws of the Wigner-6j convolution: two forms, one operator; its definition; precision far from the origin; periodic images."""
+"""Laws of the Wigner-6j convolution: two forms, one operator; its definition; precision far from
+the origin; periodic images.
+"""
 
 from __future__ import annotations
 
@@ -29,37 +31,62 @@ ORDERS = pytest.mark.parametrize("order", range(4))
 LMAX, CHANNELS = 2, 3
 
 
-def convolution(order: int, form: str = "edge", kernel: str = "memory_efficient") -> WignerConvolution:
+def convolution(
+    order: int, form: str = "edge", kernel: str = "memory_efficient"
+) -> WignerConvolution:
     torch.manual_seed(7)
     return WignerConvolution(order, LMAX, CHANNELS, 4, form, kernel).double()
 
 
-def scene(nodes: int = 14, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, NearFieldGeometry]:
+def scene(
+    nodes: int = 14, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, NearFieldGeometry]:
     """Features, weights and geometry with gradients."""
     positions = cloud(nodes, seed).to(dtype).requires_grad_()
     geometry = Surveyor()(positions, near_graph(positions, [nodes], 4.0))
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(nodes, 9, CHANNELS, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
-    weights = torch.randn(geometry.graph.num_edges, CHANNELS, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+    x = (
+        torch.randn(nodes, 9, CHANNELS, generator=generator, dtype=torch.float64)
+        .to(dtype)
+        .requires_grad_()
+    )
+    weights = (
+        torch.randn(geometry.graph.num_edges, CHANNELS, generator=generator, dtype=torch.float64)
+        .to(dtype)
+        .requires_grad_()
+    )
     return x, weights, geometry
 
 
-def by_definition(layer: WignerConvolution, x: Tensor, weights: Tensor, geometry: NearFieldGeometry) -> Tensor:
-    """m_i^L = sum_lam W sqrt(2 l + 1) sum_j w_ij [x_j^lam (x) S_l(u_ij)]^L, edge by edge, path by path."""
+def by_definition(
+    layer: WignerConvolution, x: Tensor, weights: Tensor, geometry: NearFieldGeometry
+) -> Tensor:
+    """m_i^L = sum_lam W sqrt(2 l + 1) sum_j w_ij [x_j^lam (x) S_l(u_ij)]^L, edge by edge, path by
+    path.
+    """
     order, lmax = layer.order, layer.lmax
     length = (geometry.vectors.square().sum(-1, keepdim=True) + geometry.softening**2).sqrt()
-    kernel = solid_harmonics(geometry.vectors / length, order)[:, degree_slice(order)] * math.sqrt(2 * order + 1)
+    kernel = solid_harmonics(geometry.vectors / length, order)[:, degree_slice(order)] * math.sqrt(
+        2 * order + 1
+    )
     out = x.new_zeros(x.shape[0], x.shape[1], layer.channels_out)
     channels = x.shape[-1]
     for degree in range(lmax + 1):
-        sources = [lam for lam in range(lmax + 1) if abs(lam - order) <= degree <= lam + order and (lam + order + degree) % 2 == 0]
+        sources = [
+            lam
+            for lam in range(lmax + 1)
+            if abs(lam - order) <= degree <= lam + order and (lam + order + degree) % 2 == 0
+        ]
         for position, lam in enumerate(sources):
             table = clebsch_gordan(lam, order, degree).to(x)
             source = x[geometry.graph.src][:, degree_slice(lam)]
             message = torch.einsum("abm,eac,eb,ec->emc", table, source, kernel, weights)
             mix = layer.mix[degree][position * channels : (position + 1) * channels]
             out[:, degree_slice(degree)] += (
-                out.new_zeros(x.shape[0], 2 * degree + 1, channels).index_add(0, geometry.graph.dst, message) @ mix
+                out.new_zeros(x.shape[0], 2 * degree + 1, channels).index_add(
+                    0, geometry.graph.dst, message
+                )
+                @ mix
             )
     return out
 
@@ -79,13 +106,24 @@ def test_both_forms_have_the_same_derivatives(order):
         x, weights, geometry = scene()
         layer = convolution(order, form)
         value = layer(x, weights, geometry)
-        tensors = [x, weights, geometry.positions, *(mix for mix in layer.parameters() if mix.numel())]
+        tensors = [
+            x,
+            weights,
+            geometry.positions,
+            *(mix for mix in layer.parameters() if mix.numel()),
+        ]
         probe = torch.linspace(-1, 1, value.numel(), dtype=value.dtype).view_as(value)
-        first = torch.autograd.grad((probe * value + value.square()).sum(), tensors, create_graph=True)
+        first = torch.autograd.grad(
+            (probe * value + value.square()).sum(), tensors, create_graph=True
+        )
         second = torch.autograd.grad(sum(part.square().sum() for part in first), tensors)
         found.append([value, *first, *second])
     for edge, node in zip(*found, strict=True):
-        assert relative_error(node, edge) < 1e-11 if edge.abs().max() > 1e-12 else node.abs().max() < 1e-10
+        assert (
+            relative_error(node, edge) < 1e-11
+            if edge.abs().max() > 1e-12
+            else node.abs().max() < 1e-10
+        )
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
@@ -103,7 +141,9 @@ def test_single_precision_holds_far_from_the_origin(order, form, offset):
 
 
 def test_one_origin_for_all_would_not_hold():
-    """The bar above is no accident of the test: about one common origin 100 Angstrom away, degree 2 keeps three digits."""
+    """The bar above is no accident of the test: about one common origin 100 Angstrom away, degree 2
+    keeps three digits.
+    """
     positions = cloud(40).float() + 100
     graph = near_graph(positions, [40], 4.0)
     near, far = Surveyor()(positions, graph), Surveyor()(positions, graph)
@@ -121,7 +161,9 @@ def test_solid_harmonics_of_a_difference_are_a_binomial_sum(order):
     a, b = torch.randn(2, 6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     total = 0
     for moved in range(order + 1):
-        left, right = (solid_harmonics(v, l)[:, degree_slice(l)] for v, l in ((b, moved), (a, order - moved)))
+        left, right = (
+            solid_harmonics(v, l)[:, degree_slice(l)] for v, l in ((b, moved), (a, order - moved))
+        )
         total = total + binomial_scale(order, moved) * torch.einsum(
             "na,nb,abm->nm", left, right, clebsch_gordan(moved, order - moved, order)
         )
@@ -129,8 +171,18 @@ def test_solid_harmonics_of_a_difference_are_a_binomial_sum(order):
 
 
 def test_only_paths_that_keep_parity_are_there():
-    assert [(path.degree_in, path.degree_out) for path in coupling_paths(1, 2)] == [(1, 0), (0, 1), (2, 1), (1, 2)]
-    assert [(path.degree_in, path.degree_out) for path in coupling_paths(2, 2)] == [(2, 0), (1, 1), (0, 2), (2, 2)]
+    assert [(path.degree_in, path.degree_out) for path in coupling_paths(1, 2)] == [
+        (1, 0),
+        (0, 1),
+        (2, 1),
+        (1, 2),
+    ]
+    assert [(path.degree_in, path.degree_out) for path in coupling_paths(2, 2)] == [
+        (2, 0),
+        (1, 1),
+        (0, 2),
+        (2, 2),
+    ]
     assert [source_moments(order, 2)[-1].rows.stop for order in range(3)] == [9, 21, 50]
 
 
@@ -154,9 +206,15 @@ def test_scalars_send_the_direction(form):
     x = torch.cat([x[:, :1], torch.zeros_like(x[:, 1:])], 1)
     with torch.no_grad():
         layer.mix[1].zero_()[:CHANNELS, :CHANNELS] = torch.eye(CHANNELS)
-    along = math.sqrt(3) * geometry.vectors / (geometry.vectors.square().sum(-1, keepdim=True) + geometry.softening**2).sqrt()
+    along = (
+        math.sqrt(3)
+        * geometry.vectors
+        / (geometry.vectors.square().sum(-1, keepdim=True) + geometry.softening**2).sqrt()
+    )
     message = along.unsqueeze(-1) * (weights * x[geometry.graph.src, 0]).unsqueeze(1)
-    expected = torch.zeros(len(x), 3, CHANNELS, dtype=torch.float64).index_add(0, geometry.graph.dst, message)
+    expected = torch.zeros(len(x), 3, CHANNELS, dtype=torch.float64).index_add(
+        0, geometry.graph.dst, message
+    )
     found = layer(x, weights, geometry)
     assert relative_error(found[:, 1:4, :CHANNELS], expected) < 1e-12
     assert found[:, [0, 4, 5, 6, 7, 8]].abs().max() == 0
@@ -165,7 +223,9 @@ def test_scalars_send_the_direction(form):
 @pytest.mark.parametrize("order", [0, 1, 2])
 @pytest.mark.parametrize("form", FORMS)
 def test_periodic_images_are_copies_of_atoms(order, form):
-    """A cell with images gives its atoms what they get in a cluster that holds every image as an atom of its own."""
+    """A cell with images gives its atoms what they get in a cluster that holds every image as an
+    atom of its own.
+    """
     side, count = 5.0, 6
     cell_positions = cloud(count, side=side)
     shifts = torch.cartesian_prod(*[torch.arange(-1.0, 2.0, dtype=torch.float64)] * 3) * side
@@ -173,7 +233,9 @@ def test_periodic_images_are_copies_of_atoms(order, form):
     everything = (cell_positions + shifts.unsqueeze(1)).flatten(0, 1)
     cluster = near_graph(everything, [len(everything)], 4.0)
     central = cluster.dst < count
-    graph = type(cluster)(cluster.src[central], cluster.dst[central], torch.tensor([len(everything)]))
+    graph = type(cluster)(
+        cluster.src[central], cluster.dst[central], torch.tensor([len(everything)])
+    )
     periodic = type(cluster)(graph.src % count, graph.dst, torch.tensor([count]))
     x = torch.randn(count, 9, CHANNELS, dtype=torch.float64)
     weights = torch.randn(graph.num_edges, CHANNELS, dtype=torch.float64)
@@ -186,13 +248,21 @@ def test_periodic_images_are_copies_of_atoms(order, form):
     assert relative_error(found, expected) < 1e-12
     # strain: the derivative by the displacements agrees between the forms
     (by_images,) = torch.autograd.grad(found.square().sum(), images)
-    other = convolution(order, "edge")(x, weights, surveyor(cell_positions, periodic, images)).square().sum()
+    other = (
+        convolution(order, "edge")(x, weights, surveyor(cell_positions, periodic, images))
+        .square()
+        .sum()
+    )
     (expected_by_images,) = torch.autograd.grad(other, images)
-    source = torch.cat([periodic.src.unsqueeze(1), images.detach()], 1).unique(dim=0, return_inverse=True)[1]
+    source = torch.cat([periodic.src.unsqueeze(1), images.detach()], 1).unique(
+        dim=0, return_inverse=True
+    )[1]
     per_image = [
-        torch.zeros(int(source.max()) + 1, 3, dtype=torch.float64).index_add(0, source, g) for g in (by_images, expected_by_images)
+        torch.zeros(int(source.max()) + 1, 3, dtype=torch.float64).index_add(0, source, g)
+        for g in (by_images, expected_by_images)
     ]
-    # the node form sees a displacement through its source; through the target it only enters the softened length
+    # the node form sees a displacement through its source; through the target it only enters the
+    # softened length
     assert torch.allclose(per_image[0], per_image[1], atol=1e-10)
 
 
@@ -201,8 +271,15 @@ def test_periodic_images_are_copies_of_atoms(order, form):
     [
         ((5, 2, 4, 4), "order of a Wigner convolution must be 0 .. 4 at lmax 2, got 5"),
         ((-1, 2, 4, 4), "got -1"),
-        ((1, 2, 4, 4, "vertex"), "form of a Wigner convolution must be one of edge, node, got 'vertex'"),
-        ((1, 2, 4, 4, "edge", "slow"), "kernel of a Wigner convolution must be one of math, memory_efficient, flash, got 'slow'"),
+        (
+            (1, 2, 4, 4, "vertex"),
+            "form of a Wigner convolution must be one of edge, node, got 'vertex'",
+        ),
+        (
+            (1, 2, 4, 4, "edge", "slow"),
+            "kernel of a Wigner convolution must be one of math, memory_efficient, flash, "
+            "got 'slow'",
+        ),
         ((1, 2, 4, 4, "node", "flash"), "form 'node' subtracts"),
     ],
 )

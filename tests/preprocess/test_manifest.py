@@ -1,4 +1,6 @@
-"""The manifest of a preprocessed folder: what is finished is not made again, what does not fit is refused."""
+"""The manifest of a preprocessed folder: what is finished is not made again, what does not fit is
+refused.
+"""
 
 import pytest
 
@@ -44,7 +46,9 @@ def test_other_settings_damage_and_files_of_strangers_are_refused(tmp_path):
     with pytest.raises(ValueError, match="holds data with seed 1, wanted is 2; give --rebuild"):
         Manifest(tmp_path / "m.json", {"seed": 2}, ["a"])
     (tmp_path / "a").write_text("onf")
-    with pytest.raises(ValueError, match="a is damaged .its checksum does not fit m.json.; give --rebuild"):
+    with pytest.raises(
+        ValueError, match="a is damaged .its checksum does not fit m.json.; give --rebuild"
+    ):
         Manifest(tmp_path / "m.json", {"seed": 1}, ["a"])
     (tmp_path / "m.json").write_text('{"settings": 3}')
     with pytest.raises(ValueError, match="m.json is damaged .no settings or no files."):
@@ -59,13 +63,23 @@ def test_another_source_is_refused_also_after_reading_the_manifest_again(tmp_pat
     again = Manifest(tmp_path / "m.json", {}, ["a"])
     again.check_source({"all": [tmp_path / "raw"]})
     (tmp_path / "raw").write_text("two")
-    with pytest.raises(ValueError, match=r"was made from raw \(.*\.\.\.\), given is raw .*another --out"):
+    with pytest.raises(
+        ValueError, match=r"was made from raw \(.*\.\.\.\), given is raw .*another --out"
+    ):
         again.check_source({"all": [tmp_path / "raw"]})
 
 
 def test_an_interruption_says_how_to_go_on_and_a_folder_that_cannot_be_is_refused(tmp_path):
-    with pytest.raises(Interrupted, match="the same command, without --rebuild, makes what .*new lacks"), being_made(tmp_path / "new"):
+    with (
+        pytest.raises(
+            Interrupted, match="the same command, without --rebuild, makes what .*new lacks"
+        ),
+        being_made(tmp_path / "new"),
+    ):
         raise KeyboardInterrupt
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="--out .*file/new cannot be written .*; give another"), being_made(tmp_path / "file" / "new"):
+    with (
+        pytest.raises(ValueError, match="--out .*file/new cannot be written .*; give another"),
+        being_made(tmp_path / "file" / "new"),
+    ):
         pass

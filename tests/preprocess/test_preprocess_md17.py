@@ -1,4 +1,6 @@
-"""preprocess_md17: what it writes, what it uses again, what it refuses, what an interruption leaves."""
+"""preprocess_md17: what it writes, what it uses again, what it refuses, what an interruption
+leaves.
+"""
 
 import json
 import os
@@ -18,7 +20,14 @@ from common.session import Interrupted
 from dataloader import md17
 from dataloader.graphs import NeighborStore
 from dataloader.label_statistics import fit_references
-from dataloader.molecules import SPLITS, BatchPlan, MoleculeDataset, graphs_folder, load_statistics, structures_file
+from dataloader.molecules import (
+    SPLITS,
+    BatchPlan,
+    MoleculeDataset,
+    graphs_folder,
+    load_statistics,
+    structures_file,
+)
 from dataloader.splits import Split
 from preprocess import molecule_folder, preprocess_md17
 from preprocess.preprocess_md17 import main
@@ -44,7 +53,11 @@ def copied(folder: Path, to: Path) -> Path:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def test_folder_holds_the_split_of_the_source(made):
@@ -53,7 +66,11 @@ def test_folder_holds_the_split_of_the_source(made):
     for name, count in zip(SPLITS, (30, 5, 10), strict=True):
         dataset = MoleculeDataset.open(made, name, cutoff=2.5)
         wanted = sample[getattr(split, name)]
-        assert len(dataset) == count and dataset.structures.data_hash == wanted.data_hash and dataset.cutoff == 2.5
+        assert (
+            len(dataset) == count
+            and dataset.structures.data_hash == wanted.data_hash
+            and dataset.cutoff == 2.5
+        )
         computed = NeighborStore.compute(wanted, 2.5)
         assert dataset.neighbors.edges_per_graph.tolist() == computed.edges_per_graph.tolist()
         assert 9 * 2 < computed.num_edges / count < 72
@@ -95,13 +112,23 @@ def test_lost_pieces_are_made_again(made, tmp_path, lost):
 
 
 @pytest.mark.parametrize("place", ["save", "build", "statistics"])
-def test_interruption_leaves_what_is_finished_and_the_next_run_goes_on(made, tmp_path, monkeypatch, place):
+def test_interruption_leaves_what_is_finished_and_the_next_run_goes_on(
+    made, tmp_path, monkeypatch, place
+):
     def interrupted(*arguments, **more):
         raise KeyboardInterrupt
 
-    target = {"save": (molecule_folder.Split, "save"), "build": (molecule_folder.NeighborStore, "build"),
-              "statistics": (molecule_folder.Statistics, "of")}[place]
-    with monkeypatch.context() as patched, pytest.raises(Interrupted, match="the same command, without --rebuild, makes what .* lacks"):
+    target = {
+        "save": (molecule_folder.Split, "save"),
+        "build": (molecule_folder.NeighborStore, "build"),
+        "statistics": (molecule_folder.Statistics, "of"),
+    }[place]
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(
+            Interrupted, match="the same command, without --rebuild, makes what .* lacks"
+        ),
+    ):
         patched.setattr(*target, interrupted)
         run(tmp_path)
     assert len(content(tmp_path)) < len(content(made))
@@ -119,11 +146,19 @@ def test_damage_and_other_settings_are_refused_and_rebuilt(made, tmp_path):
         with pytest.raises(ValueError, match=f"{Path(name).name} is damaged.*--rebuild"):
             run(folder)
         (folder / name).write_bytes(whole)
-    with pytest.raises(ValueError, match="holds data with cutoff 2.5, wanted is 3.0; give --rebuild to replace them, or another --out"):
+    with pytest.raises(
+        ValueError,
+        match="holds data with cutoff 2.5, wanted is 3.0; give --rebuild to replace them, or "
+        "another --out",
+    ):
         run(folder, "--cutoff", "3")
-    with pytest.raises(ValueError, match="holds data with split_options .*'seed': 0.*, wanted is .*'seed': 1"):
+    with pytest.raises(
+        ValueError, match="holds data with split_options .*'seed': 0.*, wanted is .*'seed': 1"
+    ):
         run(folder, "--split-seed", "1")
-    with pytest.raises(ValueError, match=r"holds the neighbours within 2\.5 Angstrom, wanted is 3\.0"):
+    with pytest.raises(
+        ValueError, match=r"holds the neighbours within 2\.5 Angstrom, wanted is 3\.0"
+    ):
         MoleculeDataset.open(folder, "val", cutoff=3.0)
     assert content(folder) == content(made)
     run(folder, "--split-seed", "1", "--rebuild")
@@ -133,7 +168,9 @@ def test_damage_and_other_settings_are_refused_and_rebuilt(made, tmp_path):
 
 def test_strangers_files_are_not_overwritten(tmp_path):
     (tmp_path / "train.npz").write_bytes(b"something of the user")
-    with pytest.raises(ValueError, match=r"train\.npz stands there without manifest\.json; give --rebuild"):
+    with pytest.raises(
+        ValueError, match=r"train\.npz stands there without manifest\.json; give --rebuild"
+    ):
         run(tmp_path)
     assert (tmp_path / "train.npz").read_bytes() == b"something of the user"
 
@@ -158,14 +195,21 @@ def test_unfinished_and_foreign_folders_do_not_open(made, tmp_path):
 def write_own(path: Path, sizes, seed: int):
     structures = random_structures(sizes, seed)
     if path.suffix == ".npz":
-        arrays = {"Z": structures.atomic_numbers, "R": structures.positions, "E": structures.energy, "F": structures.forces}
+        arrays = {
+            "Z": structures.atomic_numbers,
+            "R": structures.positions,
+            "E": structures.energy,
+            "F": structures.forces,
+        }
         np.savez(path, **arrays, n_atoms=structures.counts)
     else:
         frames = []
         for index in range(len(structures)):
             one = structures[index]
             frames.append(Atoms(one.atomic_numbers, one.positions))
-            frames[-1].calc = SinglePointCalculator(frames[-1], energy=one.energy[0], forces=one.forces)
+            frames[-1].calc = SinglePointCalculator(
+                frames[-1], energy=one.energy[0], forces=one.forces
+            )
         ase.io.write(path, frames, format="extxyz")
     return structures
 
@@ -176,7 +220,16 @@ def test_own_files_with_test_files(tmp_path, suffix, capsys):
     write_own(first, (3, 4, 2, 5), 1)
     write_own(second, (6, 2), 2)
     wanted = write_own(test, (8, 9), 3)
-    options = ["--file", f"{first},{second}", "--test-file", str(test), "--val", "2", "--out", str(tmp_path / "out")]
+    options = [
+        "--file",
+        f"{first},{second}",
+        "--test-file",
+        str(test),
+        "--val",
+        "2",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     main(options)
     assert [len(MoleculeDataset.open(tmp_path / "out", name)) for name in SPLITS] == [4, 2, 2]
     found = MoleculeDataset.open(tmp_path / "out", "test").structures
@@ -185,7 +238,9 @@ def test_own_files_with_test_files(tmp_path, suffix, capsys):
     shown = capsys.readouterr().out
     assert f"{test}: 2 structures, energy in eV, length in Angstrom, forces in eV/Angstrom" in shown
     if suffix == "npz":
-        names = np.concatenate([MoleculeDataset.open(tmp_path / "out", name).structures.names for name in SPLITS])
+        names = np.concatenate(
+            [MoleculeDataset.open(tmp_path / "out", name).structures.names for name in SPLITS]
+        )
         assert sorted(names) == ["a"] * 4 + ["b"] * 2 + ["t"] * 2
     with pytest.raises(ValueError, match=r"was made from a\.\w+ \(.*, given is b\.\w+ \("):
         main([*options[:1], f"{second},{first}", *options[2:]])
@@ -197,7 +252,17 @@ def test_own_files_with_test_files(tmp_path, suffix, capsys):
 def test_units_of_own_files_are_taken_out_and_shown(tmp_path, capsys):
     wanted = write_own(tmp_path / "a.npz", (3, 4, 2, 5), 1)
     options = ["--file", str(tmp_path / "a.npz"), "--train", "2", "--val", "1"]
-    main([*options, "--energy-unit", "hartree", "--length-unit", "bohr", "--out", str(tmp_path / "out")])
+    main(
+        [
+            *options,
+            "--energy-unit",
+            "hartree",
+            "--length-unit",
+            "bohr",
+            "--out",
+            str(tmp_path / "out"),
+        ]
+    )
     split = Split.load(tmp_path / "out" / "split.npz")
     found = MoleculeDataset.open(tmp_path / "out", "train").structures
     np.testing.assert_allclose(found.energy, 27.211386 * wanted.energy[split.train], rtol=1e-7)
@@ -206,10 +271,26 @@ def test_units_of_own_files_are_taken_out_and_shown(tmp_path, capsys):
 
 def test_energies_without_forces(tmp_path):
     structures = random_structures((3, 4, 2, 5))
-    arrays = {"Z": structures.atomic_numbers, "R": structures.positions, "E": structures.energy, "n_atoms": structures.counts}
+    arrays = {
+        "Z": structures.atomic_numbers,
+        "R": structures.positions,
+        "E": structures.energy,
+        "n_atoms": structures.counts,
+    }
     np.savez(tmp_path / "a.npz", **arrays)
-    options = ["--file", str(tmp_path / "a.npz"), "--train", "2", "--val", "1", "--out", str(tmp_path / "out")]
-    with pytest.raises(ValueError, match=r"has no forces .*; give --forces-key \(or --forces-key absent\)"):
+    options = [
+        "--file",
+        str(tmp_path / "a.npz"),
+        "--train",
+        "2",
+        "--val",
+        "1",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    with pytest.raises(
+        ValueError, match=r"has no forces .*; give --forces-key \(or --forces-key absent\)"
+    ):
         main(options)
     main([*options, "--forces-key", "absent"])
     assert set(MoleculeDataset.open(tmp_path / "out", "train")[[0, 1]].labels) == {"energy"}
@@ -219,11 +300,23 @@ def test_energies_without_forces(tmp_path):
 def official(folder: Path, revised=False):
     """Published files with invented content; rMD17 with its five splits."""
     rng = np.random.default_rng(0)
-    positions, forces, energy = 2 * rng.standard_normal((60, 4, 3)), rng.standard_normal((60, 4, 3)), rng.standard_normal(60)
+    positions, forces, energy = (
+        2 * rng.standard_normal((60, 4, 3)),
+        rng.standard_normal((60, 4, 3)),
+        rng.standard_normal(60),
+    )
     if not revised:
-        np.savez(folder / "md17_ethanol.npz", z=[6, 1, 8, 1], R=positions, E=energy[:, None], F=forces)
+        np.savez(
+            folder / "md17_ethanol.npz", z=[6, 1, 8, 1], R=positions, E=energy[:, None], F=forces
+        )
         return
-    np.savez(folder / "rmd17_ethanol.npz", nuclear_charges=[6, 1, 8, 1], coords=positions, energies=energy, forces=forces)
+    np.savez(
+        folder / "rmd17_ethanol.npz",
+        nuclear_charges=[6, 1, 8, 1],
+        coords=positions,
+        energies=energy,
+        forces=forces,
+    )
     for number in range(1, 6):
         order = rng.permutation(60)
         for part, chosen in (("train", order[:30]), ("test", order[30:50])):
@@ -232,18 +325,45 @@ def official(folder: Path, revised=False):
 
 def test_published_files_in_the_data_path(tmp_path):
     official(tmp_path)
-    main(["--data-path", str(tmp_path), "--split", "random", "--train", "20", "--val", "10", "--out", str(tmp_path / "a")])
-    energy = np.concatenate([MoleculeDataset.open(tmp_path / "a", name).structures.energy for name in SPLITS])
+    main(
+        [
+            "--data-path",
+            str(tmp_path),
+            "--split",
+            "random",
+            "--train",
+            "20",
+            "--val",
+            "10",
+            "--out",
+            str(tmp_path / "a"),
+        ]
+    )
+    energy = np.concatenate(
+        [MoleculeDataset.open(tmp_path / "a", name).structures.energy for name in SPLITS]
+    )
     assert len(energy) == 60 and abs(energy.std() / 0.0433641 - 1) < 0.3
     with pytest.raises(ValueError, match=r"asks for 950 \+ 50 structures, the data have 60"):
         main(["--data-path", str(tmp_path), "--out", str(tmp_path / "b")])
     official(tmp_path, revised=True)
-    options = ["--revised", "--data-path", str(tmp_path), "--split", "rmd17", "--split-number", "3", "--train", "25"]
+    options = [
+        "--revised",
+        "--data-path",
+        str(tmp_path),
+        "--split",
+        "rmd17",
+        "--split-number",
+        "3",
+        "--train",
+        "25",
+    ]
     main([*options, "--out", str(tmp_path / "c")])
     assert [len(MoleculeDataset.open(tmp_path / "c", name)) for name in SPLITS] == [25, 5, 20]
     wanted = sorted(int(line) for line in (tmp_path / "index_test_03.csv").read_text().split())
     assert Split.load(tmp_path / "c" / "split.npz").test.tolist() == wanted
-    with tarfile.open(tmp_path / "rmd17.tar.bz2", "w:bz2") as archive:  # an unpacking that was cut off goes on
+    with tarfile.open(
+        tmp_path / "rmd17.tar.bz2", "w:bz2"
+    ) as archive:  # an unpacking that was cut off goes on
         for file in [tmp_path / "rmd17_ethanol.npz", *sorted(tmp_path.glob("index_*.csv"))]:
             archive.add(file, f"rmd17/any/{file.name}")
     for file in tmp_path.glob("index_*.csv"):
@@ -251,7 +371,20 @@ def test_published_files_in_the_data_path(tmp_path):
     main([*options, "--out", str(tmp_path / "d")])
     assert Split.load(tmp_path / "d" / "split.npz").test.tolist() == wanted
     (tmp_path / "md17_ethanol.npz").unlink()  # finished data need no source
-    main(["--data-path", str(tmp_path), "--split", "random", "--train", "20", "--val", "10", "--out", str(tmp_path / "a")])
+    main(
+        [
+            "--data-path",
+            str(tmp_path),
+            "--split",
+            "random",
+            "--train",
+            "20",
+            "--val",
+            "10",
+            "--out",
+            str(tmp_path / "a"),
+        ]
+    )
 
 
 def test_without_a_network_the_message_says_where_to_put_the_file(tmp_path, monkeypatch):
@@ -259,8 +392,13 @@ def test_without_a_network_the_message_says_where_to_put_the_file(tmp_path, monk
         raise OSError("no network")
 
     monkeypatch.setattr("urllib.request.urlopen", offline)
-    for options, name in ((["--molecule", "aspirin"], "md17_aspirin.npz"), (["--revised"], "rmd17.tar.bz2")):
-        with pytest.raises(OSError, match=rf"put the file here: {tmp_path}/raw/{name} \(from https?://"):
+    for options, name in (
+        (["--molecule", "aspirin"], "md17_aspirin.npz"),
+        (["--revised"], "rmd17.tar.bz2"),
+    ):
+        with pytest.raises(
+            OSError, match=rf"put the file here: {tmp_path}/raw/{name} \(from https?://"
+        ):
             main([*options, "--data-path", str(tmp_path / "raw"), "--out", str(tmp_path / "out")])
 
 
@@ -272,7 +410,10 @@ def test_options_that_exclude_each_other(tmp_path):
         (["--test-file", "x.npz"], "--test-file x.npz needs --file"),
         (["--split", "rmd17"], "--split rmd17 divides rMD17; give --revised"),
         (["--file", "x.txt"], r"x\.txt: a file of structures must end in \.npz, \.xyz, \.extxyz"),
-        (["--file", "x.xyz", "--numbers-key", "Z"], r"x\.xyz: --numbers-key is of no use in a \.xyz file"),
+        (
+            ["--file", "x.xyz", "--numbers-key", "Z"],
+            r"x\.xyz: --numbers-key is of no use in a \.xyz file",
+        ),
         (["--sample", "--cutoff", "0"], "--cutoff"),
     ]
     for options, message in cases:
@@ -282,8 +423,22 @@ def test_options_that_exclude_each_other(tmp_path):
 
 def test_as_a_script_bad_input_is_one_line_and_exit_code_2(tmp_path):
     script = Path(preprocess_md17.__file__)
-    command = [sys.executable, str(script), "--sample", "--train", "2000", "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    command = [
+        sys.executable,
+        str(script),
+        "--sample",
+        "--train",
+        "2000",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "asks for 2000 + 50 + 200 structures, the data have 1000" in done.stderr
 
@@ -300,9 +455,18 @@ def test_a_refused_request_leaves_what_is_there(made, tmp_path):
 
 SILENT = [
     (["--sample", "--molecule", "aspirin"], "--sample is ethanol, --molecule asks for aspirin"),
-    (["--sample", "--energy-unit", "hartree"], "--energy-unit hartree describes a --file of your own, and there is none"),
-    (["--sample", "--gap", "3"], "--gap changes nothing in --split random, which reads --train, --val, --test, --split-seed"),
-    (["--sample", "--split", "lsr-mp", "--sample-size", "40", "--train", "3"], "--train changes nothing in --split lsr-mp"),
+    (
+        ["--sample", "--energy-unit", "hartree"],
+        "--energy-unit hartree describes a --file of your own, and there is none",
+    ),
+    (
+        ["--sample", "--gap", "3"],
+        "--gap changes nothing in --split random, which reads --train, --val, --test, --split-seed",
+    ),
+    (
+        ["--sample", "--split", "lsr-mp", "--sample-size", "40", "--train", "3"],
+        "--train changes nothing in --split lsr-mp",
+    ),
 ]
 
 
@@ -321,12 +485,17 @@ def test_files_named_twice_are_refused_and_copies_are_counted(tmp_path, capsys):
         main([*own, "--test-file", str(tmp_path / "one.npz")])
     main([*own, "--test-file", str(tmp_path / "two.npz"), "--split", "time"])
     shown = capsys.readouterr().out
-    assert "structures of the test split have the very elements and positions of one that trains" in shown
+    assert (
+        "structures of the test split have the very elements and positions of one that trains"
+        in shown
+    )
 
 
 def test_a_changed_statistics_file_is_damaged(made, tmp_path):
     folder = copied(made, tmp_path)
     text = (folder / "statistics.json").read_text()
     (folder / "statistics.json").write_text(text.replace('"force_rms": ', '"force_rms": 1'))
-    with pytest.raises(ValueError, match=r"statistics.json is damaged \(its checksum does not fit manifest.json\)"):
+    with pytest.raises(
+        ValueError, match=r"statistics.json is damaged \(its checksum does not fit manifest.json\)"
+    ):
         load_statistics(folder)

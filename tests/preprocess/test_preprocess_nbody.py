@@ -1,4 +1,6 @@
-"""preprocess_nbody: what it writes, what it uses again, what it refuses, what an interruption leaves."""
+"""preprocess_nbody: what it writes, what it uses again, what it refuses, what an interruption
+leaves.
+"""
 
 import json
 import os
@@ -33,7 +35,11 @@ def copied(folder: Path, to: Path) -> Path:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def run(folder: Path, *more: str):
@@ -49,8 +55,16 @@ def test_splits_are_one_stream_of_simulations(made):
                 assert found[name].dtype == np.float32
                 np.testing.assert_array_equal(found[name], wanted[name].astype(np.float32))
             metadata = json.loads(str(found["metadata"]))
-            assert found["positions"].shape == (count, 49, 5, 3) and found["charges"].shape == (count, 5)
-        assert metadata["split"] == split and metadata["seed"] == 42 and metadata["time_step"] == 0.001 and metadata["box"] == 5.0
+            assert found["positions"].shape == (count, 49, 5, 3) and found["charges"].shape == (
+                count,
+                5,
+            )
+        assert (
+            metadata["split"] == split
+            and metadata["seed"] == 42
+            and metadata["time_step"] == 0.001
+            and metadata["box"] == 5.0
+        )
 
 
 def test_caches_open_for_every_split(made):
@@ -83,7 +97,11 @@ def test_cached_starts_and_variants(tmp_path):
 
 
 def test_starts_are_parsed():
-    assert cached_starts("3,0,3") == [0, 3] and cached_starts("all") == list(range(48)) and cached_starts("none") == []
+    assert (
+        cached_starts("3,0,3") == [0, 3]
+        and cached_starts("all") == list(range(48))
+        and cached_starts("none") == []
+    )
     for text in ("x", "0;1", "", "-1", "48"):
         with pytest.raises(ValueError, match="--cache-starts must"):
             cached_starts(text)
@@ -101,9 +119,13 @@ def test_interrupted_simulation_goes_on_where_it_stopped(made, tmp_path, monkeyp
 
     real = preprocess_nbody.integrate
     monkeypatch.setattr(preprocess_nbody, "integrate", interrupted)
-    with pytest.raises(Interrupted, match="interrupted; the same command, without --rebuild, makes what .* lacks"):
+    with pytest.raises(
+        Interrupted, match="interrupted; the same command, without --rebuild, makes what .* lacks"
+    ):
         run(tmp_path)
-    assert sorted(path.name for path in tmp_path.glob("*.npz")) == sorted(f"nbody_{split}.npz" for split in SPLITS[: stop_at - 1])
+    assert sorted(path.name for path in tmp_path.glob("*.npz")) == sorted(
+        f"nbody_{split}.npz" for split in SPLITS[: stop_at - 1]
+    )
     run(tmp_path)
     assert len(calls) == 4  # the interrupted one is made twice, the finished ones once
     assert content(tmp_path) == content(made)
@@ -157,7 +179,11 @@ def test_damage_and_other_settings_are_refused_and_rebuilt(made, tmp_path):
         with pytest.raises(ValueError, match=f"{path.name} is damaged.*--rebuild"):
             run(folder)
         path.write_bytes(whole)
-    with pytest.raises(ValueError, match="holds data with seed 42, wanted is 7; give --rebuild to replace them, or another --out"):
+    with pytest.raises(
+        ValueError,
+        match="holds data with seed 42, wanted is 7; give --rebuild to replace them, or "
+        "another --out",
+    ):
         run(folder, "--seed", "7")
     with pytest.raises(ValueError, match="holds the basis of lmax 2, wanted is lmax 1.*--rebuild"):
         run(folder, "--lmax", "1")
@@ -172,16 +198,23 @@ def test_damage_and_other_settings_are_refused_and_rebuilt(made, tmp_path):
 def test_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     for place, reason in (("file", "File exists"), ("file/nbody", "Not a directory")):
-        with pytest.raises(ValueError, match=rf"--out .* cannot be written \({reason}\); give another --out"):
+        with pytest.raises(
+            ValueError, match=rf"--out .* cannot be written \({reason}\); give another --out"
+        ):
             run(tmp_path / place)
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
-    with pytest.raises(ValueError, match=r"--out .* cannot be written \(Permission denied\); give another --out"):
+    with pytest.raises(
+        ValueError, match=r"--out .* cannot be written \(Permission denied\); give another --out"
+    ):
         run(tmp_path)
 
 
 def test_strangers_files_are_not_overwritten(tmp_path):
     (tmp_path / "nbody_train.npz").write_bytes(b"something of the user")
-    with pytest.raises(ValueError, match=r"nbody_train\.npz stands there without nbody_manifest\.json; give --rebuild"):
+    with pytest.raises(
+        ValueError,
+        match=r"nbody_train\.npz stands there without nbody_manifest\.json; give --rebuild",
+    ):
         run(tmp_path)
     assert (tmp_path / "nbody_train.npz").read_bytes() == b"something of the user"
 
@@ -192,4 +225,8 @@ def test_as_a_script_bad_input_is_one_line_and_exit_code_2(tmp_path):
     command = [sys.executable, str(script), "--out", str(tmp_path), "--bodies", "1"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.count("\n") == 1 and "--bodies" in done.stderr and "must be >= 2, got 1" in done.stderr
+    assert (
+        done.stderr.count("\n") == 1
+        and "--bodies" in done.stderr
+        and "must be >= 2, got 1" in done.stderr
+    )

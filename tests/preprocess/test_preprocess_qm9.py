@@ -27,10 +27,17 @@ def source(tmp_path_factory) -> Path:
     """A ragged npz file of chains of carbon with hydrogens."""
     rng = np.random.default_rng(0)
     counts = rng.integers(2, 9, COUNT)
-    positions = [1.4 * np.outer(np.arange(size), [1, 0.3, 0.1]) + 0.05 * rng.standard_normal((size, 3)) for size in counts]
+    positions = [
+        1.4 * np.outer(np.arange(size), [1, 0.3, 0.1]) + 0.05 * rng.standard_normal((size, 3))
+        for size in counts
+    ]
     path = tmp_path_factory.mktemp("source") / "molecules.npz"
     numbers = np.full(counts.sum(), 6)
-    values = {"homo": rng.standard_normal(COUNT), "alpha": rng.standard_normal(COUNT), "gdb_id": np.arange(1, COUNT + 1)}
+    values = {
+        "homo": rng.standard_normal(COUNT),
+        "alpha": rng.standard_normal(COUNT),
+        "gdb_id": np.arange(1, COUNT + 1),
+    }
     np.savez(path, n_atoms=counts, Z=numbers, R=np.concatenate(positions), **values)
     return path
 
@@ -45,7 +52,11 @@ def run(source, folder, *more: str):
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +72,19 @@ def test_folder_holds_splits_labels_and_graphs(made, source, capsys):
     assert [len(getattr(split, part)) for part in ("train", "val", "test")] == [32, 4, 4]
     for part in ("train", "val", "test"):
         dataset = PropertyDataset.open(made, part, verify="full")
-        assert dataset.targets == ("alpha", "homo") and dataset.lmax == 3 and dataset.graph_rule == {"kind": "bonds"}
+        assert (
+            dataset.targets == ("alpha", "homo")
+            and dataset.lmax == 3
+            and dataset.graph_rule == {"kind": "bonds"}
+        )
         chosen = getattr(split, part)
         assert dataset.structures.extra["gdb_id"].tolist() == (chosen + 1).tolist()
-        np.testing.assert_array_equal(dataset[[0, 1]].labels["alpha"].numpy(), file["alpha"][chosen[:2]])
-        assert dataset.edges_per_structure.tolist() == (2 * (file["n_atoms"][chosen] - 1)).tolist()  # a chain
+        np.testing.assert_array_equal(
+            dataset[[0, 1]].labels["alpha"].numpy(), file["alpha"][chosen[:2]]
+        )
+        assert (
+            dataset.edges_per_structure.tolist() == (2 * (file["n_atoms"][chosen] - 1)).tolist()
+        )  # a chain
         assert int(dataset[[1]].edge_features["bond_kinds"].min()) >= 1
     assert not (made / "pieces").exists()
     run(source, made)
@@ -82,13 +101,47 @@ def test_second_run_changes_nothing(made, source, monkeypatch):
 
 @pytest.mark.parametrize(("graph", "kinds"), [("cutoff", False), ("complete", True)])
 def test_other_graphs_and_processes_and_a_limit(source, tmp_path, graph, kinds):
-    run(source, tmp_path / "a", "--graph", graph, "--cutoff", "2.5", "--lmax", "2", "--limit", "20", "--train", "10", "--val", "5")
+    run(
+        source,
+        tmp_path / "a",
+        "--graph",
+        graph,
+        "--cutoff",
+        "2.5",
+        "--lmax",
+        "2",
+        "--limit",
+        "20",
+        "--train",
+        "10",
+        "--val",
+        "5",
+    )
     dataset = PropertyDataset.open(tmp_path / "a", "train")
-    assert (len(dataset), dataset.lmax, dataset.bond_kinds is not None) == (10, 2, kinds) and len(dataset.cache) == 20
+    assert (len(dataset), dataset.lmax, dataset.bond_kinds is not None) == (10, 2, kinds) and len(
+        dataset.cache
+    ) == 20
     if graph == "complete":
-        run(source, tmp_path / "b", "--graph", graph, "--lmax", "2", "--limit", "20", "--train", "10", "--val", "5", "--workers", "2")
+        run(
+            source,
+            tmp_path / "b",
+            "--graph",
+            graph,
+            "--lmax",
+            "2",
+            "--limit",
+            "20",
+            "--train",
+            "10",
+            "--val",
+            "5",
+            "--workers",
+            "2",
+        )
         a, b = (content(tmp_path / name) for name in "ab")
-        assert {name: a[name] for name in a if name != "manifest.json"} == {name: b[name] for name in b if name != "manifest.json"}
+        assert {name: a[name] for name in a if name != "manifest.json"} == {
+            name: b[name] for name in b if name != "manifest.json"
+        }
 
 
 def interrupt_after(monkeypatch, count: int):
@@ -106,13 +159,18 @@ def interrupt_after(monkeypatch, count: int):
 
 
 @pytest.mark.parametrize("damage", ["nothing", "flipped", "lost", "half"])
-def test_pieces_of_an_interrupted_run_are_used_again_if_they_are_whole(made, source, tmp_path, monkeypatch, damage):
+def test_pieces_of_an_interrupted_run_are_used_again_if_they_are_whole(
+    made, source, tmp_path, monkeypatch, damage
+):
     folder = tmp_path / "qm9"
     make = interrupt_after(monkeypatch, 3)
     with pytest.raises(Interrupted, match="the same command, without --rebuild"):
         run(source, folder)
     pieces = folder / "pieces"
-    assert sorted(path.name for path in pieces.iterdir()) == ["00000", "00001", "00002"] and not (folder / "basis").exists()
+    assert (
+        sorted(path.name for path in pieces.iterdir()) == ["00000", "00001", "00002"]
+        and not (folder / "basis").exists()
+    )
     with pytest.raises(FileNotFoundError):
         PropertyDataset.open(folder, "train")
     target = pieces / "00001" / "basis" / "packed.npy"
@@ -127,7 +185,11 @@ def test_pieces_of_an_interrupted_run_are_used_again_if_they_are_whole(made, sou
     monkeypatch.setattr(graph_pieces, "make_piece", make)
     built = []
     build = BasisCache.build
-    monkeypatch.setattr(BasisCache, "build", lambda folder, *rest: built.append(folder.parent.name) or build(folder, *rest))
+    monkeypatch.setattr(
+        BasisCache,
+        "build",
+        lambda folder, *rest: built.append(folder.parent.name) or build(folder, *rest),
+    )
     run(source, folder)
     assert built == ([] if damage == "nothing" else ["00001"]) + ["00003", "00004"]
     ours, wanted = content(folder), content(made)
@@ -136,12 +198,22 @@ def test_pieces_of_an_interrupted_run_are_used_again_if_they_are_whole(made, sou
 
 def test_killed_in_the_middle_is_finished_by_the_same_command(made, source, tmp_path):
     folder = tmp_path / "qm9"
-    program = "import sys; from preprocess import graph_pieces as g; g.PIECE = 8; m = g.make_piece\n"
-    program += "import time\ndef slow(piece):\n    n = m(piece); time.sleep(0.3); return n\ng.make_piece = slow\n"
+    program = (
+        "import sys; from preprocess import graph_pieces as g; g.PIECE = 8; m = g.make_piece\n"
+    )
+    program += (
+        "import time\ndef slow(piece):\n    n = m(piece); time.sleep(0.3); return "
+        "n\ng.make_piece = slow\n"
+    )
     program += "from preprocess.preprocess_qm9 import main; main(sys.argv[1:])"
     root = Path(graph_pieces.__file__).parents[1]
-    process = subprocess.Popen([sys.executable, "-c", program, "--file", str(source), "--out", str(folder)], cwd=root,
-                               env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "--file", str(source), "--out", str(folder)],
+        cwd=root,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 120
     while not (folder / "pieces" / "00001" / "bond_kinds").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -152,7 +224,13 @@ def test_killed_in_the_middle_is_finished_by_the_same_command(made, source, tmp_
     assert content(folder) == content(made)
 
 
-FILES = ["basis/packed.npy", "basis/vector.npy", "bond_kinds/kinds.npy", "molecules.npz", "split.npz"]
+FILES = [
+    "basis/packed.npy",
+    "basis/vector.npy",
+    "bond_kinds/kinds.npy",
+    "molecules.npz",
+    "split.npz",
+]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -180,7 +258,10 @@ def test_a_damaged_manifest_is_refused_or_its_files_are_made_again(made, source,
     except ValueError as error:
         assert "--rebuild" in str(error)
         run(source, folder, "--rebuild")
-    same, wanted = ({name: data for name, data in content(each).items() if name != "manifest.json"} for each in (folder, made))
+    same, wanted = (
+        {name: data for name, data in content(each).items() if name != "manifest.json"}
+        for each in (folder, made)
+    )
     assert same == wanted
 
 

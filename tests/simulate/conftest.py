@@ -1,4 +1,6 @@
-"""A potential that was trained for a moment on open structures of hydrogen, carbon and oxygen, and structures for it."""
+"""A potential that was trained for a moment on open structures of hydrogen, carbon and oxygen, and
+structures for it.
+"""
 
 import numpy as np
 import pytest
@@ -22,7 +24,20 @@ def trained(data, tmp_path_factory):
         folder = tmp_path_factory.mktemp("run")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(monitor, "save_figure", lambda path, figure: None)
-            train_md17.main(["--run-dir", str(folder), "--data-path", str(data), *SMALL, "--epochs", "5", "--lr", "0.02", *options])
+            train_md17.main(
+                [
+                    "--run-dir",
+                    str(folder),
+                    "--data-path",
+                    str(data),
+                    *SMALL,
+                    "--epochs",
+                    "5",
+                    "--lr",
+                    "0.02",
+                    *options,
+                ]
+            )
         return folder / checkpoint.BEST
 
     return train
@@ -43,5 +58,7 @@ def molecule():
 @pytest.fixture
 def crystal():
     rng = np.random.default_rng(2)
-    cell = 9.5 * np.eye(3) + 0.5 * rng.standard_normal((3, 3))  # large enough for waves of the far field
+    cell = 9.5 * np.eye(3) + 0.5 * rng.standard_normal(
+        (3, 3)
+    )  # large enough for waves of the far field
     return Atoms("COHC", rng.uniform(0, 4, (4, 3)), cell=cell, pbc=True)

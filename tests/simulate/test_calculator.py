@@ -1,4 +1,6 @@
-"""Laws of the calculator: it says what the network says, forces and stress are slopes of its energy, unknown elements are refused."""
+"""Laws of the calculator: it says what the network says, forces and stress are slopes of its
+energy, unknown elements are refused.
+"""
 
 import numpy as np
 import pytest
@@ -22,7 +24,9 @@ def with_calculator(atoms, path, **options):
 def test_it_says_what_the_network_says(potential, data):
     dataset = MoleculeDataset.open(data, "test")
     content = checkpoint.read_run(potential)
-    model = build_model({key: value for key, value in content["config"]["model"].items() if key != "preset"})
+    model = build_model(
+        {key: value for key, value in content["config"]["model"].items() if key != "preset"}
+    )
     checkpoint.load_weights(model, checkpoint.evaluation_weights(content), potential)
     prediction = model.eval()(dataset[range(4)])
     calculator = FarfieldCalculator(potential)
@@ -31,8 +35,12 @@ def test_it_says_what_the_network_says(potential, data):
         one = dataset.structures[index]
         atoms = Atoms(numbers=one.atomic_numbers, positions=one.positions, calculator=calculator)
         forces = prediction["forces"][first : first + count].numpy()
-        assert atoms.get_potential_energy() == pytest.approx(float(prediction["energy"][index]), abs=1e-5)
-        np.testing.assert_allclose(atoms.get_forces(), forces, atol=1e-6 * max(1, np.abs(forces).max()))
+        assert atoms.get_potential_energy() == pytest.approx(
+            float(prediction["energy"][index]), abs=1e-5
+        )
+        np.testing.assert_allclose(
+            atoms.get_forces(), forces, atol=1e-6 * max(1, np.abs(forces).max())
+        )
         first += count
 
 
@@ -51,7 +59,10 @@ def test_stress_is_the_slope_under_strain(potential, crystal):
 
 
 def test_places_far_away_and_wrapped_atoms_change_nothing(potential, molecule, crystal):
-    molecule, crystal = with_calculator(molecule, potential), with_calculator(crystal, potential, dtype="float64")
+    molecule, crystal = (
+        with_calculator(molecule, potential),
+        with_calculator(crystal, potential, dtype="float64"),
+    )
     forces = molecule.get_forces()
     molecule.positions += 1e4
     np.testing.assert_allclose(molecule.get_forces(), forces, atol=1e-5 * np.abs(forces).max())
@@ -69,11 +80,19 @@ def test_ase_relaxes_with_it(potential, molecule):
 
 
 def test_what_it_can_say_follows_from_the_training(potential, trained, molecule):
-    assert FarfieldCalculator(potential).implemented_properties == ["energy", "free_energy", "forces", "stress"]
+    assert FarfieldCalculator(potential).implemented_properties == [
+        "energy",
+        "free_energy",
+        "forces",
+        "stress",
+    ]
     with pytest.raises(PropertyNotImplementedError, match="set atoms.pbc = True"):
         with_calculator(molecule, potential).get_stress()
     direct = FarfieldCalculator(trained("--forces", "direct"))
-    assert direct.implemented_properties == ["energy", "free_energy", "forces"] and not direct.conservative
+    assert (
+        direct.implemented_properties == ["energy", "free_energy", "forces"]
+        and not direct.conservative
+    )
     silent = trained("--forces", "none", "--weight-forces", "0")
     assert FarfieldCalculator(silent).implemented_properties == ["energy", "free_energy"]
     with pytest.raises(ValueError, match="trained with --forces none, nothing moves"):
@@ -83,7 +102,11 @@ def test_what_it_can_say_follows_from_the_training(potential, trained, molecule)
 
 def test_what_it_was_not_trained_on_is_refused(potential, molecule):
     calculator = FarfieldCalculator(potential)
-    with pytest.raises(ValueError, match=r"no reference of Z = 79 \(there are those of Z = \[1, 6, 8\]\); train with that element"):
+    with pytest.raises(
+        ValueError,
+        match=r"no reference of Z = 79 \(there are those of Z = \[1, 6, 8\]\); train with "
+        r"that element",
+    ):
         Atoms("AuC", [[0, 0, 0], [0, 0, 2]], calculator=calculator).get_potential_energy()
     with pytest.raises(ValueError, match="no atoms"):
         Atoms(calculator=calculator).get_potential_energy()
@@ -99,7 +122,10 @@ def test_checkpoints_of_other_tasks_are_refused(potential, tmp_path):
     content = checkpoint.read_run(potential)
     content["config"]["task"] = "qm9"
     checkpoint.save_checkpoint(tmp_path / "c.pt", content)
-    with pytest.raises(ValueError, match="of the task 'qm9', which has no energies; give one of train_md17 or train_md22"):
+    with pytest.raises(
+        ValueError,
+        match="of the task 'qm9', which has no energies; give one of train_md17 or train_md22",
+    ):
         FarfieldCalculator(tmp_path / "c.pt")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         FarfieldCalculator(tmp_path / "none.pt")

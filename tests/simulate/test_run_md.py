@@ -1,4 +1,6 @@
-"""Laws of molecular dynamics: energy stays, a resumed run is the uninterrupted one bit for bit, and nothing is lost or doubled."""
+"""Laws of molecular dynamics: energy stays, a resumed run is the uninterrupted one bit for bit, and
+nothing is lost or doubled.
+"""
 
 import json
 import os
@@ -16,7 +18,16 @@ from simulate.calculator import FarfieldCalculator
 
 def run(folder, potential, *arguments):
     """Results of a run in ``folder``; None if it was paused."""
-    options = ["--run-dir", str(folder), "--checkpoint", str(potential), "--no-progress", "--record-every", "5", *arguments]
+    options = [
+        "--run-dir",
+        str(folder),
+        "--checkpoint",
+        str(potential),
+        "--no-progress",
+        "--record-every",
+        "5",
+        *arguments,
+    ]
     run_md.main(options)
     results = folder / "results.json"
     return json.loads(results.read_text()) if results.exists() else None
@@ -33,7 +44,16 @@ def test_the_error_of_the_energy_falls_with_the_square_of_the_time_step(potentia
     spread = []
     for steps, timestep in ((50, 0.4), (100, 0.2)):
         folder = tmp_path / f"{steps}"
-        options = ["--steps", str(steps), "--timestep", str(timestep), "--dtype", "float64", "--index", "1"]
+        options = [
+            "--steps",
+            str(steps),
+            "--timestep",
+            str(timestep),
+            "--dtype",
+            "float64",
+            "--index",
+            "1",
+        ]
         run(folder, potential, *options, "--record-every", str(steps // 25))
         total = dynamics.read_log(folder)["total_eV"]
         spread.append(np.abs(total - total[0]).max())
@@ -45,14 +65,35 @@ def test_a_resumed_run_is_the_uninterrupted_one(potential, tmp_path, ensemble):
     options = ["--ensemble", ensemble, "--steps", "40", "--temperature", "200"]
     whole = run(tmp_path / "whole", potential, *options)
     assert whole["steps"] == 40 and whole["time"] == 0.02
-    assert run(tmp_path / "parts", potential, *options, "--pause-after", "17", "--checkpoint-every", "6") is None
-    for name in (dynamics.LOG, dynamics.TRAJECTORY):  # frames that a killed session wrote after its last state
+    assert (
+        run(
+            tmp_path / "parts",
+            potential,
+            *options,
+            "--pause-after",
+            "17",
+            "--checkpoint-every",
+            "6",
+        )
+        is None
+    )
+    for name in (
+        dynamics.LOG,
+        dynamics.TRAJECTORY,
+    ):  # frames that a killed session wrote after its last state
         with open(tmp_path / "parts" / name, "a", encoding="utf-8") as file:
             file.write("half a fra")
     run_md.main(["--run-dir", str(tmp_path / "parts"), "--resume"])
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
-    assert run(tmp_path / "longer", potential, *options[:2], "--steps", "15", "--temperature", "200")["steps"] == 15
-    run_md.main(["--run-dir", str(tmp_path / "longer"), "--resume", "--steps", "40", "--no-progress"])
+    assert (
+        run(tmp_path / "longer", potential, *options[:2], "--steps", "15", "--temperature", "200")[
+            "steps"
+        ]
+        == 15
+    )
+    run_md.main(
+        ["--run-dir", str(tmp_path / "longer"), "--resume", "--steps", "40", "--no-progress"]
+    )
     assert content(tmp_path / "longer") == content(tmp_path / "whole")
 
 
@@ -68,7 +109,11 @@ def test_a_signal_leaves_a_state_and_says_how_to_go_on(potential, tmp_path, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(dynamics.Simulation, "_check", interrupted)
-        with pytest.raises(Interrupted, match=r"SIGINT: saved .*state.npz at step 12; go on with: .*run_md --run-dir .* --resume"):
+        with pytest.raises(
+            Interrupted,
+            match=r"SIGINT: saved .*state.npz at step 12; go on with: .*run_md --run-dir .* "
+            r"--resume",
+        ):
             run(tmp_path / "parts", potential, *options)
     run_md.main(["--run-dir", str(tmp_path / "parts"), "--resume"])
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
@@ -76,11 +121,18 @@ def test_a_signal_leaves_a_state_and_says_how_to_go_on(potential, tmp_path, monk
 
 def test_the_record_is_what_the_potential_says(potential, tmp_path):
     run(tmp_path / "md", potential, "--steps", "20", "--dtype", "float64")
-    log, frames = dynamics.read_log(tmp_path / "md"), ase.io.read(tmp_path / "md" / dynamics.TRAJECTORY, index=":")
+    log, frames = (
+        dynamics.read_log(tmp_path / "md"),
+        ase.io.read(tmp_path / "md" / dynamics.TRAJECTORY, index=":"),
+    )
     assert log["step"].tolist() == [0, 5, 10, 15, 20] == [frame.info["step"] for frame in frames]
     calculator = FarfieldCalculator(potential, dtype="float64")
     for frame, energy, kinetic in zip(frames, log["potential_eV"], log["kinetic_eV"], strict=True):
-        assert frame.get_potential_energy() == pytest.approx(energy) == pytest.approx(calculator.get_potential_energy(frame), abs=1e-6)
+        assert (
+            frame.get_potential_energy()
+            == pytest.approx(energy)
+            == pytest.approx(calculator.get_potential_energy(frame), abs=1e-6)
+        )
         np.testing.assert_allclose(frame.get_forces(), calculator.get_forces(frame), atol=1e-5)
         assert frame.get_kinetic_energy() == pytest.approx(kinetic, rel=1e-5)
     assert (tmp_path / "md" / "plots" / "energies.png").stat().st_size > 1000
@@ -89,26 +141,48 @@ def test_the_record_is_what_the_potential_says(potential, tmp_path):
 def test_velocities_of_the_start(potential, molecule, tmp_path):
     dynamics.draw_velocities(molecule, 250.0, np.random.default_rng(0))
     assert molecule.get_temperature() == pytest.approx(250, rel=1e-12)
-    assert np.abs(molecule.get_momenta().sum(0)).max() < 1e-12 and np.abs(molecule.get_angular_momentum()).max() < 1e-10
+    assert (
+        np.abs(molecule.get_momenta().sum(0)).max() < 1e-12
+        and np.abs(molecule.get_angular_momentum()).max() < 1e-10
+    )
     write(tmp_path / "start.xyz", molecule, format="extxyz")
     start = ["--structure", str(tmp_path / "start.xyz"), "--temperature", "none", "--steps", "1"]
     run(tmp_path / "kept", potential, *start)
     assert dynamics.read_log(tmp_path / "kept")["temperature_K"][0] == pytest.approx(250, rel=1e-5)
-    with pytest.raises(ValueError, match="langevin needs a temperature; give --temperature in K, or --ensemble nve"):
+    with pytest.raises(
+        ValueError, match="langevin needs a temperature; give --temperature in K, or --ensemble nve"
+    ):
         run(tmp_path / "bath", potential, *start, "--ensemble", "langevin")
 
 
 def test_a_crystal_moves_too(potential, crystal, tmp_path):
     write(tmp_path / "start.xyz", crystal, format="extxyz")
-    results = run(tmp_path / "md", potential, "--structure", str(tmp_path / "start.xyz"), "--steps", "10")
+    results = run(
+        tmp_path / "md", potential, "--structure", str(tmp_path / "start.xyz"), "--steps", "10"
+    )
     assert results["steps"] == 10
     last = ase.io.read(tmp_path / "md" / dynamics.TRAJECTORY, index=-1)
     assert last.pbc.all() and np.allclose(last.cell, crystal.cell)
 
 
 def test_a_structure_that_flies_apart_ends_the_run(potential, tmp_path):
-    options = ["--ensemble", "langevin", "--steps", "1000", "--timestep", "10", "--temperature", "900", "--max-temperature", "1000"]
-    with pytest.raises(ValueError, match=r"step \d+: .* K is beyond --max-temperature 1000 K, the structure flies apart; give a shorter"):
+    options = [
+        "--ensemble",
+        "langevin",
+        "--steps",
+        "1000",
+        "--timestep",
+        "10",
+        "--temperature",
+        "900",
+        "--max-temperature",
+        "1000",
+    ]
+    with pytest.raises(
+        ValueError,
+        match=r"step \d+: .* K is beyond --max-temperature 1000 K, the structure flies apart; "
+        r"give a shorter",
+    ):
         run(tmp_path / "md", potential, *options)
     assert dynamics.read_state(tmp_path / "md" / dynamics.STATE)["step"] == 0
 
@@ -144,15 +218,21 @@ def test_damaged_and_foreign_runs_are_not_continued(potential, trained, tmp_path
         run(folder, potential, "--steps", "10")
     with pytest.raises(ValueError, match="dynamics.temperature is 300.0 there and 5.0 here"):
         run_md.main([*again, "--temperature", "5"])
-    with pytest.raises(ValueError, match="--steps 9: the run has done 10 already; give as many or more"):
+    with pytest.raises(
+        ValueError, match="--steps 9: the run has done 10 already; give as many or more"
+    ):
         run_md.main([*again, "--steps", "9"])
-    with pytest.raises(ValueError, match="made with another potential; give the --checkpoint of its start"):
+    with pytest.raises(
+        ValueError, match="made with another potential; give the --checkpoint of its start"
+    ):
         run_md.main([*again, "--checkpoint", str(trained("--seed", "3"))])
     os.truncate(folder / dynamics.LOG, 30)
     with pytest.raises(ValueError, match="log.csv has 30 bytes, state.npz counts on"):
         run_md.main(again)
     os.truncate(folder / dynamics.STATE, 100)
-    with pytest.raises(ValueError, match="state.npz is damaged or no npz file .*start again with --overwrite"):
+    with pytest.raises(
+        ValueError, match="state.npz is damaged or no npz file .*start again with --overwrite"
+    ):
         run_md.main(again)
     assert run(folder, potential, "--steps", "10", "--overwrite")["steps"] == 10
 

@@ -7,7 +7,9 @@ from common import monitor
 
 @pytest.fixture(scope="module")
 def no_plots():
-    """Plots are tested with the loop; in the tests of the scripts they would be most of the time."""
+    """Plots are tested with the loop; in the tests of the scripts they would be most of the
+    time.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(monitor, "save_figure", lambda path, figure: None)
         yield

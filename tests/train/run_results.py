@@ -22,9 +22,15 @@ def without_clocks(history: list[dict]) -> list[dict]:
 
 
 def assert_equal_checkpoints(one, two):
-    """The last checkpoints of two run folders hold the same weights, averages and moments, bit for bit."""
+    """The last checkpoints of two run folders hold the same weights, averages and moments, bit for
+    bit.
+    """
     one, two = (checkpoint.read_checkpoint(Path(folder) / checkpoint.LAST) for folder in (one, two))
     for part in ("weights", "averaged"):
         assert all(torch.equal(one[part][key], two[part][key]) for key in one[part])
     moments = one["optimizer"]["state"], two["optimizer"]["state"]
-    assert all(torch.equal(moments[0][i][key], moments[1][i][key]) for i in moments[0] for key in moments[0][i])
+    assert all(
+        torch.equal(moments[0][i][key], moments[1][i][key])
+        for i in moments[0]
+        for key in moments[0][i]
+    )

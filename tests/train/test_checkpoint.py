@@ -1,4 +1,7 @@
-"""Laws of checkpoints and schedules: what is written comes back, damage and foreign files are one error."""
+"""Laws of checkpoints and schedules: what is written comes back, damage and foreign files are one
+error.
+"""
+
 import math
 import random
 import resource
@@ -49,7 +52,9 @@ def test_truncated_and_foreign_files_are_one_line(tmp_path, content):
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path):
     torch.save({"format": 1, "config": EasyDict(a=1)}, tmp_path / "c.pt")
-    with pytest.raises(ValueError, match=r"damaged or not a checkpoint \(it holds more than numbers\)"):
+    with pytest.raises(
+        ValueError, match=r"damaged or not a checkpoint \(it holds more than numbers\)"
+    ):
         checkpoint.read_checkpoint(tmp_path / "c.pt")
 
 
@@ -78,7 +83,9 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
-        with pytest.raises(OSError, match="c.pt cannot be written .*is the disk full.*--resume") as error:
+        with pytest.raises(
+            OSError, match="c.pt cannot be written .*is the disk full.*--resume"
+        ) as error:
             checkpoint.save_checkpoint(path, {"weights": torch.zeros(10_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -89,12 +96,17 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint(tmp_path):
 
 @pytest.mark.parametrize("name", ["config", "averaged", "position", "history"])
 def test_a_checkpoint_without_all_parts_is_not_of_a_run(tmp_path, name):
-    whole = {name: {} if kind is checkpoint.MAYBE else kind() for name, kind in checkpoint.ENTRIES.items()}
+    whole = {
+        name: {} if kind is checkpoint.MAYBE else kind()
+        for name, kind in checkpoint.ENTRIES.items()
+    }
     whole["config"] = {section: {} for section in checkpoint.SECTIONS}
     checkpoint.save_checkpoint(tmp_path / "c.pt", whole | {"averaged": None, "best": None})
     assert checkpoint.read_run(tmp_path / "c.pt")["averaged"] is None
     for part in ({name: 3}, {}):
-        checkpoint.save_checkpoint(tmp_path / "c.pt", {key: value for key, value in whole.items() if key != name} | part)
+        checkpoint.save_checkpoint(
+            tmp_path / "c.pt", {key: value for key, value in whole.items() if key != name} | part
+        )
         with pytest.raises(ValueError, match=f"c.pt is not of a run: it has no {name}; give the"):
             checkpoint.read_run(tmp_path / "c.pt")
 
@@ -135,7 +147,9 @@ def test_the_cosine_ends_at_the_smallest_rate_and_is_half_way_in_the_middle():
     optimizer.step()
     for progress in (0.0, 0.5, 1.0):
         schedule.after_step(progress)
-        assert math.isclose(optimizer.param_groups[0]["lr"], 0.001 + 0.099 * (1 + math.cos(math.pi * progress)) / 2)
+        assert math.isclose(
+            optimizer.param_groups[0]["lr"], 0.001 + 0.099 * (1 + math.cos(math.pi * progress)) / 2
+        )
 
 
 def test_the_average_forgets_the_initial_weights_early_and_is_slow_late():
@@ -154,8 +168,12 @@ def test_the_average_forgets_the_initial_weights_early_and_is_slow_late():
 
 
 def test_weight_decay_leaves_vectors_alone():
-    groups = build_optimizer(toy_model(), toy_parser().parse_config(["--weight-decay", "0.1"]).training).param_groups
-    assert [(group["weight_decay"], {weight.ndim for weight in group["params"]}) for group in groups] == [(0.1, {2}), (0.0, {1})]
+    groups = build_optimizer(
+        toy_model(), toy_parser().parse_config(["--weight-decay", "0.1"]).training
+    ).param_groups
+    assert [
+        (group["weight_decay"], {weight.ndim for weight in group["params"]}) for group in groups
+    ] == [(0.1, {2}), (0.0, {1})]
 
 
 def test_the_mean_over_seeds():

@@ -1,4 +1,7 @@
-"""Laws of the training loop: resume = uninterrupted, accumulation = large batch, skipped steps, budgets, signals, kills."""
+"""Laws of the training loop: resume = uninterrupted, accumulation = large batch, skipped steps,
+budgets, signals, kills.
+"""
+
 import json
 import os
 import signal
@@ -21,17 +24,29 @@ from train.run_folder import finish_run
 
 def numbers(trainer):
     """All that must not depend on interruptions."""
-    return trainer.model.state_dict(), trainer.optimizer.state_dict()["state"], without_clocks(trainer.history)
+    return (
+        trainer.model.state_dict(),
+        trainer.optimizer.state_dict()["state"],
+        without_clocks(trainer.history),
+    )
 
 
 def assert_same(one, two):
     weights, moments, history = zip(numbers(one), numbers(two), strict=True)
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-    assert all(torch.equal(moments[0][i][key], moments[1][i][key]) for i in moments[0] for key in moments[0][i])
+    assert all(
+        torch.equal(moments[0][i][key], moments[1][i][key])
+        for i in moments[0]
+        for key in moments[0][i]
+    )
     assert history[0] == history[1]
 
 
-WAYS = [(), ("--ema-decay", "0.99", "--lr-schedule", "plateau"), ("--accumulate", "2", "--optimizer", "adamw")]
+WAYS = [
+    (),
+    ("--ema-decay", "0.99", "--lr-schedule", "plateau"),
+    ("--accumulate", "2", "--optimizer", "adamw"),
+]
 
 
 @pytest.mark.parametrize("options", WAYS)
@@ -45,13 +60,17 @@ def test_two_epochs_and_two_more_are_four(tmp_path, options):
     assert rest.fit()
     assert_same(whole, rest)
     if whole.averaged is not None:
-        pairs = zip(whole.averaged.state_dict().values(), rest.averaged.state_dict().values(), strict=True)
+        pairs = zip(
+            whole.averaged.state_dict().values(), rest.averaged.state_dict().values(), strict=True
+        )
         assert all(torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("step, place", [(8, (1, 3)), (10, (1, 5)), (20, (3, 5))])
 def test_a_signal_in_any_step_loses_nothing(tmp_path, step, place):
-    """Also in the last step of an epoch, whose validation is still to come, and in the last one of the run."""
+    """Also in the last step of an epoch, whose validation is still to come, and in the last one of
+    the run.
+    """
 
     class Stops(ToyTask):
         def loss(self, model, batch):
@@ -87,23 +106,37 @@ def test_a_signal_when_the_budget_is_spent_leaves_the_validation_to_the_resumed_
 
 def test_a_finished_run_is_resumed_without_a_trace(tmp_path):
     toy_trainer(tmp_path, "--epochs", "1").fit()
-    before = sorted(path.name for path in (tmp_path / "tensorboard").iterdir()), (tmp_path / checkpoint.LAST).read_bytes()
+    before = (
+        sorted(path.name for path in (tmp_path / "tensorboard").iterdir()),
+        (tmp_path / checkpoint.LAST).read_bytes(),
+    )
     assert toy_trainer(tmp_path, "--resume", "--epochs", "1").fit()
-    assert (sorted(path.name for path in (tmp_path / "tensorboard").iterdir()), (tmp_path / checkpoint.LAST).read_bytes()) == before
+    assert (
+        sorted(path.name for path in (tmp_path / "tensorboard").iterdir()),
+        (tmp_path / checkpoint.LAST).read_bytes(),
+    ) == before
 
 
-@pytest.mark.parametrize("change", [("--epochs", "5"), ("--max-cpu-minutes", "9"), ("--max-minutes", "9")])
+@pytest.mark.parametrize(
+    "change", [("--epochs", "5"), ("--max-cpu-minutes", "9"), ("--max-minutes", "9")]
+)
 def test_a_run_resumed_with_another_length_says_so(tmp_path, capsys, change):
     assert not toy_trainer(tmp_path, "--pause-after", "1").fit()
     toy_trainer(tmp_path, "--resume")
     assert "changed since the run began" not in capsys.readouterr().out
     toy_trainer(tmp_path, "--resume", *change)
     name = change[0].removeprefix("--").replace("-", "_")
-    assert f"note: changed since the run began: {name}; it does not continue bit-identically" in capsys.readouterr().out
+    assert (
+        f"note: changed since the run began: {name}; it does not continue bit-identically"
+        in capsys.readouterr().out
+    )
 
 
 def test_same_seed_same_numbers_and_other_seed_others(tmp_path):
-    one, two, other = (toy_trainer(tmp_path / name, "--seed", seed) for name, seed in (("a", "3"), ("b", "3"), ("c", "4")))
+    one, two, other = (
+        toy_trainer(tmp_path / name, "--seed", seed)
+        for name, seed in (("a", "3"), ("b", "3"), ("c", "4"))
+    )
     for trainer, seed in ((one, 3), (two, 3), (other, 4)):
         torch.manual_seed(seed)
         trainer.fit()
@@ -115,7 +148,9 @@ def test_accumulated_batches_are_one_large_batch(tmp_path):
     """Also where the last batch is smaller: 20 samples are 8 + 8 + 4."""
     plain = dict(dropout=0.0, size=20)
     large = toy_trainer(tmp_path / "large", "--batch-size", "20", "--epochs", "1", **plain)
-    small = toy_trainer(tmp_path / "small", "--batch-size", "8", "--accumulate", "3", "--epochs", "1", **plain)
+    small = toy_trainer(
+        tmp_path / "small", "--batch-size", "8", "--accumulate", "3", "--epochs", "1", **plain
+    )
     large.fit(), small.fit()
     assert small.position.step == large.position.step == 1
     for a, b in zip(large.model.parameters(), small.model.parameters(), strict=True):
@@ -131,14 +166,19 @@ def test_a_non_finite_step_changes_nothing_and_is_counted(tmp_path, capsys):
     assert trainer.position.skipped == 1 and trainer.position.step == 1
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
     finish_run(trainer, trainer.val_loader)
-    assert "note: 1 of 1 steps had a non-finite loss or gradient and changed no weight" in capsys.readouterr().out
+    assert (
+        "note: 1 of 1 steps had a non-finite loss or gradient and changed no weight"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_non_finite_gradient_changes_nothing(tmp_path):
     class Steep(ToyTask):
         def loss(self, model, batch):
             value, parts = super().loss(model, batch)
-            return value.detach() + (model(batch.x).sum() * 0).sqrt(), parts  # finite value, infinite slope
+            return value.detach() + (
+                model(batch.x).sum() * 0
+            ).sqrt(), parts  # finite value, infinite slope
 
     trainer = toy_trainer(tmp_path, "--epochs", "1", "--batch-size", "40", task=Steep())
     before = [weight.clone() for weight in trainer.model.parameters()]
@@ -155,15 +195,29 @@ def test_many_bad_steps_end_the_run_with_one_line(tmp_path):
 
 
 def test_cpu_budget_ends_the_run_and_the_cosine(tmp_path):
-    trainer = toy_trainer(tmp_path, "--epochs", "100000", "--max-cpu-minutes", "0.004", "--min-lr", "1e-4", "--validate-every", "50")
+    trainer = toy_trainer(
+        tmp_path,
+        "--epochs",
+        "100000",
+        "--max-cpu-minutes",
+        "0.004",
+        "--min-lr",
+        "1e-4",
+        "--validate-every",
+        "50",
+    )
     trainer.fit()
     assert trainer.ended_by() == "budget"
     assert 0.24 / 60 <= trainer.position.cpu_seconds / 60 < 0.04
-    assert 1e-4 <= trainer.optimizer.param_groups[0]["lr"] < 0.1 * trainer.options.lr  # one step is up to a tenth of this budget
+    assert (
+        1e-4 <= trainer.optimizer.param_groups[0]["lr"] < 0.1 * trainer.options.lr
+    )  # one step is up to a tenth of this budget
 
 
 def test_a_budget_that_ends_after_an_epoch_is_followed_by_a_validation(tmp_path):
-    trainer = toy_trainer(tmp_path, "--epochs", "1000", "--max-minutes", "0.02", "--validate-every", "1000")
+    trainer = toy_trainer(
+        tmp_path, "--epochs", "1000", "--max-minutes", "0.02", "--validate-every", "1000"
+    )
     save = trainer.save
 
     def slow(name):
@@ -172,7 +226,11 @@ def test_a_budget_that_ends_after_an_epoch_is_followed_by_a_validation(tmp_path)
 
     trainer.save = slow
     trainer.fit()
-    assert trainer.position.epoch == 1 and trainer.best["epoch"] == 1 and trainer.history[-1]["epoch"] == 1
+    assert (
+        trainer.position.epoch == 1
+        and trainer.best["epoch"] == 1
+        and trainer.history[-1]["epoch"] == 1
+    )
 
 
 def test_patience_stops_and_stays_stopped(tmp_path):
@@ -185,7 +243,11 @@ def test_patience_stops_and_stays_stopped(tmp_path):
 
     trainer = toy_trainer(tmp_path, "--epochs", "50", "--patience", "3", task=Worse())
     trainer.fit()
-    assert trainer.ended_by() == "patience" and trainer.position.epoch == 4 and trainer.best["epoch"] == 1
+    assert (
+        trainer.ended_by() == "patience"
+        and trainer.position.epoch == 4
+        and trainer.best["epoch"] == 1
+    )
     again = toy_trainer(tmp_path, "--resume")
     again.fit()
     assert again.position.epoch == 4
@@ -198,7 +260,11 @@ def test_the_best_checkpoint_is_the_best_validation_and_gives_its_error_again(tm
     assert trainer.best["selection"] == min(row["selection"] for row in trainer.history)
     assert results["test"][0]["error"] == trainer.best["selection"]
     assert json.loads((tmp_path / "results.json").read_text())["history"][0]["epoch"] == 1
-    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"learning_curve.png", "predictions.png", "errors.png"}
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {
+        "learning_curve.png",
+        "predictions.png",
+        "errors.png",
+    }
     assert list((tmp_path / "tensorboard").iterdir())
 
 
@@ -221,7 +287,9 @@ def test_evaluation_uses_the_averaged_weights(tmp_path):
     weights = checkpoint.evaluation_weights(checkpoint.read_checkpoint(tmp_path / checkpoint.BEST))
     averaged = trainer.averaged.module.state_dict()
     assert all(torch.equal(weights[key], averaged[key]) for key in averaged)
-    assert any(not torch.equal(weights[key], value) for key, value in trainer.model.state_dict().items())
+    assert any(
+        not torch.equal(weights[key], value) for key, value in trainer.model.state_dict().items()
+    )
 
 
 def test_a_used_run_folder_is_refused_unless_asked(tmp_path):
@@ -234,10 +302,17 @@ def test_a_used_run_folder_is_refused_unless_asked(tmp_path):
 
 def test_a_run_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"run folder .*/file/run cannot be written \(Not a directory\); give another --run-dir"):
+    with pytest.raises(
+        ValueError,
+        match=r"run folder .*/file/run cannot be written \(Not a directory\); give another "
+        r"--run-dir",
+    ):
         toy_trainer(tmp_path / "file" / "run")
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
-    with pytest.raises(ValueError, match=r"run folder .*/run cannot be written \(Permission denied\); give another --run-dir"):
+    with pytest.raises(
+        ValueError,
+        match=r"run folder .*/run cannot be written \(Permission denied\); give another --run-dir",
+    ):
         toy_trainer(tmp_path / "run")
 
 
@@ -253,7 +328,9 @@ def test_another_configuration_is_not_resumed(tmp_path):
     toy_trainer(tmp_path, "--epochs", "1").fit()
     with pytest.raises(ValueError, match=r"model.width is 8 there and 16 here"):
         toy_trainer(tmp_path, "--resume", "--width", "16")
-    assert toy_trainer(tmp_path, "--resume", "--epochs", "1").position.epoch == 1, "the refused attempt left the run as it was"
+    assert toy_trainer(tmp_path, "--resume", "--epochs", "1").position.epoch == 1, (
+        "the refused attempt left the run as it was"
+    )
 
 
 def test_double_precision_is_that_of_the_weights(tmp_path):
@@ -274,7 +351,16 @@ def test_the_data_order_is_a_function_of_seed_epoch_and_place():
 
 
 def test_a_killed_run_leaves_a_good_checkpoint_and_goes_on_identically(tmp_path):
-    command = [sys.executable, "-m", "tests.train.toy", str(tmp_path / "killed"), "--checkpoint-every", "1", "--epochs", "30"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.train.toy",
+        str(tmp_path / "killed"),
+        "--checkpoint-every",
+        "1",
+        "--epochs",
+        "30",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not (tmp_path / "killed" / checkpoint.LAST).exists() and time.monotonic() < deadline:
@@ -282,7 +368,9 @@ def test_a_killed_run_leaves_a_good_checkpoint_and_goes_on_identically(tmp_path)
     time.sleep(0.15)
     process.kill()
     process.wait()
-    rest = toy_trainer(tmp_path / "killed", "--resume", "--epochs", "30", "--checkpoint-every", "1000")
+    rest = toy_trainer(
+        tmp_path / "killed", "--resume", "--epochs", "30", "--checkpoint-every", "1000"
+    )
     assert 0 < rest.position.step < 150, "the kill came too late to test anything"
     rest.fit()
     whole = toy_trainer(tmp_path / "whole", "--epochs", "30")
@@ -291,8 +379,21 @@ def test_a_killed_run_leaves_a_good_checkpoint_and_goes_on_identically(tmp_path)
 
 
 def test_an_interrupted_script_says_how_to_go_on_and_exits_130(tmp_path):
-    process = subprocess.Popen([sys.executable, "-m", "tests.train.toy", str(tmp_path), "--epochs", "100000", "--validate-every", "100"],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "tests.train.toy",
+            str(tmp_path),
+            "--epochs",
+            "100000",
+            "--validate-every",
+            "100",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     deadline = time.monotonic() + 60
     while not (tmp_path / checkpoint.LAST).exists() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -303,10 +404,14 @@ def test_an_interrupted_script_says_how_to_go_on_and_exits_130(tmp_path):
 
 
 def test_epochs_of_changing_length_are_all_done(tmp_path):
-    """The number of batches may depend on the epoch (limits of atoms or edges); the planned epochs are done all the same."""
+    """The number of batches may depend on the epoch (limits of atoms or edges); the planned epochs
+    are done all the same.
+    """
     trainer = toy_trainer(tmp_path / "run", "--epochs", "5")
     sampler = trainer.train_loader.sampler
-    sampler.set_epoch = lambda epoch: sampler.__dict__.update(epoch=epoch, batch_size=3 if epoch else 20)
+    sampler.set_epoch = lambda epoch: sampler.__dict__.update(
+        epoch=epoch, batch_size=3 if epoch else 20
+    )
     assert trainer.fit() and trainer.ended_by() == "epochs" and trainer.position.epoch == 5
     assert trainer.history[-1]["progress"] == 1.0 and trainer.history[-1]["learning_rate"] < 1e-4
 
@@ -318,7 +423,9 @@ def test_the_test_split_is_not_on_the_clock(tmp_path):
                 pass
             return super().table(evaluation)
 
-    trainer = toy_trainer(tmp_path / "run", "--max-cpu-minutes", "0.002", "--epochs", "100000", task=Slow())
+    trainer = toy_trainer(
+        tmp_path / "run", "--max-cpu-minutes", "0.002", "--epochs", "100000", task=Slow()
+    )
     trainer.fit()
     trainer.task.until = process_time() + 0.5
     results = finish_run(trainer, trainer.val_loader)
@@ -348,7 +455,9 @@ def test_a_kill_between_the_two_checkpoints_loses_no_best(tmp_path):
 
 def test_other_data_are_not_resumed(tmp_path):
     toy_trainer(tmp_path / "run", "--pause-after", "1").fit()
-    with pytest.raises(ValueError, match="other structures or labels than these; give the data it began with"):
+    with pytest.raises(
+        ValueError, match="other structures or labels than these; give the data it began with"
+    ):
         toy_trainer(tmp_path / "run", "--resume", size=41)
 
 
@@ -359,9 +468,16 @@ def test_a_run_of_one_seed_is_not_continued_as_several(tmp_path):
 
 
 def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path):
-    script = "from tests.train.toy import toy_trainer; toy_trainer('run').fit(); open('done', 'w').close()"
+    script = (
+        "from tests.train.toy import toy_trainer; toy_trainer('run').fit(); open('done', "
+        "'w').close()"
+    )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, env=environment) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, env=environment
+    ) as process:
         process.stdout.close()
         assert process.wait() == 0
-    assert (tmp_path / "done").exists() and "epoch    4" in (tmp_path / "run" / "log.txt").read_text()
+    assert (tmp_path / "done").exists() and "epoch    4" in (
+        tmp_path / "run" / "log.txt"
+    ).read_text()

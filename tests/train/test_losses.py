@@ -1,4 +1,5 @@
 """Laws of the losses: r^2 at the origin, growth far away, slopes, the stacked mean."""
+
 import pytest
 import torch
 
@@ -19,12 +20,22 @@ def test_a_wide_scale_gives_the_mean_square(name):
     assert torch.allclose(LOSSES[name](r, 1e5), r.square(), atol=1e-6)
 
 
-GROWTH = {"mse": 2.0, "mae": 1.0, "huber": 1.0, "pseudo_huber": 1.0, "vector_norm": 1.0, "cauchy": 0.0}
+GROWTH = {
+    "mse": 2.0,
+    "mae": 1.0,
+    "huber": 1.0,
+    "pseudo_huber": 1.0,
+    "vector_norm": 1.0,
+    "cauchy": 0.0,
+}
 
 
 @pytest.mark.parametrize("name, power", GROWTH.items())
 def test_growth_far_away(name, power):
-    far, farther = (LOSSES[name](torch.full((1, 3), size, dtype=torch.float64), 1.0).sum() for size in (1e6, 1e7))
+    far, farther = (
+        LOSSES[name](torch.full((1, 3), size, dtype=torch.float64), 1.0).sum()
+        for size in (1e6, 1e7)
+    )
     assert abs(torch.log10(farther / far).item() - power) < 0.1
 
 
@@ -47,12 +58,21 @@ def test_the_slope_of_huber_is_continuous_and_costs_never_fall(name):
 def test_equal_weights_are_the_mean_over_the_stacked_parts():
     prediction, target = ({"x": torch.randn(5, 3), "v": torch.randn(5, 3)} for _ in range(2))
     total, parts = WeightedLoss("mse", {"x": 1.0, "v": 1.0})(prediction, target)
-    stacked = (torch.stack([prediction["x"], prediction["v"]]) - torch.stack([target["x"], target["v"]])).square().mean()
+    stacked = (
+        (torch.stack([prediction["x"], prediction["v"]]) - torch.stack([target["x"], target["v"]]))
+        .square()
+        .mean()
+    )
     assert torch.allclose(total, stacked)
     assert torch.allclose(parts["x"], (prediction["x"] - target["x"]).square().mean())
 
 
-BAD = [("mze", {"x": 1.0}), ("mse", {"x": 0.0}), ("mse", {"x": -1.0, "v": 2.0}), ("huber", {"x": 1.0}, 0.0)]
+BAD = [
+    ("mze", {"x": 1.0}),
+    ("mse", {"x": 0.0}),
+    ("mse", {"x": -1.0, "v": 2.0}),
+    ("huber", {"x": 1.0}, 0.0),
+]
 
 
 @pytest.mark.parametrize("arguments", BAD)

@@ -1,4 +1,5 @@
 """Laws of the command line: order of the sources, limits, one-line errors with exit code 2."""
+
 import dataclasses
 import os
 from typing import Annotated
@@ -19,7 +20,13 @@ def training(*argv, presets=None):
 def test_explicit_beats_yaml_beats_preset_beats_default(tmp_path):
     file = tmp_path / "some.yaml"
     file.write_text("training: {lr: 1e-2, epochs: 7}\nbeta2: 0.98\n")
-    found = training("--config", str(file), "--epochs", "9", presets=lambda values: {"lr": 0.5, "batch_size": 2 * values["epochs"]})
+    found = training(
+        "--config",
+        str(file),
+        "--epochs",
+        "9",
+        presets=lambda values: {"lr": 0.5, "batch_size": 2 * values["epochs"]},
+    )
     assert (found.epochs, found.lr, found.beta2) == (9, 0.01, 0.98)
     assert found.batch_size == 18, "a preset sees the values that were chosen"
     assert found.accumulate == 1
@@ -42,7 +49,9 @@ def test_a_section_may_be_empty_and_may_have_the_name_of_an_option(tmp_path):
 
 
 def test_a_saved_configuration_reads_back_as_itself(tmp_path):
-    config = toy_parser().parse_config(["--clip-norm", "inf", "--max-cpu-minutes", "3", "--seed", "5", "--width", "3"])
+    config = toy_parser().parse_config(
+        ["--clip-norm", "inf", "--max-cpu-minutes", "3", "--seed", "5", "--width", "3"]
+    )
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(saved_config(config)))
     again = toy_parser().parse_config(["--config", str(file)])
@@ -62,7 +71,11 @@ def test_a_saved_configuration_reads_back_as_itself(tmp_path):
         ("--config=", ". is no file: give an existing yaml file to --config"),
         ("--batch-size 2.5", "--batch-size: must be a whole number, got '2.5'"),
         ("--beta2 1", "--beta2: must be < 1, got 1.0"),
-        ("--optimizer adem", "--optimizer: must be one of adam, adamw, radam, nadam, got 'adem'; did you mean 'adam'"),
+        (
+            "--optimizer adem",
+            "--optimizer: must be one of adam, adamw, radam, nadam, got 'adem'; did you "
+            "mean 'adam'",
+        ),
         ("--epoch 3", "unrecognized arguments: --epoch 3"),
         ("--resume", "there is no run to resume"),
         ("--config missing.yaml", "missing.yaml does not exist"),
@@ -88,7 +101,10 @@ def test_bad_arguments_are_one_line(argv, message, tmp_path, monkeypatch):
         ("a: [", "is not readable as yaml"),
         ("epochs: " + 5000 * "9", "is not readable as yaml"),
         ("training: 3", "the section training must hold option names with values, got 3"),
-        ("training: {width: 3}", "'width' is no option of the section training; it belongs to model"),
+        (
+            "training: {width: 3}",
+            "'width' is no option of the section training; it belongs to model",
+        ),
         ("training: {epochs: 3}\nepochs: 4", "epochs stands there twice"),
         ("task: qm9", "configures the task 'qm9', this script trains 'toy'"),
     ],
@@ -113,9 +129,16 @@ def test_fields_of_a_dataclass_become_options():
     parser.add_argument("--config")
     parser.section("model", "net").add_fields(Shape, skip=("ratio",))
     assert parser.parse_config([]).model == {"size": 3, "mode": "add", "twice": False}
-    assert parser.parse_config(["--mode", "none", "--twice", "--size", "4"]).model == {"size": 4, "mode": None, "twice": True}
+    assert parser.parse_config(["--mode", "none", "--twice", "--size", "4"]).model == {
+        "size": 4,
+        "mode": None,
+        "twice": True,
+    }
     described = " ".join(parser.format_help().split())
-    assert "--size INT how wide (default 3)" in described and "--mode STR what is done: add, cat (default add)" in described
+    assert (
+        "--size INT how wide (default 3)" in described
+        and "--mode STR what is done: add, cat (default add)" in described
+    )
 
     @dataclasses.dataclass
     class Wider(Shape):
@@ -127,7 +150,13 @@ def test_fields_of_a_dataclass_become_options():
 
 
 @pytest.mark.parametrize(
-    "error, code", [(ValueError("a\nb"), 2), (FileNotFoundError("no file"), 2), (MemoryError(), 2), (Interrupted("go on with x"), 130)]
+    "error, code",
+    [
+        (ValueError("a\nb"), 2),
+        (FileNotFoundError("no file"), 2),
+        (MemoryError(), 2),
+        (Interrupted("go on with x"), 130),
+    ],
 )
 def test_a_script_ends_with_one_line_and_its_code(error, code, capsys, monkeypatch):
     monkeypatch.delenv("FARFIELD_TRACEBACK", raising=False)
@@ -151,7 +180,9 @@ def test_a_defect_of_the_program_keeps_its_traceback():
 
 @pytest.mark.parametrize("name", ["nonsense", "cuda:99", "meta", "meta:x"])
 def test_a_device_that_is_not_there_is_one_line(name):
-    with pytest.raises(ValueError, match=f"--device {name}: not usable here.*--device cpu") as error:
+    with pytest.raises(
+        ValueError, match=f"--device {name}: not usable here.*--device cpu"
+    ) as error:
         find_device(name)
     assert os.linesep not in str(error.value)
 
@@ -166,11 +197,15 @@ def test_a_template_does_not_bring_the_numbers_of_other_data(tmp_path):
         data = parser.section("data", "data")
         data.add("--data-path", str, "data")
         parser.section("model", "net").add("--size", float, 1.0)
-        return parser.parse_config(list(argv), lambda values: {"size": 4.0}, lambda values: {"size": 5.0})
+        return parser.parse_config(
+            list(argv), lambda values: {"size": 4.0}, lambda values: {"size": 5.0}
+        )
 
     file = tmp_path / "config.yaml"
     template = ["--config", str(file)]
-    file.write_text("measured: [size]\nmodel: {size: 2.0, width: 9}")  # of a run whose data had decided the size
+    file.write_text(
+        "measured: [size]\nmodel: {size: 2.0, width: 9}"
+    )  # of a run whose data had decided the size
     other = parse(*template)
     assert (other.model.size, other.model.width, other.measured) == (5.0, 9, ["size"])
     named = parse(*template, "--size", "3")

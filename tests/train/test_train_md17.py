@@ -1,4 +1,7 @@
-"""Laws of the script for small molecules: resume, evaluation from the checkpoint and on other folders, presets, data and bad input."""
+"""Laws of the script for small molecules: resume, evaluation from the checkpoint and on other
+folders, presets, data and bad input.
+"""
+
 import json
 import subprocess
 import sys
@@ -21,7 +24,6 @@ from train.md_task import BASELINE
 pytestmark = pytest.mark.usefixtures("no_plots")
 
 
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return make_data(tmp_path_factory.mktemp("data") / "set")
@@ -33,13 +35,26 @@ def run(folder, data, *arguments):
     return results_of(folder)
 
 
-OPTIONS = ["--epochs", "4", "--lr", "0.01", "--drop-path", "0.3", "--max-atoms-per-batch", "9", "--accumulate", "2"]
+OPTIONS = [
+    "--epochs",
+    "4",
+    "--lr",
+    "0.01",
+    "--drop-path",
+    "0.3",
+    "--max-atoms-per-batch",
+    "9",
+    "--accumulate",
+    "2",
+]
 OPTIONS += ["--late-energy-factor", "3"]
 
 
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory):
-    """An uninterrupted run of four epochs: ragged batches, accumulation, random depth, weights that change."""
+    """An uninterrupted run of four epochs: ragged batches, accumulation, random depth, weights that
+    change.
+    """
     folder = tmp_path_factory.mktemp("whole") / "run"
     return folder, run(folder, data, *OPTIONS)
 
@@ -60,10 +75,17 @@ def test_a_run_learns_and_its_table_has_both_units_and_the_baseline(data, tmp_pa
     results = run(tmp_path / "run", data, *options, "--epochs", "40", "--validate-every", "40")
     assert results["history"][0]["train_loss"] < 0.85 * first
     assert [(row["row"], row["units"]) for row in results["test"]] == [
-        ("model", "meV, meV/A"), (BASELINE, "meV, meV/A"), ("model", "kcal/mol, kcal/mol/A"), (BASELINE, "kcal/mol, kcal/mol/A"),
+        ("model", "meV, meV/A"),
+        (BASELINE, "meV, meV/A"),
+        ("model", "kcal/mol, kcal/mol/A"),
+        (BASELINE, "kcal/mol, kcal/mol/A"),
     ]
     words = (tmp_path / "run" / "log.txt").read_text()
-    assert "forces (eV/Angstrom)" in words and "edges within 5.0 Angstrom" in words and "8 structures of" in words
+    assert (
+        "forces (eV/Angstrom)" in words
+        and "edges within 5.0 Angstrom" in words
+        and "8 structures of" in words
+    )
 
 
 def test_a_checkpoint_alone_gives_the_table_again(whole, tmp_path):
@@ -75,32 +97,53 @@ def test_a_checkpoint_alone_gives_the_table_again(whole, tmp_path):
 
 
 def test_another_folder_is_judged_with_the_references_of_the_training(whole, tmp_path):
-    """Larger structures: the energies of the other folder moved by a constant move the error, and an offset takes that off."""
+    """Larger structures: the energies of the other folder moved by a constant move the error, and
+    an offset takes that off.
+    """
     structures = random_structures((7,) * 12, seed=5, elements=(1,))
     moved = random_structures((7,) * 12, seed=5, elements=(1,))
     moved.energy = moved.energy + 100.0
-    folders = [make_data(tmp_path / name, one, sizes=(2, 2, 8)) for name, one in (("as is", structures), ("moved", moved))]
+    folders = [
+        make_data(tmp_path / name, one, sizes=(2, 2, 8))
+        for name, one in (("as is", structures), ("moved", moved))
+    ]
     path = whole[0] / checkpoint.BEST
     here, there = (evaluate.evaluate_checkpoint(path, data_path=folder)[0] for folder in folders)
-    assert abs(here["energy_mae"] - there["energy_mae"]) > 9e4 and here["force_mae"] == there["force_mae"]
-    free = [evaluate.evaluate_checkpoint(path, data_path=folder, energy_offset="per-composition")[0]["energy_mae"] for folder in folders]
+    assert (
+        abs(here["energy_mae"] - there["energy_mae"]) > 9e4
+        and here["force_mae"] == there["force_mae"]
+    )
+    free = [
+        evaluate.evaluate_checkpoint(path, data_path=folder, energy_offset="per-composition")[0][
+            "energy_mae"
+        ]
+        for folder in folders
+    ]
     assert free[0] == pytest.approx(free[1], rel=1e-4) and free[0] < 1e4
 
 
 def test_an_unknown_element_in_another_folder_is_one_line(whole, tmp_path):
-    folder = make_data(tmp_path / "foreign", random_structures((4,) * 8, elements=(1, 79)), sizes=(2, 2, 4))
+    folder = make_data(
+        tmp_path / "foreign", random_structures((4,) * 8, elements=(1, 79)), sizes=(2, 2, 4)
+    )
     with pytest.raises(ValueError, match="no reference of Z = 79"):
         evaluate.evaluate_checkpoint(whole[0] / checkpoint.BEST, data_path=folder)
 
 
 def test_the_network_is_told_what_its_data_are_like(data):
     statistics, config = load_statistics(data), config_for(data)
-    assert (config.model.avg_degree, config.model.avg_atoms) == (statistics.average_neighbors, statistics.average_atoms)
+    assert (config.model.avg_degree, config.model.avg_atoms) == (
+        statistics.average_neighbors,
+        statistics.average_atoms,
+    )
     assert config.model.far_design_radius == statistics.design_radius
     assert config_for(data, "--avg-degree", "7").model.avg_degree == 7.0
     trainer, _ = md_script.build_trainer(config)
     reference = trainer.model.energy.reference
-    assert reference.scale.item() == statistics.force_rms and reference.energy[6].item() == statistics.references[6]
+    assert (
+        reference.scale.item() == statistics.force_rms
+        and reference.energy[6].item() == statistics.references[6]
+    )
 
 
 def test_the_cutoff_is_that_of_the_graphs_unless_it_is_given(data, tmp_path):
@@ -117,7 +160,9 @@ def test_a_folder_that_names_no_cutoff_is_one_line(tmp_path, cutoff):
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["settings"]["cutoff"] = cutoff
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match=rf"manifest.json names no cutoff \(it says {cutoff!r}\)") as error:
+    with pytest.raises(
+        ValueError, match=rf"manifest.json names no cutoff \(it says {cutoff!r}\)"
+    ) as error:
         config_for(folder)
     assert "\n" not in str(error.value)
 
@@ -129,34 +174,64 @@ def test_presets_stand_behind_what_is_given(data, name):
     for key, value in PRESETS[name].items():
         if key not in ("avg_degree", "avg_atoms", "far_design_radius"):
             assert config.model[key] == value, key
-    given = md_script.read_options(parser, ["--data-path", str(data), "--preset", name, "--irreps", "8x0e+8x1o"])
+    given = md_script.read_options(
+        parser, ["--data-path", str(data), "--preset", name, "--irreps", "8x0e+8x1o"]
+    )
     assert given.model.irreps == "8x0e+8x1o"
-    E2FormerOptions(**{key: value for key, value in config.model.items() if key not in ("preset", "name")})
+    E2FormerOptions(
+        **{key: value for key, value in config.model.items() if key not in ("preset", "name")}
+    )
 
 
 def test_the_last_rate_of_a_time_budget_is_small(data, tmp_path):
-    results = run(tmp_path / "run", data, "--epochs", "100000", "--max-cpu-minutes", "0.015", "--validate-every", "1000")
-    assert results["ended_by"] == "budget" and results["history"][-1]["learning_rate"] < 0.1 * results["config"]["training"]["lr"]
+    results = run(
+        tmp_path / "run",
+        data,
+        "--epochs",
+        "100000",
+        "--max-cpu-minutes",
+        "0.015",
+        "--validate-every",
+        "1000",
+    )
+    assert (
+        results["ended_by"] == "budget"
+        and results["history"][-1]["learning_rate"] < 0.1 * results["config"]["training"]["lr"]
+    )
 
 
 def test_a_run_goes_on_with_the_data_it_began_with(whole, tmp_path):
     other = make_data(tmp_path / "other", random_structures((4,) * 16, seed=9))
     before = {path: path.read_bytes() for path in whole[0].rglob("*") if path.is_file()}
-    with pytest.raises(ValueError, match="cannot resume .*: it was trained .* on other structures .*; give the data it began with"):
+    with pytest.raises(
+        ValueError,
+        match="cannot resume .*: it was trained .* on other structures .*; give the data it "
+        "began with",
+    ):
         train_md17.main(["--run-dir", str(whole[0]), "--resume", "--data-path", str(other)])
-    assert before == {path: path.read_bytes() for path in whole[0].rglob("*") if path.is_file()}  # the refusal changed nothing
+    assert before == {
+        path: path.read_bytes() for path in whole[0].rglob("*") if path.is_file()
+    }  # the refusal changed nothing
 
 
 def test_seeds_have_their_folders_and_a_table_of_means(data, tmp_path):
     results = run(tmp_path / "seeds", data, "--epochs", "1", "--seeds", "2")
-    assert "+-" in results["test"][0]["force_mae"] and isinstance(results["test"][1]["force_mae"], float)
-    assert results["test_of_run"][1] == run(tmp_path / "one", data, "--epochs", "1", "--seed", "1")["test"]
+    assert "+-" in results["test"][0]["force_mae"] and isinstance(
+        results["test"][1]["force_mae"], float
+    )
+    assert (
+        results["test_of_run"][1]
+        == run(tmp_path / "one", data, "--epochs", "1", "--seed", "1")["test"]
+    )
 
 
 BAD = [
     (["--schedule", "third-order"], "third-order"),
     (["--irreps", "9x0e"], "irreps must hold at least degrees 0 and 1"),
-    (["--layers", "3"], "--layers 3 changes nothing: every part of --schedule hybrid-first-order1 has its number"),
+    (
+        ["--layers", "3"],
+        "--layers 3 changes nothing: every part of --schedule hybrid-first-order1 has its number",
+    ),
     (["--preset", "huge"], "must be one of small, base, paper, got 'huge'"),
     (["--cutoff", "4"], "holds the neighbours within 5.0 Angstrom, wanted is 4.0"),
     (["--data-path", "/nowhere"], "/nowhere/statistics.json does not exist"),
@@ -177,7 +252,10 @@ def test_an_interruption_says_how_to_go_on(data, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(script, "finish_run", interrupted)
-    with pytest.raises(Interrupted, match="interrupted; go on with: python -m train.train_md17 --run-dir '.*/a run' --resume"):
+    with pytest.raises(
+        Interrupted,
+        match="interrupted; go on with: python -m train.train_md17 --run-dir '.*/a run' --resume",
+    ):
         run(tmp_path / "a run", data, "--epochs", "1")
 
 
@@ -189,7 +267,10 @@ def test_offsets_are_for_energies(tmp_path, whole):
         evaluate.evaluate_checkpoint(tmp_path / "c.pt", energy_offset="per-composition")
     saved["config"]["task"] = "qm9"
     checkpoint.save_checkpoint(tmp_path / "c.pt", saved)
-    with pytest.raises(ValueError, match="--energy-offset per-composition is for energies; .* of the task 'qm9', leave it out"):
+    with pytest.raises(
+        ValueError,
+        match="--energy-offset per-composition is for energies; .* of the task 'qm9', leave it out",
+    ):
         evaluate.evaluate_checkpoint(tmp_path / "c.pt", energy_offset="per-composition")
 
 
@@ -198,12 +279,22 @@ def test_the_bundled_sample_goes_through_both_scripts(tmp_path):
     few = ["--train", "6", "--val", "4", "--test", "4"]
     preprocess_md17.main(["--sample", "--out", str(tmp_path / "data"), *few])
     results = run(tmp_path / "run", tmp_path / "data", "--epochs", "1")
-    assert np.isclose(results["test"][1]["force_mae"], 900, rtol=0.3), "forces of ethanol at 500 K, meV/Angstrom"
+    assert np.isclose(results["test"][1]["force_mae"], 900, rtol=0.3), (
+        "forces of ethanol at 500 K, meV/Angstrom"
+    )
     assert load_statistics(tmp_path / "data").references[6] == pytest.approx(-468.3, abs=0.1)
 
 
 def test_the_script_is_called_as_a_module():
     root = Path(__file__).resolve().parents[2]
-    call = subprocess.run([sys.executable, "-m", "train.train_md17", "--epochs", "0"], cwd=root, capture_output=True, text=True)
+    call = subprocess.run(
+        [sys.executable, "-m", "train.train_md17", "--epochs", "0"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
     assert call.returncode == 2
-    assert call.stderr.startswith("error: --epochs: must be >= 1, got 0") and call.stderr.count("\n") == 1
+    assert (
+        call.stderr.startswith("error: --epochs: must be >= 1, got 0")
+        and call.stderr.count("\n") == 1
+    )

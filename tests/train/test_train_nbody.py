@@ -1,4 +1,7 @@
-"""Laws of the N-body script on a small data set: protocols, baselines, resume, evaluation from the checkpoint, bad input."""
+"""Laws of the N-body script on a small data set: protocols, baselines, resume, evaluation from the
+checkpoint, bad input.
+"""
+
 import json
 import shutil
 import subprocess
@@ -15,11 +18,32 @@ from dataloader.nbody import simulate_nbody
 from tests.train.run_results import assert_equal_checkpoints, results_of, without_clocks
 from train import evaluate, script, train_nbody
 from train.loop import Evaluation
-from train.nbody_task import NBodyTask, build_model_for, build_task, split_loader, window_errors, window_statistics
+from train.nbody_task import (
+    NBodyTask,
+    build_model_for,
+    build_task,
+    split_loader,
+    window_errors,
+    window_statistics,
+)
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
-SMALL = ["--no-progress", "--layers", "1", "--channels", "4", "--lmax", "1", "--batch-size", "16", "--warmup-steps", "2", "--lr", "0.01"]
+SMALL = [
+    "--no-progress",
+    "--layers",
+    "1",
+    "--channels",
+    "4",
+    "--lmax",
+    "1",
+    "--batch-size",
+    "16",
+    "--warmup-steps",
+    "2",
+    "--lr",
+    "0.01",
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +53,9 @@ def data(tmp_path_factory):
     for split, count in (("train", 40), ("test", 11), ("val", 9)):
         simulated = simulate_nbody(count, rng)
         arrays = {name: values.astype(np.float32) for name, values in simulated.items()}
-        np.savez(folder / f"nbody_{split}.npz", **arrays, metadata=json.dumps({"dynamics": "charged"}))
+        np.savez(
+            folder / f"nbody_{split}.npz", **arrays, metadata=json.dumps({"dynamics": "charged"})
+        )
     return folder
 
 
@@ -40,14 +66,27 @@ def run(folder, data, *arguments):
 
 
 def config_for(data, *arguments):
-    return train_nbody.build_parser().parse_config(["--data-path", str(data), *SMALL, *arguments], train_nbody.protocol_presets)
+    return train_nbody.build_parser().parse_config(
+        ["--data-path", str(data), *SMALL, *arguments], train_nbody.protocol_presets
+    )
 
 
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory):
     """An uninterrupted run of four epochs with everything switched on."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    return folder, run(folder, data, "--epochs", "4", "--ema-decay", "0.9", "--updates", "2", "--waypoint-weight", "0.5")
+    return folder, run(
+        folder,
+        data,
+        "--epochs",
+        "4",
+        "--ema-decay",
+        "0.9",
+        "--updates",
+        "2",
+        "--waypoint-weight",
+        "0.5",
+    )
 
 
 def test_four_epochs_are_two_and_two_more(whole, data, tmp_path):
@@ -74,7 +113,9 @@ def test_a_checkpoint_alone_gives_the_table_again(whole, data, tmp_path):
     evaluate.main([str(folder / checkpoint.BEST), "--json", str(tmp_path / "rows.json")])
     assert json.loads((tmp_path / "rows.json").read_text())["rows"] == results["test"]
     validation = evaluate.evaluate_checkpoint(folder / checkpoint.BEST, "val")
-    assert validation[0]["x_mean"] == results["best"]["metrics"]["x"], "the best checkpoint holds the weights that were selected"
+    assert validation[0]["x_mean"] == results["best"]["metrics"]["x"], (
+        "the best checkpoint holds the weights that were selected"
+    )
 
 
 def test_moved_or_missing_data_are_named(whole, tmp_path):
@@ -82,15 +123,25 @@ def test_moved_or_missing_data_are_named(whole, tmp_path):
         evaluate.evaluate_checkpoint(whole[0] / checkpoint.BEST, data_path=tmp_path)
 
 
-@pytest.mark.parametrize("protocol, horizon, start", [("p1000", 10, lambda i: 0), ("p500", 5, lambda i: int((49 - 5) / 11 * i))])
+@pytest.mark.parametrize(
+    "protocol, horizon, start",
+    [("p1000", 10, lambda i: 0), ("p500", 5, lambda i: int((49 - 5) / 11 * i))],
+)
 def test_the_rows_are_those_of_the_protocols_windows(data, protocol, horizon, start):
-    """Linear and constant rows against the formula on the raw file, over every window (11 windows do not fill a batch)."""
+    """Linear and constant rows against the formula on the raw file, over every window (11 windows
+    do not fill a batch).
+    """
     config = config_for(data, "--protocol", protocol)
-    rows = build_task(config).table(build_task(config).evaluate(lambda batch: batch.labels, split_loader(config, "test")))
+    rows = build_task(config).table(
+        build_task(config).evaluate(lambda batch: batch.labels, split_loader(config, "test"))
+    )
     raw = np.load(data / "nbody_test.npz")
     x, v = raw["positions"].astype(float), raw["velocities"].astype(float)
     index, first = np.arange(11), np.array([start(i) for i in range(11)])
-    moved, pushed = x[index, first + horizon] - x[index, first], v[index, first + horizon] - v[index, first]
+    moved, pushed = (
+        x[index, first + horizon] - x[index, first],
+        v[index, first + horizon] - v[index, first],
+    )
     linear = ((0.1 * horizon * v[index, first] - moved) ** 2).mean((1, 2))
     table = {row["row"]: row for row in rows}
     assert table["model"]["x_mean"] == table["model"]["v_mean"] == 0
@@ -101,7 +152,9 @@ def test_the_rows_are_those_of_the_protocols_windows(data, protocol, horizon, st
 
 
 def test_training_windows_are_drawn_as_asked(data):
-    """At frame 0; anywhere; half of them at frame 0: 40 simulations in 30 epochs, always each simulation once."""
+    """At frame 0; anywhere; half of them at frame 0: 40 simulations in 30 epochs, always each
+    simulation once.
+    """
     share = {}
     for name in ("first", "all", "mixed"):
         loader = split_loader(config_for(data, "--train-starts", name), "train", training=True)
@@ -121,7 +174,9 @@ def test_window_statistics():
     found = window_statistics(errors)
     assert found["_trimmed"] == np.arange(1.0, 96.0).mean() and found["_median"] == 50.5
     assert np.isclose(found["_stderr"], errors.std(ddof=1) / 10)
-    per_graph = window_errors(torch.tensor([[1.0, 1, 1], [3, 3, 3], [2, 0, 0]]), torch.tensor([0, 0, 1]), 2)
+    per_graph = window_errors(
+        torch.tensor([[1.0, 1, 1], [3, 3, 3], [2, 0, 0]]), torch.tensor([0, 0, 1]), 2
+    )
     assert np.allclose(per_graph, [5.0, 4 / 3])
 
 
@@ -131,7 +186,11 @@ def test_the_loss_is_the_mean_square_of_the_stacked_pair_plus_the_waypoints(data
     model, batch = build_model_for(config), next(iter(split_loader(config, "train", training=True)))
     out, labels = model(batch), batch.labels
     names = ("displacement", "velocity_change")
-    stacked = (torch.stack([out[name] for name in names]) - torch.stack([labels[name] for name in names])).square().mean()
+    stacked = (
+        (torch.stack([out[name] for name in names]) - torch.stack([labels[name] for name in names]))
+        .square()
+        .mean()
+    )
     way = (out["waypoints"] - labels["waypoints"]).square().mean()
     assert torch.allclose(build_task(config).loss(model, batch)[0], stacked + 0.5 * way)
     assert torch.equal(labels["waypoints"][:, -1], torch.cat([labels[name] for name in names], -1))
@@ -144,7 +203,10 @@ def test_selection_is_relative_to_the_linear_row():
 
 def test_data_in_which_nothing_happens_are_refused():
     evaluation = Evaluation({"x": 0.01, "v": 0.1}, {"Linear": {"x": 0.1, "v": 0.0}})
-    with pytest.raises(ValueError, match="the Linear row of the validation split has no error in v: nothing happens"):
+    with pytest.raises(
+        ValueError,
+        match="the Linear row of the validation split has no error in v: nothing happens",
+    ):
         NBodyTask(10).selection(evaluation)
 
 
@@ -155,7 +217,9 @@ def test_seeds_have_their_folders_and_a_table_of_means_also_after_an_interruptio
     train_nbody.main(["--run-dir", str(folder), "--resume"])
     content = results_of(folder)
     assert "+-" in content["test"][0]["x_mean"] and isinstance(content["test"][1]["x_mean"], float)
-    assert content["test_of_run"] == [run(tmp_path / seed, data, "--epochs", "2", "--seed", seed)["test"] for seed in "01"]
+    assert content["test_of_run"] == [
+        run(tmp_path / seed, data, "--epochs", "2", "--seed", seed)["test"] for seed in "01"
+    ]
     train_nbody.main(["--run-dir", str(folder), "--resume"])
     assert results_of(folder) == content
 
@@ -169,7 +233,10 @@ def test_seeds_have_their_folders_and_a_table_of_means_also_after_an_interruptio
         (["--heads", "3", "--seeds", "2"], "heads"),
         (["--updates", "0"], "updates must be >= 1, got 0"),
         (["--updates", "3", "--waypoint-weight", "1"], "--updates must divide the 10 frames"),
-        (["--weight-displacement", "0", "--weight-velocity", "0"], "loss weights must be >= 0 and not all zero"),
+        (
+            ["--weight-displacement", "0", "--weight-velocity", "0"],
+            "loss weights must be >= 0 and not all zero",
+        ),
         (["--precision", "bfloat16"], "must be one of float32, float64, got 'bfloat16'"),
         (["--device", "cuda:77"], "--device cuda:77: not usable here"),
         (["--data-path", "/nowhere"], "/nowhere/nbody_train.npz does not exist"),
@@ -177,7 +244,9 @@ def test_seeds_have_their_folders_and_a_table_of_means_also_after_an_interruptio
 )
 def test_bad_input_is_refused_before_a_run_folder_is_made(data, tmp_path, arguments, message):
     with pytest.raises((ValueError, OSError), match=message) as error:
-        train_nbody.main(["--run-dir", str(tmp_path / "run"), "--data-path", str(data), *SMALL, *arguments])
+        train_nbody.main(
+            ["--run-dir", str(tmp_path / "run"), "--data-path", str(data), *SMALL, *arguments]
+        )
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
@@ -205,15 +274,26 @@ def test_rows_are_written_where_there_is_a_place(whole, tmp_path, place):
 
 
 def content(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], r"already holds a run \(config.yaml\); add --resume to go on, --overwrite to replace it"),
+        (
+            [],
+            r"already holds a run \(config.yaml\); add --resume to go on, --overwrite to "
+            r"replace it",
+        ),
         (["--overwrite", "--heads", "3"], "heads"),
-        (["--overwrite", "--resume"], "--resume goes on with the run in .*, --overwrite throws it away; give one of them"),
+        (
+            ["--overwrite", "--resume"],
+            "--resume goes on with the run in .*, --overwrite throws it away; give one of them",
+        ),
         (["--resume", "--lr", "0.5"], r"training.lr is 0.01 there and 0.5 here"),
     ],
 )
@@ -230,7 +310,11 @@ def test_an_interruption_outside_the_training_says_how_to_go_on(data, tmp_path, 
 
     with monkeypatch.context() as patched:
         patched.setattr(script, "finish_run", interrupted)
-        with pytest.raises(Interrupted, match="interrupted; go on with: python -m train.train_nbody --run-dir '.*/a run' --resume"):
+        with pytest.raises(
+            Interrupted,
+            match="interrupted; go on with: python -m train.train_nbody --run-dir '.*/a run' "
+            "--resume",
+        ):
             run(tmp_path / "a run", data, "--epochs", "1")
         patched.setattr(train_nbody, "build_trainer", interrupted)
         with pytest.raises(Interrupted, match="^interrupted$"):
@@ -239,11 +323,16 @@ def test_an_interruption_outside_the_training_says_how_to_go_on(data, tmp_path, 
     assert (tmp_path / "a run" / "results.json").exists() and not (tmp_path / "none").exists()
 
 
-def test_a_run_stopped_before_its_first_checkpoint_starts_at_the_beginning(whole, data, tmp_path, capsys):
+def test_a_run_stopped_before_its_first_checkpoint_starts_at_the_beginning(
+    whole, data, tmp_path, capsys
+):
     shutil.copytree(whole[0], tmp_path / "run")
     (tmp_path / "run" / checkpoint.LAST).unlink()
     train_nbody.main(["--run-dir", str(tmp_path / "run"), "--resume"])
-    assert f"there is no {checkpoint.LAST} in {tmp_path / 'run'}: starts at the beginning" in capsys.readouterr().out
+    assert (
+        f"there is no {checkpoint.LAST} in {tmp_path / 'run'}: starts at the beginning"
+        in capsys.readouterr().out
+    )
     assert results_of(tmp_path / "run")["test"] == whole[1]["test"]
 
 
@@ -255,6 +344,11 @@ def test_a_checkpoint_of_another_model_is_refused(whole, data):
 @pytest.mark.parametrize("script", [["train/train_nbody.py"], ["-m", "train.train_nbody"]])
 def test_both_ways_to_call_the_script(script):
     root = Path(__file__).resolve().parents[2]
-    call = subprocess.run([sys.executable, *script, "--epochs", "0"], cwd=root, capture_output=True, text=True)
+    call = subprocess.run(
+        [sys.executable, *script, "--epochs", "0"], cwd=root, capture_output=True, text=True
+    )
     assert call.returncode == 2
-    assert call.stderr.startswith("error: --epochs: must be >= 1, got 0") and call.stderr.count("\n") == 1
+    assert (
+        call.stderr.startswith("error: --epochs: must be >= 1, got 0")
+        and call.stderr.count("\n") == 1
+    )

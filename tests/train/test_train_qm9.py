@@ -1,5 +1,6 @@
-"""Training on properties: a run learns, both networks, table and baselines, resume, evaluation, cached and computed bases."""
-
+"""Training on properties: a run learns, both networks, table and baselines, resume, evaluation,
+cached and computed bases.
+"""
 
 import numpy as np
 import pytest
@@ -17,13 +18,50 @@ from train.qm9_task import LINEAR, MEAN, Baselines, parse_weights
 pytestmark = pytest.mark.usefixtures("no_plots")
 
 TARGETS = "alpha,homo,mu,U0,dipole"
-SMALL = ["--no-progress", "--batch-size", "8", "--warmup-steps", "2", "--ema-decay", "0.5", "--epochs", "2", "--lr", "0.01"]
-E2FORMER = ["--irreps", "4x0e+4x1o", "--schedule", "first-order1", "--heads", "2", "--radial-hidden", "8", "--radial-size", "4"]
+SMALL = [
+    "--no-progress",
+    "--batch-size",
+    "8",
+    "--warmup-steps",
+    "2",
+    "--ema-decay",
+    "0.5",
+    "--epochs",
+    "2",
+    "--lr",
+    "0.01",
+]
+E2FORMER = [
+    "--irreps",
+    "4x0e+4x1o",
+    "--schedule",
+    "first-order1",
+    "--heads",
+    "2",
+    "--radial-hidden",
+    "8",
+    "--radial-size",
+    "4",
+]
 NETWORKS = {
     "e2former_properties": [*E2FORMER, "--element-size", "4"],
-    "se3_transformer_properties": ["--layers", "1", "--channels", "4", "--lmax", "1", "--heads", "2", "--radial-hidden", "8"],
+    "se3_transformer_properties": [
+        "--layers",
+        "1",
+        "--channels",
+        "4",
+        "--lmax",
+        "1",
+        "--heads",
+        "2",
+        "--radial-hidden",
+        "8",
+    ],
 }
-GRAPHS = {"e2former_properties": ["--graph", "cutoff"], "se3_transformer_properties": ["--graph", "bonds"]}
+GRAPHS = {
+    "e2former_properties": ["--graph", "cutoff"],
+    "se3_transformer_properties": ["--graph", "bonds"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +73,26 @@ def file(tmp_path_factory):
     positions = whole.positions + 0.1 * rng.normal(size=whole.positions.shape)
     charge = whole.atomic_numbers - 4.0
     pieces = np.split(np.arange(len(positions)), whole.offsets[1:-1])
-    dipole = np.stack([((charge[rows] - charge[rows].mean())[:, None] * positions[rows]).sum(0) for rows in pieces])
-    radius = np.array([np.linalg.norm(positions[rows] - positions[rows].mean(0), axis=1).sum() for rows in pieces])
-    arrays = {"n_atoms": whole.counts, "Z": whole.atomic_numbers, "R": positions, "gdb_id": np.arange(1, 1 + len(whole))}
-    labels = {"alpha": 10 + radius, "homo": -0.3 + 0.01 * radius / whole.counts, "mu": np.linalg.norm(dipole, axis=1)}
+    dipole = np.stack(
+        [
+            ((charge[rows] - charge[rows].mean())[:, None] * positions[rows]).sum(0)
+            for rows in pieces
+        ]
+    )
+    radius = np.array(
+        [np.linalg.norm(positions[rows] - positions[rows].mean(0), axis=1).sum() for rows in pieces]
+    )
+    arrays = {
+        "n_atoms": whole.counts,
+        "Z": whole.atomic_numbers,
+        "R": positions,
+        "gdb_id": np.arange(1, 1 + len(whole)),
+    }
+    labels = {
+        "alpha": 10 + radius,
+        "homo": -0.3 + 0.01 * radius / whole.counts,
+        "mu": np.linalg.norm(dipole, axis=1),
+    }
     labels |= {"u0": -40.0 * whole.counts + 0.01 * radius, "dipole": dipole}
     path = tmp_path_factory.mktemp("source") / "molecules.npz"
     np.savez(path, **arrays, **labels)
@@ -58,7 +112,18 @@ def data(file):
 
 def run(folder, data, name, *arguments):
     """Results of a run, None while it pauses."""
-    command = ["--model", name, "--run-dir", str(folder), "--data-path", str(data[name]), "--targets", TARGETS, *NETWORKS[name], *SMALL]
+    command = [
+        "--model",
+        name,
+        "--run-dir",
+        str(folder),
+        "--data-path",
+        str(data[name]),
+        "--targets",
+        TARGETS,
+        *NETWORKS[name],
+        *SMALL,
+    ]
     train_qm9.main([*command, *arguments])
     return results_of(folder)
 
@@ -73,17 +138,28 @@ def whole(request, data, tmp_path_factory):
 def test_a_run_learns_and_its_table_has_units_and_baselines(whole):
     _, _, results = whole
     assert [row["row"] for row in results["test"]] == ["model", MEAN, LINEAR]
-    assert list(results["test"][0])[1:] == ["alpha (bohr^3)", "homo (meV)", "mu (D)", "U0 (meV)", "dipole (D)"]
+    assert list(results["test"][0])[1:] == [
+        "alpha (bohr^3)",
+        "homo (meV)",
+        "mu (D)",
+        "U0 (meV)",
+        "dipole (D)",
+    ]
     assert results["history"][-1]["selection"] < 0.9 * results["history"][0]["selection"]
     assert 0 <= results["waiting_share"] < 1
 
 
 def test_baselines_are_those_of_the_training_split(whole, data):
     name, _, results = whole
-    train, test = (PropertyDataset.open(data[name], split, targets=("alpha", "dipole")) for split in ("train", "test"))
+    train, test = (
+        PropertyDataset.open(data[name], split, targets=("alpha", "dipole"))
+        for split in ("train", "test")
+    )
     mean = 1.0 * np.abs(test.values["alpha"] - train.values["alpha"].mean()).mean()
     assert results["test"][1]["alpha (bohr^3)"] == pytest.approx(mean, rel=1e-5)
-    assert results["test"][1]["dipole (D)"] == pytest.approx(np.linalg.norm(test.values["dipole"], axis=1).mean(), rel=1e-5)
+    assert results["test"][1]["dipole (D)"] == pytest.approx(
+        np.linalg.norm(test.values["dipole"], axis=1).mean(), rel=1e-5
+    )
 
 
 def test_the_checkpoint_alone_gives_the_table_again(whole):
@@ -94,28 +170,49 @@ def test_the_checkpoint_alone_gives_the_table_again(whole):
 def test_pause_and_resume_are_one_run(whole, data, tmp_path):
     name, _, results = whole
     assert run(tmp_path / "run", data, name, "--epochs", "6", "--pause-after", "3") is None
-    train_qm9.main(["--run-dir", str(tmp_path / "run"), "--resume"])  # the network is that of the run
+    train_qm9.main(
+        ["--run-dir", str(tmp_path / "run"), "--resume"]
+    )  # the network is that of the run
     again = results_of(tmp_path / "run")
-    assert without_clocks(again["history"]) == without_clocks(results["history"]) and again["test"] == results["test"]
+    assert (
+        without_clocks(again["history"]) == without_clocks(results["history"])
+        and again["test"] == results["test"]
+    )
 
 
 def test_cached_and_computed_bases_give_the_same_run(data, tmp_path):
     name = "se3_transformer_properties"
-    cached, computed = (run(tmp_path / flag, data, name, flag) for flag in ("--cache", "--no-cache"))
+    cached, computed = (
+        run(tmp_path / flag, data, name, flag) for flag in ("--cache", "--no-cache")
+    )
     for key, value in cached["test"][0].items():
         assert key == "row" or value == pytest.approx(computed["test"][0][key], rel=1e-3)
 
 
 def test_an_unknown_target_is_named_before_the_folder_is_looked_for(tmp_path):
     with pytest.raises(ValueError, match="unknown target 'hommo'; did you mean 'homo'"):
-        train_qm9.main(["--targets", "hommo", "--data-path", str(tmp_path / "none"), "--run-dir", str(tmp_path / "run")])
+        train_qm9.main(
+            [
+                "--targets",
+                "hommo",
+                "--data-path",
+                str(tmp_path / "none"),
+                "--run-dir",
+                str(tmp_path / "run"),
+            ]
+        )
 
 
 def test_a_basis_of_larger_degrees_serves_as_well(data, file, tmp_path):
     name = "se3_transformer_properties"
     larger = tmp_path / "larger"
-    preprocess_qm9.main(["--file", str(file), "--out", str(larger), "--train", "40", "--val", "12", "--lmax", "2"])
-    one, two = (run(tmp_path / folder.name / "run", {name: folder}, name, "--epochs", "1") for folder in (data[name], larger))
+    preprocess_qm9.main(
+        ["--file", str(file), "--out", str(larger), "--train", "40", "--val", "12", "--lmax", "2"]
+    )
+    one, two = (
+        run(tmp_path / folder.name / "run", {name: folder}, name, "--epochs", "1")
+        for folder in (data[name], larger)
+    )
     for key, value in one["test"][0].items():
         assert key == "row" or value == pytest.approx(two["test"][0][key], rel=1e-3)
 
@@ -154,9 +251,15 @@ def test_bad_input_is_refused_before_a_run_folder_is_made(data, tmp_path, argume
 
 
 def test_graphs_that_do_not_serve_the_network_are_refused(data, tmp_path):
-    with pytest.raises(ValueError, match="holds pairs within 5.0 Angstrom, the network asks for 6.0; lower --cutoff"):
+    with pytest.raises(
+        ValueError,
+        match="holds pairs within 5.0 Angstrom, the network asks for 6.0; lower --cutoff",
+    ):
         run(tmp_path / "run", data, "e2former_properties", "--cutoff", "6")
-    with pytest.raises(ValueError, match="holds the edge basis of lmax 1, the network has lmax 2; preprocess with --lmax 2"):
+    with pytest.raises(
+        ValueError,
+        match="holds the edge basis of lmax 1, the network has lmax 2; preprocess with --lmax 2",
+    ):
         run(tmp_path / "run", data, "se3_transformer_properties", "--lmax", "2")
     swapped = {"se3_transformer_properties": data["e2former_properties"]}
     with pytest.raises(ValueError, match="holds no bonds: give --no-bond-kinds"):
@@ -167,7 +270,9 @@ def test_graphs_that_do_not_serve_the_network_are_refused(data, tmp_path):
 def test_the_e2former_reads_bonds_among_its_pairs_where_the_folder_has_them(file, tmp_path):
     folder, name = tmp_path / "data", "e2former_properties"
     sizes = ["--train", "40", "--val", "12", "--lmax", "1"]
-    preprocess_qm9.main(["--file", str(file), "--out", str(folder), "--graph", "cutoff", "--bond-kinds", *sizes])
+    preprocess_qm9.main(
+        ["--file", str(file), "--out", str(folder), "--graph", "cutoff", "--bond-kinds", *sizes]
+    )
     seeing = run(tmp_path / "seeing", {name: folder}, name)
     blind = run(tmp_path / "blind", {name: folder}, name, "--no-bond-kinds")
     assert seeing["config"]["model"]["bond_kinds"] and not blind["config"]["model"]["bond_kinds"]
@@ -176,14 +281,22 @@ def test_the_e2former_reads_bonds_among_its_pairs_where_the_folder_has_them(file
 
 
 def test_the_options_are_those_of_the_chosen_network(tmp_path):
-    assert train_qm9.chosen_model(["--model", "se3_transformer_properties"]) == "se3_transformer_properties"
+    assert (
+        train_qm9.chosen_model(["--model", "se3_transformer_properties"])
+        == "se3_transformer_properties"
+    )
     assert train_qm9.chosen_model([]) == train_qm9.DEFAULT
     (tmp_path / "a.yaml").write_text("model: {name: se3_transformer_properties}\n")
     (tmp_path / "b.yaml").write_text("name: se3_transformer_properties\n")
     for file in "ab":
-        assert train_qm9.chosen_model(["--config", str(tmp_path / f"{file}.yaml")]) == "se3_transformer_properties"
+        assert (
+            train_qm9.chosen_model(["--config", str(tmp_path / f"{file}.yaml")])
+            == "se3_transformer_properties"
+        )
     with pytest.raises(ValueError, match="must be one of .*, got 'other'"):
-        train_qm9.build_parser(train_qm9.chosen_model(["--model", "other"])).parse_config(["--model", "other"])
+        train_qm9.build_parser(train_qm9.chosen_model(["--model", "other"])).parse_config(
+            ["--model", "other"]
+        )
 
 
 def test_a_linear_law_of_the_elements_is_found_exactly():
@@ -191,32 +304,70 @@ def test_a_linear_law_of_the_elements_is_found_exactly():
     counts = rng.integers(2, 6, 30)
     numbers = rng.choice([1, 6, 8], counts.sum())
     atoms = {1: 0.5, 6: -2.0, 8: 1.0}
-    values = np.array([3 + sum(atoms[z] for z in part) for part in np.split(numbers, np.cumsum(counts)[:-1])])
+    values = np.array(
+        [3 + sum(atoms[z] for z in part) for part in np.split(numbers, np.cumsum(counts)[:-1])]
+    )
     fitted = Baselines.fit(numbers, counts, {"alpha": values})
     np.testing.assert_allclose(fitted.guess(LINEAR, "alpha", numbers, counts), values, atol=1e-10)
     np.testing.assert_allclose(fitted.guess(MEAN, "alpha", numbers, counts), values.mean())
 
 
 def test_weights_are_read():
-    assert parse_weights("U0=2, gap=0.5", ["U0", "gap", "mu"]) == {"U0": 2.0, "gap": 0.5} and parse_weights(None, ["U0"]) == {}
+    assert (
+        parse_weights("U0=2, gap=0.5", ["U0", "gap", "mu"]) == {"U0": 2.0, "gap": 0.5}
+        and parse_weights(None, ["U0"]) == {}
+    )
 
 
 def test_other_labels_are_not_resumed(data, file, tmp_path):
     name = "e2former_properties"
     run(tmp_path / "run", data, name, "--pause-after", "1")
     other = tmp_path / "other"
-    preprocess_qm9.main(["--file", str(file), "--out", str(other), "--graph", "cutoff", "--train", "30", "--val", "12", "--lmax", "1"])
-    with pytest.raises(ValueError, match="other structures or labels than these; give the data it began with"):
+    preprocess_qm9.main(
+        [
+            "--file",
+            str(file),
+            "--out",
+            str(other),
+            "--graph",
+            "cutoff",
+            "--train",
+            "30",
+            "--val",
+            "12",
+            "--lmax",
+            "1",
+        ]
+    )
+    with pytest.raises(
+        ValueError, match="other structures or labels than these; give the data it began with"
+    ):
         train_qm9.main(["--run-dir", str(tmp_path / "run"), "--resume", "--data-path", str(other)])
 
 
 def test_the_scaling_knows_nothing_of_the_test_split(data):
     name = "e2former_properties"
     train = PropertyDataset.open(data[name], "train", targets=("alpha",))
-    fitted = fit_scaling(train.structures.atomic_numbers, train.structures.counts, train.values, {"alpha": "sum"})
-    config = train_qm9.read_options(["--model", name, "--data-path", str(data[name]), "--targets", "alpha", *NETWORKS[name], *SMALL])
+    fitted = fit_scaling(
+        train.structures.atomic_numbers, train.structures.counts, train.values, {"alpha": "sum"}
+    )
+    config = train_qm9.read_options(
+        [
+            "--model",
+            name,
+            "--data-path",
+            str(data[name]),
+            "--targets",
+            "alpha",
+            *NETWORKS[name],
+            *SMALL,
+        ]
+    )
     trainer, test = train_qm9.build_trainer(config)
-    assert trainer.model.heads.scaling.values()["alpha"]["scale"] == fitted["alpha"]["scale"] and test.dataset.scaling == fitted
+    assert (
+        trainer.model.heads.scaling.values()["alpha"]["scale"] == fitted["alpha"]["scale"]
+        and test.dataset.scaling == fitted
+    )
 
 
 def test_layers_that_no_schedule_reads_are_refused(data, tmp_path):

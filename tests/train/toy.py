@@ -1,4 +1,7 @@
-"""A small regression task with dropout (so that random states matter), and a script around it that a test can kill."""
+"""A small regression task with dropout (so that random states matter), and a script around it that
+a test can kill.
+"""
+
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +38,9 @@ class ToyData:
     def __init__(self, size=40, seed=0):
         generator = torch.Generator().manual_seed(seed)
         self.x = torch.randn(size, 3, generator=generator)
-        self.y = self.x @ torch.tensor([[1.0], [-2.0], [0.5]]) + 0.01 * torch.randn(size, 1, generator=generator)
+        self.y = self.x @ torch.tensor([[1.0], [-2.0], [0.5]]) + 0.01 * torch.randn(
+            size, 1, generator=generator
+        )
 
     @property
     def data_hash(self):
@@ -50,7 +55,13 @@ class ToyData:
 
 class ToySampler:
     def __init__(self, size, batch_size, seed, shuffle=True):
-        self.size, self.batch_size, self.seed, self.shuffle, self.epoch = size, batch_size, seed, shuffle, 0
+        self.size, self.batch_size, self.seed, self.shuffle, self.epoch = (
+            size,
+            batch_size,
+            seed,
+            shuffle,
+            0,
+        )
 
     def set_epoch(self, epoch):
         self.epoch = epoch
@@ -59,7 +70,11 @@ class ToySampler:
         return -(-self.size // self.batch_size)
 
     def __iter__(self):
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size) if self.shuffle else np.arange(self.size)
+        order = (
+            np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
+            if self.shuffle
+            else np.arange(self.size)
+        )
         return iter([order[i : i + self.batch_size] for i in range(0, self.size, self.batch_size)])
 
 
@@ -72,12 +87,17 @@ class ToyTask(Task):
     def loss(self, model, batch):
         self.calls += 1
         value = (model(batch.x) - batch.y).square().mean()
-        return (value * float("nan") if self.calls in self.poison else value), {"twice": 2 * value.detach()}
+        return (value * float("nan") if self.calls in self.poison else value), {
+            "twice": 2 * value.detach()
+        }
 
     def evaluate(self, model, batches):
         sides = [(model(batch.x).numpy(), batch.y.numpy()) for batch in batches]
         prediction, target = (np.concatenate(side) for side in zip(*sides, strict=True))
-        return Evaluation({"error": float(np.square(prediction - target).mean())}, pairs={"y": (prediction, target)})
+        return Evaluation(
+            {"error": float(np.square(prediction - target).mean())},
+            pairs={"y": (prediction, target)},
+        )
 
     def selection(self, evaluation):
         return evaluation.metrics["error"]
@@ -100,16 +120,37 @@ def toy_parser(run_dir="run"):
 
 def toy_trainer(folder, *arguments, task=None, dropout=0.2, size=40):
     """Trainer in ``folder`` as a script would make it."""
-    standard = ["--no-progress", "--epochs", "4", "--batch-size", "8", "--warmup-steps", "5", "--lr", "0.01"]
+    standard = [
+        "--no-progress",
+        "--epochs",
+        "4",
+        "--batch-size",
+        "8",
+        "--warmup-steps",
+        "5",
+        "--lr",
+        "0.01",
+    ]
     config = toy_parser().parse_config(["--run-dir", str(folder), *standard, *arguments])
     device = prepare_process(config)
     folder = Path(config.run.run_dir)
     batch_size, seed = config.training.batch_size, config.run.seed
-    loaders = [EpochLoader(ToyData(size, split), ToySampler(size, batch_size, seed, split == 0)) for split in (0, 1)]
+    loaders = [
+        EpochLoader(ToyData(size, split), ToySampler(size, batch_size, seed, split == 0))
+        for split in (0, 1)
+    ]
     model = toy_model(config.model.width, dropout)
     prepare_run_folder(folder, config.run.resume, config.run.overwrite)
     save_config(folder, config)
-    trainer = Trainer(model, task or ToyTask(), *loaders, config, folder, device, monitor.RunLog(folder / "log.txt"))
+    trainer = Trainer(
+        model,
+        task or ToyTask(),
+        *loaders,
+        config,
+        folder,
+        device,
+        monitor.RunLog(folder / "log.txt"),
+    )
     if config.run.resume and (found := trainer.resumable()) is not None:
         trainer.restore(found)
     return trainer

@@ -21,14 +21,21 @@ def batch(sizes: list[int]) -> GraphIndex:
 
 
 def ball(graph: GraphIndex, radius: float, seed: int = 0) -> Tensor:
-    """Points of every graph about its own centroid, the farthest of the batch at ``radius``, centroids ``radius`` or so apart."""
+    """Points of every graph about its own centroid, the farthest of the batch at ``radius``,
+    centroids ``radius`` or so apart.
+    """
     points = draw(graph.num_nodes, 3, seed=seed)
     points = points - broadcast_nodes(graph, mean_nodes(graph, points))
     points = points * (radius / points.norm(dim=1).max())
     return points + broadcast_nodes(graph, radius * draw(graph.num_graphs, 3, seed=seed + 1))
 
 
-def features(graph: GraphIndex, shape: tuple[int, int, int] = SHAPE, seed: int = 5) -> tuple[Tensor, Tensor, Tensor]:
+def features(
+    graph: GraphIndex, shape: tuple[int, int, int] = SHAPE, seed: int = 5
+) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys (nodes, heads, features) and values (nodes, heads, V)."""
     heads, keys, values = shape
-    return tuple(draw(graph.num_nodes, heads, width, seed=seed + n) for n, width in enumerate((keys, keys, values)))
+    return tuple(
+        draw(graph.num_nodes, heads, width, seed=seed + n)
+        for n, width in enumerate((keys, keys, values))
+    )

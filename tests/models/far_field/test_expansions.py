@@ -1,4 +1,6 @@
-"""Laws of the expansions: all give one sum, turn exactly with the atoms at any truncation, and keep the graphs of a batch apart."""
+"""Laws of the expansions: all give one sum, turn exactly with the atoms at any truncation, and keep
+the graphs of a batch apart.
+"""
 
 from __future__ import annotations
 
@@ -28,19 +30,38 @@ def build(name: str, wave_numbers: tuple[float, ...], lmax: int, **options):
 
 
 def test_pairwise_is_the_sum_it_says():
-    """Against scipy's Bessel functions, unit vectors and a loop over pairs, the atom itself included."""
+    """Against scipy's Bessel functions, unit vectors and a loop over pairs, the atom itself
+    included.
+    """
     graph = batch(CORNERS)
     positions, (queries, keys, values) = ball(graph, 6.0), features(graph)
     wave_numbers, coefficients = (0.3, 0.9), draw(4, 2, 2, seed=8)
-    found = PairwiseExpansion(wave_numbers, 3)(graph, positions, queries, keys, values, coefficients)
+    found = PairwiseExpansion(wave_numbers, 3)(
+        graph, positions, queries, keys, values, coefficients
+    )
     expected = torch.zeros_like(found)
-    for low, high in zip(graph.node_offsets[:-1].tolist(), graph.node_offsets[1:].tolist(), strict=True):
+    for low, high in zip(
+        graph.node_offsets[:-1].tolist(), graph.node_offsets[1:].tolist(), strict=True
+    ):
         own = slice(low, high)
         separation = positions[own, None] - positions[None, own]
-        waves = [[torch.as_tensor(spherical_jn(l, (k * separation.norm(dim=-1)).numpy())) for k in wave_numbers] for l in range(4)]
-        radial = sum(coefficients[:, :, None, None, q] * torch.stack([w[q] for w in waves])[:, None] for q in range(2))  # (l, h, i, j)
-        kernel = radial[degree_of_row(3)] * spherical_harmonics(separation, 3).permute(2, 0, 1)[:, None]  # (rows, h, i, j)
-        expected[own] = torch.einsum("rhij,ihd,jhd,jhv->ihrv", kernel, queries[own], keys[own], values[own])
+        waves = [
+            [
+                torch.as_tensor(spherical_jn(l, (k * separation.norm(dim=-1)).numpy()))
+                for k in wave_numbers
+            ]
+            for l in range(4)
+        ]
+        radial = sum(
+            coefficients[:, :, None, None, q] * torch.stack([w[q] for w in waves])[:, None]
+            for q in range(2)
+        )  # (l, h, i, j)
+        kernel = (
+            radial[degree_of_row(3)] * spherical_harmonics(separation, 3).permute(2, 0, 1)[:, None]
+        )  # (rows, h, i, j)
+        expected[own] = torch.einsum(
+            "rhij,ihd,jhd,jhv->ihrv", kernel, queries[own], keys[own], values[own]
+        )
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
@@ -53,7 +74,10 @@ def test_multipole_is_pairwise_within_its_tolerance(size, tolerance):
     wave_numbers = (size / radius,) if size > 12 else (0.4 * size / radius, size / radius)
     coefficients = draw(4, 2, len(wave_numbers), seed=8)
     multipole = build("multipole", wave_numbers, 3, tolerance=tolerance, design_radius=radius)
-    found, exact = multipole(*inputs, coefficients), PairwiseExpansion(wave_numbers, 3)(*inputs, coefficients)
+    found, exact = (
+        multipole(*inputs, coefficients),
+        PairwiseExpansion(wave_numbers, 3)(*inputs, coefficients),
+    )
     for l in range(4):
         for head in range(2):
             rows = degree_slice(l)
@@ -82,7 +106,9 @@ def test_turns_with_the_atoms_at_any_truncation(dtype, bar, radius, truncations)
     if truncations is None:
         expansion = PairwiseExpansion(wave_numbers, 2)
     else:
-        expansion = MultipoleExpansion(wave_numbers, 2, ExpansionOptions(design_radius=radius * 1.01), truncations)
+        expansion = MultipoleExpansion(
+            wave_numbers, 2, ExpansionOptions(design_radius=radius * 1.01), truncations
+        )
     here = expansion(graph, positions.to(dtype), queries, keys, values, coefficients).double()
     for proper in (True, False):
         turn = orthogonal(3, proper)
@@ -103,7 +129,9 @@ def test_graphs_never_see_each_other(name):
     together = expansion(graph, positions, *parts, coefficients)
     for g, size in enumerate(CORNERS):
         own = graph.graph_of_node == g
-        alone = expansion(batch([size]), positions[own], *(part[own] for part in parts), coefficients)
+        alone = expansion(
+            batch([size]), positions[own], *(part[own] for part in parts), coefficients
+        )
         torch.testing.assert_close(together[own], alone, rtol=1e-12, atol=1e-12)
     spoilt = positions.masked_fill((graph.graph_of_node == 2)[:, None], torch.nan)
     after = expansion(graph, spoilt, *parts, coefficients)
@@ -115,7 +143,9 @@ def test_lone_atom_hears_itself(name):
     graph = batch([1])
     queries, keys, values = features(graph)
     coefficients = draw(3, 2, 2, seed=8)
-    found = build(name, (0.2, 0.8), 2)(graph, draw(1, 3, seed=0), queries, keys, values, coefficients)
+    found = build(name, (0.2, 0.8), 2)(
+        graph, draw(1, 3, seed=0), queries, keys, values, coefficients
+    )
     own = torch.einsum("nhd,nhd,nhv,h->nhv", queries, keys, values, coefficients[0].sum(-1))
     torch.testing.assert_close(found[:, :, 0], own)
     assert (found[:, :, 1:].abs() < 1e-15).all()
@@ -125,7 +155,9 @@ def test_lone_atom_hears_itself(name):
 @pytest.mark.parametrize("sizes", [[], [0, 2, 0]])
 def test_empty_graphs(name, sizes):
     graph = batch(sizes)
-    found = build(name, (0.2, 0.8), 2)(graph, draw(graph.num_nodes, 3, seed=0), *features(graph), draw(3, 2, 2, seed=8))
+    found = build(name, (0.2, 0.8), 2)(
+        graph, draw(graph.num_nodes, 3, seed=0), *features(graph), draw(3, 2, 2, seed=8)
+    )
     assert found.shape == (sum(sizes), 2, 9, SHAPE[2]) and found.isfinite().all()
 
 
@@ -139,16 +171,28 @@ def test_pieces_do_not_matter(name):
         inputs = [tensor.requires_grad_() for tensor in inputs]
         found = build(name, (0.8,), 2, design_radius=5.0, budget=budget)(graph, *inputs)
         first = torch.autograd.grad(found.square().sum(), inputs, create_graph=True)
-        results.append([found, *first, *torch.autograd.grad(sum(part.square().sum() for part in first), inputs)])
+        results.append(
+            [
+                found,
+                *first,
+                *torch.autograd.grad(sum(part.square().sum() for part in first), inputs),
+            ]
+        )
     for pieces, whole in zip(*results, strict=True):
-        torch.testing.assert_close(pieces, whole, rtol=1e-9, atol=1e-11 * float(whole.detach().abs().max()))
+        torch.testing.assert_close(
+            pieces, whole, rtol=1e-9, atol=1e-11 * float(whole.detach().abs().max())
+        )
 
 
 @BOTH
 def test_all_derivatives(name):
-    """Also with an atom at the centroid, where every r^ is undefined, and with two atoms in one place."""
+    """Also with an atom at the centroid, where every r^ is undefined, and with two atoms in one
+    place.
+    """
     graph = batch([3, 1, 2])
-    positions = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 0, 0], [3, 3, 3], [1, 2, 0], [1, 2, 0]], dtype=torch.float64)
+    positions = torch.tensor(
+        [[1.0, 0, 0], [-1, 0, 0], [0, 0, 0], [3, 3, 3], [1, 2, 0], [1, 2, 0]], dtype=torch.float64
+    )
     inputs = [positions, *features(graph, (1, 1, 1)), draw(3, 1, 1, seed=8)]
     inputs = [tensor.requires_grad_() for tensor in inputs]
     expansion = build(name, (0.8,), 2, tolerance=0.1, design_radius=2.0)
@@ -160,7 +204,9 @@ def test_beyond_the_design_radius_one_warning_quotes_the_error():
     graph = batch([20])
     inputs = graph, ball(graph, 12.0), *features(graph), draw(2, 2, 1, seed=8)
     expansion = build("multipole", (0.8,), 1, tolerance=1e-5, design_radius=6.0)
-    with pytest.warns(UserWarning, match=r"12 Angstrom .* design radius 6: .* instead of 1.0e-05") as caught:
+    with pytest.warns(
+        UserWarning, match=r"12 Angstrom .* design radius 6: .* instead of 1.0e-05"
+    ) as caught:
         expansion(*inputs)
     assert len(caught) == 1
     with warnings.catch_warnings():
@@ -176,11 +222,20 @@ def test_moments_are_cut_at_the_centroid_not_at_the_origin():
     expansion = build("multipole", (0.8,), 1, design_radius=5.0)
     far = positions + broadcast_nodes(graph, torch.full((1, 3), 1e3, dtype=torch.float64))
     torch.testing.assert_close(
-        expansion(graph, far, *parts, coefficients), expansion(graph, positions, *parts, coefficients), rtol=1e-9, atol=1e-9
+        expansion(graph, far, *parts, coefficients),
+        expansion(graph, positions, *parts, coefficients),
+        rtol=1e-9,
+        atol=1e-9,
     )
 
 
-BAD = [("tolerance", 0.0), ("tolerance", 0.2), ("design_radius", 0.0), ("design_radius", float("inf")), ("design_radius", 2000)]
+BAD = [
+    ("tolerance", 0.0),
+    ("tolerance", 0.2),
+    ("design_radius", 0.0),
+    ("design_radius", float("inf")),
+    ("design_radius", 2000),
+]
 
 
 @pytest.mark.parametrize(("option", "value"), [*BAD, ("budget", 0)])

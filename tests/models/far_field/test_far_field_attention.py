@@ -1,4 +1,6 @@
-"""Laws of the attention: equivariance, one answer from every expansion, size consistency, all derivatives."""
+"""Laws of the attention: equivariance, one answer from every expansion, size consistency, all
+derivatives.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ TIGHT = ExpansionOptions(tolerance=1e-7, design_radius=6.0)
 def build(seed: int = 0, dtype: torch.dtype = torch.float64, **options) -> FarFieldAttention:
     """The same parameters for the same sizes, whatever the expansion."""
     torch.manual_seed(seed)
-    return FarFieldAttention(FarFieldOptions(**{"channels": 6, "lmax": 2, "heads": 2, "accuracy": TIGHT, **options})).to(dtype)
+    return FarFieldAttention(
+        FarFieldOptions(**{"channels": 6, "lmax": 2, "heads": 2, "accuracy": TIGHT, **options})
+    ).to(dtype)
 
 
 @pytest.mark.parametrize("normalisation", ["none", "attention"])
@@ -34,7 +38,9 @@ def test_expansions_share_parameters_and_answer(feature_map, normalisation):
         return
     graph = batch(CORNERS)
     positions, x = ball(graph, 6.0), draw(graph.num_nodes, 9, 6, seed=2)
-    models = [build(expansion=name, feature_map=feature_map, normalisation=normalisation) for name in OPEN]
+    models = [
+        build(expansion=name, feature_map=feature_map, normalisation=normalisation) for name in OPEN
+    ]
     for model in models[1:]:
         model.load_state_dict(models[0].state_dict())
     first, *others = (model(graph, positions, x) for model in models)
@@ -50,7 +56,9 @@ def test_equivariant(expansion, dtype, bar, proper):
     bar = 0.01 if expansion == "planewave" else bar  # its tolerance
     graph, turn = batch(CORNERS), orthogonal(1, proper)
     positions, x = ball(graph, 6.0), draw(graph.num_nodes, 9, 6, seed=2)
-    model = build(expansion=expansion, dtype=dtype, kernel_lmax=3, accuracy=ExpansionOptions(0.01, 6.0))
+    model = build(
+        expansion=expansion, dtype=dtype, kernel_lmax=3, accuracy=ExpansionOptions(0.01, 6.0)
+    )
     here = model(graph, positions.to(dtype), x.to(dtype)).double()
     there = model(graph, (positions @ turn.T + 3).to(dtype), turned(x, turn, 2).to(dtype)).double()
     assert relative_error(there, turned(here, turn, 2)) < bar
@@ -70,10 +78,14 @@ def test_every_output_degree_is_reached_from_every_value_degree_and_channel():
 @BOTH
 @pytest.mark.parametrize("value_lmax", [0, 1])
 def test_values_of_few_degrees_are_those_of_all_without_the_rest(expansion, value_lmax):
-    """With the same weights where both have some, and none on the higher degrees; degrees that no path reaches stay zero."""
+    """With the same weights where both have some, and none on the higher degrees; degrees that no
+    path reaches stay zero.
+    """
     graph = batch(CORNERS)
     positions, x = ball(graph, 6.0), draw(graph.num_nodes, 9, 6, seed=2)
-    few, every = (build(expansion=expansion, kernel_lmax=1, value_lmax=top) for top in (value_lmax, None))
+    few, every = (
+        build(expansion=expansion, kernel_lmax=1, value_lmax=top) for top in (value_lmax, None)
+    )
     every.load_state_dict({**few.state_dict(), **held(few, every)})
     found, expected = few(graph, positions, x), every(graph, positions, x)
     assert relative_error(found, expected) < 1e-12
@@ -81,8 +93,13 @@ def test_values_of_few_degrees_are_those_of_all_without_the_rest(expansion, valu
 
 
 def held(few: FarFieldAttention, every: FarFieldAttention) -> dict[str, torch.Tensor]:
-    """Weights of ``few`` in the shapes of ``every``: zeros where it has none, starts of paths as if there were no others."""
-    values, coupling = torch.zeros_like(every.values.weight), torch.zeros_like(every.coupling.weight)
+    """Weights of ``few`` in the shapes of ``every``: zeros where it has none, starts of paths as if
+    there were no others.
+    """
+    values, coupling = (
+        torch.zeros_like(every.values.weight),
+        torch.zeros_like(every.coupling.weight),
+    )
     values[: len(few.values.weight)] = few.values.weight.detach()
 
     def paths_to(model: FarFieldAttention, degree: int) -> int:
@@ -90,7 +107,9 @@ def held(few: FarFieldAttention, every: FarFieldAttention) -> dict[str, torch.Te
 
     for here, path in enumerate(few.coupling.paths):
         share = (paths_to(every, path[2]) / paths_to(few, path[2])) ** 0.5
-        coupling[:, every.coupling.paths.index(path)] = share * few.coupling.weight.detach()[:, here]
+        coupling[:, every.coupling.paths.index(path)] = (
+            share * few.coupling.weight.detach()[:, here]
+        )
     return {"values.weight": values, "coupling.weight": coupling}
 
 
@@ -108,7 +127,9 @@ LONG = RadialOptions(fmm_num_kappa=64, fmm_kappa_max=1.2)
 
 @pytest.mark.parametrize("l", [0, 1])
 def test_far_copy_changes_messages_like_the_tail_of_the_kernel(l):
-    """Without normalisation a copy adds a field that falls as 1 / r^(l + 1), measured by the slope between 50 and 100 Angstrom."""
+    """Without normalisation a copy adds a field that falls as 1 / r^(l + 1), measured by the slope
+    between 50 and 100 Angstrom.
+    """
     model = build(lmax=l, kernel_lmax=l, expansion="pairwise", radial=LONG)
     with torch.no_grad():
         model.radial.table[:l] = 0
@@ -121,7 +142,9 @@ def test_far_copy_changes_messages_like_the_tail_of_the_kernel(l):
 
 
 def test_far_copy_halves_messages_of_attention():
-    model = build(lmax=1, kernel_lmax=1, expansion="pairwise", radial=LONG, normalisation="attention")
+    model = build(
+        lmax=1, kernel_lmax=1, expansion="pairwise", radial=LONG, normalisation="attention"
+    )
     alone, paired = two_copies(model, 60.0)
     assert float((paired * alone).sum() / alone.square().sum()) == pytest.approx(0.5, abs=0.05)
 
@@ -129,7 +152,9 @@ def test_far_copy_halves_messages_of_attention():
 @BOTH
 @pytest.mark.parametrize("normalisation", ["none", "attention"])
 def test_all_derivatives(expansion, normalisation):
-    """In positions, features and every parameter; graphs of one atom and of two in one place included."""
+    """In positions, features and every parameter; graphs of one atom and of two in one place
+    included.
+    """
     graph = batch([1, 2])
     model = build(
         channels=1,
@@ -144,7 +169,11 @@ def test_all_derivatives(expansion, normalisation):
         radial=RadialOptions(fmm_num_kappa=2),
     )
     positions = torch.tensor([[0.3, 0.2, 0.1], [1, 2, 3], [1, 2, 3]], dtype=torch.float64)
-    inputs = (positions.requires_grad_(), draw(3, 4, 1, seed=1).requires_grad_(), *model.parameters())
+    inputs = (
+        positions.requires_grad_(),
+        draw(3, 4, 1, seed=1).requires_grad_(),
+        *model.parameters(),
+    )
     assert torch.autograd.gradcheck(lambda positions, x, *_: model(graph, positions, x), inputs)
     assert torch.autograd.gradgradcheck(lambda positions, x, *_: model(graph, positions, x), inputs)
 

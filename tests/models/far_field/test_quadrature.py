@@ -1,4 +1,6 @@
-"""Laws of the rules: exactness, symmetric halves, numbers of directions, agreement with e3nn's grid."""
+"""Laws of the rules: exactness, symmetric halves, numbers of directions, agreement with e3nn's
+grid.
+"""
 
 from __future__ import annotations
 
@@ -22,19 +24,30 @@ def averages(rule: Quadrature, low: int, high: int) -> torch.Tensor:
 
 
 def orthogonality(low: int, high: int) -> torch.Tensor:
-    return torch.eye(num_rows(low), num_rows(high), dtype=torch.float64) / (2 * degree_of_row(low)[:, None] + 1)
+    return torch.eye(num_rows(low), num_rows(high), dtype=torch.float64) / (
+        2 * degree_of_row(low)[:, None] + 1
+    )
 
 
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("degree", [1, 2, 3, 4, 7, 10, 16, 17, 25, 40, 71])
 def test_exact_to_its_degree(name, degree):
-    """Products of two harmonics whose degrees add up to the degree of the rule, and not to two more."""
+    """Products of two harmonics whose degrees add up to the degree of the rule, and not to two
+    more.
+    """
     rule = RULES[name](degree)
     for low in {0, degree // 2}:
         found = averages(rule, low, degree - low)
         assert (found - orthogonality(low, degree - low)).abs().max() < 1e-13
-    reached = next((d for d in RULES[name].degrees if d >= degree), degree) if name == "lebedev" else degree
-    assert averages(rule, 0, reached + 1)[0, 1:].abs().max() > 1e-3 or averages(rule, 0, reached + 2)[0, 1:].abs().max() > 1e-3
+    reached = (
+        next((d for d in RULES[name].degrees if d >= degree), degree)
+        if name == "lebedev"
+        else degree
+    )
+    assert (
+        averages(rule, 0, reached + 1)[0, 1:].abs().max() > 1e-3
+        or averages(rule, 0, reached + 2)[0, 1:].abs().max() > 1e-3
+    )
 
 
 @EVERY
@@ -42,7 +55,11 @@ def test_exact_to_its_degree(name, degree):
 def test_directions_are_unit_vectors_with_positive_weights_of_sum_one(name, degree):
     rule = RULES[name](degree)
     count = RULES[name].count(degree)
-    assert rule.directions.shape == (count, 3) and rule.weights.shape == (count,) and rule.directions.dtype == np.float64
+    assert (
+        rule.directions.shape == (count, 3)
+        and rule.weights.shape == (count,)
+        and rule.directions.dtype == np.float64
+    )
     np.testing.assert_allclose(np.linalg.norm(rule.directions, axis=1), 1, rtol=1e-14)
     assert rule.weights.min() > 0 and abs(rule.weights.sum() - 1) < 1e-14
 
@@ -55,10 +72,15 @@ def test_lebedev_leaves_out_negative_weights():
 
 @pytest.mark.parametrize("degree", [4, 10, 25, 50, 80])
 def test_fibonacci_law(degree):
-    """Harmonics up to the degree average to zero within the error that the law promises, and with half as many directions they do not."""
+    """Harmonics up to the degree average to zero within the error that the law promises, and with
+    half as many directions they do not.
+    """
     rule = RULES["fibonacci"]
     assert averages(rule(degree), 0, degree)[0, 1:].abs().max() < FIBONACCI_ERROR
-    assert averages(rule.sized(rule.count(degree) // 2), 0, degree)[0, 1:].abs().max() > FIBONACCI_ERROR
+    assert (
+        averages(rule.sized(rule.count(degree) // 2), 0, degree)[0, 1:].abs().max()
+        > FIBONACCI_ERROR
+    )
 
 
 @EVERY
@@ -98,26 +120,40 @@ def test_twenty_five_product_directions_are_five_times_five():
 
 @pytest.mark.parametrize(("polar", "azimuths"), [(4, 4), (10, 10), (8, 5)])
 def test_e3nn_grid_is_that_of_e3nn(polar, azimuths):
-    """Its points in its order; its weights as the transform of every point to degree 0, which e3nn rounds to float32."""
+    """Its points in its order; its weights as the transform of every point to degree 0, which e3nn
+    rounds to float32.
+    """
     rule = RULES["e3nn_grid"].sized(polar * azimuths)
     transform = FromS2Grid((polar, azimuths), 0, dtype=torch.float64)
     np.testing.assert_allclose(rule.directions, transform.grid.flatten(0, 1).numpy(), atol=1e-7)
-    weights = transform(torch.eye(polar * azimuths, dtype=torch.float64).unflatten(1, (polar, azimuths))).squeeze(1)
+    weights = transform(
+        torch.eye(polar * azimuths, dtype=torch.float64).unflatten(1, (polar, azimuths))
+    ).squeeze(1)
     np.testing.assert_allclose(rule.weights, (weights / weights.sum()).numpy(), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("name", "count", "nearest"),
-    [("lebedev", 25, 26), ("lebedev", 74, 86), ("gauss_legendre", 26, 25), ("gauss_legendre", -1000, 1), ("e3nn_grid", 25, 24)]
+    [
+        ("lebedev", 25, 26),
+        ("lebedev", 74, 86),
+        ("gauss_legendre", 26, 25),
+        ("gauss_legendre", -1000, 1),
+        ("e3nn_grid", 25, 24),
+    ]
     + [("fibonacci", 0, 1)],
 )
 def test_numbers_without_a_rule_name_the_nearest(name, count, nearest):
-    with pytest.raises(ValueError, match=f"no {name} rule of {count} directions; the nearest has {nearest}$"):
+    with pytest.raises(
+        ValueError, match=f"no {name} rule of {count} directions; the nearest has {nearest}$"
+    ):
         RULES[name].sized(count)
 
 
 @EVERY
 @pytest.mark.parametrize("degree", [-1, 10_000])
 def test_refuses_degrees_out_of_range(name, degree):
-    with pytest.raises(ValueError, match=rf"degree of a {name} rule must be in 0 \.\. \d+, got {degree}"):
+    with pytest.raises(
+        ValueError, match=rf"degree of a {name} rule must be in 0 \.\. \d+, got {degree}"
+    ):
         RULES[name](degree)

@@ -1,4 +1,6 @@
-"""Laws of the moments: the dense definition, adjointness, independence of the pieces, accuracy of long sums, all derivatives."""
+"""Laws of the moments: the dense definition, adjointness, independence of the pieces, accuracy of
+long sums, all derivatives.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ WAVES, ROWS = 70, 4  # more than one block of moments
 def arguments(sizes: list[int]):
     graph = batch(sizes)
     queries, keys, values = features(graph)
-    waves, targets = draw(graph.num_nodes, WAVES, seed=1), draw(graph.num_nodes, ROWS, WAVES, seed=2)
+    waves, targets = (
+        draw(graph.num_nodes, WAVES, seed=1),
+        draw(graph.num_nodes, ROWS, WAVES, seed=2),
+    )
     return graph, waves, keys, values, targets, draw(2, ROWS, WAVES, seed=3), queries
 
 
@@ -35,7 +40,9 @@ def test_moments_and_read_back_are_their_dense_definition(budget):
     dense = torch.zeros_like(moments).index_add(0, graph.graph_of_node, atoms)
     torch.testing.assert_close(moments, dense, rtol=1e-12, atol=1e-12)
     heard = readout.read_back(graph, targets, scale, queries, moments)
-    dense = torch.einsum("ntp,htp,nhd,nphdv->nhtv", targets, scale, queries, dense[graph.graph_of_node])
+    dense = torch.einsum(
+        "ntp,htp,nhd,nphdv->nhtv", targets, scale, queries, dense[graph.graph_of_node]
+    )
     torch.testing.assert_close(heard, dense, rtol=1e-11, atol=1e-11)
 
 
@@ -45,7 +52,9 @@ def test_read_back_is_the_adjoint_of_the_moments():
     readout = MomentReadout()
     moments = readout(graph, waves, keys, values)
     other = draw(*moments.shape, seed=9)
-    heard = readout.read_back(graph, waves.unsqueeze(1), torch.ones(2, 1, WAVES, dtype=torch.float64), keys, other)
+    heard = readout.read_back(
+        graph, waves.unsqueeze(1), torch.ones(2, 1, WAVES, dtype=torch.float64), keys, other
+    )
     torch.testing.assert_close((moments * other).sum(), (heard.squeeze(2) * values).sum())
 
 
@@ -57,13 +66,19 @@ def test_gradients_do_not_depend_on_the_pieces():
         rest = [tensor.requires_grad_() for tensor in rest]
         waves, keys, values, targets, scale, queries = rest
         readout = MomentReadout(budget)
-        heard = readout.read_back(graph, targets, scale, queries, readout(graph, waves, keys, values))
+        heard = readout.read_back(
+            graph, targets, scale, queries, readout(graph, waves, keys, values)
+        )
         first = torch.autograd.grad(heard.square().sum(), rest, create_graph=True)
         second = torch.autograd.grad(sum(part.square().sum() for part in first), rest)
-        plain = torch.autograd.grad(readout(graph, waves, keys, values).square().sum(), [waves, keys, values])
+        plain = torch.autograd.grad(
+            readout(graph, waves, keys, values).square().sum(), [waves, keys, values]
+        )
         results.append([*first, *second, *plain])
     for one, many in zip(*results, strict=True):
-        torch.testing.assert_close(one, many, rtol=1e-10, atol=1e-9 * float(many.detach().abs().max()))
+        torch.testing.assert_close(
+            one, many, rtol=1e-10, atol=1e-9 * float(many.detach().abs().max())
+        )
 
 
 def test_all_derivatives():
@@ -74,7 +89,9 @@ def test_all_derivatives():
     readout = MomentReadout()
 
     def both(waves, keys, values, targets, scale, queries):
-        return readout.read_back(graph, targets, scale, queries, readout(graph, waves, keys, values))
+        return readout.read_back(
+            graph, targets, scale, queries, readout(graph, waves, keys, values)
+        )
 
     assert torch.autograd.gradcheck(both, inputs)
     assert torch.autograd.gradgradcheck(both, inputs)
@@ -83,7 +100,10 @@ def test_all_derivatives():
 def test_long_float32_sums_are_accurate():
     """10^5 atoms of one sign: within 5e-7 of float64, where a running float32 sum loses 1e-5."""
     graph = batch([100_000])
-    waves, keys, values = (draw(graph.num_nodes, *shape, seed=n).abs() for n, shape in enumerate([(3,), (1, 2), (1, 2)]))
+    waves, keys, values = (
+        draw(graph.num_nodes, *shape, seed=n).abs()
+        for n, shape in enumerate([(3,), (1, 2), (1, 2)])
+    )
     exact = MomentReadout()(graph, waves, keys, values)
     found = MomentReadout()(graph, waves.float(), keys.float(), values.float())
     assert found.dtype == torch.float32
@@ -93,7 +113,9 @@ def test_long_float32_sums_are_accurate():
 @pytest.mark.parametrize("most", [1, 4, 7, 100])
 def test_runs_cover_every_node_once(most):
     runs = graph_runs(tuple(SIZES), most)
-    nodes = [node for run in runs for piece in run.pieces for node in range(piece.start, piece.stop)]
+    nodes = [
+        node for run in runs for piece in run.pieces for node in range(piece.start, piece.stop)
+    ]
     assert nodes == list(range(sum(SIZES)))
     assert all(piece.stop - piece.start <= most for run in runs for piece in run.pieces)
     for before, after in itertools.pairwise(runs):
@@ -122,9 +144,19 @@ print(x.grad.double().abs().sum().item().hex())
 
 
 def test_gradients_do_not_depend_on_the_hash_seed():
-    """A sum of three parts depends on their order; that of a set of names changes from process to process (seeds 1 and 2 differ in it)."""
+    """A sum of three parts depends on their order; that of a set of names changes from process to
+    process (seeds 1 and 2 differ in it).
+    """
     found = set()
     for seed in ("1", "2"):
         environment = os.environ | {"PYTHONHASHSEED": seed}
-        found.add(subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True).stdout)
+        found.add(
+            subprocess.run(
+                [sys.executable, "-c", SCRIPT],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
     assert len(found) == 1

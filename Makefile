@@ -39,12 +39,12 @@ md: env ## 10,000 steps of molecular dynamics with the potential of `make train`
 
 bench: env ## near field beside equiformer-pytorch, basis cache, far field, training step (half an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
-	$(BIN)/python -m benchmarks.bench_near_field $(ARGS)
-	$(BIN)/python -m benchmarks.bench_basis_cache
-	$(BIN)/python -m benchmarks.bench_far_field_rotation
-	$(BIN)/python -m benchmarks.bench_far_field
-	$(BIN)/python -m benchmarks.bench_e2former_attention
-	$(BIN)/python -m benchmarks.bench_training_step
+	$(BIN)/python -m benchmarks.speed.bench_near_field $(ARGS)
+	$(BIN)/python -m benchmarks.speed.bench_basis_cache
+	$(BIN)/python -m benchmarks.accuracy.bench_far_field_rotation
+	$(BIN)/python -m benchmarks.speed.bench_far_field
+	$(BIN)/python -m benchmarks.speed.bench_e2former_attention
+	$(BIN)/python -m benchmarks.speed.bench_training_step
 
 clean: ## remove runs and generated data, keep the environment
 	rm -rf runs $(DATA)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dataloader.files import atomic_write
+from farfield.dataloader.storage.files import atomic_write
 
 FORMAT = 2
 PACKAGES = ("torch", "dgl", "e3nn", "numpy", "farfield")

@@ -28,7 +28,7 @@ import torch
 import yaml
 from easydict import EasyDict
 
-from common.session import Interrupted
+from farfield.common.session import Interrupted
 
 SESSION_ONLY = {"resume": False, "overwrite": False, "pause_after": None}
 EXIT_BAD_INPUT = 2

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from dataloader import files
+from farfield.dataloader.storage import files
 
 MAX_POINTS = 20_000
 

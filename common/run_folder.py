@@ -8,8 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from common.command_line import DECIDED_BY_DATA, plain, saved_config
-from dataloader.files import atomic_write, make_folder
+from farfield.common.command_line import DECIDED_BY_DATA, plain, saved_config
+from farfield.dataloader.storage.files import atomic_write, make_folder
 
 
 def prepare_run_folder(folder: Path, resume: bool, overwrite: bool, names: Sequence[str]):

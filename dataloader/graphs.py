@@ -6,14 +6,14 @@ vector is
 
     x_dst - x_src + image_shift @ cell,    image_shift integer,
 
-as in models.near_field.basis.edge_vectors. An atom sees its own images, never itself. Edges are
-sorted by (dst, src, image_shift), so a graph needs only the senders and the number of incoming
+as in models.near_field.edge_frames.edge_vectors. An atom sees its own images, never itself. Edges
+are sorted by (dst, src, image_shift), so a graph needs only the senders and the number of incoming
 edges of each atom:
 
     src.npy (edges,) index inside the graph   degree.npy (nodes,)   nodes.npy (graphs,)
                                               edge_offsets.npy (graphs + 1,)
     shift.npy (edges, 3), left out where all structures are open
-    manifest.json (see dataloader.array_store)
+    manifest.json (see dataloader.storage.array_store)
 
 Pairs are found by vesin (cell lists, linear cost): 0.1 ms for 9 atoms, 5 ms for 370. A gather is
 one copy of rows.
@@ -31,9 +31,9 @@ import torch
 import vesin
 from torch import Tensor
 
-from dataloader import array_store, files
-from dataloader.structures import Structures, rows_of
-from models.graph_ops import GraphIndex
+from farfield.dataloader.storage import array_store, files
+from farfield.dataloader.structures import Structures, rows_of
+from farfield.models.graph_ops import GraphIndex
 
 FORMAT = 1
 WHAT = "farfield neighbour graphs"

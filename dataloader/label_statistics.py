@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloader import files
-from dataloader.structures import Structures
-from models.property_heads import compositions
+from farfield.dataloader.storage import files
+from farfield.dataloader.structures import Structures
+from farfield.models.heads.property_readouts import compositions
 
 
 def fit_references(structures: Structures) -> dict[int, float]:

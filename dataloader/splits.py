@@ -37,7 +37,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dataloader import files
+from farfield.dataloader.storage import files
 
 PARTS = ("train", "val", "test")
 MEND = "preprocess the data again with --rebuild"

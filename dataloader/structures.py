@@ -18,8 +18,8 @@ import numpy as np
 from ase.data import chemical_symbols
 from ase.geometry import wrap_positions
 
-from dataloader import files
-from models.heads import MAX_ATOMIC_NUMBER
+from farfield.dataloader.storage import files
+from farfield.models.elements import MAX_ATOMIC_NUMBER
 
 UNITS = {"energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
 ATOM_ARRAYS = ("atomic_numbers", "positions", "forces")

@@ -13,10 +13,10 @@ import typing
 
 from torch import nn
 
-from models.e2former import E2Former
-from models.e2former_options import E2FormerOptions
-from models.nbody import NBodyOptions, SE3TransformerNBody
-from models.properties import (
+from farfield.models.networks.e2former import E2Former
+from farfield.models.networks.e2former_options import E2FormerOptions
+from farfield.models.networks.nbody_transformer import NBodyOptions, SE3TransformerNBody
+from farfield.models.networks.property_networks import (
     E2FormerProperties,
     E2FormerPropertyOptions,
     SE3PropertyOptions,

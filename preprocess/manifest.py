@@ -13,8 +13,8 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from common.session import Interrupted
-from dataloader import files
+from farfield.common.session import Interrupted
+from farfield.dataloader.storage import files
 
 REBUILD = "give --rebuild to make the folder again"
 

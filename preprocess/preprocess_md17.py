@@ -12,22 +12,27 @@ splits and neighbour graphs.
     python -m preprocess.preprocess_md17 --file set.npz --energy-unit hartree \\
         --length-unit bohr --split random --train 800 --out data/set
 
-What is written, and when it is used again: see preprocess.molecule_folder. Every label is printed
+What is written, and when it is used again: see preprocess.structure_folder. Every label is printed
 with its number, unit, mean and standard deviation. Without a network, the message says which file
 to put where.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from common.command_line import OptionParser, add_config_option, run_script
-from common.monitor import progress_bar
-from dataloader import md17
-from dataloader.download import fetch
-from dataloader.splits import SplitOptions
-from dataloader.units import Units
-from preprocess.molecule_folder import (
+if not __package__:  # `python preprocess/preprocess_md17.py` in a checkout
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+
+from farfield.common.command_line import OptionParser, add_config_option, run_script
+from farfield.common.monitor import progress_bar
+from farfield.dataloader.sources import md17
+from farfield.dataloader.sources.download import fetch
+from farfield.dataloader.splits import SplitOptions
+from farfield.dataloader.units import Units
+from farfield.preprocess.structure_folder import (
     Source,
     add_data_options,
     add_split_options,

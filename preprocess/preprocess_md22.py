@@ -10,20 +10,25 @@
 The protocol draws a sample of the molecule's own size at random, trains on 95 % of it, validates on
 5 % and tests on all other frames. Files whose labels are of another method say so (``theory`` in
 the file) and it is shown; short correlated trajectories want ``--split time``. What is written, and
-when it is used again: see preprocess.molecule_folder. Without a network, the message says which
+when it is used again: see preprocess.structure_folder. Without a network, the message says which
 file to put where.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from common.command_line import OptionParser, add_config_option, run_script
-from common.monitor import progress_bar
-from dataloader import md22
-from dataloader.download import fetch
-from dataloader.splits import SplitOptions
-from preprocess.molecule_folder import (
+if not __package__:  # `python preprocess/preprocess_md22.py` in a checkout
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+
+from farfield.common.command_line import OptionParser, add_config_option, run_script
+from farfield.common.monitor import progress_bar
+from farfield.dataloader.sources import md22
+from farfield.dataloader.sources.download import fetch
+from farfield.dataloader.splits import SplitOptions
+from farfield.preprocess.structure_folder import (
     Source,
     add_data_options,
     add_split_options,

@@ -7,35 +7,38 @@ each.
     python -m preprocess.preprocess_nbody --out data/nbody20 --bodies 20
     python -m preprocess.preprocess_nbody --out data/springs --dynamics springs
 
-writes nbody_{train,test,val}.npz (see dataloader.nbody), nbody_{train,test,val}_basis/ (see
-dataloader.basis_cache) and nbody_manifest.json (settings and SHA-256 of the files), and prints the
-Linear and constant rows of the test split, which tell whether the data are the public ones.
-Finished files whose settings and checksums fit are used again; the same command goes on after an
-interruption. Cost: 15 CPU seconds and 55 MB for the public data.
+writes nbody_{train,test,val}.npz (see dataloader.datasets.nbody_data),
+nbody_{train,test,val}_basis/ (see dataloader.storage.basis_cache) and nbody_manifest.json (settings
+and SHA-256 of the files), and prints the Linear and constant rows of the test split, which tell
+whether the data are the public ones. Finished files whose settings and checksums fit are used
+again; the same command goes on after an interruption. Cost: 15 CPU seconds and 55 MB for the public
+data.
 """
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+if not __package__:  # `python preprocess/preprocess_nbody.py` in a checkout
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import json
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
-from common.command_line import OptionParser, run_script
-from common.monitor import progress_bar
-from dataloader import files
-from dataloader.basis_cache import (
-    COMPLETE,
-    DTYPES,
-    BasisCache,
-    CacheSettings,
-    GraphEdges,
-    complete_pairs,
+from farfield.common.command_line import OptionParser, run_script
+from farfield.common.monitor import progress_bar
+from farfield.dataloader.datasets.nbody_data import (
+    SPLITS,
+    NBodyDataset,
+    baseline_errors,
+    cache_folder,
+    split_file,
 )
-from dataloader.nbody import SPLITS, NBodyDataset, baseline_errors, cache_folder, split_file
-from dataloader.nbody_simulation import (
+from farfield.dataloader.sources.nbody_simulation import (
     BOX,
     DYNAMICS,
     FRAME_TIME,
@@ -45,9 +48,18 @@ from dataloader.nbody_simulation import (
     draw_starts,
     integrate,
 )
-from models.nbody import NBodyOptions
-from preprocess.manifest import Manifest, being_made, remove
-from train.nbody_task import PROTOCOLS
+from farfield.dataloader.storage import files
+from farfield.dataloader.storage.basis_cache import (
+    COMPLETE,
+    DTYPES,
+    BasisCache,
+    CacheSettings,
+    GraphEdges,
+    complete_pairs,
+)
+from farfield.models.networks.nbody_transformer import NBodyOptions
+from farfield.preprocess.manifest import Manifest, being_made, remove
+from farfield.train.tasks.nbody import PROTOCOLS
 
 FORMAT = 2
 MANIFEST = "nbody_manifest.json"

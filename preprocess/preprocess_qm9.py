@@ -11,31 +11,43 @@ graphs, bond kinds and edge bases.
         --train 16000 --val 2000 --out data/mine
     python -m preprocess.preprocess_qm9 --graph complete --workers 8 --out data/qm9_complete
 
-What is written: see dataloader.properties. Graphs and bases are made by ``--workers`` processes in
-pieces (see preprocess.graph_pieces); the same command goes on after an interruption or a kill, uses
-again what fits its settings and checksums, and refuses the rest. Units of all labels: see
-dataloader.qm9.TARGETS. Without a network, the message says which file to put where.
+What is written: see dataloader.datasets.property_data. Graphs and bases are made by ``--workers``
+processes in pieces (see preprocess.basis_shards); the same command goes on after an interruption or
+a kill, uses again what fits its settings and checksums, and refuses the rest. Units of all labels:
+see dataloader.sources.qm9.TARGETS. Without a network, the message says which file to put where.
 """
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+if not __package__:  # `python preprocess/preprocess_qm9.py` in a checkout
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
-from common.command_line import OptionParser, add_config_option, run_script
-from common.monitor import progress_bar
-from dataloader import files, qm9
-from dataloader.basis_cache import BasisCache, CacheSettings
-from dataloader.bonds import BondTable
-from dataloader.download import fetch
-from dataloader.properties import BASIS, BOND_KINDS, MANIFEST, MOLECULES, SPLIT_FILE
-from dataloader.splits import PARTS, Split, SplitOptions, make_split
-from dataloader.structures import Structures
-from preprocess.graph_pieces import GRAPH_RULES, PIECES, graph_rule, make_basis
-from preprocess.manifest import REBUILD, Manifest, being_made, remove
+from farfield.common.command_line import OptionParser, add_config_option, run_script
+from farfield.common.monitor import progress_bar
+from farfield.dataloader.chemistry.bonds import BondTable
+from farfield.dataloader.datasets.property_data import (
+    BASIS,
+    BOND_KINDS,
+    MANIFEST,
+    MOLECULES,
+    SPLIT_FILE,
+)
+from farfield.dataloader.sources import qm9
+from farfield.dataloader.sources.download import fetch
+from farfield.dataloader.splits import PARTS, Split, SplitOptions, make_split
+from farfield.dataloader.storage import files
+from farfield.dataloader.storage.basis_cache import BasisCache, CacheSettings
+from farfield.dataloader.structures import Structures
+from farfield.preprocess.basis_shards import GRAPH_RULES, PIECES, graph_rule, make_basis
+from farfield.preprocess.manifest import REBUILD, Manifest, being_made, remove
 
 FORMAT = 1
 LMAX = 3  # of the published networks: degrees 0 .. 3

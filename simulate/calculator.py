@@ -2,7 +2,7 @@
 structure.
 
     from ase.io import read
-    from simulate.calculator import FarfieldCalculator
+    from farfield.simulate.calculator import FarfieldCalculator
 
     atoms = read("molecule.xyz")
     atoms.calc = FarfieldCalculator("runs/ethanol/checkpoint_best.pt")
@@ -25,13 +25,13 @@ from ase.geometry import wrap_positions
 from ase.stress import full_3x3_to_voigt_6_stress
 from easydict import EasyDict
 
-from common import checkpoint
-from common.command_line import plain
-from common.precision import PRECISIONS
-from dataloader.batching import AtomBatch
-from dataloader.graphs import find_neighbors
-from models.factory import build_model
-from models.graph_ops import GraphIndex
+from farfield.common import checkpoint
+from farfield.common.command_line import plain
+from farfield.common.precision import PRECISIONS
+from farfield.dataloader.graphs import find_neighbors
+from farfield.models.batch import AtomBatch
+from farfield.models.factory import build_model
+from farfield.models.graph_ops import GraphIndex
 
 TASKS = ("md17", "md22")  # whose networks are potentials
 

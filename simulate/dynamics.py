@@ -33,8 +33,8 @@ from ase.md.md import MolecularDynamics
 from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 
-from common.session import Interrupted, SignalWatch, cpu_seconds
-from dataloader import files
+from farfield.common.session import Interrupted, SignalWatch, cpu_seconds
+from farfield.dataloader.storage import files
 
 LOG, TRAJECTORY, STATE = "log.csv", "trajectory.extxyz", "state.npz"
 RECORDS = (LOG, TRAJECTORY)

@@ -17,8 +17,13 @@ total energy, speed.
 
 from __future__ import annotations
 
-import shlex
+import sys
 from pathlib import Path
+
+if not __package__:  # `python simulate/run_md.py` in a checkout
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import shlex
 
 import ase.io
 import numpy as np
@@ -26,22 +31,22 @@ import torch
 from ase import Atoms
 from matplotlib.figure import Figure
 
-from common import checkpoint, monitor
-from common.command_line import (
+from farfield.common import checkpoint, monitor
+from farfield.common.command_line import (
     OptionParser,
     add_config_option,
     find_device,
     run_script,
     saved_config,
 )
-from common.precision import PRECISIONS
-from common.run_folder import prepare_run_folder, save_config
-from common.session import Interrupted
-from dataloader import files
-from dataloader.molecules import structures_file
-from dataloader.structures import Structures
-from simulate.calculator import FarfieldCalculator
-from simulate.dynamics import (
+from farfield.common.precision import PRECISIONS
+from farfield.common.run_folder import prepare_run_folder, save_config
+from farfield.common.session import Interrupted
+from farfield.dataloader.datasets.potential_data import structures_file
+from farfield.dataloader.storage import files
+from farfield.dataloader.structures import Structures
+from farfield.simulate.calculator import FarfieldCalculator
+from farfield.simulate.dynamics import (
     ENSEMBLES,
     LOG,
     STATE,

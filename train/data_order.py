@@ -8,7 +8,7 @@ from itertools import islice
 import torch
 from torch.utils.data import DataLoader
 
-from dataloader.molecules import BatchPlan
+from farfield.dataloader.batch_plan import BatchPlan
 
 
 class EpochLoader:

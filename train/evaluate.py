@@ -13,25 +13,30 @@ other molecules than those of the training (size transfer) energies may have ano
 are judged.
 """
 
+import sys
+from pathlib import Path
+
+if not __package__:  # `python train/evaluate.py` in a checkout
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import argparse
 import importlib
-from pathlib import Path
 
 import torch
 from easydict import EasyDict
 
-from common import checkpoint, monitor
-from common.command_line import find_device, run_script
-from common.precision import PRECISIONS
-from train import md_task
-from train.loop import evaluate_model
+from farfield.common import checkpoint, monitor
+from farfield.common.command_line import find_device, run_script
+from farfield.common.precision import PRECISIONS
+from farfield.train.tasks import energy_forces as md_task
+from farfield.train.trainer import evaluate_model
 
 # task -> module with build_model_for and evaluation
 TASKS = {
-    "nbody": "train.nbody_task",
-    "md17": "train.md_task",
-    "md22": "train.md_task",
-    "qm9": "train.qm9_task",
+    "nbody": "train.tasks.nbody",
+    "md17": "train.tasks.energy_forces",
+    "md22": "train.tasks.energy_forces",
+    "qm9": "train.tasks.properties",
 }
 
 

@@ -17,8 +17,14 @@ Energies and forces in eV and Angstrom; tables in meV and in kcal/mol. The run f
 config.yaml, checkpoint_last.pt, checkpoint_best.pt, tensorboard/, plots/, results.json and log.txt.
 """
 
-from common.command_line import OptionParser, run_script
-from train.md_script import build_parser, run
+import sys
+from pathlib import Path
+
+if not __package__:  # `python train/train_md17.py` in a checkout
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from farfield.common.command_line import OptionParser, run_script
+from farfield.train.potential_script import build_parser, run
 
 
 def parser() -> OptionParser:

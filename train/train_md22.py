@@ -16,8 +16,14 @@ optimiser and length. Energies and forces in eV and Angstrom; tables in meV and 
 unit of the published MD22 tables.
 """
 
-from common.command_line import OptionParser, run_script
-from train.md_script import build_parser, run
+import sys
+from pathlib import Path
+
+if not __package__:  # `python train/train_md22.py` in a checkout
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from farfield.common.command_line import OptionParser, run_script
+from farfield.train.potential_script import build_parser, run
 
 
 def parser() -> OptionParser:

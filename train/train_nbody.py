@@ -12,22 +12,33 @@ The run folder holds config.yaml, checkpoint_last.pt, checkpoint_best.pt, tensor
 results.json and log.txt.
 """
 
+import sys
 from pathlib import Path
+
+if not __package__:  # `python train/train_nbody.py` in a checkout
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 
 from easydict import EasyDict
 
-from common import monitor
-from common.command_line import OptionParser, run_script
-from common.precision import PRECISIONS
-from models.factory import DERIVED, MODELS
-from models.nbody import NBodyOptions
-from train.data_order import EpochLoader
-from train.loop import Trainer
-from train.losses import LOSSES
-from train.nbody_task import PROTOCOLS, TRAIN_STARTS, build_model_for, build_task, split_loader
-from train.optimizers import OPTIMIZERS, SCHEDULES
-from train.options import add_run_options, add_training_options, prepare_process
-from train.script import Script
+from farfield.common import monitor
+from farfield.common.command_line import OptionParser, run_script
+from farfield.common.precision import PRECISIONS
+from farfield.models.factory import DERIVED, MODELS
+from farfield.models.networks.nbody_transformer import NBodyOptions
+from farfield.train.data_order import EpochLoader
+from farfield.train.launch import Script
+from farfield.train.losses import LOSSES
+from farfield.train.optimizers import OPTIMIZERS, SCHEDULES
+from farfield.train.run_options import add_run_options, add_training_options, prepare_process
+from farfield.train.tasks.nbody import (
+    PROTOCOLS,
+    TRAIN_STARTS,
+    build_model_for,
+    build_task,
+    split_loader,
+)
+from farfield.train.trainer import Trainer
 
 NBODY_MODELS = [name for name, (_, options) in MODELS.items() if options is NBodyOptions]
 

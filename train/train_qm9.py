@@ -22,27 +22,36 @@ checkpoint_last.pt, checkpoint_best.pt, tensorboard/, plots/, results.json and l
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
+
+if not __package__:  # `python train/train_qm9.py` in a checkout
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
 
 import numpy as np
 import yaml
 from easydict import EasyDict
 
-from common import monitor
-from common.command_line import OptionParser, run_script
-from common.precision import PRECISIONS
-from dataloader.properties import PropertyFolder
-from models.factory import DERIVED, MODELS
-from models.properties import PRESETS
-from models.property_heads import choose_readouts
-from train.data_order import EpochLoader, ordered_batches, shuffled_batches
-from train.loop import Trainer
-from train.losses import LOSSES
-from train.optimizers import OPTIMIZERS, SCHEDULES
-from train.options import add_run_options, add_training_options, decided_elsewhere, prepare_process
-from train.qm9_task import (
+from farfield.common import monitor
+from farfield.common.command_line import OptionParser, run_script
+from farfield.common.precision import PRECISIONS
+from farfield.dataloader.datasets.property_data import PropertyFolder
+from farfield.models.factory import DERIVED, MODELS
+from farfield.models.heads.property_readouts import choose_readouts
+from farfield.models.networks.property_networks import PRESETS
+from farfield.train.data_order import EpochLoader, ordered_batches, shuffled_batches
+from farfield.train.launch import Script, check_layers
+from farfield.train.losses import LOSSES
+from farfield.train.optimizers import OPTIMIZERS, SCHEDULES
+from farfield.train.run_options import (
+    add_run_options,
+    add_training_options,
+    decided_elsewhere,
+    prepare_process,
+)
+from farfield.train.tasks.properties import (
     EVALUATION_ATOMS,
     build_model_for,
     build_task,
@@ -51,7 +60,7 @@ from train.qm9_task import (
     open_split,
     readouts_of,
 )
-from train.script import Script, check_layers
+from farfield.train.trainer import Trainer
 
 SPLITS = ("train", "val", "test")
 DEFAULT = "e2former_properties"

@@ -29,14 +29,14 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from models.coupling import KernelCoupling
-from models.far_field.expansions import EXPANSIONS
-from models.far_field.lattice import periodic_cell
-from models.far_field.options import ExpansionOptions
-from models.far_field.radial import RadialOptions, RadialSpectrum
-from models.graph_ops import GraphIndex, broadcast_nodes, sum_nodes
-from models.irreps import num_rows
-from models.layers import EquivariantLinear
+from farfield.models.far_field.expansion import ExpansionOptions
+from farfield.models.far_field.expansions.lattice import periodic_cell
+from farfield.models.far_field.expansions.registry import EXPANSIONS
+from farfield.models.far_field.spectrum import RadialOptions, RadialSpectrum
+from farfield.models.graph_ops import GraphIndex, broadcast_nodes, sum_nodes
+from farfield.models.layers.linear import EquivariantLinear
+from farfield.models.so3.coupling import KernelCoupling
+from farfield.models.so3.irreps import num_rows
 
 
 class FeatureMap(NamedTuple):

@@ -26,12 +26,12 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from models.graph_ops import edge_softmax
-from models.layers import EquivariantLinear
-from models.near_field.geometry import NearFieldGeometry
-from models.near_field.harmonic_sum import KERNELS
-from models.near_field.scores import SCORES
-from models.near_field.wigner6j import CANCELS, FORMS, WignerConvolution
+from farfield.models.graph_ops import edge_softmax
+from farfield.models.kernels.harmonic_sum import KERNELS
+from farfield.models.layers.linear import EquivariantLinear
+from farfield.models.near_field.edge_geometry import NearFieldGeometry
+from farfield.models.near_field.scores import SCORES
+from farfield.models.near_field.wigner_convolution import CANCELS, FORMS, WignerConvolution
 
 
 def softmax_weights(

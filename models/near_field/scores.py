@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.graph_ops import node_dot
-from models.irreps import degree_of_row, split_degrees, table
-from models.layers import EquivariantLinear, LayerNorm, layer_norm
-from models.near_field.geometry import NearFieldGeometry
+from farfield.models.graph_ops import node_dot
+from farfield.models.layers.linear import EquivariantLinear
+from farfield.models.layers.nonlinearities import LayerNorm, layer_norm
+from farfield.models.near_field.edge_geometry import NearFieldGeometry
+from farfield.models.so3.irreps import degree_of_row, split_degrees, table
 
 NORM_EPSILON = 1e-4
 

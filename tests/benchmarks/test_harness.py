@@ -10,7 +10,8 @@ import time
 import pytest
 import torch
 
-from benchmarks import bench_near_field, harness
+from benchmarks import harness
+from benchmarks.speed import bench_near_field
 
 BLOCK_MB = 64
 

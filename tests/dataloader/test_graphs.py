@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from dataloader import files, graphs
-from dataloader.graphs import NeighborStore, find_neighbors
-from models.near_field.basis import edge_vectors, image_vectors
-from tests.dataloader.molecule_data import random_crystals, random_structures
+from farfield.dataloader import graphs
+from farfield.dataloader.graphs import NeighborStore, find_neighbors
+from farfield.dataloader.storage import files
+from farfield.models.edges import edge_vectors, image_vectors
+from tests.support.molecule_data import random_crystals, random_structures
 
 CUTOFF = 3.7
 

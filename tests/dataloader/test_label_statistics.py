@@ -7,9 +7,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dataloader.label_statistics import Statistics, centroids, fit_references, reference_energy
-from dataloader.structures import Structures
-from tests.dataloader.molecule_data import random_structures
+from farfield.dataloader.label_statistics import (
+    Statistics,
+    centroids,
+    fit_references,
+    reference_energy,
+)
+from farfield.dataloader.structures import Structures
+from tests.support.molecule_data import random_structures
 
 TRUE = {1: -13.6, 6: -1029.2, 8: -2041.9}
 

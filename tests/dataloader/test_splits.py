@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from dataloader import md22
-from dataloader.splits import PARTS, Split, SplitOptions, make_split
+from farfield.dataloader.sources import md22
+from farfield.dataloader.splits import PARTS, Split, SplitOptions, make_split
 
 
 def sizes(split: Split) -> tuple[int, ...]:

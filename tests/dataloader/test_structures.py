@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataloader.label_statistics import Statistics, fit_references
-from dataloader.molecules import MoleculeDataset
-from dataloader.structures import Structures, rows_of
-from tests.dataloader.molecule_data import random_crystals, random_structures
+from farfield.dataloader.datasets.potential_data import MoleculeDataset
+from farfield.dataloader.label_statistics import Statistics, fit_references
+from farfield.dataloader.structures import Structures, rows_of
+from tests.support.molecule_data import random_crystals, random_structures
 
 SIZES = (3, 5, 1, 4, 2)
 

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.graph_ops import GraphIndex, edge_softmax, gather_dst, sum_edges, use_backend
-from models.radial import ENVELOPES
-from tests.models.graphs import BACKENDS, CROOKED, LAWS, inputs, topologies, topology
+from farfield.models.graph_ops import GraphIndex, edge_softmax, gather_dst, sum_edges, use_backend
+from farfield.models.layers.radial import ENVELOPES
+from tests.support.graphs import BACKENDS, CROOKED, LAWS, inputs, topologies, topology
 
 
 @BACKENDS

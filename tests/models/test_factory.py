@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.factory import MODELS, build_model, model_options
-from models.radial import ENVELOPES, RADIAL_BASES
+from farfield.models.factory import MODELS, build_model, model_options
+from farfield.models.layers.radial import ENVELOPES, RADIAL_BASES
 
 NBODY = {
     "name": "se3_transformer_nbody",

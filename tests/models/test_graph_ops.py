@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models import graph_ops
-from models.graph_ops import (
+from farfield.models import graph_ops
+from farfield.models.graph_ops import (
     GraphIndex,
     broadcast_nodes,
     edge_softmax,
@@ -30,7 +30,7 @@ from models.graph_ops import (
     use_backend,
     weighted_sum,
 )
-from tests.models.graphs import BACKENDS, CROOKED, LAWS, NO_EDGES, inputs, topologies, topology
+from tests.support.graphs import BACKENDS, CROOKED, LAWS, NO_EDGES, inputs, topologies, topology
 
 # operation and the shapes of its inputs; "N", "E", "G" stand for the numbers of nodes, edges and
 # graphs
@@ -386,7 +386,7 @@ def test_import_is_silent_and_writes_nothing(tmp_path):
     """
     environment = {key: value for key, value in os.environ.items() if key != "DGLBACKEND"}
     environment.update(HOME=str(tmp_path), USERPROFILE=str(tmp_path), OMP_NUM_THREADS="1")
-    command = [sys.executable, "-c", "import models.graph_ops"]
+    command = [sys.executable, "-c", "import farfield.models.graph_ops"]
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, check=True, timeout=300
     )

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.graph_ops import GraphIndex, max_nodes, node_softmax
-from tests.models.graphs import BACKENDS, LAWS, inputs, topologies, topology
+from farfield.models.graph_ops import GraphIndex, max_nodes, node_softmax
 from tests.models.test_graph_ops import value_and_derivatives
+from tests.support.graphs import BACKENDS, LAWS, inputs, topologies, topology
 
 RAGGED = topology([4, 0, 2, 1], [])
 POOLS = pytest.mark.parametrize(

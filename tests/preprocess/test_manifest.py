@@ -4,8 +4,8 @@ refused.
 
 import pytest
 
-from common.session import Interrupted
-from preprocess.manifest import Manifest, being_made
+from farfield.common.session import Interrupted
+from farfield.preprocess.manifest import Manifest, being_made
 
 
 def write(text: str):

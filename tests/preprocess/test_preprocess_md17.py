@@ -16,22 +16,23 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from common.session import Interrupted
-from dataloader import md17
-from dataloader.graphs import NeighborStore
-from dataloader.label_statistics import fit_references
-from dataloader.molecules import (
+from farfield.common.session import Interrupted
+from farfield.dataloader.batch_plan import BatchPlan
+from farfield.dataloader.datasets.potential_data import (
     SPLITS,
-    BatchPlan,
     MoleculeDataset,
     graphs_folder,
     load_statistics,
     structures_file,
 )
-from dataloader.splits import Split
-from preprocess import molecule_folder, preprocess_md17
-from preprocess.preprocess_md17 import main
-from tests.dataloader.molecule_data import random_structures
+from farfield.dataloader.graphs import NeighborStore
+from farfield.dataloader.label_statistics import fit_references
+from farfield.dataloader.sources import md17
+from farfield.dataloader.splits import Split
+from farfield.preprocess import preprocess_md17
+from farfield.preprocess import structure_folder as molecule_folder
+from farfield.preprocess.preprocess_md17 import main
+from tests.support.molecule_data import random_structures
 
 FEW = ["--split", "random", "--train", "30", "--val", "5", "--test", "10", "--cutoff", "2.5"]
 

@@ -5,10 +5,10 @@ time.
 import numpy as np
 import pytest
 
-from dataloader import md22
-from dataloader.molecules import SPLITS, MoleculeDataset, load_statistics
-from dataloader.splits import Split
-from preprocess.preprocess_md22 import main
+from farfield.dataloader.datasets.potential_data import SPLITS, MoleculeDataset, load_statistics
+from farfield.dataloader.sources import md22
+from farfield.dataloader.splits import Split
+from farfield.preprocess.preprocess_md22 import main
 
 
 @pytest.fixture

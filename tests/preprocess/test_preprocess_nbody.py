@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.session import Interrupted
-from dataloader.nbody import SPLITS, NBodyDataset, cache_folder
-from dataloader.nbody_simulation import simulate_nbody
-from models.nbody import NBodyOptions
-from preprocess import preprocess_nbody
-from preprocess.preprocess_nbody import cached_starts, main
+from farfield.common.session import Interrupted
+from farfield.dataloader.datasets.nbody_data import SPLITS, NBodyDataset, cache_folder
+from farfield.dataloader.sources.nbody_simulation import simulate_nbody
+from farfield.models.networks.nbody_transformer import NBodyOptions
+from farfield.preprocess import preprocess_nbody
+from farfield.preprocess.preprocess_nbody import cached_starts, main
 
 SMALL = ["--train", "5", "--test", "4", "--val", "3", "--lmax", "2"]
 

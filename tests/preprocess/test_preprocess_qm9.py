@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from common.session import Interrupted
-from dataloader.basis_cache import BasisCache
-from dataloader.properties import PropertyDataset
-from dataloader.splits import Split
-from preprocess import graph_pieces
-from preprocess.preprocess_qm9 import main
+from farfield.common.session import Interrupted
+from farfield.dataloader.datasets.property_data import PropertyDataset
+from farfield.dataloader.splits import Split
+from farfield.dataloader.storage.basis_cache import BasisCache
+from farfield.preprocess import basis_shards as graph_pieces
+from farfield.preprocess.preprocess_qm9 import main
 
 COUNT = 40
 
@@ -198,15 +198,14 @@ def test_pieces_of_an_interrupted_run_are_used_again_if_they_are_whole(
 
 def test_killed_in_the_middle_is_finished_by_the_same_command(made, source, tmp_path):
     folder = tmp_path / "qm9"
-    program = (
-        "import sys; from preprocess import graph_pieces as g; g.PIECE = 8; m = g.make_piece\n"
-    )
+    program = "import sys; from farfield.preprocess import basis_shards as g\n"
+    program += "g.PIECE = 8; m = g.make_piece\n"
     program += (
         "import time\ndef slow(piece):\n    n = m(piece); time.sleep(0.3); return "
         "n\ng.make_piece = slow\n"
     )
-    program += "from preprocess.preprocess_qm9 import main; main(sys.argv[1:])"
-    root = Path(graph_pieces.__file__).parents[1]
+    program += "from farfield.preprocess.preprocess_qm9 import main; main(sys.argv[1:])"
+    root = Path(graph_pieces.__file__).parents[2]
     process = subprocess.Popen(
         [sys.executable, "-c", program, "--file", str(source), "--out", str(folder)],
         cwd=root,
@@ -295,8 +294,8 @@ def test_options_that_exclude_each_other_are_refused(source, tmp_path):
 
 
 def test_loader_workers_open_the_cache_by_its_path(made):
-    from dataloader.molecules import BatchPlan
-    from train.data_order import EpochLoader
+    from farfield.dataloader.batch_plan import BatchPlan
+    from farfield.train.data_order import EpochLoader
 
     dataset = PropertyDataset.open(made, "train")
     batches = list(EpochLoader(dataset, BatchPlan(dataset, batch_size=16), workers=1))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from common import checkpoint, monitor
-from tests.train.md_data import SMALL, make_data
-from train import train_md17
+from farfield.common import checkpoint, monitor
+from farfield.train import train_md17
+from tests.support.md_data import SMALL, make_data
 
 
 @pytest.fixture(scope="session")

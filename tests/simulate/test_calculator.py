@@ -9,10 +9,10 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 from ase.optimize import BFGS
 
-from common import checkpoint
-from dataloader.molecules import MoleculeDataset
-from models.factory import build_model
-from simulate.calculator import FarfieldCalculator
+from farfield.common import checkpoint
+from farfield.dataloader.datasets.potential_data import MoleculeDataset
+from farfield.models.factory import build_model
+from farfield.simulate.calculator import FarfieldCalculator
 from tests.simulate import test_run_md
 
 

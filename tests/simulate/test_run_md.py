@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from ase.io import write
 
-from common.session import Interrupted
-from simulate import dynamics, run_md
-from simulate.calculator import FarfieldCalculator
+from farfield.common.session import Interrupted
+from farfield.simulate import dynamics, run_md
+from farfield.simulate.calculator import FarfieldCalculator
 
 
 def run(folder, potential, *arguments):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from common import monitor
+from farfield.common import monitor
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ import torch
 from easydict import EasyDict
 from torch import nn
 
-from common import checkpoint
-from tests.train.toy import toy_model, toy_parser
-from train.optimizers import SCHEDULES, averaged_model, build_optimizer
-from train.run_folder import mean_table
+from farfield.common import checkpoint
+from farfield.train.optimizers import SCHEDULES, averaged_model, build_optimizer
+from farfield.train.results import mean_table
+from tests.support.toy_training import toy_model, toy_parser
 
 CPU = torch.device("cpu")
 

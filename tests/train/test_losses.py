@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from train.losses import LOSSES, WeightedLoss
+from farfield.train.losses import LOSSES, WeightedLoss
 
 SQUARE_AT_ORIGIN = ["mse", "huber", "pseudo_huber", "cauchy"]
 

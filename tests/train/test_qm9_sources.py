@@ -5,13 +5,13 @@ the file where it has some.
 import numpy as np
 import pytest
 
-from dataloader import qm9
-from dataloader.bonds import perceive
-from dataloader.properties import PropertyDataset
-from preprocess import preprocess_qm9
-from tests.dataloader import qm9_data
-from tests.train.run_results import results_of
-from train import train_qm9
+from farfield.dataloader.chemistry.bonds import perceive
+from farfield.dataloader.datasets.property_data import PropertyDataset
+from farfield.dataloader.sources import qm9
+from farfield.preprocess import preprocess_qm9
+from farfield.train import train_qm9
+from tests.support import qm9_data
+from tests.support.run_results import results_of
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 LEFT_OUT = 2  # number of a molecule in the list of uncharacterised ones

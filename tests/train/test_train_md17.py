@@ -10,16 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common import checkpoint
-from common.session import Interrupted
-from dataloader.molecules import load_statistics
-from models.e2former_options import PRESETS, E2FormerOptions
-from preprocess import preprocess_md17
-from tests.dataloader.molecule_data import random_structures
-from tests.train.md_data import SMALL, config_for, make_data
-from tests.train.run_results import assert_equal_checkpoints, results_of, without_clocks
-from train import evaluate, md_script, script, train_md17
-from train.md_task import BASELINE
+from farfield.common import checkpoint
+from farfield.common.session import Interrupted
+from farfield.dataloader.datasets.potential_data import load_statistics
+from farfield.models.networks.e2former_options import PRESETS, E2FormerOptions
+from farfield.preprocess import preprocess_md17
+from farfield.train import evaluate, train_md17
+from farfield.train import launch as script
+from farfield.train import potential_script as md_script
+from farfield.train.tasks.energy_forces import BASELINE
+from tests.support.md_data import SMALL, config_for, make_data
+from tests.support.molecule_data import random_structures
+from tests.support.run_results import assert_equal_checkpoints, results_of, without_clocks
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 

@@ -4,11 +4,12 @@ import shutil
 
 import pytest
 
-from common import checkpoint
-from tests.dataloader.molecule_data import random_structures
-from tests.train.md_data import SMALL, config_for, make_data
-from tests.train.run_results import results_of
-from train import evaluate, md_script, train_md22
+from farfield.common import checkpoint
+from farfield.train import evaluate, train_md22
+from farfield.train import potential_script as md_script
+from tests.support.md_data import SMALL, config_for, make_data
+from tests.support.molecule_data import random_structures
+from tests.support.run_results import results_of
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 

@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from common import checkpoint
-from common.session import Interrupted
-from dataloader.nbody import simulate_nbody
-from tests.train.run_results import assert_equal_checkpoints, results_of, without_clocks
-from train import evaluate, script, train_nbody
-from train.loop import Evaluation
-from train.nbody_task import (
+from farfield.common import checkpoint
+from farfield.common.session import Interrupted
+from farfield.dataloader.datasets.nbody_data import simulate_nbody
+from farfield.train import evaluate, train_nbody
+from farfield.train import launch as script
+from farfield.train.tasks.nbody import (
     NBodyTask,
     build_model_for,
     build_task,
@@ -26,6 +25,8 @@ from train.nbody_task import (
     window_errors,
     window_statistics,
 )
+from farfield.train.trainer import Evaluation
+from tests.support.run_results import assert_equal_checkpoints, results_of, without_clocks
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 

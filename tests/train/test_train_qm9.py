@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from common import checkpoint
-from dataloader.properties import PropertyDataset
-from models.property_heads import fit_scaling
-from preprocess import preprocess_qm9
-from tests.dataloader.qm9_data import molecules
-from tests.train.run_results import results_of, without_clocks
-from train import evaluate, train_qm9
-from train.qm9_task import LINEAR, MEAN, Baselines, parse_weights
+from farfield.common import checkpoint
+from farfield.dataloader.datasets.property_data import PropertyDataset
+from farfield.models.heads.property_readouts import fit_scaling
+from farfield.preprocess import preprocess_qm9
+from farfield.train import evaluate, train_qm9
+from farfield.train.tasks.properties import LINEAR, MEAN, Baselines, parse_weights
+from tests.support.qm9_data import molecules
+from tests.support.run_results import results_of, without_clocks
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 

@@ -9,13 +9,13 @@ import math
 import pytest
 import torch
 
-from models.far_field.attention import FEATURE_MAPS, FarFieldAttention, FarFieldOptions
-from models.far_field.options import ExpansionOptions
-from models.far_field.radial import RadialOptions
-from models.irreps import num_rows
-from tests.models.draws import draw
-from tests.models.far_field.clouds import CORNERS, OPEN, ball, batch
-from tests.models.turns import orthogonal, relative_error, turned
+from farfield.models.far_field.attention import FEATURE_MAPS, FarFieldAttention, FarFieldOptions
+from farfield.models.far_field.expansion import ExpansionOptions
+from farfield.models.far_field.spectrum import RadialOptions
+from farfield.models.so3.irreps import num_rows
+from tests.support.draws import draw
+from tests.support.far_field_clouds import CORNERS, OPEN, ball, batch
+from tests.support.turns import orthogonal, relative_error, turned
 
 BOTH = pytest.mark.parametrize("expansion", OPEN)
 TIGHT = ExpansionOptions(tolerance=1e-7, design_radius=6.0)

@@ -1,0 +1,303 @@
+"""Near field: the SE(3)-Transformer against ``equiformer-pytorch``, forward, train step and peak
+memory side by side.
+
+    make bench                                              # installs equiformer-pytorch, runs all
+                                                            cases
+    python benchmarks/speed/bench_near_field.py --cases a,b1 --rounds 9 --json near_field.json
+    python benchmarks/speed/bench_near_field.py --cases c --geometry md22_double-walled_nanotube.npz
+    python benchmarks/speed/bench_near_field.py \\
+        --device cuda     # ours alone, synchronised wall clock
+
+Both networks get the same positions, scalars, vectors and invariant edge features, have equal
+layers, degrees, channels, heads and channels per head (not parameters: the table shows them), and
+compute all that depends on positions anew in every call. They differ in what they are:
+equiformer-pytorch finds lists of nearest neighbours in every call (all 4 others in a, 4 in b, 48
+within 5 Angstrom in c) and has an attention and a feed-forward part per layer; ours receives the
+edge list of the case, as from a data loader, and has an attention part per layer. Forward = without
+gradients; train step = forward + backward, without an optimiser. The cases are in ``cases.py``, the
+measuring in ``harness.py``.
+
+Sources: P. Wang, equiformer-pytorch (MIT licence), an implementation of Liao & Smidt 2023 and
+Passaro & Zitnick 2023.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:  # `python benchmarks/speed/bench_near_field.py` in a checkout
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import dataclasses
+import os
+import statistics
+
+from benchmarks import harness  # before torch: it sets the thread count
+
+import torch  # isort: skip
+from torch import Tensor, nn
+
+from benchmarks.speed.near_field_cases import CASES, Case, make_case
+from farfield.common.command_line import run_script
+from farfield.dataloader.storage.files import write_json
+from farfield.models.edges import edge_vectors
+from farfield.models.graph_ops import GraphIndex
+from farfield.models.near_field.edge_frames import EdgeBasis
+from farfield.models.networks.se3_transformer import SE3Options, SE3Transformer
+
+VECTORS_OUT = 2
+OURS, EQUIFORMER = "farfield", "equiformer"
+COLUMNS = {
+    "case": "case",
+    "program": "program",
+    "parameters": "parameters",
+    "forward_ms": "forward ms",
+    "train_ms": "train ms",
+    "forward_mb": "forward MB",
+    "train_mb": "train MB",
+    "forward_ratio": "forward ratio",
+    "train_ratio": "train ratio",
+}
+
+
+def build_ours(case: Case, options: dict | None = None, device: str = "cpu") -> harness.Program:
+    """The project's SE(3)-Transformer on a case; ``options`` replace fields of ``SE3Options``."""
+    case = case.to(device)
+    size = case.size
+    chosen = {
+        "layers": size.layers,
+        "channels": size.channels,
+        "lmax": size.lmax,
+        "heads": size.heads,
+        "value_divisor": size.divisor,
+        "cutoff": case.cutoff,
+        "envelope": "none" if case.complete else "polynomial",
+        "edge_scalars": case.edge_scalars.shape[1],
+    } | (options or {})
+    torch.manual_seed(0)
+    network = SE3Transformer(
+        SE3Options(**chosen),
+        scalars_in=case.scalars.shape[1],
+        vectors_in=case.vectors.shape[1],
+        scalars_out=size.channels,
+        vectors_out=VECTORS_OUT,
+    ).to(device)
+
+    def run() -> tuple[Tensor, ...]:
+        graph = GraphIndex(case.src, case.dst, case.nodes_per_graph)
+        basis = EdgeBasis.from_vectors(edge_vectors(case.positions, graph), network.options.lmax)
+        return network(graph, basis, case.scalars, case.vectors, case.edge_scalars)
+
+    return harness.Program(OURS, network, run)
+
+
+class DenseEquiformer(nn.Module):
+    """equiformer-pytorch with a linear map to two vectors.
+
+    Nodes of equally large graphs come as (graphs, n, ...), edge features as (graphs, n, n, k).
+    """
+
+    def __init__(self, case: Case):
+        from equiformer_pytorch import Equiformer
+
+        super().__init__()
+        size = case.size
+        self.network = Equiformer(
+            dim=size.channels,
+            dim_in=(case.scalars.shape[1], case.vectors.shape[1]),
+            input_degrees=2,
+            num_degrees=size.lmax + 1,
+            heads=size.heads,
+            dim_head=size.channels // size.divisor // size.heads,
+            depth=size.layers,
+            edge_dim=case.edge_scalars.shape[1],
+            num_neighbors=case.neighbours or float("inf"),
+            valid_radius=1e5 if case.complete else case.cutoff,
+        )
+        self.vectors = nn.Linear(size.channels, VECTORS_OUT, bias=False)
+
+    def forward(
+        self, scalars: Tensor, vectors: Tensor, positions: Tensor, edges: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        out = self.network({0: scalars, 1: vectors}, positions, edges=edges)
+        return out.type0, self.vectors(out.type1.transpose(-1, -2))
+
+
+def build_equiformer(case: Case) -> harness.Program:
+    """equiformer-pytorch on a case; its constants are computed in memory and not written to the
+    home folder.
+    """
+    os.environ.setdefault("CLEAR_CACHE", "1")
+    torch.manual_seed(0)
+    network = DenseEquiformer(case)
+    graphs, each = case.num_graphs, int(case.nodes_per_graph[0])
+    edges = torch.zeros(graphs, each, each, case.edge_scalars.shape[1])
+    edges[case.dst // each, case.dst % each, case.src % each] = case.edge_scalars
+    inputs = [
+        x.view(graphs, each, *x.shape[1:]) for x in (case.scalars, case.vectors, case.positions)
+    ]
+    return harness.Program(EQUIFORMER, network, lambda: network(*inputs, edges))
+
+
+def _build_by_name(program: str, case: Case, options: dict) -> harness.Program:
+    return build_ours(case, options) if program == OURS else build_equiformer(case)
+
+
+def equiformer_is_installed() -> bool:
+    """Whether the other program can be imported."""
+    try:
+        import equiformer_pytorch  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def measure(case: Case, arguments, against: bool) -> list[dict]:
+    """Rows of one case, ours first: milliseconds (median, least, most), MB, and the ratio of the
+    other program to ours.
+    """
+    programs = [build_ours(case, arguments.options, arguments.device)]
+    if against:
+        programs.append(build_equiformer(case))
+    tasks = {(p.name, step): getattr(p, step) for step in harness.STEPS for p in programs}
+    times = harness.interleave(tasks, arguments.rounds, arguments.device)
+    rows = []
+    for program in programs:
+        row = {
+            "case": case.name,
+            "program": program.name,
+            "parameters": program.num_parameters,
+            "rounds": arguments.rounds,
+        }
+        for step in harness.STEPS:
+            ms = [1000 * t for t in times[program.name, step]]
+            row |= {
+                f"{step}_ms": statistics.median(ms),
+                f"{step}_ms_least": min(ms),
+                f"{step}_ms_most": max(ms),
+            }
+            row[f"{step}_ratio"] = harness.ratio(times[program.name, step], times[OURS, step])
+            row[f"{step}_mb"] = _memory(program, case, step, arguments)
+        rows.append(row)
+    return rows
+
+
+def _memory(program: harness.Program, case: Case, step: str, arguments) -> float | None:
+    if not arguments.memory:
+        return None
+    if arguments.device != "cpu":
+        return harness.peak_device_memory_mb(getattr(program, step), arguments.device)
+    return harness.peak_memory_mb(_build_by_name, (program.name, case, arguments.options), step)
+
+
+def _read_options(pairs: list[str]) -> dict:
+    """``key=value`` texts as fields of SE3Options, each of the type of the field's default."""
+    defaults = {field.name: field.default for field in dataclasses.fields(SE3Options)}
+    options = {}
+    for pair in pairs:
+        key, _, text = pair.partition("=")
+        if key not in defaults:
+            raise ValueError(
+                f"--set needs KEY=VALUE with a key of {', '.join(defaults)}, got {pair!r}"
+            )
+        kind = type(defaults[key])
+        try:
+            options[key] = (
+                kind(text)
+                if kind in (int, float)
+                else None
+                if text == "none" and key == "relative_position"
+                else text
+            )
+        except ValueError:
+            raise ValueError(f"--set {key} must be of type {kind.__name__}, got {text!r}") from None
+    return options
+
+
+def read_arguments(argv: list[str] | None = None):
+    """The command line, checked; raises ValueError with one line."""
+    parser = harness.OneLineParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--cases", default=",".join(CASES), help=f"comma-separated names, default {','.join(CASES)}"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="interleaved rounds per case (default 5)"
+    )
+    parser.add_argument(
+        "--geometry",
+        metavar="FILE.npz",
+        help="structure for case c: arrays z, R (first frame), Angstrom",
+    )
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        choices=("cpu", "cuda"),
+        help="cpu (default) or cuda; on a GPU ours is timed alone",
+    )
+    parser.add_argument(
+        "--no-memory",
+        dest="memory",
+        action="store_false",
+        help="skip the peak memory (one fresh process per number)",
+    )
+    parser.add_argument("--alone", action="store_true", help="time ours alone")
+    parser.add_argument(
+        "--set",
+        dest="options",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an option of our network",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write environment and rows to this file")
+    arguments = parser.parse_args(argv)
+    arguments.options = _read_options(arguments.options)
+    arguments.cases = [make_case(name, arguments.geometry) for name in arguments.cases.split(",")]
+    if arguments.rounds < 1:
+        raise ValueError(f"--rounds must be >= 1, got {arguments.rounds}")
+    if arguments.json:
+        harness.check_folder(arguments.json)
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "--device cuda needs a GPU and a CUDA build of torch, found neither; use --device cpu"
+        )
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print the table, write the rows."""
+    arguments = read_arguments(argv)
+    on_cpu = arguments.device == "cpu"
+    against = on_cpu and not arguments.alone and equiformer_is_installed()
+    environment = harness.start(
+        ("torch", "dgl", "e3nn", "numpy", "equiformer-pytorch"), device=arguments.device
+    )
+    if on_cpu and not against and not arguments.alone:
+        print(
+            "equiformer-pytorch is not installed: run `make bench` to install it; timing ours alone"
+        )
+    clock = "CPU milliseconds" if on_cpu else "wall milliseconds"
+    print(
+        f"{clock}, median of {arguments.rounds} interleaved rounds; ratio = time over ours "
+        "[least, most]; MB above the loaded program"
+    )
+    rows = []
+    for case in arguments.cases:
+        print(case.describe(), flush=True)
+        rows += measure(case, arguments, against)
+    print(harness.table(rows, COLUMNS))
+    if arguments.json:
+        plain = [
+            {
+                k: dataclasses.asdict(v) if isinstance(v, harness.Ratio) else v
+                for k, v in row.items()
+            }
+            for row in rows
+        ]
+        described = {case.name: case.describe() for case in arguments.cases}
+        write_json(arguments.json, {"environment": environment, "cases": described, "rows": plain})
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,252 @@
+"""Special functions of the far field: times and errors of harmonics and of spherical Bessel
+functions.
+
+    python benchmarks/speed/bench_special_functions.py
+    python benchmarks/speed/bench_special_functions.py --vectors 20000 --json special_functions.json
+
+Harmonics: ``Y_lm`` of all degrees to l of random vectors, float32, against e3nn (which ends at l =
+11, and has no guard at zero here): forward, with gradient, and with the gradient of the gradient's
+square. Bessel functions: ``j_0 .. j_l`` of x in 0 .. 32, against scipy in float64, and ``G_l`` of
+x^2. All tasks of a table take turns in one process; times are medians of CPU milliseconds. Errors,
+against 60 digits: harmonics relative to the largest component of the highest degree, near the pole
+too; Bessel functions in units of rounding, relative to ``|j_l|`` for l >= x and to 1 / x for l < x,
+the worst over all degrees.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:  # `python benchmarks/speed/bench_special_functions.py` in a checkout
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import math
+import statistics
+from collections.abc import Callable
+
+from benchmarks import harness  # before torch: it sets the thread count
+
+import mpmath  # isort: skip
+import torch
+from e3nn import o3
+from scipy.special import spherical_jn
+from torch import Tensor
+
+from farfield.common.command_line import OptionParser, run_script
+from farfield.dataloader.storage.files import write_json
+from farfield.models.so3.bessel import scaled_bessel, spherical_bessel
+from farfield.models.so3.harmonics import spherical_harmonics
+
+DIGITS = 60
+DEGREES = (1, 2, 3, 4, 6, 11, 20, 40)
+BESSEL_DEGREES = (6, 20, 60)
+LARGEST_TABULATED = 11  # degree of e3nn
+ORDERS = {0: "forward", 1: "gradient", 2: "double"}
+ARGUMENTS = [
+    0.0,
+    1e-12,
+    1e-6,
+    1e-3,
+    0.1,
+    0.7,
+    1.0,
+    2.5,
+    4.493409457909064,
+    7.0,
+    12.9,
+    20.0,
+    29.0,
+    31.9,
+    46.0,
+    59.0,
+    61.0,
+    99.9,
+    1000.0,
+]
+COLUMNS = {
+    "function": "function",
+    "degree": "l",
+    "forward": "forward",
+    "gradient": "+ gradient",
+    "double": "+ second",
+}
+COLUMNS |= {"error32": "error float32", "error64": "error float64"}
+
+
+def exact_harmonics(vector: Tensor, degree: int) -> Tensor:
+    """``Y_lm(v / |v|)`` of one vector and one degree from the coefficients of Legendre polynomials
+    with 60 digits: (2 l + 1,) float64.
+    """
+    with mpmath.workdps(DIGITS):
+        x, y, z = (mpmath.mpf(float(part)) for part in vector)
+        length = mpmath.sqrt(x * x + y * y + z * z)
+        cosine, azimuth = y / length, mpmath.mpc(z, x) / length
+        rows = [mpmath.mpf(0)] * (2 * degree + 1)
+        for m in range(degree + 1):
+            norm = mpmath.sqrt(
+                (2 if m else 1) * mpmath.factorial(degree - m) / mpmath.factorial(degree + m)
+            )
+            value = norm * legendre_derivative(degree, m, cosine) * azimuth**m
+            rows[degree - m], rows[degree + m] = value.imag, value.real
+        return torch.tensor([float(row) for row in rows], dtype=torch.float64)
+
+
+def legendre_derivative(degree: int, m: int, t: mpmath.mpf) -> mpmath.mpf:
+    """The m-th derivative of the Legendre polynomial of one degree, from its coefficients."""
+    total = mpmath.mpf(0)
+    for k in range((degree - m) // 2 + 1):
+        top = (-1) ** k * math.factorial(2 * degree - 2 * k)
+        bottom = (
+            2**degree
+            * math.factorial(k)
+            * math.factorial(degree - k)
+            * math.factorial(degree - 2 * k - m)
+        )
+        total += mpmath.mpf(top) / bottom * t ** (degree - 2 * k - m)
+    return total
+
+
+def exact_bessel(x: float, lmax: int) -> list[mpmath.mpf]:
+    """``j_0 .. j_lmax`` of x >= 0 from the cylindrical functions of half-integer order with 60
+    digits.
+    """
+    if x == 0:
+        return [mpmath.mpf(l == 0) for l in range(lmax + 1)]
+    with mpmath.workdps(DIGITS):
+        x = mpmath.mpf(x)
+        return [
+            mpmath.sqrt(mpmath.pi / (2 * x)) * mpmath.besselj(l + mpmath.mpf(1) / 2, x)
+            for l in range(lmax + 1)
+        ]
+
+
+def bessel_error(values: Tensor, x: float, exact: list[mpmath.mpf]) -> float:
+    """Largest error of ``j_0 .. j_lmax`` (lmax + 1,) of x, in roundings of the dtype times
+    ``|j_l|`` for l >= x or 1 / x for l < x.
+    """
+    limits = torch.finfo(values.dtype)
+    worst = 0.0
+    for l, (value, right) in enumerate(zip(values.tolist(), exact, strict=True)):
+        scale = (abs(right) if l >= x else 1 / mpmath.mpf(x)) * limits.eps + limits.tiny
+        worst = max(worst, float(abs(value - right) / scale))
+    return worst
+
+
+def tabulated(vectors: Tensor, lmax: int) -> Tensor:
+    """Harmonics of unit vectors from e3nn."""
+    unit = vectors / vectors.norm(dim=-1, keepdim=True)
+    return o3.spherical_harmonics(
+        list(range(lmax + 1)), unit, normalize=False, normalization="norm"
+    )
+
+
+def task(function: Callable[[Tensor], Tensor], argument: Tensor, order: int) -> Callable[[], None]:
+    """Values and derivatives up to ``order`` of ``function``, contracted with fixed weights, as in
+    training.
+    """
+    point = argument.clone().requires_grad_(order > 0)
+    weights = torch.randn_like(function(argument))  # laid out like the values
+
+    def run() -> None:
+        """One evaluation."""
+        with torch.set_grad_enabled(order > 0):
+            values = function(point)
+        if order:
+            (gradient,) = torch.autograd.grad(
+                (values * weights).sum(), point, create_graph=order == 2
+            )
+        if order == 2:
+            torch.autograd.grad(gradient.square().sum(), point)
+
+    return run
+
+
+def timed(
+    functions: dict[tuple, tuple[Callable[[Tensor], Tensor], Tensor, tuple[int, ...]]], rounds: int
+) -> list[dict]:
+    """A row per (name, degree) with the milliseconds of each order."""
+    tasks = {
+        (*key, order): task(f, x, order)
+        for key, (f, x, orders) in functions.items()
+        for order in orders
+    }
+    times = harness.interleave(tasks, rounds)
+    rows = []
+    for key, (_, _, orders) in functions.items():
+        row = {ORDERS[order]: 1e3 * statistics.median(times[(*key, order)]) for order in orders}
+        rows.append({"function": key[0], "degree": key[1]} | row)
+    return rows
+
+
+def harmonics_rows(options) -> list[dict]:
+    """Times and errors of harmonics."""
+    vectors = torch.randn(options.vectors, 3, generator=torch.Generator().manual_seed(0))
+    functions = {}
+    for l in DEGREES:
+        functions["ours", l] = (lambda v, l=l: spherical_harmonics(v, l), vectors, (0, 1, 2))
+        if l <= LARGEST_TABULATED:
+            functions["e3nn", l] = (lambda v, l=l: tabulated(v, l), vectors, (0, 1, 2))
+    rows = timed(functions, options.rounds)
+    tilts = torch.tensor([[0.6 * t, 1.0, 0.8 * t] for t in (1e-6, 1e-3, 0.01, 0.1)])
+    points = torch.cat([vectors[:4], tilts])
+    for row in rows:
+        l, function = row["degree"], spherical_harmonics if row["function"] == "ours" else tabulated
+        exact = torch.stack([exact_harmonics(point, l) for point in points])
+        for name, dtype in (("error32", torch.float32), ("error64", torch.float64)):
+            found = function(points.to(dtype), l)[:, l * l :].double()
+            row[name] = f"{float(((found - exact).abs().amax(1) / exact.abs().amax(1)).max()):.1e}"
+    return rows
+
+
+def bessel_rows(options) -> list[dict]:
+    """Times and errors of Bessel functions."""
+    x = 32 * torch.rand(options.arguments, generator=torch.Generator().manual_seed(0))
+    functions = {}
+    for l in BESSEL_DEGREES:
+        degrees = torch.arange(l + 1)[:, None].numpy()
+        functions["j_l", l] = (lambda x, l=l: spherical_bessel(x, l), x, (0, 1, 2))
+        functions["G_l", l] = (lambda x, l=l: scaled_bessel(x, l), x.square(), (0, 1, 2))
+        functions["scipy", l] = (
+            lambda x, n=degrees: torch.from_numpy(spherical_jn(n, x.numpy())),
+            x.double(),
+            (0,),
+        )
+    rows = timed(functions, options.rounds)
+    for row in rows:
+        if row["function"] == "j_l":
+            for name, dtype in (("error32", torch.float32), ("error64", torch.float64)):
+                points = torch.tensor(ARGUMENTS, dtype=dtype)
+                exact = [exact_bessel(float(point), row["degree"]) for point in points]
+                errors = map(
+                    bessel_error, spherical_bessel(points, row["degree"]), points.tolist(), exact
+                )
+                row[name] = f"{max(errors):.1f} roundings"
+    return rows
+
+
+def build_parser() -> OptionParser:
+    """All options of the script."""
+    parser = OptionParser("bench_special_functions", __doc__)
+    bench = parser.section("bench", "what is measured")
+    bench.add("--vectors", int, 5000, low=8, help="vectors of the harmonics")
+    bench.add("--arguments", int, 8000, low=1, help="arguments of the Bessel functions")
+    bench.add("--rounds", int, 9, low=1, help="timed rounds")
+    bench.add("--json", str, None, help="file for the rows")
+    return parser
+
+
+def main(argv: list[str] | None = None):
+    """Entry point of the command line."""
+    options = build_parser().parse_config(argv).bench
+    report = harness.start(("torch", "e3nn", "scipy"), options.json)
+    tables = {"harmonics": harmonics_rows(options), "bessel": bessel_rows(options)}
+    for name, number in (("harmonics", options.vectors), ("bessel", options.arguments)):
+        print(f"\n{name}: milliseconds for {number} arguments")
+        print(harness.table(tables[name], COLUMNS))
+    if options.json:
+        write_json(options.json, {"environment": report, "options": dict(options), **tables})
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,93 @@
+"""Plans that cut an epoch into batches of structures, atoms or edges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+
+def split_order(
+    order: np.ndarray, limits: Sequence[tuple[str, np.ndarray, int]]
+) -> list[np.ndarray]:
+    """Cut ``order`` (structures,) into successive batches in which no sum exceeds its limit.
+
+    limits: (name, size of every structure of the data set, largest sum in a batch). ``ValueError``
+    for a structure beyond a limit.
+    """
+    for name, sizes, limit in limits:
+        largest = int(order[np.argmax(sizes[order])]) if len(order) else -1
+        if len(order) and sizes[largest] > limit:
+            raise ValueError(
+                f"structure {largest} has {sizes[largest]} {name}, a batch may have {limit}; "
+                f"give at least {sizes[largest]}"
+            )
+    batches, first = [], 0
+    sums = [np.concatenate([[0], np.cumsum(sizes[order])]) for _, sizes, _ in limits]
+    while first < len(order):
+        lasts = [
+            np.searchsorted(total, total[first] + limit, side="right") - 1
+            for total, (_, _, limit) in zip(sums, limits, strict=True)
+        ]
+        batches.append(order[first : min(lasts)])
+        first = min(lasts)
+    return batches
+
+
+class BatchPlan:
+    """Batches of indices whose order is a pure function of (seed, epoch); sampler of
+    `train.data_order.EpochLoader`.
+
+    Arguments
+        dataset              :class:`MoleculeDataset`
+        batch_size           most structures in a batch (None: no limit, then give another)
+        max_atoms, max_edges most atoms, directed edges in a batch (None: no limit)
+        seed                 of the order
+        shuffle              a new order in each epoch; else the order of the data
+
+    With atom or edge limits and structures of many sizes the number of batches depends on the
+    epoch; ``len`` is that of the set epoch.
+    """
+
+    def __init__(
+        self,
+        dataset,
+        batch_size: int | None = None,
+        max_atoms: int | None = None,
+        max_edges: int | None = None,
+        seed: int = 0,
+        shuffle: bool = True,
+    ):
+        sizes = [
+            ("structures", np.ones(len(dataset), np.int64)),
+            ("atoms", dataset.atoms_per_structure),
+        ]
+        sizes.append(("edges", dataset.edges_per_structure))
+        given = zip(sizes, (batch_size, max_atoms, max_edges), strict=True)
+        self.limits = [
+            (name, values, limit) for (name, values), limit in given if limit is not None
+        ]
+        if not self.limits:
+            raise ValueError("a batch needs a limit: give batch_size, max_atoms or max_edges")
+        for name, _, limit in self.limits:
+            if limit < 1:
+                raise ValueError(f"the most {name} in a batch must be >= 1, got {limit}")
+        if seed < 0:
+            raise ValueError(f"seed must be >= 0, got {seed}")
+        self.count, self.seed, self.shuffle = len(dataset), seed, shuffle
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int):
+        """Choose the epoch whose batches the next iteration gives."""
+        self.epoch = epoch
+        rng = np.random.default_rng((self.seed, epoch))
+        self._batches = split_order(
+            rng.permutation(self.count) if self.shuffle else np.arange(self.count), self.limits
+        )
+
+    def __len__(self) -> int:
+        """Number of batches of the set epoch."""
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (batch.tolist() for batch in self._batches)

@@ -1,0 +1,380 @@
+"""N-body data set: windows (start frame, target frame) of simulated particles as batches of
+complete graphs.
+
+A folder holds ``nbody_{train,test,val}.npz`` (made by preprocess.preprocess_nbody) with
+``positions`` and ``velocities`` (simulations, frames, bodies, 3), ``charges`` (simulations,
+bodies), for springs ``springs`` (simulations, bodies, bodies), all float32 and dimensionless, and
+``metadata`` (a json text: protocol, seed, time step, box). Frames are 0.1 apart. A window with
+horizon h starts at frame t and asks for x_{t+h} - x_t and v_{t+h} - v_t. Three rules say which
+windows a data set has:
+
+    first   t = 0, one window per simulation (protocol "1000 steps")
+    spread  t = int((frames - h) / simulations * index), one per simulation (protocol "500 steps")
+    all     every t in 0 .. frames - h - 1
+
+Training and test simulations and the windows are those of the public programs (see
+dataloader.sources.nbody_simulation); the validation split continues their stream of random numbers.
+A batch of any windows is one gather: 0.3 ms for 128 simulations.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from farfield.dataloader.sources.nbody_simulation import FRAME_TIME, simulate_nbody
+from farfield.dataloader.storage import files
+from farfield.dataloader.storage.basis_cache import COMPLETE, BasisCache, why_unusable
+from farfield.dataloader.storage.basis_cache import MEND as CACHE_MEND
+from farfield.models.batch import AtomBatch, complete_edges, complete_graphs
+
+__all__ = [
+    "SPLITS",
+    "STARTS",
+    "NBodyDataset",
+    "WindowBatchSampler",
+    "baseline_errors",
+    "cache_folder",
+    "read_nbody",
+    "simulate_nbody",
+]
+
+SPLITS = ("train", "test", "val")  # in the order of the protocol's random numbers
+MEND = (
+    "make the data with `python -m preprocess.preprocess_nbody --out FOLDER` (--rebuild "
+    "replaces what is there)"
+)
+
+# name -> (simulations, windows that fit into one) -> start frames (simulations, starts of one
+# simulation)
+STARTS: dict[str, Callable[[int, int], np.ndarray]] = {
+    "first": lambda simulations, fitting: np.zeros((simulations, 1), dtype=np.int64),
+    "spread": lambda simulations, fitting: (
+        (fitting / simulations * np.arange(simulations)).astype(np.int64).reshape(-1, 1)
+    ),
+    "all": lambda simulations, fitting: np.tile(np.arange(fitting), (simulations, 1)),
+}
+
+
+def split_file(folder: str | Path, split: str) -> Path:
+    """File of a split; ``ValueError`` for a split there is not."""
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    return Path(folder) / f"nbody_{split}.npz"
+
+
+def cache_folder(folder: str | Path, split: str) -> Path:
+    """Basis cache of a split."""
+    return split_file(folder, split).with_name(f"nbody_{split}_basis")
+
+
+def read_nbody(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
+    """Arrays and metadata of one file, checked.
+
+    Raises ``FileNotFoundError`` for a missing file; ``ValueError`` for a damaged one, for shapes
+    that do not fit together (quoted), and for numbers that are not finite (names the array and the
+    simulation).
+    """
+    content = files.read_npz(path, ("positions", "velocities", "charges", "metadata"), MEND)
+    metadata = _read_metadata(path, str(content.pop("metadata")))
+    if metadata.get("dynamics") == "springs":
+        content |= files.read_npz(path, ("springs",), MEND)
+    shape = content["positions"].shape
+    if len(shape) != 4 or shape[-1] != 3 or 0 in shape:
+        raise ValueError(
+            f"{path}: positions must have the shape (simulations, frames, bodies, 3), got "
+            f"{shape}; {MEND}"
+        )
+    simulations, _, bodies, _ = shape
+    wanted = {
+        "positions": shape,
+        "velocities": shape,
+        "charges": (simulations, bodies),
+        "springs": (simulations, bodies, bodies),
+    }
+    for name, values in content.items():
+        if values.shape != wanted[name]:
+            raise ValueError(
+                f"{path}: {name} must have the shape {wanted[name]} beside positions {shape}, "
+                f"got {values.shape}; {MEND}"
+            )
+        if not np.issubdtype(values.dtype, np.floating):
+            raise ValueError(
+                f"{path}: {name} must be floating-point numbers, got {values.dtype}; {MEND}"
+            )
+        with np.errstate(over="ignore"):  # float64 beyond float32 is found by the next line
+            content[name] = values.astype(np.float32, copy=False)
+        finite = np.isfinite(content[name].reshape(simulations, -1)).all(axis=1)
+        if not finite.all():
+            raise ValueError(
+                f"{path}: {name} of simulation {int(np.argmin(finite))} are not finite in "
+                f"float32; {MEND}"
+            )
+    return content, metadata
+
+
+def _read_metadata(path: str | Path, text: str) -> dict:
+    try:
+        metadata = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged (metadata: {error}); {MEND}") from None
+    if not isinstance(metadata, dict):
+        raise ValueError(
+            f"{path} is damaged (metadata: {type(metadata).__name__}, not a dictionary); {MEND}"
+        )
+    frame_time = metadata.get("frame_time", FRAME_TIME)
+    if frame_time != FRAME_TIME:
+        raise ValueError(
+            f"{path}: frames must be {FRAME_TIME} apart, its metadata say {frame_time!r}; {MEND}"
+        )
+    return metadata
+
+
+class NBodyDataset:
+    """Windows of one split; ``dataset[indices]`` makes the whole batch at once.
+
+    Arguments
+        folder      holds nbody_{train,test,val}.npz
+        split       "train", "test" or "val"
+        horizon     frames from start to target, 1 .. frames - 1
+        starts      which windows: a name in :data:`STARTS`
+        cache       opened basis cache of this split (:meth:`open_cache` opens the one beside the
+                    data); None: the model computes the basis
+        waypoints   K equally spaced later frames, the last one the target, for labels["waypoints"];
+                    K must divide the horizon, 0: none
+        transform   batch -> batch, e.g. augmentation or noise; the cache is then of no use and not
+                    read
+        position_gradient   positions require a gradient; the cache is then not read either
+
+    Windows are numbered simulation by simulation. A batch has positions (nodes, 3), node_features
+    velocities (nodes, 3) and charges (nodes,), with springs edge_features springs (edges, 1),
+    labels displacement and velocity_change (nodes, 3) and waypoints (nodes, K, 6): displacement and
+    velocity change since the start. Raises ``ValueError`` and ``FileNotFoundError`` with one line.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        split: str,
+        horizon: int,
+        starts: str = "first",
+        cache: BasisCache | None = None,
+        waypoints: int = 0,
+        transform: Callable[[AtomBatch], AtomBatch] | None = None,
+        position_gradient: bool = False,
+    ):
+        self.folder, self.split, self.path = Path(folder), split, split_file(folder, split)
+        if starts not in STARTS:
+            raise ValueError(f"starts must be one of {', '.join(STARTS)}, got {starts!r}")
+        arrays, self.metadata = read_nbody(self.path)
+        self.positions, self.velocities, self.charges = (
+            arrays[name] for name in ("positions", "velocities", "charges")
+        )
+        self.springs = arrays.get("springs")
+        self.num_simulations, self.num_frames, self.bodies, _ = self.positions.shape
+        if not 1 <= horizon <= self.num_frames - 1:
+            held = f"{self.path} has {self.num_frames} frames"
+            raise ValueError(
+                f"{held}: horizon must be in 1 .. {self.num_frames - 1} frames, got {horizon}; "
+                f"shorten it, or {MEND}"
+            )
+        if waypoints < 0 or (waypoints and horizon % waypoints):
+            raise ValueError(
+                f"waypoints must divide the horizon of {horizon} frames (0: none), got {waypoints}"
+            )
+        self.horizon, self.starts, self.waypoints = horizon, starts, waypoints
+        self.transform, self.position_gradient = transform, position_gradient
+        self.start_frames = STARTS[starts](self.num_simulations, self.num_frames - horizon)
+        self.cache = cache
+        self._cache_slot = None if cache is None else self._slots_of(cache)
+
+    def _slots_of(self, cache: BasisCache) -> np.ndarray:
+        """For every frame its place among the cached start frames, or -1."""
+        if cache.data_hash != self.data_hash:
+            raise ValueError(f"{cache.folder} belongs to other data than {self.path}; {CACHE_MEND}")
+        slots = np.full(self.num_frames, -1)
+        frames = cache.settings.selection.get("starts", ())
+        if len(cache) != len(frames) * self.num_simulations or not all(
+            0 <= frame < self.num_frames for frame in frames
+        ):
+            held = f"{cache.folder} holds {len(cache)} graphs of the start frames {list(frames)}"
+            raise ValueError(
+                f"{held}, {self.path} has {self.num_simulations} simulations of "
+                f"{self.num_frames} frames; {CACHE_MEND}"
+            )
+        slots[list(frames)] = np.arange(len(frames))
+        return slots
+
+    @property
+    def data_hash(self) -> str:
+        """Identifies the positions, for the basis cache."""
+        return files.array_checksum(self.positions)
+
+    def open_cache(self, lmax: int, verify: str = "full") -> BasisCache:
+        """Open the basis cache beside the data and use it from now on; errors as in
+        :meth:`BasisCache.open`.
+        """
+        folder = cache_folder(self.folder, self.split)
+        cache = BasisCache.open(
+            folder, data_hash=self.data_hash, lmax=lmax, graph_rule=COMPLETE, verify=verify
+        )
+        self._cache_slot = self._slots_of(cache)
+        self.cache = cache
+        return cache
+
+    def __len__(self) -> int:
+        """Number of windows."""
+        return self.start_frames.size
+
+    @property
+    def windows_per_simulation(self) -> int:
+        return self.start_frames.shape[1]
+
+    def windows(self, indices) -> tuple[np.ndarray, np.ndarray]:
+        """Simulation and start frame (windows,) of the windows ``indices``; ``IndexError`` outside
+        0 .. len - 1.
+        """
+        indices = np.atleast_1d(np.asarray(indices, dtype=np.int64))
+        if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
+            raise IndexError(
+                f"windows are 0 .. {len(self) - 1}, got {indices.min()} .. {indices.max()}"
+            )
+        simulation, place = np.divmod(indices, self.windows_per_simulation)
+        return simulation, self.start_frames[simulation, place]
+
+    def why_computed(self, indices=None) -> str | None:
+        """Why the basis of these windows (None: of all) is computed by the model, or None if it is
+        read from the cache.
+        """
+        if self.cache is None:
+            return "no cache is open"
+        frames = self.start_frames if indices is None else self.windows(indices)[1]
+        cached = bool((self._cache_slot[frames] >= 0).all())
+        return why_unusable(
+            rows_cached=cached,
+            augmented=self.transform is not None,
+            position_gradient=self.position_gradient,
+        )
+
+    def __getitem__(self, indices: int | Sequence[int] | np.ndarray) -> AtomBatch:
+        simulation, start = self.windows(indices)
+        positions, velocities = (
+            self.positions[simulation, start],
+            self.velocities[simulation, start],
+        )  # (windows, bodies, 3)
+        change = self.change(simulation, start, self.horizon)
+        labels = {
+            "displacement": _nodes(change[..., :3]),
+            "velocity_change": _nodes(change[..., 3:]),
+        }
+        if self.waypoints:
+            stride = self.horizon // self.waypoints
+            path = [
+                self.change(simulation, start, step * stride)
+                for step in range(1, self.waypoints + 1)
+            ]
+            labels["waypoints"] = _nodes(np.stack(path, axis=2))
+        batch = AtomBatch(
+            graph=complete_graphs(len(simulation), self.bodies),
+            positions=_nodes(positions).requires_grad_(self.position_gradient),
+            node_features={
+                "velocities": _nodes(velocities),
+                "charges": _nodes(self.charges[simulation]),
+            },
+            edge_features=self._edge_features(simulation),
+            labels=labels,
+            edge_basis=self._edge_basis(indices, simulation, start),
+        )
+        return batch if self.transform is None else self.transform(batch)
+
+    def change(self, simulation: np.ndarray, start: np.ndarray, frames: int) -> np.ndarray:
+        """Displacement and velocity change (windows, bodies, 6) over ``frames`` frames from frame
+        ``start`` of each ``simulation``.
+        """
+        changes = [
+            values[simulation, start + frames] - values[simulation, start]
+            for values in (self.positions, self.velocities)
+        ]
+        return np.concatenate(changes, axis=-1)
+
+    def _edge_features(self, simulation: np.ndarray) -> dict[str, torch.Tensor]:
+        if self.springs is None:
+            return {}
+        src, dst = (end.numpy() for end in complete_edges(self.bodies))
+        return {"springs": torch.from_numpy(self.springs[simulation][:, src, dst].reshape(-1, 1))}
+
+    def _edge_basis(self, indices, simulation: np.ndarray, start: np.ndarray):
+        if self.why_computed(indices) is not None:
+            return None
+        frames = len(self.cache.settings.selection["starts"])
+        return self.cache.gather(simulation * frames + self._cache_slot[start])
+
+
+def _nodes(values: np.ndarray) -> torch.Tensor:
+    """(windows, bodies, ...) -> (nodes, ...) as a tensor."""
+    return torch.from_numpy(np.ascontiguousarray(values).reshape(-1, *values.shape[2:]))
+
+
+class WindowBatchSampler:
+    """Batches of window indices in an order that is a pure function of (seed, epoch).
+
+    With ``shuffle`` an epoch visits every simulation once, in random order, at one of its windows
+    drawn at random; without, it visits every window in order. The last batch may be smaller.
+
+    Arguments: dataset (:class:`NBodyDataset`), batch_size (windows), seed, shuffle.
+    """
+
+    def __init__(self, dataset: NBodyDataset, batch_size: int, seed: int = 0, shuffle: bool = True):
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        if seed < 0:
+            raise ValueError(f"seed must be >= 0, got {seed}")
+        self.simulations, self.windows = dataset.num_simulations, dataset.windows_per_simulation
+        self.batch_size, self.seed, self.shuffle, self.epoch = batch_size, seed, shuffle, 0
+
+    def set_epoch(self, epoch: int):
+        """Choose the epoch whose order the next iteration gives."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return -(
+            -(self.simulations if self.shuffle else self.simulations * self.windows)
+            // self.batch_size
+        )
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self._order()
+        for first in range(0, len(order), self.batch_size):
+            yield order[first : first + self.batch_size].tolist()
+
+    def _order(self) -> np.ndarray:
+        if not self.shuffle:
+            return np.arange(self.simulations * self.windows)
+        rng = np.random.default_rng((self.seed, self.epoch))
+        return rng.permutation(self.simulations) * self.windows + rng.integers(
+            self.windows, size=self.simulations
+        )
+
+
+def baseline_errors(dataset: NBodyDataset) -> dict[str, dict[str, float]]:
+    """Mean squared errors over all windows, bodies and components of the two rows every result
+    stands beside.
+
+    ``{"Linear": {"x", "v"}, "constant": {"x", "v"}}``: flight with the velocity of the start (v: no
+    change), and no motion.
+    """
+    simulation, start = dataset.windows(np.arange(len(dataset)))
+    change = dataset.change(simulation, start, dataset.horizon).astype(np.float64)
+    displacement, velocity_change = change[..., :3], change[..., 3:]
+    flight = dataset.horizon * FRAME_TIME * dataset.velocities[simulation, start].astype(np.float64)
+    guesses = {"Linear": flight, "constant": 0.0}
+    v = float(np.mean(velocity_change**2))
+    return {
+        row: {"x": float(np.mean((displacement - guess) ** 2)), "v": v}
+        for row, guess in guesses.items()
+    }

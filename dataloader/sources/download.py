@@ -1,0 +1,213 @@
+"""Public files over http: with resume, checksum, mirrors and a way out without a network.
+
+A file arrives as ``.NAME.part`` beside its place and is renamed when it is whole. A broken transfer
+goes on where it stopped (HTTP Range, under the condition that the server's file is still the same
+one); a server that cannot do that sends all again. A whole file is compared with its SHA-256 where
+that is known; where it is not, with the announced size, and the checksum is recorded in
+``NAME.sha256``, so that later damage is found; what does not begin as a file of its ending does (a
+page of a server that has moved) is not taken. Every address is tried in turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import http.client
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from farfield.dataloader.storage import files
+
+TIMEOUT = 30.0  # seconds without a byte
+ATTEMPTS = 4  # at one address, as long as each brings something
+CHUNK = 1 << 18
+REFUSED_RANGE = 416
+FAILURES = (
+    OSError,
+    http.client.HTTPException,
+)  # URLError, timeouts and broken connections are OSErrors
+
+
+BEGINNINGS = {
+    ".npz": b"PK",
+    ".bz2": b"BZh",
+    ".gz": b"\x1f\x8b",
+}  # ending -> first bytes of such a file
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoteFile:
+    """A public file: its name here, addresses in order of preference, and SHA-256 where it is
+    known.
+    """
+
+    name: str
+    urls: tuple[str, ...]
+    sha256: str | None = None
+
+    @property
+    def beginning(self) -> bytes:
+        """First bytes of any file of this ending; empty where they are not known."""
+        return BEGINNINGS.get(Path(self.name).suffix, b"")
+
+
+def fetch(
+    remote: RemoteFile,
+    folder: str | Path,
+    open_bar: Callable | None = None,
+    timeout: float = TIMEOUT,
+) -> Path:
+    """The file in ``folder``, downloaded if it is not there.
+
+    open_bar: ``open_bar(total bytes or None, bytes that are there) -> progress bar`` (as tqdm).
+    Raises ``ValueError`` for a file with the wrong checksum and ``OSError`` that says where to put
+    the file by hand if no address can be reached.
+    """
+    target = Path(folder) / remote.name
+    if target.exists():
+        check_file(remote, target)
+        return target
+    files.make_folder(target.parent)
+    reasons = []
+    for url in remote.urls:
+        try:
+            _fetch_from(url, remote, target, open_bar or (lambda total, done: _NoBar()), timeout)
+            return target
+        except (*FAILURES, ValueError) as error:
+            reasons.append(f"{url}: {_reason(error)}")
+    by_hand = f"put the file here: {target} (from {remote.urls[0]})"
+    raise OSError(f"{remote.name} could not be downloaded ({'; '.join(reasons)}); {by_hand}")
+
+
+def check_file(remote: RemoteFile, path: Path):
+    """``ValueError`` if a file that is there has another checksum than is known or was recorded
+    when it was downloaded.
+    """
+    record = _record_of(path)
+    wanted = remote.sha256 or (
+        record.read_text(encoding="utf-8").split()[0] if record.exists() else None
+    )
+    if wanted is not None and (found := files.file_checksum(path)) != wanted:
+        sums = f"SHA-256 {found[:12]}..., wanted {wanted[:12]}..."
+        raise ValueError(
+            f"{path} is damaged or another file ({sums}); remove it to have it downloaded again"
+        )
+
+
+def _record_of(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+class _NoBar:
+    """Shows nothing."""
+
+    def update(self, count: int):
+        """As tqdm's."""
+
+    def close(self):
+        """As tqdm's."""
+
+
+def _fetch_from(url: str, remote: RemoteFile, target: Path, open_bar: Callable, timeout: float):
+    """Bring the whole file from one address, or raise what went wrong."""
+    part = target.with_name(f".{target.name}.part")
+    for attempt in range(ATTEMPTS):
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            _transfer(url, part, open_bar, timeout)
+            break
+        except urllib.error.HTTPError as error:
+            if error.code != REFUSED_RANGE or not before:
+                raise
+            _discard(
+                part
+            )  # whole already, or no beginning of the server's file: once more from the start
+        except FAILURES:
+            if attempt + 1 == ATTEMPTS or not part.exists() or part.stat().st_size <= before:
+                raise
+    checksum = files.file_checksum(part)
+    if remote.sha256 is not None and checksum != remote.sha256:
+        _discard(part)
+        raise ValueError(
+            f"wrong checksum (SHA-256 {checksum[:12]}..., wanted {remote.sha256[:12]}...)"
+        )
+    with open(part, "rb") as file:
+        begins = file.read(len(remote.beginning))
+    if begins != remote.beginning:
+        _discard(part)
+        raise ValueError(
+            f"what came is no {Path(remote.name).suffix} file (it begins with {begins!r})"
+        )
+    files.sync(part)
+    with files.atomic_write(_record_of(target)) as temporary:
+        temporary.write_text(f"{checksum}  {target.name}\n", encoding="utf-8")
+    part.rename(target)
+    files.sync(target.parent)
+    _discard(part)
+
+
+def _transfer(url: str, part: Path, open_bar: Callable, timeout: float):
+    """Append to ``part`` what is missing; ``OSError`` if the connection ends before the announced
+    size.
+    """
+    done, mark = _state_of(part, url)
+    headers = {"User-Agent": "farfield", "Accept-Encoding": "identity"}
+    if done:
+        headers |= {"Range": f"bytes={done}-"} | ({"If-Range": mark} if mark else {})
+    with urllib.request.urlopen(
+        urllib.request.Request(url, headers=headers), timeout=timeout
+    ) as response:
+        continued = response.status == 206 and response.headers.get("Content-Range", "").startswith(
+            f"bytes {done}-"
+        )
+        if done and not continued:
+            done = 0
+        length = response.headers.get("Content-Length")
+        total = None if length is None else done + int(length)
+        _note(part, url, response.headers)
+        with (
+            open(part, "ab" if continued else "wb") as file,
+            contextlib.closing(open_bar(total, done)) as bar,
+        ):
+            while chunk := response.read(CHUNK):
+                file.write(chunk)
+                bar.update(len(chunk))
+    found = part.stat().st_size
+    if total is not None and found != total:
+        raise ConnectionError(f"the connection ended after {found} of {total} bytes")
+
+
+def _state_of(part: Path, url: str) -> tuple[int, str | None]:
+    """Bytes that are there from this address, and the mark of the server's file they belong to; a
+    part without a mark is not continued.
+    """
+    note = part.with_name(part.name + ".json")
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        content = json.loads(note.read_text(encoding="utf-8"))
+        if content.get("url") == url and content.get("mark"):
+            return part.stat().st_size, content["mark"]
+    _discard(part)
+    return 0, None
+
+
+def _note(part: Path, url: str, headers):
+    """Remember which version of the file the part belongs to. A weak ETag is no proof that bytes
+    are equal.
+    """
+    tag = headers.get("ETag")
+    mark = tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
+    part.with_name(part.name + ".json").write_text(
+        json.dumps({"url": url, "mark": mark}), encoding="utf-8"
+    )
+
+
+def _discard(part: Path):
+    part.unlink(missing_ok=True)
+    part.with_name(part.name + ".json").unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(getattr(error, "reason", None) or error or type(error).__name__).split())

@@ -1,0 +1,273 @@
+"""Structures from npz files: one molecule in many frames, or a ragged set.
+
+    fixed    numbers (atoms,)        positions, forces (structures, atoms, 3)    energy
+             (structures,) or (structures, 1)
+    ragged   numbers (all atoms,)    positions, forces (all atoms, 3)            energy
+             (structures,)    n_atoms (structures,)
+
+The names of the arrays are looked for among the usual ones (:data:`KEYS`) unless given. Units are
+given, never guessed; where a file states its own (``r_unit``, ``e_unit`` of sGDML files) and they
+differ, that is an error. One-dimensional numbers per structure that are none of these become
+``extra``, in the units of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from ase.stress import voigt_6_to_full_3x3_stress
+
+from farfield.dataloader.storage import files
+from farfield.dataloader.structures import Structures
+from farfield.dataloader.units import Units
+
+KEYS = {
+    "numbers": ("z", "Z", "nuclear_charges", "atomic_numbers"),
+    "positions": ("R", "coords", "positions"),
+    "energy": ("E", "energies", "energy"),
+    "forces": ("F", "forces"),
+}
+COUNTS, CELL = "n_atoms", "cell"
+OTHER_CELLS = (
+    "lattice",
+    "box",
+    "pbc",
+    "cells",
+    "unit_cell",
+)  # names of what may be a cell and is not read as one
+WORDS = ("theory", "e_unit", "r_unit")
+ABSENT = "absent"  # instead of the key of the forces: read without them
+STATED_UNITS = {  # what sGDML files call the units
+    "e_unit": {
+        "kcal/mol": "kcal/mol",
+        "ev": "eV",
+        "mev": "meV",
+        "hartree": "hartree",
+        "ha": "hartree",
+        "kj/mol": "kJ/mol",
+    },
+    "r_unit": {"ang": "Angstrom", "angstrom": "Angstrom", "bohr": "bohr", "nm": "nm"},
+}
+MEND = "give a whole npz file with atomic numbers, positions, energies and forces"
+
+
+def read_npz(
+    path: str | Path,
+    units: Units,
+    keys: Mapping[str, str] | None = None,
+    periodic: bool | None = None,
+    stress_key: str | None = None,
+) -> Structures:
+    """Structures of an npz file, in eV and Angstrom.
+
+    units: of the file. keys: name -> array for some of numbers, positions, energy, forces
+    ("absent": without forces). periodic: whether the cells of a file that has them repeat; it must
+    be said. stress_key: array (structures, 3, 3) or (structures, 6) in Voigt's order, of cells that
+    repeat (None: without). Raises ``FileNotFoundError`` or ``ValueError`` with the file: damaged, a
+    key that is not there (and those that are), shapes that do not fit, other units.
+    """
+    files.read_npz(path, (), MEND)  # whole and readable
+    with np.load(path, allow_pickle=False) as archive:
+        held = archive.files
+    names = _find_keys(path, held, keys or {})
+    if stress_key is not None and (stress_key not in held or not periodic):
+        there = (
+            f"it holds {', '.join(held)}"
+            if stress_key not in held
+            else "stress needs cells that repeat, --periodic"
+        )
+        raise ValueError(
+            f"{path}: no stress can be read from {stress_key!r} ({there}); leave --stress-key "
+            "out, or give another"
+        )
+    content = _read(
+        path, held, {*names.values(), COUNTS, CELL, *WORDS, *filter(None, [stress_key])}
+    )
+    _check_stated_units(path, content, units)
+    arrays = {quantity: content[name] for quantity, name in names.items()}
+    try:
+        flat = _ragged(arrays, content[COUNTS]) if COUNTS in content else _fixed(arrays)
+        box = _cells(content, len(flat["counts"]), periodic)
+        if stress_key is not None:
+            box["stress"] = np.stack(
+                [full_stress(np.asarray(values, np.float64)) for values in content[stress_key]]
+            )
+        used = {*names.values(), COUNTS, CELL, stress_key}
+        rest = {
+            name: values
+            for name, values in content.items()
+            if name not in used and values.shape == flat["counts"].shape
+        }
+        extra = {
+            name: values for name, values in rest.items() if np.issubdtype(values.dtype, np.number)
+        }
+        return in_project_units(
+            flat | box, units, extra=extra, theory=_text(content.get("theory", ""))
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def full_stress(values: np.ndarray) -> np.ndarray:
+    """A stress (3, 3) of 6 numbers in Voigt's order (xx yy zz yz xz xy) or of 9; what has another
+    size stays as it is.
+    """
+    if values.shape == (6,):
+        return voigt_6_to_full_3x3_stress(values)
+    return values.reshape(3, 3) if values.size == 9 else values
+
+
+def in_project_units(arrays: dict[str, np.ndarray], units: Units, **more) -> Structures:
+    """``Structures`` of arrays in ``units``; ``more``: what has none."""
+    factors = {
+        "positions": units.length_factor,
+        "energy": units.energy_factor,
+        "forces": units.force_factor,
+    }
+    factors |= {"cell": units.length_factor, "stress": units.stress_factor}
+    converted = {
+        name: np.asarray(values, np.float64) * factors[name] if name in factors else values
+        for name, values in arrays.items()
+    }
+    return Structures(**converted, **more)
+
+
+def _find_keys(path, held: list[str], given: Mapping[str, str]) -> dict[str, str]:
+    found = {}
+    for quantity, usual in KEYS.items():
+        if quantity == "forces" and given.get(quantity) == ABSENT:
+            continue
+        wanted = (given[quantity],) if given.get(quantity) else usual
+        name = next((name for name in wanted if name in held), None)
+        if name is None:
+            option = f"give --{quantity}-key" + (
+                f" (or --{quantity}-key {ABSENT})" if quantity == "forces" else ""
+            )
+            there = f"it holds {', '.join(held) or 'nothing'}"
+            raise ValueError(
+                f"{path} has no {quantity} {' or '.join(map(repr, wanted))} ({there}); {option}"
+            )
+        found[quantity] = name
+    return found
+
+
+def _check_stated_units(path, content: dict, units: Units):
+    for key, expected, option in (
+        ("e_unit", units.energy, "--energy-unit"),
+        ("r_unit", units.length, "--length-unit"),
+    ):
+        stated = _text(content[key]) if key in content else None
+        if stated and STATED_UNITS[key].get(stated.lower()) != expected:
+            raise ValueError(
+                f"{path} says {key} = {stated!r}, it would be read as {expected}; give the "
+                f"fitting {option}"
+            )
+
+
+def _read(path, held: list[str], wanted: set[str]) -> dict[str, np.ndarray]:
+    """The wanted arrays that are there, and all others but pickled objects, which published files
+    hold and nobody should load.
+    """
+    content = files.read_npz(path, [name for name in held if name in wanted], MEND)
+    for name in [name for name in held if name not in wanted]:
+        try:
+            content |= files.read_npz(path, (name,), MEND)
+        except ValueError as error:
+            if "allow_pickle" not in str(error):
+                raise
+    return content
+
+
+def _text(value) -> str:
+    value = next(iter(np.asarray(value).reshape(-1)), "")
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _fixed(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    positions, numbers = arrays["positions"], arrays["numbers"].reshape(-1)
+    if positions.ndim != 3 or positions.shape[1:] != (len(numbers), 3):
+        wanted = f"(structures, {len(numbers)}, 3) beside {len(numbers)} atomic numbers"
+        raise ValueError(
+            f"positions must have the shape {wanted}, got {positions.shape}; a ragged file needs "
+            f"{COUNTS!r}"
+        )
+    frames = len(positions)
+    if "forces" in arrays and arrays["forces"].shape != positions.shape:
+        raise ValueError(
+            f"forces must have the shape of the positions {positions.shape}, got "
+            f"{arrays['forces'].shape}"
+        )
+    flat = {name: arrays[name].reshape(-1, 3) for name in ("positions", "forces") if name in arrays}
+    flat |= {
+        "atomic_numbers": np.tile(_whole(numbers), frames),
+        "counts": np.full(frames, len(numbers)),
+    }
+    return flat | {"energy": _energy(arrays, frames)}
+
+
+def _ragged(arrays: dict[str, np.ndarray], counts: np.ndarray) -> dict[str, np.ndarray]:
+    if counts.ndim != 1:
+        raise ValueError(
+            f"{COUNTS} must be a list with one number for each structure, got the shape "
+            f"{counts.shape}"
+        )
+    counts = _whole(counts)
+    flat = {name: arrays[name] for name in ("positions", "forces") if name in arrays}
+    return flat | {
+        "atomic_numbers": _whole(arrays["numbers"]),
+        "counts": counts,
+        "energy": _energy(arrays, len(counts)),
+    }
+
+
+def _energy(arrays: dict[str, np.ndarray], structures: int) -> np.ndarray:
+    energy = arrays["energy"]
+    if energy.shape not in ((structures,), (structures, 1)):
+        raise ValueError(
+            f"energy must have the shape ({structures},) or ({structures}, 1), got {energy.shape}"
+        )
+    return energy.reshape(-1)
+
+
+def _whole(values: np.ndarray) -> np.ndarray:
+    if not np.issubdtype(values.dtype, np.integer) and not np.issubdtype(values.dtype, np.floating):
+        shown = ", ".join(map(str, values.reshape(-1)[:3]))
+        raise ValueError(
+            f"atomic numbers and counts must be numbers, got {shown}, ... ({values.dtype})"
+        )
+    whole = np.nan_to_num(values).astype(np.int64)
+    if not np.array_equal(whole, values):
+        raise ValueError(
+            f"atomic numbers and counts must be whole, got {values[whole != values][:3].tolist()}"
+        )
+    return whole
+
+
+def _cells(
+    content: dict[str, np.ndarray], structures: int, periodic: bool | None
+) -> dict[str, np.ndarray]:
+    if CELL not in content:
+        if periodic:
+            raise ValueError(
+                f"there is no array {CELL!r} (structures, 3, 3) for --periodic; leave it out for "
+                "open structures"
+            )
+        other = next((name for name in OTHER_CELLS if name in content), None)
+        if other and periodic is None:
+            raise ValueError(
+                f"cells must be named {CELL!r}, there is {other!r}: name them so, or say "
+                "--no-periodic for open structures"
+            )
+        return {}
+    if periodic is None:
+        raise ValueError(
+            "the structures have a cell: say with --periodic or --no-periodic whether it repeats"
+        )
+    if not periodic:
+        return {}
+    return {
+        "cell": np.broadcast_to(content[CELL], (structures, 3, 3)),
+        "periodic": np.ones((structures, 3), bool),
+    }

@@ -1,0 +1,56 @@
+"""What an edge tells beside its vector: the elements of its ends and, if asked for, its kind of
+bond.
+
+Cost: linear in edges.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from farfield.models.elements import MAX_ATOMIC_NUMBER
+from farfield.models.graph_ops import GraphIndex, gather_dst, gather_src
+
+NUM_BOND_KINDS = 5  # none, single, double, triple, aromatic
+
+
+class EdgeScalars(nn.Embedding):
+    """``forward(batch) -> (edges, features)``: ``size`` learned numbers of each element (source,
+    then target), then 0 or 1 for each kind.
+
+    Reads ``batch.graph``, ``atomic_numbers`` (nodes,) and, with ``bond_kinds``,
+    ``edge_features["bond_kinds"]`` (edges,) int64 in 0 .. 4. Raises ValueError for a batch without
+    these kinds, or with others.
+    """
+
+    def __init__(self, size: int, bond_kinds: bool = False):
+        super().__init__(MAX_ATOMIC_NUMBER + 1, 2 * size)
+        self.bond_kinds = bond_kinds
+        self.features = 2 * size + bond_kinds * NUM_BOND_KINDS
+
+    def forward(self, batch) -> Tensor:
+        source, target = super().forward(batch.atomic_numbers).chunk(2, -1)
+        scalars = [gather_src(batch.graph, source), gather_dst(batch.graph, target)]
+        if self.bond_kinds:
+            scalars.append(
+                one_hot_bonds(batch.graph, batch.edge_features.get("bond_kinds")).to(source.dtype)
+            )
+        return torch.cat(scalars, -1)
+
+
+def one_hot_bonds(graph: GraphIndex, kinds: Tensor | None) -> Tensor:
+    """Bond kinds (edges,) as (edges, 5) zeros and ones. Raises ValueError where there are none, or
+    others than 0 .. 4.
+    """
+    if kinds is None:
+        raise ValueError(
+            "the batch has no edge feature 'bond_kinds': preprocess a graph with bonds, or set "
+            "the option bond_kinds to false"
+        )
+    if graph.num_edges and not 0 <= int(kinds.min()) <= int(kinds.max()) < NUM_BOND_KINDS:
+        raise ValueError(
+            f"bond kinds must lie in 0 .. {NUM_BOND_KINDS - 1}, got {int(kinds.min())} .. "
+            f"{int(kinds.max())}"
+        )
+    return nn.functional.one_hot(kinds.long(), NUM_BOND_KINDS)

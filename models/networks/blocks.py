@@ -1,0 +1,236 @@
+"""One transformer block, the attentions it may hold, and the schedule that says which block comes
+in which layer.
+
+    x <- x + DropPath(attention(norm(x))),      x <- x + DropPath(feed_forward(norm(x)))
+                                                (pre-norm)
+
+Attentions are named as in the publications:
+
+    zero-order, first-order, second-order, all-order    near field: over the edges inside the
+                                                        cutoff, with kernels of that degree
+    fmm-node                                            far field: over all atoms of the graph
+    hybrid-<order>                                      both at once: near + long_scale far,
+                                                        long_scale learned
+
+A schedule is ``part + part + ...``, a part is an attention's name and how many layers of it follow
+one another: ``hybrid-first-order``, ``first-order6+fmm-node2``. A part without a number is repeated
+``layers`` times.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from farfield.models.far_field.attention import FarFieldAttention, FarFieldOptions
+from farfield.models.graph_ops import GraphIndex, broadcast_nodes
+from farfield.models.layers.feed_forward import FEED_FORWARDS
+from farfield.models.layers.norms import NORMS, EquivariantNorm
+from farfield.models.near_field.e2former_attention import (
+    ORDERS,
+    NearFieldAttention,
+    NearFieldOptions,
+)
+from farfield.models.near_field.edge_geometry import NearFieldGeometry
+
+MAX_LAYERS = 100
+
+
+@dataclasses.dataclass
+class Scene:
+    """What all layers of a network share about the geometry of a batch.
+
+    near: edges, harmonics, envelope and invariants. positions (nodes, 3), cell (graphs, 3, 3) and
+    periodic (graphs, 3) or None: for the far field.
+    """
+
+    near: NearFieldGeometry
+    positions: Tensor
+    cell: Tensor | None = None
+    periodic: Tensor | None = None
+
+    @property
+    def graph(self) -> GraphIndex:
+        """Topology of the batch."""
+        return self.near.graph
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockOptions:
+    """Choices of a :class:`Block`.
+
+    near, far: options of the attentions; near is None where the block has no near field. norm,
+    feed_forward: names in ``NORMS`` and ``FEED_FORWARDS``. ffn_channels: inside the feed-forward
+    network. drop_path: probability with which a graph skips a branch while training. long_scale:
+    first value of the far field's factor in a hybrid. Raises ValueError in one line for values out
+    of range.
+    """
+
+    near: NearFieldOptions | None
+    far: FarFieldOptions
+    ffn_channels: int
+    norm: str
+    feed_forward: str
+    drop_path: float
+    long_scale: float
+
+    def __post_init__(self):
+        for name, table in (("norm", NORMS), ("feed_forward", FEED_FORWARDS)):
+            if getattr(self, name) not in table:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(table)}, got {getattr(self, name)!r}"
+                )
+        if self.ffn_channels < 1:
+            raise ValueError(
+                f"channels of the feed-forward network must be >= 1, got {self.ffn_channels}"
+            )
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"drop_path must be a probability in [0, 1), got {self.drop_path}")
+        if not math.isfinite(self.long_scale):
+            raise ValueError(f"long_scale must be finite, got {self.long_scale}")
+
+
+class NearLayer(nn.Module):
+    """Attention over edges."""
+
+    def __init__(self, options: BlockOptions):
+        super().__init__()
+        self.attention = NearFieldAttention(options.near)
+
+    def forward(self, x: Tensor, scene: Scene) -> Tensor:
+        return self.attention(x, scene.near)
+
+
+class FarLayer(nn.Module):
+    """Attention over all atoms of each graph."""
+
+    def __init__(self, options: BlockOptions):
+        super().__init__()
+        self.attention = FarFieldAttention(options.far)
+
+    def forward(self, x: Tensor, scene: Scene) -> Tensor:
+        return self.attention(scene.graph, scene.positions, x, scene.cell, scene.periodic)
+
+
+class HybridLayer(nn.Module):
+    """``near + long_scale far`` from the same features.
+
+    What the far field draws for its weights changes no other weight: with the same seed a hybrid
+    starts as the near field alone does.
+    """
+
+    def __init__(self, options: BlockOptions):
+        super().__init__()
+        self.near = NearLayer(options)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(torch.randint(2**31, ())))
+            self.far = FarLayer(options)
+        self.long_scale = nn.Parameter(torch.tensor(float(options.long_scale)))
+
+    def forward(self, x: Tensor, scene: Scene) -> Tensor:
+        return self.near(x, scene) + self.long_scale * self.far(x, scene)
+
+
+class Attention(NamedTuple):
+    """How an attention is made from ``BlockOptions``, the order that its near field shall have
+    (None: it has none), whether it sees far.
+    """
+
+    make: Callable[[BlockOptions], nn.Module]
+    near_order: str | None
+    far: bool
+
+
+ATTENTIONS = {
+    **{order: Attention(NearLayer, order, False) for order in ORDERS},
+    "fmm-node": Attention(FarLayer, None, True),
+    **{f"hybrid-{order}": Attention(HybridLayer, order, True) for order in ORDERS},
+}
+
+
+def parse_schedule(text: str, layers: int) -> list[str]:
+    """Names of the attentions layer by layer: ``"first-order2+fmm-node"``, 1 -> [first-order,
+    first-order, fmm-node].
+
+    Raises ValueError in one line for an empty part, an unknown name (with the nearest known one), a
+    count of 0 and too many layers.
+    """
+    names = []
+    for part in text.split("+"):
+        name, count = re.fullmatch(r"(.*?)(\d*)", part.strip(), re.DOTALL).groups()
+        if not name:
+            raise ValueError(
+                f"schedule {text!r} has a part without a name: write attentions joined by '+', "
+                "e.g. first-order6+fmm-node2"
+            )
+        if name not in ATTENTIONS:
+            near = difflib.get_close_matches(name, ATTENTIONS, 1)
+            mend = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(ATTENTIONS)}"
+            raise ValueError(f"schedule {text!r} names the unknown attention {name!r}; {mend}")
+        number = int(count) if count else layers
+        if number < 1:
+            raise ValueError(
+                f"schedule {text!r}: {name!r} must be repeated at least once, got {number}"
+            )
+        if number > MAX_LAYERS - len(names):
+            raise ValueError(
+                f"schedule {text!r} with layers = {layers} has more than {MAX_LAYERS} layers; "
+                "ask for fewer"
+            )
+        names += [name] * number
+    return names
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016) graph by graph: while training a branch is left out with
+    ``probability``, else divided by the probability to stay.
+
+    ``forward(graph, x (nodes, ...)) -> (nodes, ...)``; nothing happens in evaluation mode.
+    """
+
+    def __init__(self, probability: float):
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, graph: GraphIndex, x: Tensor) -> Tensor:
+        if not self.training or not self.probability:
+            return x
+        stay = 1 - self.probability
+        kept = (
+            torch.empty(
+                graph.num_graphs, *[1] * (x.dim() - 1), dtype=x.dtype, device=x.device
+            ).bernoulli_(stay)
+            / stay
+        )
+        return x * broadcast_nodes(graph, kept)
+
+    def extra_repr(self) -> str:
+        return f"{self.probability}"
+
+
+class Block(nn.Module):
+    """Attention and feed-forward network, each behind a norm and beside a residual: ``forward(x
+    (nodes, rows, channels), scene)``.
+    """
+
+    def __init__(self, attention: str, options: BlockOptions):
+        super().__init__()
+        lmax, channels = options.far.lmax, options.far.channels
+        self.attention_norm = EquivariantNorm(options.norm, lmax, channels)
+        self.attention = ATTENTIONS[attention].make(options)
+        self.feed_forward_norm = EquivariantNorm(options.norm, lmax, channels)
+        self.feed_forward = FEED_FORWARDS[options.feed_forward](
+            lmax, channels, options.ffn_channels
+        )
+        self.drop_path = DropPath(options.drop_path)
+
+    def forward(self, x: Tensor, scene: Scene) -> Tensor:
+        x = x + self.drop_path(scene.graph, self.attention(self.attention_norm(x), scene))
+        return x + self.drop_path(scene.graph, self.feed_forward(self.feed_forward_norm(x)))

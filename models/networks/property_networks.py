@@ -1,0 +1,228 @@
+"""Networks for properties of whole molecules: an SE(3)-Transformer and an E2Former with the
+readouts of ``property_heads.py``.
+
+    elements, positions, edges -> features of atoms (backbone)
+                               -> one number or vector of each molecule and target (heads)
+
+The SE(3)-Transformer takes any graph, as a rule the bonds of the molecule: an edge carries its kind
+of bond and the elements of both ends, and no envelope, since bonds do not come and go with the
+length. The E2Former takes all pairs within its cutoff. Positions need no derivative here, so an
+edge basis from a cache is as good as one that is computed, and training takes one backward pass.
+
+Targets are listed in ``PROPERTIES``, readouts in ``READOUTS``. Sources: Fuchs et al. 2020, sec.
+5.3; Li et al. 2025. Cost: linear in edges.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from farfield.models.edges import edge_vectors, image_vectors
+from farfield.models.elements import MAX_ATOMIC_NUMBER, check_elements
+from farfield.models.graph_ops import sum_edges
+from farfield.models.heads.property_readouts import PropertyHeads, choose_readouts
+from farfield.models.layers.edge_embedding import EdgeScalars
+from farfield.models.near_field.edge_frames import EdgeBasis
+from farfield.models.near_field.se3_attention import EdgeGeometry
+from farfield.models.networks.e2former import E2FormerBackbone, keep_variance
+from farfield.models.networks.e2former_options import PRESETS as E2FORMER_PRESETS
+from farfield.models.networks.e2former_options import BackboneOptions
+from farfield.models.networks.se3_transformer import SE3Layers, SE3Options
+from farfield.models.so3.irreps import degree_of_row
+
+# options that both networks share, with what --help says of them
+Targets = Annotated[str, "properties joined by commas"]
+Readouts = Annotated[
+    str | None, "target=readout joined by commas, where the standard one is not wanted"
+]
+BondKinds = Annotated[bool, "edges carry the kind of their bond"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SE3PropertyOptions(SE3Options):
+    """Options of :class:`SE3TransformerProperties`.
+
+    targets: names in ``PROPERTIES``. cutoff: largest length the radial basis resolves; where edges
+    are bonds take that of the longest bond, since what a bond tells lies in tenths of an Angstrom.
+    bond_kinds: read from ``batch.edge_features["bond_kinds"]``.
+    """
+
+    targets: Targets = "homo"
+    readouts: Readouts = None
+    layers: int = 4
+    channels: int = 16
+    lmax: int = 2
+    heads: int = 4
+    cutoff: float = 5.0
+    envelope: str = "none"
+    radial_basis: str = "gaussian"
+    radial_size: int = 32
+    norm: str = "gate"
+    bond_kinds: BondKinds = True
+    element_size: Annotated[int, "numbers of an element at each end of an edge"] = 8
+    avg_atoms: Annotated[float, "mean number of atoms in the data"] = 18.0
+    avg_degree: Annotated[float, "mean number of edges that end in an atom"] = 2.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        choose_readouts(self.targets, self.readouts)
+        if self.element_size < 1:
+            raise ValueError(f"element_size must be >= 1, got {self.element_size}")
+        for name in ("avg_atoms", "avg_degree"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be > 0 and finite, got {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class E2FormerPropertyOptions(BackboneOptions):
+    """Options of :class:`E2FormerProperties`: those of its backbone, and ``targets``, ``readouts``
+    and ``bond_kinds`` as in :class:`SE3PropertyOptions`.
+    """
+
+    targets: Targets = "homo"
+    readouts: Readouts = None
+    schedule: str = "first-order"
+    cutoff: float = 5.0
+    radial_size: int = 48
+    bond_kinds: BondKinds = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        choose_readouts(self.targets, self.readouts)
+
+
+class PropertyNetwork(nn.Module):
+    """A backbone and its heads: ``model(batch) -> {target: (graphs,) or (graphs, 3)}`` in the units
+    of the training data, float64.
+
+    Subclasses give ``features(batch) -> (nodes, rows, channels)`` with ``channels`` true ones in
+    front.
+    """
+
+    def __init__(self, options: SE3PropertyOptions | E2FormerPropertyOptions, channels: int):
+        super().__init__()
+        self.options = options
+        self.readouts = choose_readouts(options.targets, options.readouts)
+        self.heads = PropertyHeads(self.readouts, channels, options.avg_atoms)
+
+    def features(self, batch) -> Tensor:
+        """Features of every atom."""
+        raise NotImplementedError
+
+    def raw(self, batch) -> dict[str, Tensor]:
+        """Normalised outputs, in the type of the network: what is compared with (value - reference)
+        / scale while training.
+        """
+        return self.heads.raw(
+            batch.graph, self.features(batch), batch.positions, batch.atomic_numbers
+        )
+
+    def forward(self, batch) -> dict[str, Tensor]:
+        """Predictions for an ``AtomBatch``."""
+        return self.heads(batch.graph, self.features(batch), batch.positions, batch.atomic_numbers)
+
+    def set_scaling(self, scaling: Mapping[str, Mapping]) -> None:
+        """Take the scaling that :func:`models.heads.property_readouts.fit_scaling` found with
+        ``model.readouts``.
+        """
+        self.heads.scaling.set(scaling)
+
+
+class SE3TransformerProperties(PropertyNetwork):
+    """Reads ``batch.graph``, ``positions``, ``atomic_numbers``, ``edge_features["bond_kinds"]``
+    (edges,) int64 in 0 .. 4 if the options ask for bonds, and ``edge_basis`` if it is there and the
+    positions ask for no gradient.
+    """
+
+    def __init__(self, options: SE3PropertyOptions):
+        true = options.channels - options.pseudo_channels
+        super().__init__(options, true)
+        self.elements = nn.Embedding(MAX_ATOMIC_NUMBER + 1, true)
+        self.edge_elements = EdgeScalars(options.element_size, options.bond_kinds)
+        self.layers = SE3Layers(
+            dataclasses.replace(options, edge_scalars=self.edge_elements.features)
+        )
+        keep_variance(self.layers.trunk)
+        self.surroundings = Surroundings(options, true)
+
+    def features(self, batch) -> Tensor:
+        """Features of every atom after all layers."""
+        check_elements(batch.atomic_numbers)
+        graph, options = batch.graph, self.options
+        basis = None if batch.positions.requires_grad else batch.edge_basis
+        if basis is None:
+            images = image_vectors(graph, batch.cell, batch.image_shift)
+            basis = EdgeBasis.from_vectors(
+                edge_vectors(batch.positions, graph, images), options.lmax
+            )
+        geometry = self.layers.geometry(graph, basis, self.edge_elements(batch))
+        around = self.surroundings(geometry)
+        x = torch.cat(
+            [around[:, :1] + self.elements(batch.atomic_numbers).unsqueeze(1), around[:, 1:]], 1
+        )
+        return self.layers(nn.functional.pad(x, (0, options.pseudo_channels)), geometry)
+
+
+class Surroundings(nn.Module):
+    """First features of a node: ``avg_degree^(-1/2) sum_j u(r_ij) Y_lm(r^_ij) (W_l e_ij)``, as the
+    E2Former starts.
+
+    Without them the first layer meets scalars alone, and its kernels of order m > 0 nothing.
+    ``forward(geometry) -> (nodes, rows, channels)``. The harmonics are the rows m = 0 of the
+    rotations into the edge frame.
+    """
+
+    def __init__(self, options: SE3PropertyOptions, channels: int):
+        super().__init__()
+        self.lmax, self.channels, self.scale = options.lmax, channels, options.avg_degree**-0.5
+        self.linear = nn.Linear(options.radial_hidden, (options.lmax + 1) * channels)
+        self.register_buffer("degree", degree_of_row(options.lmax), persistent=False)
+
+    def forward(self, geometry: EdgeGeometry) -> Tensor:
+        harmonics = geometry.rotation[:, : self.lmax + 1].sum(1)  # (edges, rows)
+        weights = self.linear(geometry.hidden) * (geometry.envelope * self.scale)
+        weights = weights.unflatten(1, (self.lmax + 1, self.channels)).index_select(1, self.degree)
+        return sum_edges(geometry.graph, harmonics.unsqueeze(-1) * weights)
+
+
+class E2FormerProperties(PropertyNetwork):
+    """Reads what :class:`models.networks.e2former.E2FormerBackbone` reads, and kinds of bonds if
+    the options ask for them.
+
+    The graph must hold every pair closer than the cutoff, whether it is a bond or not.
+    """
+
+    def __init__(self, options: E2FormerPropertyOptions):
+        super().__init__(options, options.channels)
+        self.backbone = E2FormerBackbone(options, options.bond_kinds)
+
+    def features(self, batch) -> Tensor:
+        return self.backbone.features(batch, batch.positions, batch.cell)
+
+
+# "published" has the sizes of the large networks of the literature
+PRESETS: dict[str, dict[str, dict[str, object]]] = {
+    "se3_transformer_properties": {
+        "small": {"layers": 4, "channels": 16, "lmax": 2, "heads": 4, "value_divisor": 2},
+        "base": {"layers": 5, "channels": 32, "lmax": 2, "heads": 4, "value_divisor": 2},
+        "published": {
+            "layers": 7,
+            "channels": 32,
+            "lmax": 3,
+            "heads": 8,
+            "value_divisor": 2,
+            "norm": "layer",
+        },
+    },
+    "e2former_properties": {
+        "small": {"irreps": "32x0e+32x1o+32x2e", "schedule": "first-order1+second-order1"},
+        "base": {"irreps": "32x0e+32x1o+32x2e", "schedule": "first-order3+second-order1"},
+        "published": {**E2FORMER_PRESETS["paper"], "schedule": "first-order6"},
+    },
+}

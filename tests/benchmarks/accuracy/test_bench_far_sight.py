@@ -1,0 +1,144 @@
+"""The comparison of near and far fields on data made here: equal splits and weights, runs read
+back, a charge beyond the cutoff heard.
+"""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.accuracy import bench_far_sight as bench
+
+TINY = {
+    "radial_hidden": 8,
+    "element_size": 4,
+    "far_heads": 2,
+    "far_value_channels": 2,
+    "far_kernel_lmax": 0,
+}
+QUICK = {"warmup_steps": 5, "lr": 1e-2}
+
+
+@pytest.fixture
+def pairs(tmp_path, monkeypatch):
+    """Two opposite charges 5.5 .. 9 Angstrom apart, beyond the near field's cutoff, as a small case
+    ``two_atoms``.
+    """
+    generator = np.random.default_rng(0)
+    distance = generator.uniform(5.5, 9.0, 200)
+    direction = generator.normal(size=(200, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    half = 0.5 * distance[:, None] * direction
+    force = (-1.1 / distance**2)[:, None] * direction  # of the first atom, drawn towards the second
+    content = {
+        "Z": np.array([1, 2]),
+        "R": np.stack([half, -half], 1),
+        "E": -1.1 / distance,
+        "F": np.stack([force, -force], 1),
+    }
+    (tmp_path / "below").mkdir()
+    np.savez(tmp_path / "below" / "two_atoms.npz", **content)
+    sizes = {
+        "sizes": (120, 30, 50),
+        "lmax": 1,
+        "schedule": "hybrid-first-order1",
+        "channels": 12,
+        "batch_size": 30,
+    }
+    case = dataclasses.replace(bench.CASES["two_atoms"], **sizes, model=TINY, training=QUICK)
+    monkeypatch.setitem(bench.CASES, "two_atoms", case)
+    return tmp_path
+
+
+def dimers(count=2):
+    """A ragged file of dimers of two atoms at 13 rising separations."""
+    distance = np.tile(np.linspace(3, 9, bench.SEPARATIONS), count)
+    positions = np.zeros((2 * len(distance), 3))
+    positions[1::2, 0] = distance
+    sizes = {
+        "n_atoms": np.full(len(distance), 2),
+        "Z": np.tile([1, 8], len(distance)),
+        "R": positions,
+    }
+    return sizes | {
+        "E": 5 - 1 / distance,
+        "E_A": np.full(len(distance), 2.0),
+        "E_B": np.full(len(distance), 3.0),
+        "distance": distance,
+    }
+
+
+def test_far_field_hears_a_charge_beyond_the_cutoff_and_runs_are_read_back(pairs, capsys):
+    arguments = [
+        "--data-path",
+        str(pairs),
+        "--sets",
+        "two_atoms",
+        "--models",
+        "near,hybrid",
+        "--minutes",
+        "0.05",
+    ]
+    arguments += ["--run-dir", str(pairs / "runs"), "--json", str(pairs / "rows.json")]
+    bench.main(arguments)
+    first = capsys.readouterr().out.splitlines()[-2:]
+    rows = {row["model"]: row for row in json.loads((pairs / "rows.json").read_text())["rows"]}
+    floor = rows["near"]["baseline"]
+    assert rows["near"]["energy_mae"] > 0.8 * floor  # no edge: nothing to learn but a constant
+    assert rows["hybrid"]["energy_mae"] < 0.4 * floor
+    assert rows["near"]["ratio"] == pytest.approx(
+        rows["near"]["energy_mae"] / rows["hybrid"]["energy_mae"]
+    )
+    assert (
+        abs(rows["near"]["weights"] - rows["hybrid"]["weights"])
+        <= bench.TOLERANCE * rows["hybrid"]["weights"]
+    )
+    stamps = {path: path.stat().st_mtime_ns for path in pairs.rglob("checkpoint_last.pt")}
+    bench.main(arguments)
+    assert capsys.readouterr().out.splitlines()[-2:] == first
+    assert {path: path.stat().st_mtime_ns for path in pairs.rglob("checkpoint_last.pt")} == stamps
+
+
+def test_dimers_learn_from_short_separations_and_are_tested_at_long_ones(tmp_path):
+    content = dimers()
+    np.savez(tmp_path / "charge_charge.npz", **content)
+    parts = bench.read_case(bench.CASES["dimers"], tmp_path, 0)
+    assert {part: len(found) for part, found in parts.items()} == {
+        "train": 14,
+        "val": 2,
+        "test": 10,
+    }
+    assert (
+        parts["train"].extra["distance"].max()
+        < parts["val"].extra["distance"].min()
+        < parts["test"].extra["distance"].min()
+    )
+    np.testing.assert_allclose(parts["test"].energy, -1 / parts["test"].extra["distance"])
+    content["distance"] = content["distance"][::-1]
+    np.savez(tmp_path / "charge_charge.npz", **content)
+    with pytest.raises(ValueError, match="must rise"):
+        bench.read_case(bench.CASES["dimers"], tmp_path, 0)
+
+
+def test_binding_energies_have_no_reference(tmp_path):
+    np.savez(tmp_path / "charge_charge.npz", **dimers())
+    problem = bench.Problem.read(bench.CASES["dimers"], tmp_path, 0)
+    assert set(problem.statistics.references.values()) == {0.0}
+    assert bench.binding_energy(problem) == pytest.approx(
+        1e3 * float(problem.parts["test"].energy.abs().mean())
+    )
+
+
+def test_channels_are_matched_or_refused(monkeypatch):
+    monkeypatch.setattr(bench, "count_weights", lambda options: options["channels"] ** 2)
+    assert bench.matched_channels(95, lambda channels: {"channels": channels}, 2) == 10
+    with pytest.raises(ValueError, match="120 weights within 10%: 10 give 100"):
+        bench.matched_channels(120, lambda channels: {"channels": channels}, 2)
+
+
+def test_bad_names_and_missing_files_are_one_line(tmp_path):
+    with pytest.raises(ValueError, match="--sets must be 'all' or some of"):
+        bench.main(["--sets", "two_atom"])
+    with pytest.raises(FileNotFoundError, match="there is no two_atoms.npz below"):
+        bench.main(["--sets", "two_atoms", "--data-path", str(tmp_path)])

@@ -1,0 +1,149 @@
+"""Extended xyz files: written by ase or by hand, under ase's names or others, they give the
+structures that were written.
+"""
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from farfield.dataloader.sources.extxyz import read_extxyz
+from farfield.dataloader.units import Units
+from tests.support.molecule_data import random_crystals, random_structures
+
+
+def frames_of(structures, own_names=False) -> list[Atoms]:
+    frames = []
+    for index in range(len(structures)):
+        one = structures[index]
+        box = {} if one.cell is None else {"cell": one.cell[0], "pbc": one.periodic[0]}
+        atoms = Atoms(one.atomic_numbers, one.positions, **box)
+        labels = {"energy": one.energy[0], "forces": one.forces} | (
+            {} if one.stress is None else {"stress": voigt(one.stress[0])}
+        )
+        if own_names:
+            atoms.info |= {"REF_energy": labels["energy"], "config_type": f"frame{index}"}
+            atoms.arrays["REF_forces"] = labels["forces"]
+            if one.stress is not None:
+                atoms.info["REF_stress"] = one.stress[0]
+        else:
+            atoms.calc = SinglePointCalculator(atoms, **labels)
+        frames.append(atoms)
+    return frames
+
+
+def voigt(stress):
+    return (stress + stress.T)[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]] / 2
+
+
+def assert_same(found, wanted):
+    for name in ("positions", "energy", "forces", "cell"):
+        if getattr(wanted, name) is not None:
+            np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), atol=2e-8)
+    assert (
+        found.atomic_numbers.tolist() == wanted.atomic_numbers.tolist()
+        and found.counts.tolist() == wanted.counts.tolist()
+    )
+
+
+@pytest.mark.parametrize("own_names", [False, True])
+def test_molecules_come_back(tmp_path, own_names):
+    structures = random_structures()
+    ase.io.write(tmp_path / "set.xyz", frames_of(structures, own_names), format="extxyz")
+    keys = {"energy_key": "REF_energy", "forces_key": "REF_forces"} if own_names else {}
+    seen = []
+    found = read_extxyz(tmp_path / "set.xyz", **keys, progress=seen.append)
+    assert_same(found, structures)
+    assert found.cell is None and sum(seen) == 4
+    assert found.names.tolist() == (
+        [f"frame{index}" for index in range(4)] if own_names else [""] * 4
+    )
+    scaled = read_extxyz(tmp_path / "set.xyz", Units("kcal/mol", "bohr"), **keys)
+    np.testing.assert_allclose(scaled.forces, found.forces * Units("kcal/mol", "bohr").force_factor)
+
+
+@pytest.mark.parametrize("own_names", [False, True])
+def test_crystals_keep_cell_and_stress(tmp_path, own_names):
+    crystals = random_crystals(periodic=(True, True, False))
+    crystals.stress = (crystals.stress + crystals.stress.transpose(0, 2, 1)) / 2
+    ase.io.write(tmp_path / "set.extxyz", frames_of(crystals, own_names), format="extxyz")
+    keys = (
+        {"energy_key": "REF_energy", "forces_key": "REF_forces", "stress_key": "REF_stress"}
+        if own_names
+        else {"stress_key": "stress"}
+    )
+    found = read_extxyz(tmp_path / "set.extxyz", **keys)
+    assert_same(found, crystals)
+    np.testing.assert_allclose(found.stress, crystals.stress, atol=2e-8)
+    assert (found.periodic == [True, True, False]).all()
+    without = read_extxyz(tmp_path / "set.extxyz", **{**keys, "stress_key": None}, periodic=False)
+    assert without.stress is None and without.periodic is None
+
+
+def test_file_by_hand(tmp_path):
+    path = tmp_path / "hand.xyz"
+    path.write_text(
+        '2\nProperties=species:S:1:pos:R:3:forces:R:3 energy=-1.5 pbc="F F F"\nO 0 0 0 0 0 '
+        "0.25\nH 0 0 0.96 0 0 -0.25\n"
+        '1\nProperties=species:S:1:pos:R:3:forces:R:3 energy=-0.5 pbc="F F F"\nH 0 0 0 0 0 0\n'
+    )
+    found = read_extxyz(path)
+    assert (
+        found.energy.tolist() == [-1.5, -0.5]
+        and found.counts.tolist() == [2, 1]
+        and found.forces[1].tolist() == [0, 0, -0.25]
+    )
+    assert read_extxyz(path, forces_key="absent").forces is None
+
+
+def test_what_is_missing_is_one_line(tmp_path):
+    ase.io.write(
+        tmp_path / "set.xyz", frames_of(random_structures(), own_names=True), format="extxyz"
+    )
+    cases = [
+        (
+            {},
+            r"frame 0 has no energy 'energy' \(it holds REF_energy, REF_forces, config_type\); "
+            r"give --energy-key",
+        ),
+        ({"energy_key": "REF_energy"}, "frame 0 has no forces 'forces'"),
+        (
+            {"energy_key": "REF_energy", "forces_key": "config_type"},
+            r"forces 'config_type' of frame 0 must be numbers, got 'frame0'",
+        ),
+        (
+            {"energy_key": "REF_forces", "forces_key": "REF_forces"},
+            r"of frame 0 must have the shape \(\), got \(3, 3\)",
+        ),
+        (
+            {"energy_key": "REF_energy", "forces_key": "REF_forces", "periodic": True},
+            "has no periodic frame",
+        ),
+    ]
+    for keys, message in cases:
+        with pytest.raises(ValueError, match=message) as error:
+            read_extxyz(tmp_path / "set.xyz", **keys)
+        assert "set.xyz" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_damaged_and_missing_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"set\.xyz does not exist"):
+        read_extxyz(tmp_path / "set.xyz")
+    ase.io.write(tmp_path / "set.xyz", frames_of(random_structures()), format="extxyz")
+    lines = (tmp_path / "set.xyz").read_text().splitlines()
+    (tmp_path / "set.xyz").write_text("\n".join(lines[:-2]))
+    with pytest.raises(ValueError, match=r"set\.xyz: frame 3 cannot be read as extended xyz"):
+        read_extxyz(tmp_path / "set.xyz")
+    (tmp_path / "set.xyz").write_text("\n".join([*lines, "9", ""]))  # cut after a number of atoms
+    with pytest.raises(ValueError, match=r"set\.xyz: frame \d+ cannot be read as extended xyz"):
+        read_extxyz(tmp_path / "set.xyz")
+    (tmp_path / "set.xyz").write_text("")
+    with pytest.raises(ValueError, match=r"set\.xyz"):
+        read_extxyz(tmp_path / "set.xyz")
+
+
+def test_a_virial_is_no_stress(tmp_path):
+    (tmp_path / "set.xyz").write_text("")
+    with pytest.raises(ValueError, match="'virials' names a virial, which is -volume x stress"):
+        read_extxyz(tmp_path / "set.xyz", stress_key="virials")

@@ -1,0 +1,403 @@
+"""The laws every model must obey, as test classes.
+
+A test module subclasses :class:`ModelSuite` (and :class:`CutoffSuite`) and gives a ``case``
+fixture, parametrised over all options it wants to hold. A case knows how to build the model and
+random batches for it, and how each output turns under O(3). Bars: relative error <= 1e-5 in
+float32, <= 1e-12 in float64 (largest difference over largest output).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from farfield.models import graph_ops
+from farfield.models.batch import AtomBatch
+from farfield.models.edges import edge_vectors
+from farfield.models.graph_ops import GraphIndex, use_backend
+from farfield.models.near_field.edge_frames import EdgeBasis
+
+# how each kind of output turns under an orthogonal matrix; "path" is (nodes, steps, 6), two vectors
+# side by side
+TURNS = {
+    "graph_scalar": lambda value, matrix: value,
+    "graph_vector": lambda value, matrix: value @ matrix.T.to(value.dtype),
+    "node_scalar": lambda value, matrix: value,
+    "node_vector": lambda value, matrix: value @ matrix.T,
+    "node_vectors": lambda value, matrix: value @ matrix.T,
+    "path": lambda value, matrix: (value.unflatten(-1, (2, 3)) @ matrix.T).flatten(-2),
+}
+DGL_KERNELS = use_backend(
+    "dgl" if graph_ops.dgl else "torch"
+)  # small batches would not meet DGL's kernels
+BARS = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One model with one choice of options.
+
+    build: makes the model in torch's default dtype. batch(sizes, generator): random structures with
+    node counts ``sizes`` and complete or cutoff graphs made by ``connect(positions,
+    nodes_per_graph)``. outputs: name -> "node_scalar", "node_vector", "node_vectors" (..., 3 last),
+    "path", "graph_scalar" or "graph_vector". lmax: of its edge basis. edge_features: those of a
+    graph with atomic numbers, made anew whenever the edges are.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    batch: Callable[[list[int], torch.Generator], AtomBatch]
+    connect: Callable[[Tensor, Tensor], GraphIndex]
+    outputs: dict[str, str]
+    lmax: int
+    cutoff: float | None = None
+    edge_features: Callable[[GraphIndex, Tensor | None], dict[str, Tensor]] = (
+        lambda graph, numbers: {}
+    )
+
+
+def random_rotation(generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    """A rotation matrix (3, 3), uniform over SO(3)."""
+    q, r = torch.linalg.qr(torch.randn(3, 3, generator=generator, dtype=torch.float64))
+    q = q * r.diagonal().sign()
+    return (q * torch.linalg.det(q)).to(dtype)
+
+
+def complete_graph(positions: Tensor, nodes_per_graph: Tensor) -> GraphIndex:
+    """All ordered pairs inside each graph."""
+    return cutoff_graph(positions, nodes_per_graph, float("inf"))
+
+
+def cutoff_graph(positions: Tensor, nodes_per_graph: Tensor, cutoff: float) -> GraphIndex:
+    """All ordered pairs closer than ``cutoff`` inside each graph, by brute force."""
+    graph_of_node = torch.repeat_interleave(torch.arange(len(nodes_per_graph)), nodes_per_graph)
+    near = (torch.cdist(positions, positions) < cutoff) & (
+        graph_of_node.view(-1, 1) == graph_of_node
+    )
+    near.fill_diagonal_(False)
+    dst, src = near.nonzero(as_tuple=True)
+    return GraphIndex(src, dst, nodes_per_graph)
+
+
+def replaced(case: Case, batch: AtomBatch, positions: Tensor, **node_features: Tensor) -> AtomBatch:
+    """The batch with other positions (graph made anew) and node features."""
+    graph = case.connect(positions.detach(), batch.graph.nodes_per_graph)
+    nodes, edges = (
+        {**batch.node_features, **node_features},
+        case.edge_features(graph, batch.atomic_numbers),
+    )
+    return dataclasses.replace(
+        batch, graph=graph, positions=positions, node_features=nodes, edge_features=edges
+    )
+
+
+def turned(case: Case, batch: AtomBatch, matrix: Tensor) -> AtomBatch:
+    """The batch under an orthogonal matrix: positions and every vector node feature (nodes, 3)."""
+    vectors = {
+        name: value @ matrix.T
+        for name, value in batch.node_features.items()
+        if value.dim() == 2 and value.shape[1] == 3
+    }
+    return replaced(case, batch, batch.positions @ matrix.T, **vectors)
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Largest difference over the largest expected value."""
+    return float(((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30)).detach())
+
+
+def permuted(case: Case, batch: AtomBatch, order: Tensor) -> AtomBatch:
+    """The batch with its nodes listed in another order (within graphs)."""
+    features = {name: value[order] for name, value in batch.node_features.items()}
+    numbers = None if batch.atomic_numbers is None else batch.atomic_numbers[order]
+    return replaced(
+        case, dataclasses.replace(batch, atomic_numbers=numbers), batch.positions[order], **features
+    )
+
+
+class ModelCases:
+    """How a law gets its model and batch, in float32 and float64."""
+
+    @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
+    def dtype(self, request):
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(request.param)
+        yield request.param
+        torch.set_default_dtype(before)
+
+    @pytest.fixture
+    def double(self):
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        yield
+        torch.set_default_dtype(before)
+
+    @staticmethod
+    def prepare(
+        case: Case, sizes=(5, 4, 7), seed: int = 0
+    ) -> tuple[nn.Module, AtomBatch, torch.Generator]:
+        torch.manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
+        return case.build().eval(), case.batch(list(sizes), generator), generator
+
+
+class ModelSuite(ModelCases):
+    """The laws of every model. Subclass it and give a ``case`` fixture."""
+
+    def compare_turned(self, case: Case, matrix_sign: float, dtype) -> None:
+        model, batch, generator = self.prepare(case)
+        matrix = matrix_sign * random_rotation(generator, dtype)
+        expected, found = model(batch), model(turned(case, batch, matrix))
+        for name, kind in case.outputs.items():
+            before = TURNS[kind](expected[name], matrix)
+            assert relative_error(found[name], before) <= BARS[dtype], name
+
+    def test_rotation(self, case, dtype):
+        self.compare_turned(case, 1.0, dtype)
+
+    def test_reflection(self, case, dtype):
+        self.compare_turned(case, -1.0, dtype)
+
+    def test_translation(self, case, dtype):
+        model, batch, generator = self.prepare(case)
+        moved = replaced(case, batch, batch.positions + 2 * torch.randn(3, generator=generator))
+        expected, found = model(batch), model(moved)
+        for name in case.outputs:
+            assert relative_error(found[name], expected[name]) <= BARS[dtype], name
+
+    def test_permutation(self, case, dtype):
+        model, batch, generator = self.prepare(case)
+        offsets = batch.graph.node_offsets.tolist()
+        order = torch.cat(
+            [
+                low + torch.randperm(high - low, generator=generator)
+                for low, high in zip(offsets, offsets[1:], strict=False)
+            ]
+        )
+        expected, found = model(batch), model(permuted(case, batch, order))
+        for name, kind in case.outputs.items():
+            before = expected[name] if kind.startswith("graph") else expected[name][order]
+            assert relative_error(found[name], before) <= BARS[dtype], name
+
+    def test_batch_equals_alone(self, case, dtype):
+        model, batch, _ = self.prepare(case)
+        together = model(batch)
+        bounds = batch.graph.node_offsets.tolist()
+        for index, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False)):
+            alone = model(single(case, batch, low, high))
+            for name, kind in case.outputs.items():
+                part = (
+                    together[name][index : index + 1]
+                    if kind.startswith("graph")
+                    else together[name][low:high]
+                )
+                scale = together[name].abs().max()
+                assert float(((alone[name] - part).abs().max() / scale).detach()) <= min(
+                    BARS[dtype], 1e-6
+                ), name
+
+    def test_isolated_node(self, case, dtype):
+        """A graph of one node has no edges; its answer is finite."""
+        model, batch, _ = self.prepare(case, sizes=(5, 1, 4))
+        out = model(batch)
+        assert all(torch.isfinite(out[name]).all() for name in case.outputs)
+
+    def test_graph_without_edges(self, case, dtype):
+        model, batch, _ = self.prepare(case, sizes=(1,))
+        assert batch.graph.num_edges == 0
+        out = model(batch)
+        assert all(torch.isfinite(out[name]).all() for name in case.outputs)
+
+    def test_degenerate_geometry_has_finite_gradients(self, case, dtype):
+        """Coincident nodes, zero-length vector features, nodes on the polar axis: outputs,
+        gradients and second derivatives stay finite.
+        """
+        model, batch, _ = self.prepare(case, sizes=(4, 3))
+        positions = batch.positions.clone()
+        positions[1] = positions[0]  # an edge of zero length
+        positions[3] = positions[2] + torch.tensor([0.0, -1.0, 0.0])
+        zero = {
+            name: torch.zeros_like(value)
+            for name, value in batch.node_features.items()
+            if value.dim() == 2
+        }
+        positions.requires_grad_(True)
+        out = model(replaced(case, batch, positions, **zero))
+        total = sum((out[name] ** 2).sum() for name in case.outputs)
+        (gradient,) = torch.autograd.grad(total, positions, create_graph=True)
+        gradient.square().sum().backward()
+        assert torch.isfinite(gradient).all()
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+    def test_gpu_equals_cpu(self, case, double):
+        """Outputs and the gradient of a projection of them, on torch's kernels there."""
+        model, batch, _ = self.prepare(case)
+        answers = []
+        for device in ("cpu", "cuda"):
+            moved = batch.to(device)
+            positions = moved.positions.detach().requires_grad_(True)
+            out = model.to(device)(dataclasses.replace(moved, positions=positions))
+            total = sum((out[name] ** 3).sum() for name in case.outputs)
+            answers.append(
+                [
+                    *(out[name].detach().cpu() for name in case.outputs),
+                    torch.autograd.grad(total, positions)[0].cpu(),
+                ]
+            )
+        assert all(
+            relative_error(found, expected) <= BARS[torch.float64]
+            for expected, found in zip(*answers, strict=True)
+        )
+
+    @DGL_KERNELS
+    def test_first_and_second_derivatives(self, case, double):
+        """Gradient of a random projection of the outputs against central differences, and the
+        parameter gradient of a loss on that gradient.
+        """
+        model, batch, generator = self.prepare(case, sizes=(4, 3))
+        positions = batch.positions.clone().requires_grad_(True)
+        weights = {
+            name: torch.randn(model(batch)[name].shape, generator=generator)
+            for name in case.outputs
+        }
+
+        def projection(x: Tensor) -> Tensor:
+            out = model(dataclasses.replace(batch, positions=x, edge_basis=None))
+            return sum((out[name] * weights[name]).sum() for name in case.outputs)
+
+        (gradient,) = torch.autograd.grad(projection(positions), positions, create_graph=True)
+        direction = torch.randn(positions.shape, generator=generator)
+        step = 1e-5
+        with torch.no_grad():
+            slope = (
+                projection(positions + step * direction) - projection(positions - step * direction)
+            ) / (2 * step)
+        assert abs(float((gradient.detach() * direction).sum() - slope)) <= 1e-6 * max(
+            1.0, abs(float(slope))
+        )
+
+        # all parameters move together: the error is measured against the spread of the slope over
+        # directions
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        slopes = torch.autograd.grad(
+            gradient.square().sum(), parameters, allow_unused=True, materialize_grads=True
+        )
+        directions = [torch.randn(parameter.shape, generator=generator) for parameter in parameters]
+        losses, step = [], 1e-7
+        for move in (step, -2 * step):
+            with torch.no_grad():
+                for parameter, direction in zip(parameters, directions, strict=True):
+                    parameter += move * direction
+            (moved,) = torch.autograd.grad(projection(positions), positions)
+            losses.append(float(moved.square().sum()))
+        products = [slope * direction for slope, direction in zip(slopes, directions, strict=True)]
+        spread = sum(float(product.square().sum()) for product in products) ** 0.5
+        error = sum(float(product.sum()) for product in products) - (losses[0] - losses[1]) / (
+            2 * step
+        )
+        assert spread > 0 and abs(error) <= 1e-5 * spread
+
+    def test_save_and_load(self, case, tmp_path):
+        model, batch, _ = self.prepare(case)
+        torch.save(model.state_dict(), tmp_path / "weights.pt")
+        torch.manual_seed(1)
+        again = case.build().eval()
+        again.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True), strict=True)
+        expected, found = model(batch), again(batch)
+        for name in case.outputs:
+            assert torch.equal(expected[name], found[name]), name
+
+
+class BasisSuite(ModelCases):
+    """The laws of a model that reads a cached basis of its edges."""
+
+    def test_cached_basis_equals_computed(self, case):
+        model, batch, _ = self.prepare(case)
+        vectors = edge_vectors(batch.positions.double(), batch.graph)
+        cached = dataclasses.replace(
+            batch, edge_basis=EdgeBasis.from_vectors(vectors, case.lmax).to(dtype=torch.float32)
+        )
+        expected, found = model(batch), model(cached)
+        for name in case.outputs:
+            assert relative_error(found[name], expected[name]) <= 1e-5, name
+
+    def test_gradients_do_not_pass_by_the_cache(self, case):
+        """Where positions ask for a gradient the basis is computed from them, also if there is a
+        cached one.
+        """
+        model, batch, _ = self.prepare(case)
+        basis = EdgeBasis.from_vectors(edge_vectors(batch.positions, batch.graph), case.lmax)
+        gradients = []
+        for cached in (None, basis):
+            positions = batch.positions.clone().requires_grad_(True)
+            out = model(dataclasses.replace(batch, positions=positions, edge_basis=cached))
+            gradients.append(
+                torch.autograd.grad(
+                    sum((out[name] ** 2).sum() for name in case.outputs), positions
+                )[0]
+            )
+        assert relative_error(gradients[1], gradients[0]) <= 1e-5
+
+
+class CutoffSuite(ModelCases):
+    """The laws of a model on cutoff graphs. Subclass it and give a ``case`` fixture of cases that
+    have a cutoff.
+    """
+
+    def test_cutoff_is_smooth(self, case, double):
+        """A node that crosses the cutoff of its only neighbour changes nothing abruptly, neither in
+        value nor in gradient.
+        """
+        model, batch, _ = self.prepare(case, sizes=(3,))
+        values, gradients = [], []
+        for step in (-1e-6, 1e-6):
+            far = [
+                0.3,
+                1.0 + case.cutoff + step,
+                0.2,
+            ]  # its distance from node 1 is cutoff + step, from node 0 more
+            positions = torch.tensor([[0.0, 0.0, 0.0], [0.3, 1.0, 0.2], far], requires_grad=True)
+            out = model(replaced(case, batch, positions))
+            total = sum(
+                (out[name] * torch.linspace(1, 2, out[name].numel()).view_as(out[name])).sum()
+                for name in case.outputs
+            )
+            values.append(float(total.detach()))
+            gradients.append(torch.autograd.grad(total, positions)[0])
+        assert abs(values[1] - values[0]) <= 1e-4
+        assert float((gradients[1] - gradients[0]).abs().max()) <= 1e-3
+
+    def test_neighbour_fades_at_cutoff(self, case, double):
+        """The influence of a neighbour just inside the cutoff is that of no neighbour, to the power
+        of the envelope.
+        """
+        model, batch, _ = self.prepare(case, sizes=(2,))
+        outs = []
+        for distance in (case.cutoff * (1 - 1e-6), case.cutoff * 1.01):
+            positions = torch.tensor([[0.0, 0.0, 0.0], [0.6, 0.8, 0.0]]) * torch.tensor(
+                [[1.0], [distance]]
+            )
+            outs.append(model(replaced(case, batch, positions)))
+        for name in case.outputs:
+            assert float((outs[0][name] - outs[1][name]).detach().abs().max()) <= 1e-9, name
+
+
+def single(case: Case, batch: AtomBatch, low: int, high: int) -> AtomBatch:
+    """The graph made of nodes low .. high - 1 alone."""
+    rows = slice(low, high)
+    graph = case.connect(batch.positions[rows], torch.tensor([high - low]))
+    numbers = None if batch.atomic_numbers is None else batch.atomic_numbers[rows]
+    return dataclasses.replace(
+        batch,
+        graph=graph,
+        positions=batch.positions[rows],
+        atomic_numbers=numbers,
+        node_features={name: value[rows] for name, value in batch.node_features.items()},
+        edge_features=case.edge_features(graph, numbers),
+        labels={},
+    )

@@ -1,0 +1,68 @@
+"""A small preprocessed folder of random structures of several sizes, and the options of a network
+that learns it in a moment.
+"""
+
+from easydict import EasyDict
+
+from farfield.dataloader.splits import SplitOptions
+from farfield.dataloader.structures import Structures
+from farfield.preprocess.structure_folder import Source, make_folder
+from farfield.train import potential_script as md_script
+from tests.support.molecule_data import random_structures
+
+SIZES = (3, 5, 4, 2, 6, 3, 4, 5, 3, 4, 6, 5, 2, 3, 4, 5)
+NETWORK = [
+    "--irreps",
+    "4x0e+4x1o",
+    "--schedule",
+    "hybrid-first-order1",
+    "--heads",
+    "2",
+    "--radial-hidden",
+    "8",
+    "--radial-size",
+    "4",
+]
+NETWORK += [
+    "--element-size",
+    "4",
+    "--far-heads",
+    "1",
+    "--far-key-features",
+    "2",
+    "--far-value-channels",
+    "2",
+    "--fmm-num-kappa",
+    "3",
+]
+SMALL = [
+    *NETWORK,
+    "--far-expansion",
+    "pairwise",
+    "--no-progress",
+    "--batch-size",
+    "3",
+    "--warmup-steps",
+    "2",
+    "--ema-decay",
+    "0.9",
+]
+
+
+def make_data(folder, structures: Structures | None = None, cutoff: float = 5.0, sizes=(8, 4, 4)):
+    """Preprocess ``structures`` (default: random ones) into ``folder``; returns it."""
+    structures = random_structures(SIZES) if structures is None else structures
+    file = folder.with_suffix(".source")
+    file.write_bytes(b"as it is")
+    source = Source((file,), lambda path: structures, words={"units": "eV"})
+    config = EasyDict(data=EasyDict(out=str(folder), rebuild=False), graphs=EasyDict(cutoff=cutoff))
+    make_folder(
+        config, source, "random", SplitOptions(train=sizes[0], val=sizes[1], test=sizes[2], seed=0)
+    )
+    return folder
+
+
+def config_for(data, *arguments, task="md17"):
+    """The configuration of a script called with ``arguments``."""
+    parser = md_script.build_parser(task, "", "run", "data")
+    return md_script.read_options(parser, ["--data-path", str(data), *SMALL, *arguments])

@@ -1,0 +1,105 @@
+"""Names that a user chooses from, and the one way to refuse a wrong value.
+
+Every option with a fixed set of names is a key of a :class:`Registry`. Adding an entry is one
+decorator beside the class:
+
+    NORMS = Registry("norm")
+
+    @NORMS.register("layer_norm")
+    class LayerNorm(nn.Module): ...
+
+All errors are ``ValueError`` with one line: the option, the value, the limit, and a guess where the
+value looks mistyped.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+Entry = TypeVar("Entry")
+
+
+def nearest(value: object, known: Iterable[str]) -> str | None:
+    """The known name that looks most like ``value``, or None where nothing is near."""
+    found = difflib.get_close_matches(str(value), list(known), 1)
+    return found[0] if found else None
+
+
+def check_choice(option: str, value: object, known: Iterable[str]) -> None:
+    """Raise ValueError unless ``value`` is one of the ``known`` names of ``option``."""
+    names = list(known)
+    if isinstance(value, str) and value in names:
+        return
+    near = nearest(value, names)
+    guess = f"; did you mean {near!r}?" if near else ""
+    raise ValueError(f"{option} must be one of {', '.join(names)}, got {value!r}{guess}")
+
+
+def check_choices(options: object, known: Mapping[str, Iterable[str]], of: str = "") -> None:
+    """Check several attributes of ``options`` at once: attribute name -> known names.
+
+    of: what the options belong to, for the message ("of the far field").
+    """
+    for name, names in known.items():
+        check_choice(f"{name} {of}".rstrip(), getattr(options, name), names)
+
+
+def check_at_least(options: object, least: float, names: Iterable[str], of: str = "") -> None:
+    """Raise ValueError for an attribute of ``options`` below ``least``."""
+    for name in names:
+        value = getattr(options, name)
+        if not value >= least:
+            raise ValueError(f"{f'{name} {of}'.rstrip()} must be >= {least}, got {value}")
+
+
+def check_positive(options: object, names: Iterable[str], of: str = "") -> None:
+    """Raise ValueError for an attribute of ``options`` that is not positive and finite."""
+    for name in names:
+        value = getattr(options, name)
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{f'{name} {of}'.rstrip()} must be > 0 and finite, got {value}")
+
+
+class Registry(Mapping[str, Entry]):
+    """Entries by name, in the order of their registration.
+
+    what: the noun of an entry, for messages ("network"). A registry is a read-only mapping;
+    :meth:`register` is the only way in, and a name is taken once.
+    """
+
+    def __init__(self, what: str):
+        self.what = what
+        self._entries: dict[str, Entry] = {}
+
+    def register(self, name: str) -> Callable[[Entry], Entry]:
+        """Decorator that adds what it decorates as ``name``; ValueError if the name is taken."""
+
+        def add(entry: Entry) -> Entry:
+            if self._entries.get(name, entry) is not entry:
+                raise ValueError(
+                    f"the {self.what} {name!r} is registered already; choose another name"
+                )
+            self._entries[name] = entry
+            return entry
+
+        return add
+
+    def find(self, name: Any) -> Entry:
+        """The entry called ``name``; ValueError with a guess where there is none."""
+        check_choice(self.what, name, self._entries)
+        return self._entries[name]
+
+    def __getitem__(self, name: str) -> Entry:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        return f"Registry({self.what}: {', '.join(self._entries)})"

@@ -15,7 +15,9 @@ value looks mistyped.
 from __future__ import annotations
 
 import difflib
+import importlib
 import math
+import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -66,18 +68,22 @@ def check_positive(options: object, names: Iterable[str], of: str = "") -> None:
 class Registry(Mapping[str, Entry]):
     """Entries by name, in the order of their registration.
 
-    what: the noun of an entry, for messages ("network"). A registry is a read-only mapping;
-    :meth:`register` is the only way in, and a name is taken once.
+    what: the noun of an entry, for messages ("network"). package: its modules register the entries
+    and are imported when somebody looks into the registry, so that a new file in that folder is
+    found without a list of files (None: whoever imports the modules fills the registry). A registry
+    is a read-only mapping; :meth:`register` is the only way in, and a name is taken once.
     """
 
-    def __init__(self, what: str):
+    def __init__(self, what: str, package: str | None = None):
         self.what = what
         self._entries: dict[str, Entry] = {}
+        self._unread_package = package
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
         """Decorator that adds what it decorates as ``name``; ValueError if the name is taken."""
 
         def add(entry: Entry) -> Entry:
+            """``entry`` itself, known by its name from now on."""
             if self._entries.get(name, entry) is not entry:
                 raise ValueError(
                     f"the {self.what} {name!r} is registered already; choose another name"
@@ -89,17 +95,28 @@ class Registry(Mapping[str, Entry]):
 
     def find(self, name: Any) -> Entry:
         """The entry called ``name``; ValueError with a guess where there is none."""
-        check_choice(self.what, name, self._entries)
-        return self._entries[name]
+        check_choice(self.what, name, self)
+        return self[name]
+
+    def _read_package(self) -> None:
+        """Import the modules of the package, once; modules that import each other meet it empty."""
+        package, self._unread_package = self._unread_package, None
+        if package is not None:
+            folders = importlib.import_module(package).__path__
+            for module in pkgutil.iter_modules(folders, f"{package}."):
+                importlib.import_module(module.name)
 
     def __getitem__(self, name: str) -> Entry:
+        self._read_package()
         return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:
+        self._read_package()
         return iter(self._entries)
 
     def __len__(self) -> int:
+        self._read_package()
         return len(self._entries)
 
     def __repr__(self) -> str:
-        return f"Registry({self.what}: {', '.join(self._entries)})"
+        return f"Registry({self.what}: {', '.join(self)})"

@@ -55,3 +55,23 @@ def test_a_registry_takes_a_name_once_and_guesses():
         shapes.register("ball")(int)
     with pytest.raises(ValueError, match="shape must be one of ball, got 'bal'; did you mean"):
         shapes.find("bal")
+
+
+def test_entries_of_a_package_are_found_without_a_list_of_its_files(tmp_path, monkeypatch):
+    package = tmp_path / "package_of_toys"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "registry.py").write_text(
+        "from farfield.models.choices import Registry\n"
+        "TOYS = Registry('toy', package='package_of_toys')\n"
+    )
+    for name in ("ball", "doll"):
+        (package / f"{name}.py").write_text(
+            f"from package_of_toys.registry import TOYS\nTOYS.register('{name}')('{name}!')\n"
+        )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from package_of_toys.registry import TOYS
+
+    assert TOYS.find("doll") == "doll!" and list(TOYS) == ["ball", "doll"]
+    with pytest.raises(ValueError, match="toy must be one of ball, doll, got 'dol'; did you mean"):
+        TOYS.find("dol")

@@ -43,8 +43,8 @@ class Section:
     line and for yaml alike.
     """
 
-    def __init__(self, name: str, group):
-        self.name, self.group = name, group
+    def __init__(self, name: str, group, defaults: Mapping[str, object]):
+        self.name, self.group, self.defaults = name, group, defaults
         self.actions: dict[str, argparse.Action] = {}
 
     def add_fields(
@@ -113,6 +113,9 @@ class Section:
         the default, if not this call.
         """
         key = key or flag.lstrip("-").replace("-", "_")
+        if key in self.defaults:  # of the script: it knows better than the place that declares
+            default = self.defaults[key]
+            decided = decided if default is None else None
         if kind is bool:
             shown = f"{help} (default that of {decided})" if decided else help
             action = self.group.add_argument(
@@ -191,10 +194,24 @@ _ARTICLE = {int: "a whole number", float: "a number", str: "text"}
 class OptionParser(argparse.ArgumentParser):
     """An ``ArgumentParser`` whose options live in sections and whose errors are one line
     (``ValueError``).
+
+    Arguments
+        task         what is configured; stored with a run
+        description  text above the options in ``--help``
+        defaults     option -> default, where the script knows a better one than its declaration
+        former_names name of a task in older files -> its name today
     """
 
-    def __init__(self, task: str, description: str):
+    def __init__(
+        self,
+        task: str,
+        description: str,
+        defaults: Mapping[str, object] | None = None,
+        former_names: Mapping[str, str] | None = None,
+    ):
         self.task = task
+        self.option_defaults = dict(defaults or {})
+        self.former_names = dict(former_names or {})
         super().__init__(
             description=description,
             allow_abbrev=False,
@@ -205,7 +222,8 @@ class OptionParser(argparse.ArgumentParser):
     def section(self, name: str, title: str) -> Section:
         """Make (or find) the section ``name``."""
         if name not in self.sections:
-            self.sections[name] = Section(name, self.add_argument_group(f"{name}: {title}"))
+            group = self.add_argument_group(f"{name}: {title}")
+            self.sections[name] = Section(name, group, self.option_defaults)
         return self.sections[name]
 
     def error(self, message: str):
@@ -294,6 +312,7 @@ class OptionParser(argparse.ArgumentParser):
                 f"{path}: {DECIDED_BY_DATA} must be a list of option names, got {decided!r}"
             )
         task = content.pop("task", self.task)
+        task = self.former_names.get(task, task)
         if task != self.task:
             raise ValueError(
                 f"{path} configures the task {task!r}, this script trains {self.task!r}; use the "

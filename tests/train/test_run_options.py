@@ -223,3 +223,21 @@ def test_an_emptied_configuration_is_damaged(tmp_path):
     (tmp_path / "config.yaml").write_text("")
     with pytest.raises(ValueError, match=r"config.yaml is damaged \(it is empty\)"):
         toy_parser(tmp_path).parse_config(["--resume"])
+
+
+def test_a_script_knows_better_defaults_and_former_names_of_its_task(tmp_path):
+    def parse(*argv):
+        parser = OptionParser("new", "", {"size": 7, "width": None}, {"old": "new"})
+        parser.add_argument("--config")
+        section = parser.section("model", "net")
+        section.add("--size", int, 3, decided="the data", help="size")
+        section.add("--width", int, 4, decided="the data", help="width")
+        return parser.parse_config(list(argv)), " ".join(parser.format_help().split())
+
+    config, described = parse()
+    assert (config.model.size, config.model.width) == (7, None)
+    assert "size (default 7)" in described and "width (default that of the data)" in described
+    file = tmp_path / "old.yaml"
+    file.write_text("task: old\nsize: 2")
+    found, _ = parse("--config", str(file))
+    assert found.task == "new" and found.model.size == 2

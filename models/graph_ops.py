@@ -37,7 +37,7 @@ except ImportError:  # no wheel for this Python: the torch path serves every dev
 
 # edges or nodes of a batch below which torch is faster on the CPU (by about 10 % of a whole
 # training step)
-SMALL = 2048
+MIN_ROWS_FOR_DGL = 2048
 _forced_backend: str | None = None
 
 
@@ -171,7 +171,7 @@ def use_backend(name: str):
 
 def _kernel_graph(graph: GraphIndex, values: Tensor):
     """The DGL graph if DGL computes this call, else None (torch computes it)."""
-    small = _forced_backend is None and max(graph.num_edges, graph.num_nodes) < SMALL
+    small = _forced_backend is None and max(graph.num_edges, graph.num_nodes) < MIN_ROWS_FOR_DGL
     if small or _forced_backend == "torch":
         return None
     kernel = graph.dgl if values.dtype in (torch.float32, torch.float64) else None

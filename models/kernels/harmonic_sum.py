@@ -11,7 +11,7 @@ derivatives. They close on themselves: with the form
     T(G, Y, w, x) = sum_e sum_{m r c} G_i[m, r, c] Y_e[m] w_e[c] x_j[r, c],
 
 linear in each argument, the sum is T without its G, its derivatives are T without Y, w or x, and
-theirs are sums of T again. Each is evaluated piece by piece, a few receivers at a time that stay in
+theirs are sums of T again. Each is evaluated chunk by chunk, a few receivers at a time that stay in
 the processor's cache, and the sum over the slots of a receiver is one batched matrix product
 (``neighbourhoods.py``). Nothing of size (edges, r, c) is ever made, nothing but the arguments is
 kept.
@@ -19,15 +19,15 @@ kept.
 Implementations (``KERNELS``):
     math               one fused weighted sum of DGL for each m (``graph_ops``); its derivatives
                        make (edges, r, c) tensors
-    memory_efficient   the pieces above, in the type of the arguments: the same numbers
-    flash              the pieces in bfloat16 (products are summed in float32, every sum is
+    memory_efficient   the chunks above, in the type of the arguments: the same numbers
+    flash              the chunks in bfloat16 (products are summed in float32, every sum is
                        rounded); logits, softmax and geometry are not touched. The relative error is
                        about 5e-3, in values and in derivatives, so forces and energies disagree by
                        as much
 Cost: edges x m x r x c multiply-adds for the value, three times that for the first derivatives, six
 times for the second. Measured by benchmarks/speed/bench_e2former_attention.py: three quarters of
 the memory of ``math`` and 0.5 to 0.9 of its time at 64 channels on 370 atoms; ``flash`` gains
-nothing on a CPU, where the pieces are cached anyway.
+nothing on a CPU, where the chunks are cached anyway.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from torch import Tensor
 from torch.autograd import Function
 
 from farfield.models.graph_ops import weighted_sum
-from farfield.models.kernels.edge_slots import Neighbourhoods, Piece
-from farfield.models.kernels.needed_gradients import wanted_inputs
+from farfield.models.kernels.edge_slots import EdgeSlots, ReceiverChunk
+from farfield.models.kernels.needed_gradients import needed_inputs
 
 
-def math_sum(edges: Neighbourhoods, harmonics: Tensor, weights: Tensor, x: Tensor) -> Tensor:
+def math_sum(edges: EdgeSlots, harmonics: Tensor, weights: Tensor, x: Tensor) -> Tensor:
     """Sums (targets, m, rows, channels) of harmonics (edges, m), weights (edges, channels), x
     (sources, rows, channels).
     """
@@ -55,15 +55,13 @@ def math_sum(edges: Neighbourhoods, harmonics: Tensor, weights: Tensor, x: Tenso
     return torch.stack(parts, 1)[: edges.num_targets]
 
 
-def memory_efficient_sum(
-    edges: Neighbourhoods, harmonics: Tensor, weights: Tensor, x: Tensor
-) -> Tensor:
-    """The same sums, piece by piece, in the type of the arguments."""
+def memory_efficient_sum(edges: EdgeSlots, harmonics: Tensor, weights: Tensor, x: Tensor) -> Tensor:
+    """The same sums, chunk by chunk, in the type of the arguments."""
     return _Sum.apply(edges, x.dtype, harmonics, weights, x)
 
 
-def flash_sum(edges: Neighbourhoods, harmonics: Tensor, weights: Tensor, x: Tensor) -> Tensor:
-    """The same sums, piece by piece, with products in bfloat16."""
+def flash_sum(edges: EdgeSlots, harmonics: Tensor, weights: Tensor, x: Tensor) -> Tensor:
+    """The same sums, chunk by chunk, with products in bfloat16."""
     return _Sum.apply(edges, torch.bfloat16, harmonics, weights, x)
 
 
@@ -71,14 +69,14 @@ KERNELS = {"math": math_sum, "memory_efficient": memory_efficient_sum, "flash": 
 
 
 class _Slots:
-    """Arguments of the form T as the pieces read them, in the type of the products, and the
-    contractions of one piece.
+    """Arguments of the form T as the chunks read them, in the type of the products, and the
+    contractions of one chunk.
 
-    Results of a piece are written over those of the piece before: fresh memory costs more than the
+    Results of a chunk are written over those of the chunk before: fresh memory costs more than the
     arithmetic.
     """
 
-    def __init__(self, edges: Neighbourhoods, dtype: torch.dtype, x: Tensor):
+    def __init__(self, edges: EdgeSlots, dtype: torch.dtype, x: Tensor):
         self.rows, self.channels = x.shape[1:]
         self.layout, self.dtype, self.type_of_results = (
             edges.layout(self.rows * self.channels),
@@ -86,7 +84,7 @@ class _Slots:
             x.dtype,
         )
         self.scratch = x.new_empty(0, dtype=dtype)
-        self.largest = max((len(piece.src) for piece in self.layout.pieces), default=0)
+        self.largest = max((len(chunk.src) for chunk in self.layout.chunks), default=0)
         self.buffers: dict[str, Tensor] = {}
 
     def buffer(self, name: str, slots: int) -> Tensor:
@@ -109,31 +107,33 @@ class _Slots:
         """(sources, rows, channels), contiguous."""
         return x.to(self.dtype).contiguous()
 
-    def sent(self, name: str, piece: Piece, features: Tensor) -> Tensor:
+    def sent(self, name: str, chunk: ReceiverChunk, features: Tensor) -> Tensor:
         """Features of the senders (slots, rows, channels)."""
-        return torch.index_select(features, 0, piece.src, out=self.buffer(name, len(piece.src)))
+        return torch.index_select(features, 0, chunk.src, out=self.buffer(name, len(chunk.src)))
 
-    def by_target(self, piece: Piece, values: Tensor) -> Tensor:
+    def by_target(self, chunk: ReceiverChunk, values: Tensor) -> Tensor:
         """Values of slots (slots, ...) as (receivers, slots of one, numbers)."""
-        return values.view(piece.targets.shape[0], piece.size, -1)
+        return values.view(chunk.targets.shape[0], chunk.size, -1)
 
-    def products(self, name: str, piece: Piece, harmonics: Tensor, received: Tensor) -> Tensor:
+    def products(
+        self, name: str, chunk: ReceiverChunk, harmonics: Tensor, received: Tensor
+    ) -> Tensor:
         """``sum_m Y_e[m] G_i[m, r, c]`` of received (receivers, m, rows channels): (slots, rows,
         channels).
         """
-        out = self.buffer(name, len(piece.src))
-        torch.bmm(self.by_target(piece, harmonics), received, out=self.by_target(piece, out))
+        out = self.buffer(name, len(chunk.src))
+        torch.bmm(self.by_target(chunk, harmonics), received, out=self.by_target(chunk, out))
         return out
 
-    def contracted(self, piece: Piece, harmonics: Tensor, values: Tensor) -> Tensor:
+    def contracted(self, chunk: ReceiverChunk, harmonics: Tensor, values: Tensor) -> Tensor:
         """``sum_e Y_e[m] z_e[r, c]`` of (slots, rows, channels): (receivers, m, rows channels)."""
         return torch.bmm(
-            self.by_target(piece, harmonics).transpose(1, 2), self.by_target(piece, values)
+            self.by_target(chunk, harmonics).transpose(1, 2), self.by_target(chunk, values)
         )
 
-    def overlap(self, piece: Piece, values: Tensor, received: Tensor) -> Tensor:
+    def overlap(self, chunk: ReceiverChunk, values: Tensor, received: Tensor) -> Tensor:
         """``sum_rc z_e[r, c] G_i[m, r, c]``: (slots, m)."""
-        return torch.bmm(self.by_target(piece, values), received.transpose(1, 2)).flatten(0, 1)
+        return torch.bmm(self.by_target(chunk, values), received.transpose(1, 2)).flatten(0, 1)
 
     def by_edge(
         self, harmonics: Tensor | None, weights: Tensor | None
@@ -159,17 +159,17 @@ class _Sum(Function):
         slots = _Slots(edges, dtype, x)
         y, w, features = slots.harmonics(harmonics), slots.weights(weights), slots.features(x)
         out = x.new_zeros(edges.num_targets, harmonics.shape[1], slots.rows * slots.channels)
-        for piece in slots.layout.pieces:
-            message = slots.sent("message", piece, features).mul_(w[piece.slots])
+        for chunk in slots.layout.chunks:
+            message = slots.sent("message", chunk, features).mul_(w[chunk.slots])
             out.index_copy_(
-                0, piece.targets, slots.contracted(piece, y[piece.slots], message).to(x.dtype)
+                0, chunk.targets, slots.contracted(chunk, y[chunk.slots], message).to(x.dtype)
             )
         return out.view(*out.shape[:2], slots.rows, slots.channels)
 
     @staticmethod
     def backward(ctx, cotangent: Tensor) -> tuple:
         harmonics, weights, x = ctx.saved_tensors
-        wanted = wanted_inputs(ctx)[2:]
+        wanted = needed_inputs(ctx)[2:]
         return (
             None,
             None,
@@ -196,10 +196,10 @@ class _Derivatives(Function):
             torch.zeros_like(like) if use else None
             for like, use in zip((y, w, x), wanted, strict=True)
         )
-        for piece in slots.layout.pieces:
-            part, received = piece.slots, targets.index_select(0, piece.targets)
-            back = slots.products("back", piece, y[part], received)
-            sent = slots.sent("sent", piece, features)
+        for chunk in slots.layout.chunks:
+            part, received = chunk.slots, targets.index_select(0, chunk.targets)
+            back = slots.products("back", chunk, y[part], received)
+            sent = slots.sent("sent", chunk, features)
             if by_weight is not None:
                 torch.sum(
                     torch.mul(sent, back, out=slots.buffer("both", len(sent))),
@@ -208,9 +208,9 @@ class _Derivatives(Function):
                     out=by_weight[part],
                 )
             if by_harmonic is not None:
-                by_harmonic[part] = slots.overlap(piece, sent.mul_(w[part]), received)
+                by_harmonic[part] = slots.overlap(chunk, sent.mul_(w[part]), received)
             if by_x is not None:
-                by_x.index_add_(0, piece.src, back.mul_(w[part]).to(x.dtype))
+                by_x.index_add_(0, chunk.src, back.mul_(w[part]).to(x.dtype))
         return *slots.by_edge(by_harmonic, by_weight), by_x
 
     @staticmethod
@@ -219,7 +219,7 @@ class _Derivatives(Function):
     ) -> tuple:
         tensors = (*ctx.saved_tensors, d_harmonics, d_weights, d_x)
         derive = _second_derivatives_composed if torch.is_grad_enabled() else _second_derivatives
-        return None, None, None, *derive(ctx.edges, ctx.dtype, wanted_inputs(ctx)[4:], *tensors)
+        return None, None, None, *derive(ctx.edges, ctx.dtype, needed_inputs(ctx)[4:], *tensors)
 
 
 def _second_derivatives(
@@ -244,28 +244,28 @@ def _second_derivatives(
     by_harmonic, by_weight, by_x = (
         torch.zeros_like(like) if use else None for like, use in zip((y, w, x), wanted, strict=True)
     )
-    for piece in slots.layout.pieces:
-        part, received = piece.slots, targets.index_select(0, piece.targets)
-        back = slots.products("back", piece, y[part], received)
-        d_back = slots.products("d_back", piece, dy[part], received)
-        sent = slots.sent("sent", piece, features)
+    for chunk in slots.layout.chunks:
+        part, received = chunk.slots, targets.index_select(0, chunk.targets)
+        back = slots.products("back", chunk, y[part], received)
+        d_back = slots.products("d_back", chunk, dy[part], received)
+        sent = slots.sent("sent", chunk, features)
         both = torch.mul(sent, d_back, out=slots.buffer("both", len(sent)))
         if d_features is None:
             d_message = torch.mul(sent, dw[part], out=slots.buffer("d_sent", len(sent)))
         else:
-            d_sent = slots.sent("d_sent", piece, d_features)
+            d_sent = slots.sent("d_sent", chunk, d_features)
             both.addcmul_(d_sent, back)
             d_message = d_sent.mul_(w[part]).addcmul_(sent, dw[part])
         if by_weight is not None:
             torch.sum(both, 1, keepdim=True, out=by_weight[part])
         if by_harmonic is not None:
-            by_harmonic[part] = slots.overlap(piece, d_message, received)
-        into = slots.contracted(piece, y[part], d_message) + slots.contracted(
-            piece, dy[part], sent.mul_(w[part])
+            by_harmonic[part] = slots.overlap(chunk, d_message, received)
+        into = slots.contracted(chunk, y[part], d_message) + slots.contracted(
+            chunk, dy[part], sent.mul_(w[part])
         )
-        by_target.index_copy_(0, piece.targets, into.to(x.dtype))
+        by_target.index_copy_(0, chunk.targets, into.to(x.dtype))
         if by_x is not None:
-            by_x.index_add_(0, piece.src, d_back.mul_(w[part]).addcmul_(back, dw[part]).to(x.dtype))
+            by_x.index_add_(0, chunk.src, d_back.mul_(w[part]).addcmul_(back, dw[part]).to(x.dtype))
     return by_target.view_as(cotangent), *slots.by_edge(by_harmonic, by_weight), by_x
 
 

@@ -13,7 +13,7 @@ import torch
 from torch.autograd.function import FunctionCtx
 
 
-def wanted_inputs(ctx: FunctionCtx) -> tuple[bool, ...]:
+def needed_inputs(ctx: FunctionCtx) -> tuple[bool, ...]:
     """For each argument of the forward, whether the running backward pass goes on to it; to be
     called in ``backward``.
 

@@ -139,7 +139,7 @@ class ZeroOrder(nn.Module):
     def forward(self, x: Tensor, attention: Tensor, geometry: NearFieldGeometry) -> Tensor:
         weights = self.weights(attention, geometry)
         return self.out(
-            self.kernel(geometry.neighbourhoods, geometry.harmonics(0), weights, x).squeeze(1)
+            self.kernel(geometry.edge_slots, geometry.harmonics(0), weights, x).squeeze(1)
         )
 
 

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from farfield.models.edges import edge_vectors, safe_length
 from farfield.models.graph_ops import GraphIndex, sum_edges
-from farfield.models.kernels.edge_slots import Neighbourhoods
+from farfield.models.kernels.edge_slots import EdgeSlots
 from farfield.models.so3.harmonics import solid_harmonics
 from farfield.models.so3.irreps import num_rows
 
-CUBE = 4.0  # side of the cubes of local origins, Angstrom: a power of two
+CUBE_SIDE = 4.0  # side of the cubes of local origins, Angstrom: a power of two
 # Angstrom: far below any distance between atoms, large enough for float32 derivatives at zero
 # length
 SOFTENING = 0.05
@@ -116,18 +116,16 @@ class NearFieldGeometry:
         return LocalOrigins.of(self.graph, self.positions, self.images)
 
     @functools.cached_property
-    def neighbourhoods(self) -> Neighbourhoods:
+    def edge_slots(self) -> EdgeSlots:
         """The edges grouped by the node they end in, for the sums of messages."""
-        return Neighbourhoods(
-            self.graph.src, self.graph.dst, self.graph.num_nodes, self.graph.num_nodes
-        )
+        return EdgeSlots(self.graph.src, self.graph.dst, self.graph.num_nodes, self.graph.num_nodes)
 
 
 @dataclasses.dataclass
 class LocalOrigins:
     """Edges between sources about the centres of their cubes and pairs of a target and a cube.
 
-    A source is a node, or a periodic image of one. Space is cut into cubes of side ``CUBE``;
+    A source is a node, or a periodic image of one. Space is cut into cubes of side ``CUBE_SIDE``;
     centres are multiples of a power of two, so differences to them are exact in floating point,
     however far from zero the positions are.
 
@@ -140,7 +138,7 @@ class LocalOrigins:
     source_position: Tensor
     target: Tensor
     target_position: Tensor
-    edges: Neighbourhoods
+    edges: EdgeSlots
 
     @classmethod
     def of(cls, graph: GraphIndex, positions: Tensor, images: Tensor | None) -> LocalOrigins:
@@ -148,16 +146,20 @@ class LocalOrigins:
         receiving atoms, if periodic.
         """
         node, source, place = _image_sources(graph, positions, images)
-        cube = (place.detach() / CUBE).round()  # (sources, 3) whole numbers
+        cube = (place.detach() / CUBE_SIDE).round()  # (sources, 3) whole numbers
         cubes, cube_of_source = cube.unique(dim=0, return_inverse=True)
         pairs, pair_of_edge = (
             graph.dst * cubes.shape[0] + cube_of_source.index_select(0, source)
         ).unique(return_inverse=True)
         target = pairs.div(max(cubes.shape[0], 1), rounding_mode="floor")
-        centre = cubes.index_select(0, pairs - target * cubes.shape[0]) * CUBE
-        edges = Neighbourhoods(source, pair_of_edge, node.shape[0], target.shape[0])
+        centre = cubes.index_select(0, pairs - target * cubes.shape[0]) * CUBE_SIDE
+        edges = EdgeSlots(source, pair_of_edge, node.shape[0], target.shape[0])
         return cls(
-            node, place - cube * CUBE, target, positions.index_select(0, target) - centre, edges
+            node,
+            place - cube * CUBE_SIDE,
+            target,
+            positions.index_select(0, target) - centre,
+            edges,
         )
 
 

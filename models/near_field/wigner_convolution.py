@@ -20,9 +20,10 @@ node form   (Li et al. 2025, E2Former.) With r_ij = r_i - r_j about any origin, 
             1)(2 l + 1)) {lam k d; l-k L l}. Edges carry only weights w / (r^2 + s^2)^(l/2).
 
 Precision of the node form. The binomial sum cancels |r|^l down to |r_ij|^l. Origins are therefore
-local: a source belongs to the cube of side ``CUBE`` its (image's) position falls in, and a target
-keeps one sum for each cube its sources fall in, about that cube's centre. Centres are multiples of
-a power of two, so that differences to them are exact, however far the structure is from the origin.
+local: a source belongs to the cube of side ``CUBE_SIDE`` that its (image's) position falls in, and
+a target keeps one sum for each cube that holds one of its sources, about the centre of that cube.
+Centres are multiples of a power of two, so that differences to them are exact, however far the
+structure is from the origin.
 
 Cost at lmax 2 per edge and channel: 9 (2 l + 1) multiply-adds in the edge form; 9, 21 or 50 for l =
 0, 1, 2 in the node form, and tensor products on nodes and on pairs of target and cube.
@@ -103,7 +104,7 @@ def edge_form(
     """
     harmonics = geometry.harmonics(order)[:, degree_slice(order)]
     sums = kernel(
-        geometry.neighbourhoods, harmonics, weights, x
+        geometry.edge_slots, harmonics, weights, x
     )  # (nodes, 2 order + 1, rows, channels)
     return edge_coupling(order, lmax, x.dtype, x.device) @ sums.flatten(1, 2)
 

@@ -62,7 +62,7 @@ class EdgeDegreeEmbedding(nn.Module):
         every = weights.new_ones(geometry.graph.num_nodes, 1, weights.shape[1])
         return self.linear(
             memory_efficient_sum(
-                geometry.neighbourhoods, geometry.harmonics(self.lmax), weights, every
+                geometry.edge_slots, geometry.harmonics(self.lmax), weights, every
             ).squeeze(2)
         )
 

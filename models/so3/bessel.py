@@ -36,11 +36,11 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from farfield.models.kernels.needed_gradients import wanted_inputs
+from farfield.models.kernels.needed_gradients import needed_inputs
 from farfield.models.so3.irreps import table
 
 SERIES_LMAX = 6  # up to here power series below x = lmax, beyond it continued fractions
-PIECE = 1 << 15  # values of x whose temporaries fit a processor's cache
+VALUES_PER_SWEEP = 1 << 15  # values of x whose temporaries fit a processor's cache
 
 
 def spherical_bessel(x: Tensor, lmax: int) -> Tensor:
@@ -191,7 +191,7 @@ def _series(l: int, lmax: int, dtype: torch.dtype, device: torch.device) -> tupl
 def _few_degrees(squared: Tensor, lmax: int) -> Tensor:
     """G_l of x^2 (n,): (lmax + 1, n), upward for x >= lmax, by series and downward below."""
     result = squared.new_empty(lmax + 1, squared.shape[0])
-    size = PIECE if squared.device.type == "cpu" else max(1, squared.shape[0])
+    size = VALUES_PER_SWEEP if squared.device.type == "cpu" else max(1, squared.shape[0])
     edge = max(lmax, 1) ** 2
     for rows, part in zip(result.split(size, 1), squared.split(size), strict=True):
         low, high = part.clamp(max=edge), part.clamp(min=edge)
@@ -306,7 +306,7 @@ class _Mixture(Function):
         """By r^2 the form of one order more, by w the other one."""
         squared, weights, *held = ctx.saved_tensors
         by_squared = by_weights = None
-        wanted = wanted_inputs(ctx)
+        wanted = needed_inputs(ctx)
         if wanted[0]:
             by_squared = (cotangent * _Mixture.apply(squared, weights, *held, ctx.order + 1)).sum(
                 (0, 1)
@@ -334,7 +334,7 @@ class _MixtureWeights(Function):
         """By C the form without it; by r^2 that of one order more."""
         cotangent, squared, *held = ctx.saved_tensors
         by_cotangent = by_squared = None
-        wanted = wanted_inputs(ctx)
+        wanted = needed_inputs(ctx)
         if wanted[0]:
             by_cotangent = _Mixture.apply(squared, weights, *held, ctx.order)
         if wanted[1]:

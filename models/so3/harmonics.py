@@ -33,10 +33,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from farfield.models.kernels.needed_gradients import wanted_inputs
+from farfield.models.kernels.needed_gradients import needed_inputs
 from farfield.models.so3.irreps import degree_slice, num_rows, table
 
-PIECE = 16384  # vectors in one sweep over the degrees on a CPU
+VECTORS_PER_SWEEP = 16384  # vectors in one sweep over the degrees on a CPU
 
 
 def solid_harmonics(vectors: Tensor, lmax: int) -> Tensor:
@@ -134,11 +134,11 @@ def _ladders_of(blocks: list[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
     return gradient_ladders(len(blocks) - 1, blocks[0].dtype, blocks[0].device)
 
 
-def _pieces(*parts: Tensor) -> zip:
+def _sweeps(*parts: Tensor) -> zip:
     """Column ranges of all parts that fit a processor's cache together with what is computed from
     them; a GPU takes all at once.
     """
-    size = PIECE if parts[0].device.type == "cpu" else max(1, parts[0].shape[1])
+    size = VECTORS_PER_SWEEP if parts[0].device.type == "cpu" else max(1, parts[0].shape[1])
     return zip(*(part.split(size, 1) for part in parts), strict=True)
 
 
@@ -150,7 +150,7 @@ class _SolidHarmonics(Function):
         """Euler's relation, degree by degree."""
         values = vectors.new_empty(num_rows(lmax), vectors.shape[1])
         values[0] = 1
-        for columns, part in _pieces(values, vectors):
+        for columns, part in _sweeps(values, vectors):
             blocks = _blocks(columns)
             for l, ((lower, upper), ladder) in enumerate(
                 zip(pairwise(blocks), _ladders_of(blocks), strict=True), 1
@@ -173,7 +173,7 @@ class _Contraction(Function):
         """``<G_l, D_a S_(l-1)>`` of each vector, summed over the degrees."""
         ctx.save_for_backward(left, right)
         result = right.new_zeros(3, right.shape[1])
-        for part, uppers, lowers in _pieces(result, left, right):
+        for part, uppers, lowers in _sweeps(result, left, right):
             blocks = _blocks(uppers)
             for upper, lower, ladder in zip(
                 blocks[1:], _blocks(lowers)[:-1], _ladders_of(blocks), strict=True
@@ -184,7 +184,7 @@ class _Contraction(Function):
     @staticmethod
     def backward(ctx, cotangent: Tensor) -> tuple:
         left, right = ctx.saved_tensors
-        by_left, by_right = wanted_inputs(ctx)
+        by_left, by_right = needed_inputs(ctx)
         return _Directional.apply(cotangent, right) if by_left else None, _Transposed.apply(
             left, cotangent
         ) if by_right else None
@@ -207,7 +207,7 @@ class _Directional(Function):
     @staticmethod
     def backward(ctx, cotangent: Tensor) -> tuple:
         vectors, right = ctx.saved_tensors
-        by_vectors, by_right = wanted_inputs(ctx)
+        by_vectors, by_right = needed_inputs(ctx)
         return _Contraction.apply(cotangent, right) if by_vectors else None, _Transposed.apply(
             cotangent, vectors
         ) if by_right else None
@@ -230,7 +230,7 @@ class _Transposed(Function):
     @staticmethod
     def backward(ctx, cotangent: Tensor) -> tuple:
         left, vectors = ctx.saved_tensors
-        by_left, by_vectors = wanted_inputs(ctx)
+        by_left, by_vectors = needed_inputs(ctx)
         return _Directional.apply(vectors, cotangent) if by_left else None, _Contraction.apply(
             left, cotangent
         ) if by_vectors else None

@@ -15,8 +15,8 @@ from farfield.models.far_field.addition_theorem import (
 )
 from farfield.models.far_field.expansion import ExpansionOptions, RadiusGuard, refuse_cell
 from farfield.models.graph_ops import GraphIndex, broadcast_nodes, mean_nodes
-from farfield.models.kernels.moment_read import MappedFactors
 from farfield.models.kernels.moments import MomentReadout
+from farfield.models.kernels.target_factors import MappedFactors
 from farfield.models.so3.irreps import degree_of_row, num_rows
 
 

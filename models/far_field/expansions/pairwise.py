@@ -54,8 +54,8 @@ class PairwiseExpansion(nn.Module):
         most = max(1, self.options.budget // per_atom)
         steps = []
         for run in graph_runs(sizes, most):
-            senders = slice(run.pieces[0].start, run.pieces[-1].stop)
-            steps += [(run.count, receivers, senders) for receivers in run.pieces]
+            senders = slice(run.chunks[0].start, run.chunks[-1].stop)
+            steps += [(run.count, receivers, senders) for receivers in run.chunks]
         parts = []
         for count, receivers, senders in steps:
             near = (tensor[receivers].unflatten(0, (count, -1)) for tensor in (positions, queries))

@@ -38,9 +38,9 @@ from torch import Tensor, nn
 
 from farfield.models.far_field.expansion import ExpansionOptions, RadiusGuard, refuse_cell
 from farfield.models.graph_ops import GraphIndex, broadcast_nodes, mean_nodes
-from farfield.models.kernels.moment_read import Factors
 from farfield.models.kernels.moments import MomentReadout
 from farfield.models.kernels.node_chunks import Scratch
+from farfield.models.kernels.target_factors import TargetFactors
 from farfield.models.so3.bessel import spherical_bessel
 from farfield.models.so3.harmonics import spherical_harmonics
 from farfield.models.so3.irreps import degree_of_row, num_rows, table
@@ -144,7 +144,7 @@ def _wave_tables(
     )
 
 
-class CrossedFactors(Factors):
+class CrossedFactors(TargetFactors):
     """Of an atom's cosines and sines, (nodes, moments): themselves for even degrees, sines and
     -cosines for odd ones.
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from farfield.models.kernels import edge_slots as neighbourhoods
-from farfield.models.kernels.edge_slots import Neighbourhoods
+from farfield.models.kernels import edge_slots
+from farfield.models.kernels.edge_slots import EdgeSlots
 from farfield.models.kernels.harmonic_sum import KERNELS, memory_efficient_sum
 from tests.support.graphs import LAWS
 from tests.support.turns import relative_error
@@ -37,7 +37,7 @@ def edges_and_arguments(
         torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
         for shape in shapes
     ]
-    return Neighbourhoods(src, dst, sources, targets), tensors
+    return EdgeSlots(src, dst, sources, targets), tensors
 
 
 def random_edges(count: int, sources: int, targets: int, seed: int = 0) -> list[tuple[int, int]]:
@@ -48,12 +48,12 @@ def random_edges(count: int, sources: int, targets: int, seed: int = 0) -> list[
     )
 
 
-def dense(edges: Neighbourhoods, harmonics: Tensor, weights: Tensor, x: Tensor) -> Tensor:
+def dense(edges: EdgeSlots, harmonics: Tensor, weights: Tensor, x: Tensor) -> Tensor:
     message = torch.einsum("em,ec,erc->emrc", harmonics, weights, x[edges.src])
     return message.new_zeros(edges.num_targets, *message.shape[1:]).index_add(0, edges.dst, message)
 
 
-def derivatives(function, edges: Neighbourhoods, tensors: list[Tensor]) -> list[Tensor]:
+def derivatives(function, edges: EdgeSlots, tensors: list[Tensor]) -> list[Tensor]:
     """Value, first and second derivatives of a quadratic functional of the sum."""
     value = function(edges, *tensors)
     probe = torch.linspace(1, 2, value.numel(), dtype=value.dtype).view_as(value)
@@ -72,8 +72,8 @@ def test_sum_is_its_definition_with_two_derivatives(kernel, ends, piece):
     """Any edges: doubled, between the same node, no edges at all; receivers without edges; pieces
     of any size.
     """
-    before = neighbourhoods.PIECE["cpu"]
-    neighbourhoods.PIECE["cpu"] = piece
+    before = edge_slots.VALUES_PER_CHUNK["cpu"]
+    edge_slots.VALUES_PER_CHUNK["cpu"] = piece
     try:
         edges, tensors = edges_and_arguments(ends, 7, 5)
         for found, expected in zip(
@@ -88,7 +88,7 @@ def test_sum_is_its_definition_with_two_derivatives(kernel, ends, piece):
                 atol=1e-12 * float(expected.detach().abs().max()) if expected.numel() else 0,
             )
     finally:
-        neighbourhoods.PIECE["cpu"] = before
+        edge_slots.VALUES_PER_CHUNK["cpu"] = before
 
 
 @pytest.mark.parametrize("moving", [(0, 1), (0, 2), (1, 2), (0,), (1,), (2,)])
@@ -199,7 +199,7 @@ def largest_tensor(kernel: str) -> float:
 
 @pytest.mark.parametrize("kernel", ["memory_efficient", "flash"])
 def test_no_tensor_of_edges_x_rows_x_channels_is_made(kernel, monkeypatch):
-    monkeypatch.setitem(neighbourhoods.PIECE, "cpu", 1 << 14)
+    monkeypatch.setitem(edge_slots.VALUES_PER_CHUNK, "cpu", 1 << 14)
     assert largest_tensor(kernel) < 0.2
     assert largest_tensor("math") >= 1  # the recorder sees one where there is one
 
@@ -210,9 +210,9 @@ def test_receivers_of_one_piece_have_like_numbers_of_edges():
     """
     edges = edges_and_arguments(random_edges(3000, 80, 80), 80, 80)[0]
     layout = edges.layout(1 << 11)
-    assert len(layout.pieces) > 1
-    assert sum(len(piece.src) for piece in layout.pieces) < 1.1 * 3000
-    assert sorted(torch.cat([piece.targets for piece in layout.pieces]).tolist()) == sorted(
+    assert len(layout.chunks) > 1
+    assert sum(len(chunk.src) for chunk in layout.chunks) < 1.1 * 3000
+    assert sorted(torch.cat([chunk.targets for chunk in layout.chunks]).tolist()) == sorted(
         set(edges.dst.tolist())
     )
 
@@ -229,7 +229,7 @@ def test_small_graphs_have_one_layout_and_one_piece():
     """Whatever the number of channels: making a layout costs more than a small sum."""
     edges = edges_and_arguments([(i, j) for i in range(9) for j in range(9)], 9, 9)[0]
     assert edges.layout(9 * 8) is edges.layout(9 * 128)
-    assert len(edges.layout(9 * 8).pieces) == 1
+    assert len(edges.layout(9 * 8).chunks) == 1
 
 
 def test_edges_in_any_order_come_back():

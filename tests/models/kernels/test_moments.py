@@ -114,10 +114,10 @@ def test_long_float32_sums_are_accurate():
 def test_runs_cover_every_node_once(most):
     runs = graph_runs(tuple(SIZES), most)
     nodes = [
-        node for run in runs for piece in run.pieces for node in range(piece.start, piece.stop)
+        node for run in runs for piece in run.chunks for node in range(piece.start, piece.stop)
     ]
     assert nodes == list(range(sum(SIZES)))
-    assert all(piece.stop - piece.start <= most for run in runs for piece in run.pieces)
+    assert all(piece.stop - piece.start <= most for run in runs for piece in run.chunks)
     for before, after in itertools.pairwise(runs):
         assert before.graphs.stop <= after.graphs.start
 

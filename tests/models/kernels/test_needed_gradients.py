@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.autograd import Function
 
-from farfield.models.kernels.edge_slots import Neighbourhoods
+from farfield.models.kernels.edge_slots import EdgeSlots
 from farfield.models.kernels.harmonic_sum import memory_efficient_sum
 from farfield.models.kernels.moments import MomentReadout
-from farfield.models.kernels.needed_gradients import wanted_inputs
+from farfield.models.kernels.needed_gradients import needed_inputs
 from farfield.models.so3.bessel import bessel_mixture
 from farfield.models.so3.harmonics import solid_harmonics
 
@@ -25,7 +25,7 @@ class Product(Function):
     @staticmethod
     def backward(ctx, cotangent):
         a, b = ctx.saved_tensors
-        Product.asked.append(wanted_inputs(ctx))
+        Product.asked.append(needed_inputs(ctx))
         return cotangent * b, None, cotangent * a
 
 
@@ -53,7 +53,7 @@ def test_a_pass_for_one_leaf_wants_what_leads_to_it(leaves):
 
 
 def near_sum(geometry, weight):
-    edges = Neighbourhoods(torch.tensor([0, 1, 2, 0]), torch.tensor([1, 2, 0, 2]), 3, 3)
+    edges = EdgeSlots(torch.tensor([0, 1, 2, 0]), torch.tensor([1, 2, 0, 2]), 3, 3)
     x = weight.view(1, 1, -1) * geometry[:3].view(3, -1, 1).tanh()
     return memory_efficient_sum(
         edges, solid_harmonics(geometry, 2), weight * geometry[:, :1].exp(), x

@@ -328,7 +328,7 @@ def test_geometry_is_made_once_for_all_layers():
     geometry = surveyor(positions, graph)
     assert isinstance(geometry, NearFieldGeometry)
     assert geometry.harmonics(2).data_ptr() == geometry.harmonics(1).data_ptr()
-    assert geometry.neighbourhoods is geometry.neighbourhoods
+    assert geometry.edge_slots is geometry.edge_slots
 
 
 @pytest.mark.parametrize(

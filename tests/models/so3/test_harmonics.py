@@ -303,7 +303,7 @@ def test_pieces_change_nothing(monkeypatch):
     """Vectors are taken in pieces; the size of a piece is no part of the answer."""
     results = []
     for size in (10_000, 7):
-        monkeypatch.setattr(harmonics, "PIECE", size)
+        monkeypatch.setattr(harmonics, "VECTORS_PER_SWEEP", size)
         vectors = draw(20, 3, seed=7).requires_grad_(True)
         values = solid_harmonics(vectors, 6)
         results.append([values, *torch.autograd.grad(values.square().sum(), vectors)])

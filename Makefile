@@ -9,7 +9,7 @@ MINUTES ?= 3.5
 export OMP_NUM_THREADS ?= 1
 export DGLBACKEND ?= pytorch
 
-.PHONY: help env train md test bench lint clean
+.PHONY: help env train md test bench docs lint clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,8 +46,15 @@ bench: env ## near field beside equiformer-pytorch, basis cache, far field, trai
 	$(BIN)/python -m benchmarks.speed.bench_e2former_attention
 	$(BIN)/python -m benchmarks.speed.bench_training_step
 
-clean: ## remove runs and generated data, keep the environment
-	rm -rf runs $(DATA)
+docs: env $(VENV)/.installed_docs ## build the pages of docs/ into site/ (open site/index.html)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+$(VENV)/.installed_docs: requirements-docs.txt $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	touch $@
+
+clean: ## remove runs, generated data and built pages, keep the environment
+	rm -rf runs site $(DATA)
 
 test: env ## run the tests (under 10 minutes on two cores)
 	$(BIN)/python -m pytest

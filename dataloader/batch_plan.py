@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
+
+
+class SizedStructures(Protocol):
+    """What a plan reads of a data set: how many structures, and the size of each."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def atoms_per_structure(self) -> np.ndarray:
+        """(structures,)"""
+
+    @property
+    def edges_per_structure(self) -> np.ndarray:
+        """Directed edges (structures,)."""
 
 
 def split_order(
@@ -13,7 +28,7 @@ def split_order(
     """Cut ``order`` (structures,) into successive batches in which no sum exceeds its limit.
 
     limits: (name, size of every structure of the data set, largest sum in a batch). ``ValueError``
-    for a structure beyond a limit.
+    for a structure that alone exceeds a limit.
     """
     for name, sizes, limit in limits:
         largest = int(order[np.argmax(sizes[order])]) if len(order) else -1
@@ -22,6 +37,8 @@ def split_order(
                 f"structure {largest} has {sizes[largest]} {name}, a batch may have {limit}; "
                 f"give at least {sizes[largest]}"
             )
+
+    # sizes of all structures up to a place of the order, so that a batch ends by one search
     batches, first = [], 0
     sums = [np.concatenate([[0], np.cumsum(sizes[order])]) for _, sizes, _ in limits]
     while first < len(order):
@@ -35,38 +52,38 @@ def split_order(
 
 
 class BatchPlan:
-    """Batches of indices whose order is a pure function of (seed, epoch); sampler of
-    `train.data_order.EpochLoader`.
+    """Batches of indices whose order is a pure function of (seed, epoch).
+
+    It is the sampler of `train.data_order.EpochLoader`.
 
     Arguments
-        dataset              :class:`MoleculeDataset`
-        batch_size           most structures in a batch (None: no limit, then give another)
-        max_atoms, max_edges most atoms, directed edges in a batch (None: no limit)
-        seed                 of the order
-        shuffle              a new order in each epoch; else the order of the data
+        dataset     sizes of the structures, e.g. a `dataloader.datasets.potential_data` set
+        batch_size  most structures in a batch (None: no limit, then give another)
+        max_atoms   most atoms in a batch (None: no limit)
+        max_edges   most directed edges in a batch (None: no limit)
+        seed        of the order
+        shuffle     a new order in each epoch; else the order of the data
 
     With atom or edge limits and structures of many sizes the number of batches depends on the
-    epoch; ``len`` is that of the set epoch.
+    epoch; ``len`` counts the batches of the epoch that is set.
     """
 
     def __init__(
         self,
-        dataset,
+        dataset: SizedStructures,
         batch_size: int | None = None,
         max_atoms: int | None = None,
         max_edges: int | None = None,
         seed: int = 0,
         shuffle: bool = True,
     ):
-        sizes = [
-            ("structures", np.ones(len(dataset), np.int64)),
-            ("atoms", dataset.atoms_per_structure),
+        limits = [
+            ("structures", np.ones(len(dataset), np.int64), batch_size),
+            ("atoms", dataset.atoms_per_structure, max_atoms),
+            ("edges", dataset.edges_per_structure, max_edges),
         ]
-        sizes.append(("edges", dataset.edges_per_structure))
-        given = zip(sizes, (batch_size, max_atoms, max_edges), strict=True)
-        self.limits = [
-            (name, values, limit) for (name, values), limit in given if limit is not None
-        ]
+        self.limits = [(name, sizes, limit) for name, sizes, limit in limits if limit is not None]
+
         if not self.limits:
             raise ValueError("a batch needs a limit: give batch_size, max_atoms or max_edges")
         for name, _, limit in self.limits:
@@ -74,6 +91,7 @@ class BatchPlan:
                 raise ValueError(f"the most {name} in a batch must be >= 1, got {limit}")
         if seed < 0:
             raise ValueError(f"seed must be >= 0, got {seed}")
+
         self.count, self.seed, self.shuffle = len(dataset), seed, shuffle
         self.set_epoch(0)
 

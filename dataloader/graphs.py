@@ -32,13 +32,13 @@ import vesin
 from torch import Tensor
 
 from farfield.dataloader.storage import array_store, files
+from farfield.dataloader.storage.files import REBUILD_HINT
 from farfield.dataloader.structures import Structures, rows_of
 from farfield.models.graph_ops import GraphIndex
 
 FORMAT = 1
 WHAT = "farfield neighbour graphs"
 ARRAYS = ("src", "degree", "nodes", "edge_offsets")
-MEND = "build it again: preprocess script, option --rebuild"
 STRUCTURES_PER_STEP = 512
 SMALL = np.iinfo(np.uint16).max
 
@@ -201,17 +201,17 @@ class NeighborStore:
         (None: any).
 
         verify: "full", "sample" or "sizes" as in :meth:`BasisCache.open`. Raises
-        ``FileNotFoundError`` or ``ValueError``: one line with the file and the mend.
+        ``FileNotFoundError`` or ``ValueError``: one line with the file and what to do.
         """
-        manifest = array_store.read_manifest(folder, WHAT, FORMAT, ARRAYS, MEND)
+        manifest = array_store.read_manifest(folder, WHAT, FORMAT, ARRAYS, REBUILD_HINT)
         found = manifest["settings"].get("cutoff")
         if cutoff is not None and found != cutoff:
             raise ValueError(
                 f"{folder} holds the neighbours within {found} Angstrom, wanted is {cutoff}; "
-                f"{MEND} --cutoff {cutoff}"
+                f"{REBUILD_HINT} --cutoff {cutoff}"
             )
-        array_store.check_data(folder, manifest, data_hash, MEND)
-        array_store.check_arrays(folder, manifest, MEND, verify)
+        array_store.check_data(folder, manifest, data_hash, REBUILD_HINT)
+        array_store.check_arrays(folder, manifest, REBUILD_HINT, verify)
         return cls(array_store.map_arrays(folder, manifest), found)
 
 

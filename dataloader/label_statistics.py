@@ -104,16 +104,16 @@ class Statistics:
         files.write_json(path, dataclasses.asdict(self))
 
     @classmethod
-    def load(cls, path: str | Path, mend: str = "preprocess the data again") -> Statistics:
+    def load(cls, path: str | Path, hint: str = files.REBUILD_HINT) -> Statistics:
         """Read what :meth:`save` wrote; ``FileNotFoundError`` or ``ValueError`` with file and
-        ``mend`` if that cannot be had.
+        ``hint`` if that cannot be had.
         """
-        content = files.read_json(path, mend)
+        content = files.read_json(path, hint)
         names = {field.name for field in dataclasses.fields(cls)}
         if set(content) != names:
             raise ValueError(
                 f"{path} must hold {', '.join(sorted(names))}, it holds "
-                f"{', '.join(sorted(content))}; {mend}"
+                f"{', '.join(sorted(content))}; {hint}"
             )
         return cls(
             **content

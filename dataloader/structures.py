@@ -243,12 +243,12 @@ class Structures:
             np.savez(file, arrays=np.array(list(content)), theory=np.array(self.theory), **content)
 
     @classmethod
-    def load(cls, path: str | Path, mend: str = "preprocess the data again") -> Structures:
+    def load(cls, path: str | Path, hint: str = files.REBUILD_HINT) -> Structures:
         """Read what :meth:`save` wrote; ``FileNotFoundError`` or ``ValueError`` with file and
-        ``mend`` if that cannot be had.
+        ``hint`` if that cannot be had.
         """
-        head = files.read_npz(path, ("arrays", "theory"), mend)
-        content = files.read_npz(path, head["arrays"].tolist(), mend)
+        head = files.read_npz(path, ("arrays", "theory"), hint)
+        content = files.read_npz(path, head["arrays"].tolist(), hint)
         extra = {
             name.removeprefix(EXTRA): content.pop(name)
             for name in list(content)
@@ -257,7 +257,7 @@ class Structures:
         try:
             return cls(**content, extra=extra, theory=str(head["theory"]))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: {error}; {mend}") from None
+            raise ValueError(f"{path}: {error}; {hint}") from None
 
 
 def rows_of(first: np.ndarray, counts: np.ndarray) -> np.ndarray:

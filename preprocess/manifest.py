@@ -15,8 +15,7 @@ from pathlib import Path
 
 from farfield.common.session import Interrupted
 from farfield.dataloader.storage import files
-
-REBUILD = "give --rebuild to make the folder again"
+from farfield.dataloader.storage.files import REBUILD_HINT
 
 
 @contextlib.contextmanager
@@ -73,10 +72,10 @@ class Manifest:
                     "or another --out"
                 )
             return
-        self.content = files.read_json(path, REBUILD)
+        self.content = files.read_json(path, REBUILD_HINT)
         found, finished = self.content.pop("settings", None), self.content.pop("files", None)
         if not isinstance(found, dict) or not isinstance(finished, dict):
-            raise ValueError(f"{path} is damaged (no settings or no files); {REBUILD}")
+            raise ValueError(f"{path} is damaged (no settings or no files); {REBUILD_HINT}")
         for name, value in settings.items():
             if found.get(name) != value:
                 held = f"{self.folder} holds data with {name} {found.get(name)}, wanted is {value}"
@@ -88,7 +87,7 @@ class Manifest:
             if files.file_checksum(self.folder / name) != checksum:
                 raise ValueError(
                     f"{self.folder / name} is damaged (its checksum does not fit {path.name}); "
-                    f"{REBUILD}"
+                    f"{REBUILD_HINT}"
                 )
 
     def check_source(self, groups: dict[str, Iterable[Path]]):
@@ -107,7 +106,7 @@ class Manifest:
                 for entries in (held, now)
             )
             raise ValueError(
-                f"{self.folder} was made from {before}, given is {given}; {REBUILD}, or "
+                f"{self.folder} was made from {before}, given is {given}; {REBUILD_HINT}, or "
                 "another --out"
             )
 

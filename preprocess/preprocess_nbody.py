@@ -32,7 +32,7 @@ import numpy as np
 from farfield.common.command_line import OptionParser, run_script
 from farfield.common.monitor import progress_bar
 from farfield.dataloader.datasets.nbody_data import (
-    SPLITS,
+    DRAW_ORDER,
     NBodyDataset,
     baseline_errors,
     cache_folder,
@@ -71,7 +71,7 @@ def build_parser() -> OptionParser:
     parser = OptionParser("preprocess_nbody", __doc__)
     data = parser.section("data", "simulations")
     data.add("--out", str, "data/nbody", help="folder to write to")
-    for split, count in zip(SPLITS, (5000, 1000, 1000), strict=True):
+    for split, count in zip(DRAW_ORDER, (5000, 1000, 1000), strict=True):
         data.add(f"--{split}", int, count, low=1, help=f"simulations of the {split} split")
     data.add("--seed", int, 42, low=0, high=2**32 - 1, help="seed of NumPy's legacy generator")
     data.add("--bodies", int, 5, low=2, high=128, help="particles in a box")
@@ -123,9 +123,10 @@ def cached_starts(text: str) -> list[int]:
 def data_settings(data) -> dict:
     """Everything the numbers in the npz files depend on, as it is stored with them."""
     return {
-        "protocol": "kick-drift, NumPy legacy generator, splits in the order " + ", ".join(SPLITS),
+        "protocol": "kick-drift, NumPy legacy generator, splits in the order "
+        + ", ".join(DRAW_ORDER),
         "format": FORMAT,
-        **{name: data[name] for name in (*SPLITS, "seed", "bodies", "dynamics")},
+        **{name: data[name] for name in (*DRAW_ORDER, "seed", "bodies", "dynamics")},
         "frames": FRAMES,
         "time_step": TIME_STEP,
         "steps_per_frame": STEPS_PER_FRAME,
@@ -139,7 +140,7 @@ def remove_all(folder: Path):
     remove(
         [
             folder / MANIFEST,
-            *(place(folder, split) for split in SPLITS for place in (split_file, cache_folder)),
+            *(place(folder, split) for split in DRAW_ORDER for place in (split_file, cache_folder)),
         ]
     )
 
@@ -148,10 +149,10 @@ def make_simulations(folder: Path, settings: dict):
     """Write the npz files that are not there yet; ``ValueError`` if the folder holds other or
     damaged data.
     """
-    names = {split: split_file(folder, split).name for split in SPLITS}
+    names = {split: split_file(folder, split).name for split in DRAW_ORDER}
     manifest = Manifest(folder / MANIFEST, settings, names.values())
     rng = np.random.RandomState(settings["seed"])  # noqa: NPY002 - the legacy generator is part of the protocol
-    for split in SPLITS:
+    for split in DRAW_ORDER:
         if set(names.values()) <= manifest.finished.keys():
             return
         start = draw_starts(settings[split], rng, settings["bodies"], settings["dynamics"])
@@ -229,11 +230,11 @@ def main(argv: list[str] | None = None):
             remove_all(folder)
         make_simulations(folder, settings)
         size = (
-            sum(make_cache(folder, split, cache_settings).num_bytes for split in SPLITS)
+            sum(make_cache(folder, split, cache_settings).num_bytes for split in DRAW_ORDER)
             if starts
             else 0
         )
-    data_size = sum(split_file(folder, split).stat().st_size for split in SPLITS)
+    data_size = sum(split_file(folder, split).stat().st_size for split in DRAW_ORDER)
     print(f"{folder}: {data_size / 1e6:.1f} MB of simulations, {size / 1e6:.1f} MB of basis caches")
     print(baseline_table(folder))
 

@@ -42,12 +42,14 @@ from farfield.dataloader.datasets.property_data import (
 )
 from farfield.dataloader.sources import qm9
 from farfield.dataloader.sources.download import fetch
-from farfield.dataloader.splits import PARTS, Split, SplitOptions, make_split
+from farfield.dataloader.split_protocols import SPLITS
+from farfield.dataloader.splits import Split, SplitOptions, make_split
 from farfield.dataloader.storage import files
 from farfield.dataloader.storage.basis_cache import BasisCache, CacheSettings
+from farfield.dataloader.storage.files import REBUILD_HINT
 from farfield.dataloader.structures import Structures
 from farfield.preprocess.basis_shards import GRAPH_RULES, PIECES, graph_rule, make_basis
-from farfield.preprocess.manifest import REBUILD, Manifest, being_made, remove
+from farfield.preprocess.manifest import Manifest, being_made, remove
 
 FORMAT = 1
 LMAX = 3  # of the published networks: degrees 0 .. 3
@@ -120,7 +122,7 @@ def build_parser() -> OptionParser:
         choices=["random", "3dml", "nvidia", "cormorant", "file"],
         help="protocol",
     )
-    for part in PARTS:
+    for part in SPLITS:
         split.add(
             f"--{part}",
             int,
@@ -212,7 +214,7 @@ def split_options(split, count: int) -> SplitOptions:
     """Options of the protocol; a random split without sizes is 110,000 / 10,000 / rest of QM9, else
     80 / 10 / 10 %.
     """
-    sizes = {part: split[part] for part in PARTS}
+    sizes = {part: split[part] for part in SPLITS}
     if split.name == "random" and sizes["train"] is None and sizes["val"] is None:
         whole = count == qm9.WHOLE_COUNT - qm9.UNCHARACTERISED_COUNT
         sizes |= (
@@ -236,7 +238,7 @@ def make_folder(config, source: MoleculeSource):
         if config.data.rebuild:
             remove_all(folder)
         make_molecules(folder, source, settings, config.split)
-        structures = Structures.load(folder / MOLECULES, REBUILD)
+        structures = Structures.load(folder / MOLECULES, REBUILD_HINT)
         bonds = load_bonds(folder / BONDS) if (folder / BONDS).exists() else None
         cache = make_basis(
             folder,
@@ -297,14 +299,14 @@ def save_bonds(path: Path, bonds: BondTable):
 
 def load_bonds(path: Path) -> BondTable:
     """The table that :func:`save_bonds` wrote; ``ValueError`` if it is damaged."""
-    return BondTable(**files.read_npz(path, ("ends", "kinds", "counts"), REBUILD))
+    return BondTable(**files.read_npz(path, ("ends", "kinds", "counts"), REBUILD_HINT))
 
 
 def report(folder: Path, structures: Structures, cache: BasisCache):
     """Print what the folder holds."""
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     split = Split.load(folder / SPLIT_FILE)
-    parts = " / ".join(str(len(getattr(split, part))) for part in PARTS)
+    parts = " / ".join(str(len(getattr(split, part))) for part in SPLITS)
     print(
         f"{folder}: {size / 1e6:.1f} MB, split {split.settings['name']} {parts} with seed "
         f"{split.settings['seed']}"

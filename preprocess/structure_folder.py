@@ -23,26 +23,27 @@ import numpy as np
 
 from farfield.common.command_line import OptionParser
 from farfield.common.monitor import progress_bar
-from farfield.dataloader.datasets.potential_data import (
+from farfield.dataloader.graphs import NeighborStore, check_cutoff
+from farfield.dataloader.label_statistics import Statistics
+from farfield.dataloader.prepared_folder import (
     MANIFEST,
-    SPLITS,
+    SPLIT_FILE,
     STATISTICS,
     graphs_folder,
     structures_file,
 )
-from farfield.dataloader.graphs import NeighborStore, check_cutoff
-from farfield.dataloader.label_statistics import Statistics
 from farfield.dataloader.sources.extxyz import read_extxyz
 from farfield.dataloader.sources.npz import ABSENT, KEYS, read_npz
-from farfield.dataloader.splits import READS, Split, SplitOptions, make_split
+from farfield.dataloader.split_protocols import PROTOCOLS, SPLITS, STRUCTURES, protocols_for
+from farfield.dataloader.splits import Split, SplitOptions, make_split
+from farfield.dataloader.storage.files import REBUILD_HINT
 from farfield.dataloader.structures import Structures
 from farfield.dataloader.units import ENERGY_UNITS, LENGTH_UNITS, Units
 from farfield.models.networks.e2former_options import E2FormerOptions
-from farfield.preprocess.manifest import REBUILD, Manifest, being_made, remove
+from farfield.preprocess.manifest import Manifest, being_made, remove
 
 FORMAT = 2
 FILE_UNITS = {"energy_unit": "eV", "length_unit": "Angstrom"}  # unless said otherwise
-SPLIT_FILE = "split.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +128,7 @@ def add_split_options(parser: OptionParser):
         str,
         None,
         key="name",
-        choices=list(READS),
+        choices=protocols_for(STRUCTURES),
         help="protocol (default: that of the data)",
     )
     for part in SPLITS:
@@ -261,16 +262,17 @@ def split_options(split, protocol: str, **defaults) -> SplitOptions:
     """
     given = {name: split[key] for name, key in SPLIT_FLAGS.items() if split[key] is not None}
     for name in given:
-        if name not in READS[protocol]:
+        if name not in PROTOCOLS[protocol].reads:
             read = ", ".join(
-                "--" + SPLIT_FLAGS[known].replace("_", "-") for known in READS[protocol]
+                "--" + SPLIT_FLAGS[known].replace("_", "-") for known in PROTOCOLS[protocol].reads
             )
             flag = SPLIT_FLAGS[name].replace("_", "-")
             raise ValueError(
                 f"--{flag} changes nothing in --split {protocol}, which reads {read}; leave it out"
             )
     return SplitOptions(
-        **{name: value for name, value in defaults.items() if name in READS[protocol]} | given
+        **{name: value for name, value in defaults.items() if name in PROTOCOLS[protocol].reads}
+        | given
     )
 
 
@@ -321,7 +323,7 @@ def make_folder(config, source: Source, protocol: str, options: SplitOptions):
             remove_all(folder)
         manifest = make_splits(folder, source, settings, options, divided)
         stores = {split: make_graphs(folder, split, settings["cutoff"]) for split in SPLITS}
-        train = Structures.load(structures_file(folder, "train"), REBUILD)
+        train = Structures.load(structures_file(folder, "train"), REBUILD_HINT)
         manifest.add(STATISTICS, Statistics.of(train, stores["train"].num_edges).save)
     report(folder, source, stores)
 
@@ -398,7 +400,7 @@ def make_splits(
 
 def make_graphs(folder: Path, split: str, cutoff: float) -> NeighborStore:
     """The neighbour graphs of a split, opened if they are there, else found."""
-    structures = Structures.load(structures_file(folder, split), REBUILD)
+    structures = Structures.load(structures_file(folder, split), REBUILD_HINT)
     target = graphs_folder(folder, split)
     if target.exists():
         return NeighborStore.open(target, data_hash=structures.data_hash, cutoff=cutoff)
@@ -417,7 +419,7 @@ def report(folder: Path, source: Source, stores: dict[str, NeighborStore]):
         f"read with {source.words['units']}"
     )
     for split, store in stores.items():
-        structures = Structures.load(structures_file(folder, split), REBUILD)
+        structures = Structures.load(structures_file(folder, split), REBUILD_HINT)
         print(
             f"{split}: {structures.summary()}\n  {store.num_edges} edges within {store.cutoff} "
             "Angstrom"

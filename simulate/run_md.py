@@ -42,7 +42,7 @@ from farfield.common.command_line import (
 from farfield.common.precision import PRECISIONS
 from farfield.common.run_folder import prepare_run_folder, save_config
 from farfield.common.session import Interrupted
-from farfield.dataloader.datasets.potential_data import structures_file
+from farfield.dataloader.prepared_folder import structures_file
 from farfield.dataloader.storage import files
 from farfield.dataloader.structures import Structures
 from farfield.simulate.calculator import FarfieldCalculator

@@ -14,11 +14,8 @@ from torch import nn
 from farfield.common import monitor
 from farfield.common.command_line import OptionParser
 from farfield.common.precision import PRECISIONS
-from farfield.dataloader.datasets.potential_data import (
-    MoleculeDataset,
-    load_statistics,
-    stored_cutoff,
-)
+from farfield.dataloader.datasets.potential_data import MoleculeDataset
+from farfield.dataloader.prepared_folder import load_statistics, stored_cutoff
 from farfield.models.networks.blocks import ATTENTIONS, parse_schedule
 from farfield.models.networks.e2former_options import PRESETS, E2FormerOptions
 from farfield.train.data_order import EpochLoader

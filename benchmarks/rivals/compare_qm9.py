@@ -38,7 +38,8 @@ from benchmarks import harness
 from benchmarks.rivals.side_by_side import curve_rows, divide, farfield_results, start
 from farfield.common.command_line import OptionParser, run_script
 from farfield.dataloader.sources.qm9_targets import TARGETS
-from farfield.dataloader.splits import PARTS, Split
+from farfield.dataloader.split_protocols import SPLITS
+from farfield.dataloader.splits import Split
 from farfield.dataloader.storage.files import write_json
 from farfield.dataloader.structures import Structures
 from farfield.train.tasks.properties import Baselines, metric_name
@@ -189,7 +190,7 @@ def check_split(results: dict, data_path: str):
     own = results["config"]["data"]["data_path"]
     one, other = (Split.load(Path(path) / "split.npz") for path in (own, data_path))
     same = one.data_hash == other.data_hash and all(
-        np.array_equal(getattr(one, name), getattr(other, name)) for name in PARTS
+        np.array_equal(getattr(one, name), getattr(other, name)) for name in SPLITS
     )
     if not same:
         raise ValueError(

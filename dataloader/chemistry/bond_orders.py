@@ -101,8 +101,9 @@ def assign_orders(
 
 
 def _charge_places(numbers: list[int], free: list[int]):
-    """Sets of (atom, charge) that sum to zero and mend atoms with too many neighbours, the smallest
-    sets first, with their penalty.
+    """Sets of (atom, charge) with their penalties, the smallest sets first.
+
+    Charges of a set sum to zero and serve atoms with too many neighbours.
     """
     forced = [atom for atom, left in enumerate(free) if left < 0]
     if any(free[atom] < -1 or numbers[atom] not in PLUS for atom in forced):

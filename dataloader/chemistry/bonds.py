@@ -117,7 +117,7 @@ class BondTable:
             bond = f"{ends[wrong[0]].tolist()} of structure {structure[wrong[0]]}"
             raise ValueError(
                 f"the bond {bond} is of the kinds {kinds[wrong[0]]} and {kinds[wrong[0] + 1]}; "
-                "mend the file"
+                "correct the file"
             )
         keep = np.concatenate([[True], ~same]) if len(ends) else np.zeros(0, bool)
         return cls(ends[keep], kinds[keep], np.bincount(structure[keep], minlength=structures))

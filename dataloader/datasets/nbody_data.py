@@ -29,11 +29,12 @@ import torch
 from farfield.dataloader.sources.nbody_simulation import FRAME_TIME, simulate_nbody
 from farfield.dataloader.storage import files
 from farfield.dataloader.storage.basis_cache import COMPLETE, BasisCache, why_unusable
-from farfield.dataloader.storage.basis_cache import MEND as CACHE_MEND
+from farfield.dataloader.storage.files import REBUILD_HINT
 from farfield.models.batch import AtomBatch, complete_edges, complete_graphs
+from farfield.models.choices import check_choice
 
 __all__ = [
-    "SPLITS",
+    "DRAW_ORDER",
     "STARTS",
     "NBodyDataset",
     "WindowBatchSampler",
@@ -43,8 +44,8 @@ __all__ = [
     "simulate_nbody",
 ]
 
-SPLITS = ("train", "test", "val")  # in the order of the protocol's random numbers
-MEND = (
+DRAW_ORDER = ("train", "test", "val")  # of the random numbers of the splits
+HINT = (
     "make the data with `python -m preprocess.preprocess_nbody --out FOLDER` (--rebuild "
     "replaces what is there)"
 )
@@ -62,8 +63,7 @@ STARTS: dict[str, Callable[[int, int], np.ndarray]] = {
 
 def split_file(folder: str | Path, split: str) -> Path:
     """File of a split; ``ValueError`` for a split there is not."""
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    check_choice("split", split, DRAW_ORDER)
     return Path(folder) / f"nbody_{split}.npz"
 
 
@@ -79,15 +79,15 @@ def read_nbody(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     that do not fit together (quoted), and for numbers that are not finite (names the array and the
     simulation).
     """
-    content = files.read_npz(path, ("positions", "velocities", "charges", "metadata"), MEND)
+    content = files.read_npz(path, ("positions", "velocities", "charges", "metadata"), HINT)
     metadata = _read_metadata(path, str(content.pop("metadata")))
     if metadata.get("dynamics") == "springs":
-        content |= files.read_npz(path, ("springs",), MEND)
+        content |= files.read_npz(path, ("springs",), HINT)
     shape = content["positions"].shape
     if len(shape) != 4 or shape[-1] != 3 or 0 in shape:
         raise ValueError(
             f"{path}: positions must have the shape (simulations, frames, bodies, 3), got "
-            f"{shape}; {MEND}"
+            f"{shape}; {HINT}"
         )
     simulations, _, bodies, _ = shape
     wanted = {
@@ -100,11 +100,11 @@ def read_nbody(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
         if values.shape != wanted[name]:
             raise ValueError(
                 f"{path}: {name} must have the shape {wanted[name]} beside positions {shape}, "
-                f"got {values.shape}; {MEND}"
+                f"got {values.shape}; {HINT}"
             )
         if not np.issubdtype(values.dtype, np.floating):
             raise ValueError(
-                f"{path}: {name} must be floating-point numbers, got {values.dtype}; {MEND}"
+                f"{path}: {name} must be floating-point numbers, got {values.dtype}; {HINT}"
             )
         with np.errstate(over="ignore"):  # float64 beyond float32 is found by the next line
             content[name] = values.astype(np.float32, copy=False)
@@ -112,7 +112,7 @@ def read_nbody(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
         if not finite.all():
             raise ValueError(
                 f"{path}: {name} of simulation {int(np.argmin(finite))} are not finite in "
-                f"float32; {MEND}"
+                f"float32; {HINT}"
             )
     return content, metadata
 
@@ -121,15 +121,15 @@ def _read_metadata(path: str | Path, text: str) -> dict:
     try:
         metadata = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{path} is damaged (metadata: {error}); {MEND}") from None
+        raise ValueError(f"{path} is damaged (metadata: {error}); {HINT}") from None
     if not isinstance(metadata, dict):
         raise ValueError(
-            f"{path} is damaged (metadata: {type(metadata).__name__}, not a dictionary); {MEND}"
+            f"{path} is damaged (metadata: {type(metadata).__name__}, not a dictionary); {HINT}"
         )
     frame_time = metadata.get("frame_time", FRAME_TIME)
     if frame_time != FRAME_TIME:
         raise ValueError(
-            f"{path}: frames must be {FRAME_TIME} apart, its metadata say {frame_time!r}; {MEND}"
+            f"{path}: frames must be {FRAME_TIME} apart, its metadata say {frame_time!r}; {HINT}"
         )
     return metadata
 
@@ -180,7 +180,7 @@ class NBodyDataset:
             held = f"{self.path} has {self.num_frames} frames"
             raise ValueError(
                 f"{held}: horizon must be in 1 .. {self.num_frames - 1} frames, got {horizon}; "
-                f"shorten it, or {MEND}"
+                f"shorten it, or {HINT}"
             )
         if waypoints < 0 or (waypoints and horizon % waypoints):
             raise ValueError(
@@ -195,7 +195,9 @@ class NBodyDataset:
     def _slots_of(self, cache: BasisCache) -> np.ndarray:
         """For every frame its place among the cached start frames, or -1."""
         if cache.data_hash != self.data_hash:
-            raise ValueError(f"{cache.folder} belongs to other data than {self.path}; {CACHE_MEND}")
+            raise ValueError(
+                f"{cache.folder} belongs to other data than {self.path}; {REBUILD_HINT}"
+            )
         slots = np.full(self.num_frames, -1)
         frames = cache.settings.selection.get("starts", ())
         if len(cache) != len(frames) * self.num_simulations or not all(
@@ -204,7 +206,7 @@ class NBodyDataset:
             held = f"{cache.folder} holds {len(cache)} graphs of the start frames {list(frames)}"
             raise ValueError(
                 f"{held}, {self.path} has {self.num_simulations} simulations of "
-                f"{self.num_frames} frames; {CACHE_MEND}"
+                f"{self.num_frames} frames; {REBUILD_HINT}"
             )
         slots[list(frames)] = np.arange(len(frames))
         return slots

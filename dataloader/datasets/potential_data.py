@@ -1,14 +1,12 @@
-"""Batches of structures with energies and forces, from memory or from a preprocessed folder, and
-the plans that cut epochs into batches.
+"""Batches of structures with energies and forces, from memory or from a preprocessed folder.
 
-A folder made by preprocess.preprocess_md17 or preprocess_md22 holds, for each split, ``SPLIT.npz``
-(see dataloader.structures) and ``SPLIT_graphs/`` (see dataloader.graphs), and for all ``split.npz``
-(which structures of the source), ``statistics.json`` (of the training split) and ``manifest.json``
-(settings and SHA-256 of the files).
+Folders are written by the scripts preprocess.preprocess_structures, preprocess_md17 and
+preprocess_md22; dataloader.prepared_folder describes their files.
 
-Open structures are shifted to their centroid, atoms of periodic ones into their cell, in float64
-before anything is rounded to float32: molecules drift in long trajectories, and float32 resolves
-less far from the origin. A batch is a few gathers: 0.15 ms for 32 molecules of 9 atoms.
+Open structures are shifted to their centroid and atoms of periodic structures into their cell, in
+float64 before anything is rounded to float32: molecules drift in long trajectories, and float32
+resolves less far from the origin. Cost: a batch is a few gathers, 0.15 ms for 32 molecules of 9
+atoms.
 """
 
 from __future__ import annotations
@@ -19,122 +17,33 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from farfield.dataloader.graphs import NeighborStore, check_cutoff
-from farfield.dataloader.label_statistics import Statistics, centroids, reference_energy
-from farfield.dataloader.storage import files
-from farfield.dataloader.structures import Structures, rows_of
+from farfield.dataloader import prepared_folder
+from farfield.dataloader.datasets.structure_dataset import StructureDataset
+from farfield.dataloader.graphs import NeighborStore
+from farfield.dataloader.label_statistics import centroids, reference_energy
+from farfield.dataloader.structures import Structures
 from farfield.models.batch import AtomBatch
-
-SPLITS = ("train", "val", "test")
-MANIFEST = "manifest.json"
-STATISTICS = "statistics.json"
-MEND = (
-    "make the folder with `python -m preprocess.preprocess_md17 --out FOLDER` or "
-    "preprocess_md22 (--rebuild replaces what is there)"
-)
-
-
-def structures_file(folder: str | Path, split: str) -> Path:
-    """File of the structures of a split; ``ValueError`` for a split there is not."""
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-    return Path(folder) / f"{split}.npz"
-
-
-def graphs_folder(folder: str | Path, split: str) -> Path:
-    """Neighbour graphs of a split."""
-    return structures_file(folder, split).with_name(f"{split}_graphs")
-
-
-def load_statistics(folder: str | Path) -> Statistics:
-    """Statistics of the training split of a preprocessed folder; ``FileNotFoundError`` or
-    ``ValueError`` if they are not as written.
-    """
-    path = Path(folder) / STATISTICS
-    statistics = Statistics.load(path, MEND)
-    if _finished(folder, path.name) != files.file_checksum(path):
-        raise ValueError(f"{path} is damaged (its checksum does not fit {MANIFEST}); {MEND}")
-    return statistics
-
-
-def stored_cutoff(folder: str | Path) -> float:
-    """Cutoff of the neighbour graphs of a preprocessed folder, Angstrom; ``FileNotFoundError`` or
-    ``ValueError`` without one.
-    """
-    path = Path(folder) / MANIFEST
-    settings = files.read_json(path, MEND).get("settings")
-    cutoff = settings.get("cutoff") if isinstance(settings, dict) else None
-    try:
-        return check_cutoff(cutoff)
-    except (ValueError, TypeError):
-        raise ValueError(f"{path} names no cutoff (it says {cutoff!r}); {MEND}") from None
-
-
-def _finished(folder: str | Path, name: str) -> str:
-    """Checksum of a finished file of a preprocessed folder; ``ValueError`` for one that is not
-    finished.
-    """
-    manifest = files.read_json(Path(folder) / MANIFEST, MEND)
-    if not isinstance(manifest.get("files"), dict) or name not in manifest["files"]:
-        raise ValueError(
-            f"{Path(folder) / MANIFEST} knows no {name}: the folder is not finished; {MEND}"
-        )
-    return manifest["files"][name]
-
-
-class StructureDataset:
-    """What data sets of structures share, whatever their labels are: sizes, and which atoms a batch
-    gathers.
-
-    positions (atoms, 3): as batches have them.
-    """
-
-    def __init__(self, structures: Structures, positions: torch.Tensor):
-        self.structures, self.positions = structures, positions
-        self.atomic_numbers = torch.from_numpy(structures.atomic_numbers)
-
-    def __len__(self) -> int:
-        return len(self.structures)
-
-    @property
-    def data_hash(self) -> str:
-        """Identifies geometry and labels."""
-        return self.structures.data_hash
-
-    @property
-    def atoms_per_structure(self) -> np.ndarray:
-        """(structures,)"""
-        return self.structures.counts
-
-    def places(
-        self, indices: int | Sequence[int] | np.ndarray
-    ) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
-        """The structures of a batch, as array and as tensor (graphs,), and their atoms (nodes,);
-        ``IndexError`` for one there is not.
-        """
-        ids = np.atleast_1d(np.asarray(indices, dtype=np.int64))
-        if len(ids) and not 0 <= ids.min() <= ids.max() < len(self):
-            raise IndexError(f"structures are 0 .. {len(self) - 1}, got {ids.min()} .. {ids.max()}")
-        atoms = rows_of(self.structures.offsets[ids], self.structures.counts[ids])
-        return ids, torch.from_numpy(ids), torch.from_numpy(atoms)
 
 
 class MoleculeDataset(StructureDataset):
-    """Structures with their neighbour graphs; ``dataset[indices]`` makes the whole batch at once.
+    """Structures with their neighbour graphs; ``dataset[indices]`` is a batch.
 
     Arguments
         structures  the data
-        neighbors   their neighbour graphs, or a cutoff in Angstrom: they are then found here, in
-                    memory
+        neighbors   their neighbour graphs, or a cutoff in Angstrom: the graphs are then found here,
+                    in memory
         references  Z -> eV: adds the label residual_energy = energy - sum of the references, small
                     enough for float32
         dtype       of positions and forces
 
-    A batch has positions (nodes, 3), centred for open structures, atomic_numbers (nodes,), for
-    periodic data cell (graphs, 3, 3), periodic (graphs, 3) and image_shift (edges, 3) int32, and
-    the labels energy (graphs,) float64, forces (nodes, 3), stress (graphs, 3, 3), each if the data
-    have it. Note that ``batch.to(dtype=float32)`` rounds the energy as well: compare
-    residual_energy with the prediction less its references.
+    A batch has positions (nodes, 3), centred for open structures, and atomic_numbers (nodes,).
+    Periodic data add cell (graphs, 3, 3), periodic (graphs, 3) and image_shift (edges, 3) int32.
+    Labels, each if the data have it: energy (graphs,) float64, forces (nodes, 3), stress
+    (graphs, 3, 3). Note that ``batch.to(dtype=float32)`` rounds the energy as well: compare
+    residual_energy with the prediction minus its references.
+
+        dataset = MoleculeDataset.open("data/ethanol_sample", "train")
+        batch = dataset[[0, 1, 2]]
     """
 
     def __init__(
@@ -154,19 +63,20 @@ class MoleculeDataset(StructureDataset):
             )
         super().__init__(structures, torch.from_numpy(_centred(structures)).to(dtype))
         self.neighbors, self.references = neighbors, references
+
+        # boxes of all structures, also of the open ones in a mixed set
         self.cell = torch.from_numpy(structures.cell).to(dtype) if neighbors.periodic else None
         self.periodic = torch.from_numpy(structures.periodic) if neighbors.periodic else None
+
+        # labels per atom (atoms, ...) and per structure (structures, ...); energies stay float64
         self.energy = torch.from_numpy(structures.energy_for("batches of energies and forces"))
-        self.atom_labels = (
-            {}
-            if structures.forces is None
-            else {"forces": torch.from_numpy(structures.forces).to(dtype)}
-        )
+        self.atom_labels = {}
+        if structures.forces is not None:
+            self.atom_labels["forces"] = torch.from_numpy(structures.forces).to(dtype)
         self.graph_labels = {"energy": self.energy}
         if references is not None:
-            self.graph_labels["residual_energy"] = self.energy - torch.from_numpy(
-                reference_energy(structures, references)
-            )
+            shift = torch.from_numpy(reference_energy(structures, references))
+            self.graph_labels["residual_energy"] = self.energy - shift
         if structures.stress is not None:
             self.graph_labels["stress"] = torch.from_numpy(structures.stress).to(dtype)
 
@@ -180,17 +90,17 @@ class MoleculeDataset(StructureDataset):
         verify: str = "full",
         **options,
     ) -> MoleculeDataset:
-        """The split ("train", "val", "test") of a preprocessed folder; cutoff: what the graphs must
-        have been made with (None: any).
+        """The split "train", "val" or "test" of a preprocessed folder.
 
-        verify and ``options``: as in :meth:`NeighborStore.open` and the constructor.
-        ``FileNotFoundError`` or ``ValueError``: one line.
+        cutoff: Angstrom, of the neighbour graphs (None: any). verify: as in
+        :meth:`NeighborStore.open`. options: of the constructor. ``FileNotFoundError`` or
+        ``ValueError`` with one line.
         """
-        path = structures_file(folder, split)
-        structures = Structures.load(path, MEND)
-        _finished(folder, path.name)
+        path = prepared_folder.structures_file(folder, split)
+        structures = Structures.load(path, prepared_folder.HINT)
+        prepared_folder.finished_checksum(folder, path.name)
         store = NeighborStore.open(
-            graphs_folder(folder, split),
+            prepared_folder.graphs_folder(folder, split),
             data_hash=structures.data_hash,
             cutoff=cutoff,
             verify=verify,
@@ -209,10 +119,13 @@ class MoleculeDataset(StructureDataset):
     def __getitem__(self, indices: int | Sequence[int] | np.ndarray) -> AtomBatch:
         ids, chosen, atoms = self.places(indices)
         graph, shift = self.neighbors.gather(ids)
+
+        # labels of the graphs (graphs, ...) and of the nodes (nodes, ...)
         labels = {
             name: values.index_select(0, chosen) for name, values in self.graph_labels.items()
         }
         labels |= {name: values.index_select(0, atoms) for name, values in self.atom_labels.items()}
+
         return AtomBatch(
             graph=graph,
             positions=self.positions.index_select(0, atoms),
@@ -226,9 +139,7 @@ class MoleculeDataset(StructureDataset):
 
 
 def _centred(structures: Structures) -> np.ndarray:
-    """Positions (atoms, 3) float64 with the centroid of every open structure at the origin;
-    periodic ones stay.
-    """
+    """Positions (atoms, 3) float64; the centroid of open structures is the origin."""
     shift = centroids(structures)
     if structures.periodic is not None:
         shift[structures.periodic.any(1)] = 0.0

@@ -27,13 +27,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from farfield.dataloader.datasets.potential_data import StructureDataset
+from farfield.dataloader.datasets.structure_dataset import StructureDataset
 from farfield.dataloader.label_statistics import centroids
-from farfield.dataloader.splits import PARTS, Split
+from farfield.dataloader.split_protocols import SPLITS
+from farfield.dataloader.splits import Split
 from farfield.dataloader.storage import array_store, files
 from farfield.dataloader.storage.basis_cache import BasisCache
 from farfield.dataloader.structures import Structures
 from farfield.models.batch import AtomBatch
+from farfield.models.choices import check_choice
 from farfield.models.heads.property_readouts import PROPERTIES, references
 
 MANIFEST = "manifest.json"
@@ -43,7 +45,7 @@ BASIS = "basis"
 BOND_KINDS = "bond_kinds"
 KINDS_WHAT = "farfield bond kinds"
 KINDS_FORMAT = 1
-MEND = (
+HINT = (
     "make the folder with `python -m preprocess.preprocess_qm9 --out FOLDER` (--rebuild "
     "replaces what is there)"
 )
@@ -81,14 +83,14 @@ def open_bond_kinds(
     In memory, not mapped: they are a byte each, and a batch would visit a page of the map for every
     molecule.
     """
-    manifest = array_store.read_manifest(folder, KINDS_WHAT, KINDS_FORMAT, ("kinds",), MEND)
-    array_store.check_data(folder, manifest, data_hash, MEND)
-    array_store.check_arrays(folder, manifest, MEND, verify)
+    manifest = array_store.read_manifest(folder, KINDS_WHAT, KINDS_FORMAT, ("kinds",), HINT)
+    array_store.check_data(folder, manifest, data_hash, HINT)
+    array_store.check_arrays(folder, manifest, HINT, verify)
     kinds = array_store.map_arrays(folder, manifest)["kinds"]
     if manifest["settings"] != {"graph_rule": graph_rule} or kinds.shape != (edges,):
         raise ValueError(
             f"{folder} holds the kinds of {kinds.shape[0]} edges of {manifest['settings']}, "
-            f"wanted are {edges}; {MEND}"
+            f"wanted are {edges}; {HINT}"
         )
     return np.array(kinds)
 
@@ -127,7 +129,7 @@ class PropertyDataset(StructureDataset):
         if not np.array_equal(cache.nodes_per_graph[graph_ids], structures.counts):
             raise ValueError(
                 f"the graphs of {cache.folder} do not belong to the {len(structures)} "
-                f"molecules; {MEND}"
+                f"molecules; {HINT}"
             )
         positions = centred_positions(
             structures, np.float64 if dtype == torch.float64 else np.float32
@@ -164,7 +166,7 @@ class PropertyDataset(StructureDataset):
         """The split ("train", "val", "test") of a preprocessed folder.
 
         verify: of the big arrays, as in :meth:`BasisCache.open`. options: targets, scaling, dtype,
-        basis. ``FileNotFoundError`` or ``ValueError``: one line with the file and the mend.
+        basis. ``FileNotFoundError`` or ``ValueError``: one line with the file and what to do.
         """
         return PropertyFolder.open(folder, verify).dataset(split, **options)
 
@@ -219,11 +221,11 @@ class PropertyFolder:
     @classmethod
     def open(cls, folder: str | Path, verify: str = "sample") -> PropertyFolder:
         """``verify`` of the big arrays, as in :meth:`BasisCache.open`; ``FileNotFoundError`` or
-        ``ValueError`` with file and mend.
+        ``ValueError`` with the file and what to do.
         """
         folder = Path(folder)
         settings = read_settings(folder)
-        structures = Structures.load(folder / MOLECULES, MEND)
+        structures = Structures.load(folder / MOLECULES, HINT)
         data_hash, rule = structures.data_hash, settings["graph_rule"]
         split = Split.load(folder / SPLIT_FILE, data_hash)
         cache = BasisCache.open(
@@ -240,8 +242,7 @@ class PropertyFolder:
 
     def dataset(self, split: str, **options) -> PropertyDataset:
         """The split ("train", "val", "test"); options: targets, scaling, dtype, basis."""
-        if split not in PARTS:
-            raise ValueError(f"split must be one of {', '.join(PARTS)}, got {split!r}")
+        check_choice("split", split, SPLITS)
         chosen = getattr(self.split, split)
         return PropertyDataset(
             self.structures[chosen], self.cache, chosen, self.bond_kinds, **options
@@ -253,18 +254,18 @@ def read_settings(folder: str | Path) -> dict:
     finished.
     """
     path = Path(folder) / MANIFEST
-    manifest = files.read_json(path, MEND)
+    manifest = files.read_json(path, HINT)
     settings, finished = manifest.get("settings"), manifest.get("files")
     if (
         not isinstance(settings, dict)
         or not {"graph_rule", "lmax", "bond_kinds"} <= settings.keys()
     ):
         raise ValueError(
-            f"{path} is damaged or of another program (no graph rule, lmax or bond kinds); {MEND}"
+            f"{path} is damaged or of another program (no graph rule, lmax or bond kinds); {HINT}"
         )
     for name in (MOLECULES, SPLIT_FILE):
         if not isinstance(finished, dict) or name not in finished:
-            raise ValueError(f"{path} knows no {name}: the folder is not finished; {MEND}")
+            raise ValueError(f"{path} knows no {name}: the folder is not finished; {HINT}")
     return settings
 
 

@@ -78,7 +78,7 @@ def _frames(path: Path) -> Iterator[ase.Atoms]:
         RuntimeError,
     ) as error:
         raise ValueError(
-            f"{path}: frame {done} cannot be read as extended xyz ({error}); mend the file"
+            f"{path}: frame {done} cannot be read as extended xyz ({error}); correct the file"
         ) from None
 
 

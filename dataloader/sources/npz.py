@@ -50,7 +50,7 @@ STATED_UNITS = {  # what sGDML files call the units
     },
     "r_unit": {"ang": "Angstrom", "angstrom": "Angstrom", "bohr": "bohr", "nm": "nm"},
 }
-MEND = "give a whole npz file with atomic numbers, positions, energies and forces"
+WHOLE_FILE_HINT = "give a whole npz file with atomic numbers, positions, energies and forces"
 
 
 def read_npz(
@@ -68,7 +68,7 @@ def read_npz(
     repeat (None: without). Raises ``FileNotFoundError`` or ``ValueError`` with the file: damaged, a
     key that is not there (and those that are), shapes that do not fit, other units.
     """
-    files.read_npz(path, (), MEND)  # whole and readable
+    files.read_npz(path, (), WHOLE_FILE_HINT)  # whole and readable
     with np.load(path, allow_pickle=False) as archive:
         held = archive.files
     names = _find_keys(path, held, keys or {})
@@ -170,10 +170,10 @@ def _read(path, held: list[str], wanted: set[str]) -> dict[str, np.ndarray]:
     """The wanted arrays that are there, and all others but pickled objects, which published files
     hold and nobody should load.
     """
-    content = files.read_npz(path, [name for name in held if name in wanted], MEND)
+    content = files.read_npz(path, [name for name in held if name in wanted], WHOLE_FILE_HINT)
     for name in [name for name in held if name not in wanted]:
         try:
-            content |= files.read_npz(path, (name,), MEND)
+            content |= files.read_npz(path, (name,), WHOLE_FILE_HINT)
         except ValueError as error:
             if "allow_pickle" not in str(error):
                 raise

@@ -348,10 +348,10 @@ def read_ragged(
     ``FileNotFoundError`` or ``ValueError`` with the file: damaged, an array that is missing or does
     not fit.
     """
-    mend = f"give an npz file with {COUNTS}, {NUMBERS}, {POSITIONS} and properties in QM9's units"
-    files.read_npz(path, (COUNTS, NUMBERS, POSITIONS), mend)
+    hint = f"give an npz file with {COUNTS}, {NUMBERS}, {POSITIONS} and properties in QM9's units"
+    files.read_npz(path, (COUNTS, NUMBERS, POSITIONS), hint)
     with np.load(path, allow_pickle=False) as archive:
-        content = files.read_npz(path, archive.files, mend)
+        content = files.read_npz(path, archive.files, hint)
     counts, numbers, positions = (content.pop(name) for name in (COUNTS, NUMBERS, POSITIONS))
     ids, smiles = content.pop(IDS, None), content.pop(SMILES, None)
     theory = str(content.pop("theory", ""))
@@ -377,7 +377,7 @@ def read_ragged(
         if array.shape != shape:
             raise ValueError(
                 f"{path}: {name} must have the shape {shape} for {len(counts)} molecules, got "
-                f"{array.shape}; {mend}"
+                f"{array.shape}; {hint}"
             )
     for name, array in content.items():
         if array.shape[:1] == counts.shape and np.issubdtype(array.dtype, np.number):
@@ -407,9 +407,9 @@ def read_edge_npz(
     steps of 1e-3 eV there. ``FileNotFoundError`` or ``ValueError`` with the file: damaged, arrays
     that do not fit, other units.
     """
-    mend = f"download {SOURCES['edge'].name} again"
+    hint = f"download {SOURCES['edge'].name} again"
     names = ("n_node", "n_edge", "node_attr", "node_pos", "edge_attr", "src", "dst", "targets")
-    content = files.read_npz(path, names, mend)
+    content = files.read_npz(path, names, hint)
     counts, edges = (
         content["n_node"].astype(np.int64).reshape(-1),
         content["n_edge"].astype(np.int64).reshape(-1),
@@ -426,7 +426,7 @@ def read_edge_npz(
         if content[name].shape != shape:
             raise ValueError(
                 f"{path}: {name} must have the shape {shape} for {len(counts)} molecules, got "
-                f"{content[name].shape}; {mend}"
+                f"{content[name].shape}; {hint}"
             )
     one_hot = content["node_attr"][:, : len(ELEMENTS)]
     kinds = content["edge_attr"].astype(bool)
@@ -438,13 +438,13 @@ def read_edge_npz(
     ):
         raise ValueError(
             f"{path}: node_attr must start with one of {', '.join(ELEMENTS)} an atom, edge_attr "
-            f"name one of 4 kinds; {mend}"
+            f"name one of 4 kinds; {hint}"
         )
     numbers = np.array(list(ELEMENTS.values()))[one_hot.argmax(1)]
     structure = np.repeat(np.arange(len(counts)), edges)
     ends = np.stack([content["src"], content["dst"]], 1).astype(np.int64)
     if total and not (ends.min() >= 0 and (ends < counts[structure][:, None]).all()):
-        raise ValueError(f"{path}: src and dst must be atoms inside their molecule; {mend}")
+        raise ValueError(f"{path}: src and dst must be atoms inside their molecule; {hint}")
     bonds = BondTable.sorted(
         structure, ends, np.where(kinds.any(1), kinds.argmax(1) + 1, 0), len(counts)
     )

@@ -55,39 +55,39 @@ def write_store(
 
 
 def read_manifest(
-    folder: str | Path, what: str, version: int, arrays: Iterable[str], mend: str
+    folder: str | Path, what: str, version: int, arrays: Iterable[str], hint: str
 ) -> dict:
     """The manifest of a store, if it is whole, of this kind and format, and names the ``arrays``;
-    else one line with ``mend``.
+    else one line with ``hint``.
     """
     path = Path(folder) / MANIFEST
-    manifest = files.read_json(path, mend)
+    manifest = files.read_json(path, hint)
     if manifest.get("what") != what or manifest.get("format") != version:
         found = f"{manifest.get('what')!r} of the format version {manifest.get('format')!r}"
         raise ValueError(
-            f"{path} describes {found}, wanted is {what!r} of version {version}; {mend}"
+            f"{path} describes {found}, wanted is {what!r} of version {version}; {hint}"
         )
     checksum = manifest.pop("checksum", None)
     if checksum != files.json_checksum(manifest):
-        raise ValueError(f"{path} is damaged (its checksum does not fit); {mend}")
+        raise ValueError(f"{path} is damaged (its checksum does not fit); {hint}")
     lacks = [name for name, kind in ENTRIES.items() if not isinstance(manifest.get(name), kind)]
     lacks = lacks or [f"array {name}" for name in arrays if name not in manifest["arrays"]]
     if lacks:
-        raise ValueError(f"{path} is of another program (it has no {lacks[0]}); {mend}")
+        raise ValueError(f"{path} is of another program (it has no {lacks[0]}); {hint}")
     return manifest
 
 
-def check_data(folder: str | Path, manifest: dict, data_hash: str, mend: str):
+def check_data(folder: str | Path, manifest: dict, data_hash: str, hint: str):
     """``ValueError`` unless the store was made from the data with the hash ``data_hash``."""
     if manifest["data_hash"] != data_hash:
         found, wanted = manifest["data_hash"][:12], data_hash[:12]
         raise ValueError(
             f"{folder} belongs to another data set (hash {found}..., the data here have "
-            f"{wanted}...); {mend}"
+            f"{wanted}...); {hint}"
         )
 
 
-def check_arrays(folder: str | Path, manifest: dict, mend: str, verify: str = "full"):
+def check_arrays(folder: str | Path, manifest: dict, hint: str, verify: str = "full"):
     """Compare the arrays of a store with its manifest as ``verify`` (a name of VERIFY) says; the
     first that differs is an error.
     """
@@ -95,7 +95,7 @@ def check_arrays(folder: str | Path, manifest: dict, mend: str, verify: str = "f
         raise ValueError(f"verify must be one of {', '.join(VERIFY)}, got {verify!r}")
     for name, description in manifest["arrays"].items():
         _check_file(
-            Path(folder) / f"{name}.npy", description, manifest["block_bytes"], VERIFY[verify], mend
+            Path(folder) / f"{name}.npy", description, manifest["block_bytes"], VERIFY[verify], hint
         )
 
 
@@ -126,20 +126,20 @@ def _check_file(
     description: dict,
     block_bytes: int,
     blocks_of: Callable[[int], Iterable[int]],
-    mend: str,
+    hint: str,
 ):
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; {mend}")
+        raise FileNotFoundError(f"{path} does not exist; {hint}")
     size = path.stat().st_size
     if size != description["bytes"]:
         raise ValueError(
             f"{path} is truncated or damaged: {size} bytes, {description['bytes']} were "
-            f"written; {mend}"
+            f"written; {hint}"
         )
     blocks = list(blocks_of(len(description["blocks"])))
     for block, found in zip(blocks, files.block_checksums(path, blocks, block_bytes), strict=True):
         if found != description["blocks"][block]:
             raise ValueError(
                 f"{path} is damaged: block {block} (bytes {block * block_bytes} and on) has "
-                f"another checksum; {mend}"
+                f"another checksum; {hint}"
             )

@@ -36,6 +36,7 @@ import numpy as np
 import torch
 
 from farfield.dataloader.storage import array_store, files
+from farfield.dataloader.storage.files import REBUILD_HINT
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.near_field.edge_frames import EdgeBasis, packed_frames, packed_size
 
@@ -44,7 +45,6 @@ WHAT = "farfield basis cache"
 ARRAYS = ("vector", "packed", "nodes", "edge_offsets")
 DTYPES = ("float32", "float16")
 COMPLETE = {"kind": "complete"}  # graph rule: every pair of nodes
-MEND = "build it again: preprocess script, option --rebuild"
 EDGES_PER_STEP = 16384
 GRAPHS_PER_STEP = 4096
 FIRST = packed_size(1)  # packed numbers that the vector gives
@@ -298,7 +298,9 @@ class BasisCache:
 
     @classmethod
     def _opened(cls, folder: str | Path) -> BasisCache:
-        return cls(Path(folder), array_store.read_manifest(folder, WHAT, FORMAT, ARRAYS, MEND))
+        return cls(
+            Path(folder), array_store.read_manifest(folder, WHAT, FORMAT, ARRAYS, REBUILD_HINT)
+        )
 
     @classmethod
     def open(
@@ -314,22 +316,22 @@ class BasisCache:
 
         verify: ``"full"`` compares every block of every file with its checksum (1 GB/s),
         ``"sample"`` 16 blocks of each file, ``"sizes"`` only types and sizes. Raises
-        ``FileNotFoundError`` or ``ValueError``: one line with the file and the mend.
+        ``FileNotFoundError`` or ``ValueError``: one line with the file and what to do.
         """
-        manifest = array_store.read_manifest(folder, WHAT, FORMAT, ARRAYS, MEND)
+        manifest = array_store.read_manifest(folder, WHAT, FORMAT, ARRAYS, REBUILD_HINT)
         settings = manifest["settings"]
         if settings["lmax"] != lmax:
             raise ValueError(
                 f"{folder} holds the basis of lmax {settings['lmax']}, wanted is lmax {lmax}; "
-                f"{MEND} --lmax {lmax}"
+                f"{REBUILD_HINT} --lmax {lmax}"
             )
         if settings["graph_rule"] != graph_rule:
             raise ValueError(
                 f"{folder} holds the edges of the graph rule {settings['graph_rule']}, wanted is "
-                f"{graph_rule}; {MEND}"
+                f"{graph_rule}; {REBUILD_HINT}"
             )
-        array_store.check_data(folder, manifest, data_hash, MEND)
-        array_store.check_arrays(folder, manifest, MEND, verify)
+        array_store.check_data(folder, manifest, data_hash, REBUILD_HINT)
+        array_store.check_arrays(folder, manifest, REBUILD_HINT, verify)
         return cls(Path(folder), manifest)
 
 
@@ -484,7 +486,7 @@ def _check_graph(index: int, graph: GraphEdges, settings: CacheSettings):
         )
     if not np.isfinite(graph.vectors).all():
         raise ValueError(
-            f"graph {index} has an edge vector that is not finite; mend the positions of the data"
+            f"graph {index} has an edge vector that is not finite; correct the positions"
         )
     if settings.graph_rule == COMPLETE:
         if not np.array_equal(ends, complete_pairs(graph.num_nodes)):

@@ -27,6 +27,7 @@ import numpy as np
 TEMPORARY = ".unfinished-"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BLOCK_BYTES = 4 << 20  # of blockwise checksums
+REBUILD_HINT = "preprocess the data again with --rebuild"  # ends errors of damaged files
 # what reading an npz raises when a byte of it is not as written
 DAMAGE = (
     zipfile.BadZipFile,
@@ -143,34 +144,34 @@ def write_json(path: str | Path, content) -> None:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def read_json(path: str | Path, mend: str) -> dict:
+def read_json(path: str | Path, hint: str) -> dict:
     """The dictionary of a json file; ``FileNotFoundError`` or ``ValueError`` with the file and
-    ``mend`` if that cannot be had.
+    ``hint`` if that cannot be had.
     """
     path = Path(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist; {mend}") from None
+        raise FileNotFoundError(f"{path} does not exist; {hint}") from None
     except (OSError, ValueError) as error:  # ValueError: bad json or bad utf-8
-        raise ValueError(f"{path} is damaged ({_first_line(error)}); {mend}") from None
+        raise ValueError(f"{path} is damaged ({_first_line(error)}); {hint}") from None
     if not isinstance(content, dict):
         raise ValueError(
-            f"{path} is damaged (holds {type(content).__name__}, not a dictionary); {mend}"
+            f"{path} is damaged (holds {type(content).__name__}, not a dictionary); {hint}"
         )
     return content
 
 
-def read_npz(path: str | Path, names: Iterable[str], mend: str) -> dict[str, np.ndarray]:
+def read_npz(path: str | Path, names: Iterable[str], hint: str) -> dict[str, np.ndarray]:
     """Arrays of an npz file; every member is verified against the checksum the format keeps.
 
-    names: the arrays wanted. mend: what the user can do, ends the message. Raises
+    names: the arrays wanted. hint: what the user can do, the end of the message. Raises
     ``FileNotFoundError`` for a missing file and ``ValueError`` for a damaged or foreign file and
     for arrays that are not in it.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; {mend}")
+        raise FileNotFoundError(f"{path} does not exist; {hint}")
     try:
         with open(path, "rb") as file:
             if not zipfile.is_zipfile(file):
@@ -182,15 +183,15 @@ def read_npz(path: str | Path, names: Iterable[str], mend: str) -> dict[str, np.
                 found = archive.files
     except PermissionError as error:
         raise PermissionError(
-            f"{path} cannot be read ({error.strerror}); mend its permissions"
+            f"{path} cannot be read ({error.strerror}); change its permissions"
         ) from None
     except DAMAGE as error:
         raise ValueError(
-            f"{path} is damaged or no npz file ({_first_line(error)}); {mend}"
+            f"{path} is damaged or no npz file ({_first_line(error)}); {hint}"
         ) from None
     if missing:
         raise ValueError(
-            f"{path} has no array {missing[0]!r} (it holds {', '.join(found) or 'nothing'}); {mend}"
+            f"{path} has no array {missing[0]!r} (it holds {', '.join(found) or 'nothing'}); {hint}"
         )
     return content
 

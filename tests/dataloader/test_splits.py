@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from farfield.dataloader.sources import md22
-from farfield.dataloader.splits import PARTS, Split, SplitOptions, make_split
+from farfield.dataloader.split_protocols import SPLITS
+from farfield.dataloader.splits import Split, SplitOptions, make_split
 
 
 def sizes(split: Split) -> tuple[int, ...]:
-    return tuple(len(getattr(split, part)) for part in PARTS)
+    return tuple(len(getattr(split, part)) for part in SPLITS)
 
 
 def make(name, count, test_count=0, **options) -> Split:
@@ -20,7 +21,7 @@ def make(name, count, test_count=0, **options) -> Split:
 
 def assert_apart(split: Split):
     """By hand, not by the check of the class."""
-    together = np.concatenate([getattr(split, part) for part in PARTS])
+    together = np.concatenate([getattr(split, part) for part in SPLITS])
     assert (
         len(set(together.tolist())) == len(together)
         and 0 <= together.min() <= together.max() < split.count
@@ -43,6 +44,42 @@ def test_random_and_md17_take_counts_and_leave_the_rest():
         ValueError, match="md17 is 950 / 50 / rest, got --train 100 --val None; give --split random"
     ):
         make("md17", 2000, train=100)
+
+
+@pytest.mark.parametrize(
+    ("count", "given", "expected"),
+    [
+        (3, {}, (1, 1, 1)),
+        (10, {}, (8, 1, 1)),
+        (500, {}, (400, 50, 50)),
+        (5000, {"train": 900}, (900, 500, 3600)),
+        (1000, {"train": 900}, (900, 50, 50)),
+        (1000, {"val": 20}, (880, 20, 100)),
+        (1000, {"test": 300}, (600, 100, 300)),
+        (1000, {"train": 100, "test": 850}, (100, 50, 850)),
+        (1000, {"train": 100, "val": 850}, (100, 850, 50)),
+    ],
+)
+def test_fractions_divide_any_set_and_keep_what_is_given(count, given, expected):
+    split = make("fractions", count, **given)
+    assert sizes(split) == expected
+    assert_apart(split)
+
+
+def test_a_set_too_small_for_the_usual_sizes_is_divided_by_fractions():
+    for count in (12, 1000):
+        small, shares = make("random", count, seed=3), make("fractions", count, seed=3)
+        for part in SPLITS:
+            assert getattr(small, part).tolist() == getattr(shares, part).tolist()
+    assert sizes(make("random", 1001)) == (950, 50, 1)
+    with pytest.raises(ValueError, match="a set of 2 structures cannot be divided .* at least 3"):
+        make("fractions", 2)
+
+
+def test_fractions_divide_what_test_files_leave():
+    split = make("fractions", 30, test_count=10)
+    assert sizes(split) == (18, 2, 10) and split.test.tolist() == list(range(20, 30))
+    assert sizes(make("fractions", 12, test_count=10)) == (1, 1, 10)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +153,7 @@ def test_index_file(tmp_path):
         make("file", 9, path=str(tmp_path / "own.npz"))
     np.savez(tmp_path / "own.npz", train=[4, 2], val=[2], test=[9])
     with pytest.raises(
-        ValueError, match="structure 2 is in train and in val; the parts must not overlap"
+        ValueError, match="structure 2 is in train and in val; the splits must not overlap"
     ):
         make("file", 10, path=str(tmp_path / "own.npz"))
     np.savez(tmp_path / "own.npz", train=[4, 4], val=[2], test=[9])
@@ -214,8 +251,8 @@ def test_more_than_there_is_is_refused():
         make("md17", 1000)
     with pytest.raises(
         ValueError,
-        match="split must be one of random, md17, rmd17, lsr-mp, time, file, .*cormorant, "
-        "got 'kfold'",
+        match="split must be one of random, fractions, md17, rmd17, lsr-mp, time, file, "
+        ".*cormorant, got 'kfold'",
     ):
         make("kfold", 10)
 
@@ -224,7 +261,7 @@ def test_file_remembers_data_and_settings(tmp_path):
     split = make("random", 30, train=10, val=5, seed=7)
     split.save(tmp_path / "split.npz")
     again = Split.load(tmp_path / "split.npz", "hash")
-    assert all(getattr(again, part).tolist() == getattr(split, part).tolist() for part in PARTS)
+    assert all(getattr(again, part).tolist() == getattr(split, part).tolist() for part in SPLITS)
     assert (
         again.settings == split.settings
         and again.settings["seed"] == 7

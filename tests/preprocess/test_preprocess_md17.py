@@ -18,16 +18,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from farfield.common.session import Interrupted
 from farfield.dataloader.batch_plan import BatchPlan
-from farfield.dataloader.datasets.potential_data import (
-    SPLITS,
-    MoleculeDataset,
-    graphs_folder,
-    load_statistics,
-    structures_file,
-)
+from farfield.dataloader.datasets.potential_data import MoleculeDataset
 from farfield.dataloader.graphs import NeighborStore
 from farfield.dataloader.label_statistics import fit_references
+from farfield.dataloader.prepared_folder import graphs_folder, load_statistics, structures_file
 from farfield.dataloader.sources import md17
+from farfield.dataloader.split_protocols import SPLITS
 from farfield.dataloader.splits import Split
 from farfield.preprocess import preprocess_md17
 from farfield.preprocess import structure_folder as molecule_folder
@@ -188,7 +184,7 @@ def test_unfinished_and_foreign_folders_do_not_open(made, tmp_path):
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["files"]["train.npz"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match=r"knows no train\.npz: the folder is not finished"):
+    with pytest.raises(ValueError, match=r"does not list train\.npz: the folder is not finished"):
         MoleculeDataset.open(folder, "train")
     assert graphs_folder(folder, "val").is_dir()
 

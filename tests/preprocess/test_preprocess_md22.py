@@ -5,8 +5,10 @@ time.
 import numpy as np
 import pytest
 
-from farfield.dataloader.datasets.potential_data import SPLITS, MoleculeDataset, load_statistics
+from farfield.dataloader.datasets.potential_data import MoleculeDataset
+from farfield.dataloader.prepared_folder import load_statistics
 from farfield.dataloader.sources import md22
+from farfield.dataloader.split_protocols import SPLITS
 from farfield.dataloader.splits import Split
 from farfield.preprocess.preprocess_md22 import main
 

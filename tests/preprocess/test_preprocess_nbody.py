@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from farfield.common.session import Interrupted
-from farfield.dataloader.datasets.nbody_data import SPLITS, NBodyDataset, cache_folder
+from farfield.dataloader.datasets.nbody_data import DRAW_ORDER, NBodyDataset, cache_folder
 from farfield.dataloader.sources.nbody_simulation import simulate_nbody
 from farfield.models.networks.nbody_transformer import NBodyOptions
 from farfield.preprocess import preprocess_nbody
@@ -48,7 +48,7 @@ def run(folder: Path, *more: str):
 
 def test_splits_are_one_stream_of_simulations(made):
     rng = np.random.RandomState(42)  # noqa: NPY002
-    for split, count in zip(SPLITS, (5, 4, 3), strict=True):
+    for split, count in zip(DRAW_ORDER, (5, 4, 3), strict=True):
         wanted = simulate_nbody(count, rng)
         with np.load(made / f"nbody_{split}.npz") as found:
             for name in ("positions", "velocities", "charges"):
@@ -68,7 +68,7 @@ def test_splits_are_one_stream_of_simulations(made):
 
 
 def test_caches_open_for_every_split(made):
-    for split in SPLITS:
+    for split in DRAW_ORDER:
         dataset = NBodyDataset(made, split, 10)
         assert len(dataset.open_cache(2)) == len(dataset)
         assert dataset[[0, 2]].edge_basis is not None
@@ -124,7 +124,7 @@ def test_interrupted_simulation_goes_on_where_it_stopped(made, tmp_path, monkeyp
     ):
         run(tmp_path)
     assert sorted(path.name for path in tmp_path.glob("*.npz")) == sorted(
-        f"nbody_{split}.npz" for split in SPLITS[: stop_at - 1]
+        f"nbody_{split}.npz" for split in DRAW_ORDER[: stop_at - 1]
     )
     run(tmp_path)
     assert len(calls) == 4  # the interrupted one is made twice, the finished ones once

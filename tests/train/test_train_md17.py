@@ -12,7 +12,7 @@ import pytest
 
 from farfield.common import checkpoint
 from farfield.common.session import Interrupted
-from farfield.dataloader.datasets.potential_data import load_statistics
+from farfield.dataloader.prepared_folder import load_statistics
 from farfield.models.networks.e2former_options import PRESETS, E2FormerOptions
 from farfield.preprocess import preprocess_md17
 from farfield.train import evaluate, train_md17

@@ -235,7 +235,8 @@ def test_table_is_sorted_and_whole():
         2,
     ]
     with pytest.raises(
-        ValueError, match=r"the bond \[1, 3\] of structure 1 is of the kinds 2 and 1; mend the file"
+        ValueError,
+        match=r"the bond \[1, 3\] of structure 1 is of the kinds 2 and 1; correct the file",
     ):
         BondTable.sorted(np.array([1, 1]), [[3, 1], [1, 3]], [2, 1], 2)
     for ends, kinds, counts, message in (

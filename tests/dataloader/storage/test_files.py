@@ -105,7 +105,7 @@ def test_array_checksum_sees_numbers_shape_and_type():
     )
 
 
-def test_reading_names_the_file_and_the_mend(tmp_path):
+def test_reading_names_the_file_and_what_to_do(tmp_path):
     path = tmp_path / "data.npz"
     with pytest.raises(FileNotFoundError, match=r"data\.npz does not exist; make it"):
         files.read_npz(path, ["a"], "make it")
@@ -141,7 +141,7 @@ def test_file_without_permission_is_not_called_damaged(tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.open", refused)  # root may read anything
     with pytest.raises(
         PermissionError,
-        match=r"data\.npz cannot be read \(Permission denied\); mend its permissions",
+        match=r"data\.npz cannot be read \(Permission denied\); change its permissions",
     ):
         files.read_npz(path, ["a"], "make it")
 
@@ -150,5 +150,5 @@ def test_json_must_be_a_dictionary(tmp_path):
     path = tmp_path / "x.json"
     for text in ("{", "[1]", "\x00"):
         path.write_text(text)
-        with pytest.raises(ValueError, match=r"x\.json is damaged \(.+\); mend it"):
-            files.read_json(path, "mend it")
+        with pytest.raises(ValueError, match=r"x\.json is damaged \(.+\); make it again"):
+            files.read_json(path, "make it again")

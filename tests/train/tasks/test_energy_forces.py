@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from farfield.dataloader.datasets.potential_data import MoleculeDataset, load_statistics
+from farfield.dataloader.datasets.potential_data import MoleculeDataset
+from farfield.dataloader.prepared_folder import load_statistics
 from farfield.dataloader.units import KCAL_MOL
 from farfield.train import potential_script as md_script
 from farfield.train.losses import StructureLoss

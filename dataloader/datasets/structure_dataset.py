@@ -1,0 +1,46 @@
+"""What the data sets of structures share, whatever their labels are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from farfield.dataloader.structures import Structures, rows_of
+
+
+class StructureDataset:
+    """Structures, their sizes, and the atoms that a batch gathers.
+
+    structures: the data. positions (atoms, 3): as batches have them.
+    """
+
+    def __init__(self, structures: Structures, positions: torch.Tensor):
+        self.structures, self.positions = structures, positions
+        self.atomic_numbers = torch.from_numpy(structures.atomic_numbers)
+
+    def __len__(self) -> int:
+        return len(self.structures)
+
+    @property
+    def data_hash(self) -> str:
+        """Identifies geometry and labels."""
+        return self.structures.data_hash
+
+    @property
+    def atoms_per_structure(self) -> np.ndarray:
+        """(structures,)"""
+        return self.structures.counts
+
+    def places(
+        self, indices: int | Sequence[int] | np.ndarray
+    ) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+        """The structures of a batch, as array and as tensor (graphs,), and their atoms (nodes,);
+        ``IndexError`` for one there is not.
+        """
+        ids = np.atleast_1d(np.asarray(indices, dtype=np.int64))
+        if len(ids) and not 0 <= ids.min() <= ids.max() < len(self):
+            raise IndexError(f"structures are 0 .. {len(self) - 1}, got {ids.min()} .. {ids.max()}")
+        atoms = rows_of(self.structures.offsets[ids], self.structures.counts[ids])
+        return ids, torch.from_numpy(ids), torch.from_numpy(atoms)

@@ -1,0 +1,77 @@
+"""The files of a folder of preprocessed structures, and what can be read without loading the data.
+
+    train.npz      val.npz      test.npz         structures of each split (dataloader.structures)
+    train_graphs/  val_graphs/  test_graphs/     their neighbour graphs (dataloader.graphs)
+    split.npz                                    which structures of the source (dataloader.splits)
+    statistics.json                              of the training split (dataloader.label_statistics)
+    manifest.json                                settings, SHA-256 of the source and of the files
+
+preprocess.structure_folder writes such a folder, dataloader.datasets.potential_data makes batches
+from it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from farfield.dataloader.graphs import check_cutoff
+from farfield.dataloader.label_statistics import Statistics
+from farfield.dataloader.split_protocols import SPLITS
+from farfield.dataloader.storage import files
+from farfield.models.choices import check_choice
+
+MANIFEST = "manifest.json"
+STATISTICS = "statistics.json"
+SPLIT_FILE = "split.npz"
+HINT = (
+    "make the folder with `python -m preprocess.preprocess_structures --out FOLDER` "
+    "(--rebuild replaces what is there)"
+)
+
+
+def structures_file(folder: str | Path, split: str) -> Path:
+    """File with the structures of a split; ``ValueError`` for an unknown split."""
+    check_choice("split", split, SPLITS)
+    return Path(folder) / f"{split}.npz"
+
+
+def graphs_folder(folder: str | Path, split: str) -> Path:
+    """Folder with the neighbour graphs of a split."""
+    return structures_file(folder, split).with_name(f"{split}_graphs")
+
+
+def load_statistics(folder: str | Path) -> Statistics:
+    """Statistics of the training split.
+
+    ``FileNotFoundError`` or ``ValueError`` if the file is missing, damaged or not finished.
+    """
+    path = Path(folder) / STATISTICS
+    statistics = Statistics.load(path, HINT)
+    if finished_checksum(folder, path.name) != files.file_checksum(path):
+        raise ValueError(f"{path} is damaged (its checksum does not fit {MANIFEST}); {HINT}")
+    return statistics
+
+
+def stored_cutoff(folder: str | Path) -> float:
+    """Cutoff of the neighbour graphs, Angstrom.
+
+    ``FileNotFoundError`` or ``ValueError`` if the manifest is missing, damaged or has no cutoff.
+    """
+    path = Path(folder) / MANIFEST
+    settings = files.read_json(path, HINT).get("settings")
+    cutoff = settings.get("cutoff") if isinstance(settings, dict) else None
+    try:
+        return check_cutoff(cutoff)
+    except (ValueError, TypeError):
+        raise ValueError(f"{path} names no cutoff (it says {cutoff!r}); {HINT}") from None
+
+
+def finished_checksum(folder: str | Path, name: str) -> str:
+    """SHA-256 that the manifest records for the file ``name``; ``ValueError`` for a file that is
+    not finished.
+    """
+    manifest = Path(folder) / MANIFEST
+    finished = files.read_json(manifest, HINT).get("files")
+    if not isinstance(finished, dict) or name not in finished:
+        raise ValueError(f"{manifest} does not list {name}: the folder is not finished; {HINT}")
+    return finished[name]

@@ -1,22 +1,26 @@
 """What a run shows while it trains and leaves behind: log, tensorboard, progress bar, plots,
 ``results.json``.
 
-Everything here only reads the training; nothing here can change its numbers.
+Everything here only reads the training; nothing here can change its numbers. Matplotlib and
+tensorboard are imported where they are used, so that ``--help`` does not wait for them.
 """
+
+from __future__ import annotations
 
 import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from farfield.dataloader.storage import files
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MAX_POINTS = 20_000
 
@@ -51,6 +55,8 @@ class Monitor:
     """
 
     def __init__(self, folder: Path, total: int | None, step: int, progress: bool):
+        from torch.utils.tensorboard import SummaryWriter
+
         self.board = SummaryWriter(folder / "tensorboard", purge_step=step)
         self.bar = progress_bar(total, initial=step, unit="step", disable=not progress)
 
@@ -158,6 +164,8 @@ def draw_curves(
     """Validation errors ``names`` against epoch and against CPU minutes (log axes); ``references``:
     name -> level of a baseline.
     """
+    from matplotlib.ticker import FuncFormatter
+
     labels = {
         name: f"{name} ({units[name]})" if units and name in units else name for name in names
     }
@@ -195,10 +203,16 @@ def save_figure(path: Path, figure: Figure):
         figure.savefig(temporary, format="png", dpi=130)
 
 
+def new_figure(size: tuple[float, float]) -> Figure:
+    """An empty figure of this size in inches."""
+    # without pyplot: a notebook that imports this keeps its own backend
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained")
+
+
 def _panels(count: int, size: tuple[float, float]):
-    figure = Figure(
-        figsize=size, layout="constrained"
-    )  # without pyplot: a notebook that imports this keeps its own backend
+    figure = new_figure(size)
     return figure, figure.subplots(1, count, squeeze=False)[0]
 
 

@@ -11,7 +11,7 @@ A run folder holds
 
 The state is written atomically; going on cuts both files back to it, so that frames of a killed
 session are neither lost nor doubled. Only `ENSEMBLES` knows integrators: a new one is a function
-there.
+there. Integrators and writers of ASE are imported where they are used: they cost half a second.
 """
 
 from __future__ import annotations
@@ -22,19 +22,17 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io import write
-from ase.md.langevin import Langevin
-from ase.md.md import MolecularDynamics
-from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_momenta
-from ase.md.verlet import VelocityVerlet
 
 from farfield.common.session import Interrupted, SignalWatch, cpu_seconds
 from farfield.dataloader.storage import files
+
+if TYPE_CHECKING:
+    from ase.md.md import MolecularDynamics
 
 LOG, TRAJECTORY, STATE = "log.csv", "trajectory.extxyz", "state.npz"
 RECORDS = (LOG, TRAJECTORY)
@@ -44,6 +42,8 @@ MEND = "start again with --overwrite"
 
 def nve(atoms: Atoms, options, rng: np.random.Generator) -> MolecularDynamics:
     """Constant energy: velocity Verlet."""
+    from ase.md.verlet import VelocityVerlet
+
     return VelocityVerlet(atoms, options.timestep * units.fs)
 
 
@@ -53,6 +53,8 @@ def langevin(atoms: Atoms, options, rng: np.random.Generator) -> MolecularDynami
         raise ValueError(
             "the ensemble langevin needs a temperature; give --temperature in K, or --ensemble nve"
         )
+    from ase.md.langevin import Langevin
+
     bath = {"temperature_K": options.temperature, "friction": options.friction / units.fs}
     return Langevin(atoms, options.timestep * units.fs, **bath, fixcm=False, rng=rng)
 
@@ -73,6 +75,8 @@ def draw_velocities(atoms: Atoms, temperature: float, rng: np.random.Generator):
     """Maxwell-Boltzmann velocities of exactly this temperature (K), without drift and, for open
     structures, without rotation.
     """
+    from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_momenta
+
     thermalize_momenta(atoms, temperature, rng=rng)
     if len(atoms) > 1:
         Stationary(atoms, preserve_temperature=False)
@@ -179,6 +183,8 @@ class Simulation:
 
     def _record(self, row: dict | None = None):
         """Append the present frame to log and trajectory."""
+        import ase.io
+
         row = row or self._row()
         atoms = self.atoms
         frame = Atoms(
@@ -193,7 +199,7 @@ class Simulation:
         )
         frame.info.update(step=self.step, time_fs=row["time_fs"])
         text = io.StringIO()
-        write(text, frame, format="extxyz", write_results=True)
+        ase.io.write(text, frame, format="extxyz", write_results=True)
         line = io.StringIO()
         csv.writer(line, lineterminator="\n").writerow(
             repr(float(value)) if name != "step" else value for name, value in row.items()

@@ -24,12 +24,11 @@ if not __package__:  # `python simulate/run_md.py` in a checkout
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import shlex
+from typing import TYPE_CHECKING
 
-import ase.io
 import numpy as np
 import torch
 from ase import Atoms
-from matplotlib.figure import Figure
 
 from farfield.common import checkpoint, monitor
 from farfield.common.command_line import (
@@ -56,6 +55,9 @@ from farfield.simulate.dynamics import (
     read_log,
     read_state,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RUN_FILES = ("config.yaml", STATE, LOG, TRAJECTORY, "results.json", "plots")
 # what a continued run may change; of the checkpoint only the place, its content is compared
@@ -160,8 +162,10 @@ def first_structure(config) -> Atoms:
             f"--structure {system.structure} does not exist; give a file that ASE reads (xyz, "
             "extxyz, cif, ...)"
         )
+    from ase.io import read  # half a second that --help does not wait for
+
     try:
-        return ase.io.read(system.structure, index=system.index)
+        return read(system.structure, index=system.index)
     except IndexError:
         raise ValueError(
             f"--structure {system.structure} has no structure {system.index}; give another --index"
@@ -279,7 +283,7 @@ def draw_energies(log: dict[str, np.ndarray]) -> Figure:
     """Potential, kinetic and total energy less their first values, and the temperature, over
     time.
     """
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure = monitor.new_figure((9, 3.8))
     left, right = figure.subplots(1, 2)
     for name in ("potential", "kinetic", "total"):
         values = log[f"{name}_eV"]

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import ase
-import ase.io
 import numpy as np
 
 from farfield.dataloader.sources.npz import ABSENT, full_stress, in_project_units
 from farfield.dataloader.structures import Structures
 from farfield.dataloader.units import Units
+
+if TYPE_CHECKING:
+    import ase
 
 NAME_KEYS = ("name", "config_type")  # of the comment line, that name a structure
 
@@ -65,6 +67,8 @@ def read_extxyz(
 
 
 def _frames(path: Path) -> Iterator[ase.Atoms]:
+    import ase.io  # half a second that scripts for other files do not wait for
+
     done = 0
     try:
         for atoms in ase.io.iread(path, index=":", format="extxyz"):

@@ -23,15 +23,18 @@ the kernel, at any L_t.
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse
 import torch
 from torch import Tensor
 
 from farfield.models.so3.bessel import leading_term, scaled_bessel, spherical_bessel
 from farfield.models.so3.harmonics import gradient_ladders, ladder_step, solid_harmonics
 from farfield.models.so3.irreps import degree_of_row, num_rows, table
+
+if TYPE_CHECKING:
+    import scipy.sparse
 
 
 def standing_waves(
@@ -69,6 +72,8 @@ def _wave_gradient(axis: int, steps: list[list[np.ndarray]]) -> scipy.sparse.csr
     """``d_a`` as a matrix of the waves of degrees 0 .. len(steps); rows of the highest degree lack
     their upper neighbour.
     """
+    import scipy.sparse
+
     top = len(steps)
     blocks = [[None] * (top + 1) for _ in range(top + 1)]
     for l in range(1, top + 1):
@@ -85,6 +90,8 @@ def translation_table(lmax: int, truncation: int) -> Tensor:
     Rows: (lmax + 1)^2 kernel components x (truncation + 1)^2 source moments; columns: waves of
     degrees 0 .. truncation + lmax.
     """
+    import scipy.sparse
+
     steps = _axis_ladders(truncation + lmax)
     size, moments = num_rows(truncation + lmax), num_rows(truncation)
     layers = [

@@ -26,8 +26,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.integrate import lebedev_rule
-from scipy.spatial import KDTree
 
 LARGEST_DEGREE = 301  # that a search may come to
 FIBONACCI_ERROR = 1e-3
@@ -90,7 +88,7 @@ class Lebedev(Rule):
     @functools.cached_property
     def counts(self) -> dict[int, int]:
         """Directions -> order."""
-        return {len(lebedev_rule(order)[1]): order for order in self.degrees}
+        return {len(_lebedev(order)[1]): order for order in self.degrees}
 
     def count(self, degree: int) -> int:
         """Directions of ``rule(degree)``."""
@@ -101,8 +99,15 @@ class Lebedev(Rule):
         """The rule of ``count`` directions."""
         if count not in self.counts:
             self._refuse(count, min(self.counts, key=lambda known: abs(known - count)))
-        points, weights = lebedev_rule(self.counts[count])
+        points, weights = _lebedev(self.counts[count])
         return Quadrature(points.T.copy(), weights / weights.sum())
+
+
+def _lebedev(order: int) -> tuple[np.ndarray, np.ndarray]:
+    # imported here: scipy.integrate costs a third of a second, also where no rule is used
+    from scipy.integrate import lebedev_rule
+
+    return lebedev_rule(order)
 
 
 class ProductRule(Rule):
@@ -237,6 +242,8 @@ def half(rule: Quadrature) -> Quadrature:
 
     It gives the same averages of even functions, ``F(-u) = F(u)``.
     """
+    from scipy.spatial import KDTree
+
     distance, partner = KDTree(rule.directions).query(-rule.directions)
     number = np.arange(len(partner))
     paired = np.array_equal(partner[partner], number) and distance.max() < 1e-12

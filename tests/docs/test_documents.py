@@ -1,0 +1,60 @@
+"""Commands of the documents are understood, the files they name exist, links lead somewhere."""
+
+import re
+import shlex
+
+import pytest
+
+from tests.support import documents
+from tests.support.documents import PAGES, ROOT, Understood, script_of
+
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+OTHER_PROGRAMS = ("tensorboard", "pip", "git")  # of others: their options are not checked
+COMMANDS = [(page, command) for page in PAGES for command in documents.commands(page)]
+NAME_OF_FILE = re.compile(r"[\w.-]+(/[\w.-]+)+\.(py|md|toml|txt|yml|svg)|[A-Z]+\.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_says_what_it_is(page):
+    for block in documents.blocks(page):
+        assert block.language in documents.LANGUAGES, f"{page}:{block.line}"
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[command for _, command in COMMANDS])
+def test_command_is_understood(page, command, monkeypatch):
+    words = shlex.split(command)
+    if words[0] == "make":
+        for target in words[1:]:
+            assert "=" in target or re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), target
+    elif words[0] == "python":
+        module, arguments = script_of(words)
+        documents.stop_after_options(monkeypatch)
+        with pytest.raises(Understood):
+            documents.run_script(module, arguments)
+    else:
+        assert words[0] in OTHER_PROGRAMS, f"{page}: {words[0]!r} is not a program of this project"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_named_files_exist(page):
+    for code in documents.inline_code(page):
+        if NAME_OF_FILE.fullmatch(code):
+            assert (ROOT / code).exists(), f"{page} names {code}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page):
+    text = documents.FENCE.sub("", documents.read(page))
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if "://" not in target:
+            assert (ROOT / page).parent.joinpath(target).exists(), f"{page} links to {target}"
+
+
+def test_a_wrong_option_would_be_found(monkeypatch):
+    documents.stop_after_options(monkeypatch)
+    with pytest.raises(ValueError, match="no-such-option"):
+        documents.run_script("train.train_md17", ["--no-such-option", "1"])
+
+
+def test_the_readme_is_short():
+    assert len(documents.read("README.md").encode()) <= 8000

@@ -15,10 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from farfield.models import graph_ops
 from farfield.models.batch import AtomBatch
 from farfield.models.edges import edge_vectors
-from farfield.models.graph_ops import GraphIndex, use_backend
+from farfield.models.graph_ops import GraphIndex, dgl_is_there, use_backend
 from farfield.models.near_field.edge_frames import EdgeBasis
 
 # how each kind of output turns under an orthogonal matrix; "path" is (nodes, steps, 6), two vectors
@@ -31,9 +30,8 @@ TURNS = {
     "node_vectors": lambda value, matrix: value @ matrix.T,
     "path": lambda value, matrix: (value.unflatten(-1, (2, 3)) @ matrix.T).flatten(-2),
 }
-DGL_KERNELS = use_backend(
-    "dgl" if graph_ops.dgl else "torch"
-)  # small batches would not meet DGL's kernels
+# small batches do not meet DGL's kernels by themselves
+DGL_KERNELS = use_backend("dgl" if dgl_is_there() else "torch")
 BARS = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 

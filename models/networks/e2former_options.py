@@ -12,8 +12,6 @@ import dataclasses
 import math
 from typing import Annotated
 
-from e3nn import o3
-
 from farfield.models.far_field.attention import FEATURE_MAPS, NORMALISATIONS, FarFieldOptions
 from farfield.models.far_field.expansion import ExpansionOptions
 from farfield.models.far_field.expansions.registry import EXPANSIONS
@@ -231,6 +229,8 @@ def parse_irreps(text: str) -> tuple[int, int]:
     """
     example = "write e.g. 32x0e+32x1o+32x2e"
     try:
+        from e3nn import o3  # here, because the import takes 2 s and few options need it
+
         irreps = o3.Irreps(text)
     except (ValueError, AttributeError, TypeError):
         raise ValueError(f"irreps {text!r} cannot be read; {example}") from None

@@ -1,8 +1,10 @@
-"""Couplings of SO(3) in the real basis of e3nn: Clebsch-Gordan isometries and the layer made of
-them; Wigner's 6j symbols.
+"""Couplings of SO(3) in the real basis of e3nn.
 
-All tables come from ``e3nn.o3.wigner_3j`` (real basis, polar axis y, l = 1 in the order x, y, z),
-are built in float64 and cached.
+Clebsch-Gordan isometries, Wigner's 6j symbols, and the layer that multiplies two features. All
+tables come from ``e3nn.o3.wigner_3j`` (real basis, polar axis y, l = 1 in the order x, y, z), are
+built in float64 and cached. e3nn is imported when the first table is built (2 s).
+
+Cost of the layer: nodes x heads x channels x (path rows x pairs of rows) multiply-adds.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import math
 from fractions import Fraction
 
 import torch
-from e3nn import o3
 from torch import Tensor, nn
 
 from farfield.models.so3.irreps import degree_slice, num_rows, table
@@ -20,31 +21,38 @@ from farfield.models.so3.irreps import degree_slice, num_rows, table
 
 @table
 def clebsch_gordan(l1: int, l2: int, l3: int) -> Tensor:
-    """Real Clebsch-Gordan tensor C (2 l1 + 1, 2 l2 + 1, 2 l3 + 1) float64 with ``sum_{ab} C_abm
-    C_abn = delta_mn``.
+    """Real Clebsch-Gordan tensor C (2 l1 + 1, 2 l2 + 1, 2 l3 + 1), float64.
 
-    Raises ValueError outside the triangle ``|l1 - l2| <= l3 <= l1 + l2``.
+    An isometry: ``sum_ab C_abm C_abn = delta_mn``. Raises ValueError outside the triangle ``|l1 -
+    l2| <= l3 <= l1 + l2``.
     """
     if not abs(l1 - l2) <= l3 <= l1 + l2:
         raise ValueError(
             f"degrees ({l1}, {l2}, {l3}) violate the triangle |l1 - l2| <= l3 <= l1 + l2"
         )
+    from e3nn import o3  # here, because the import takes longer than most uses of this module
+
     return o3.wigner_3j(l1, l2, l3, dtype=torch.float64) * (2 * l3 + 1) ** 0.5
 
 
 @functools.cache
 def wigner_6j(a: int, b: int, c: int, d: int, e: int, f: int) -> float:
-    """Wigner's 6j symbol ``{a b c; d e f}`` of integer degrees, by Racah's sum in exact integers; 0
-    where a triangle is violated.
+    """Wigner's 6j symbol ``{a b c; d e f}`` of integer degrees, 0 where a triangle is violated.
 
-    The triads are (a b c), (a e f), (d b f), (d e c) (Edmonds, Angular Momentum in Quantum
-    Mechanics, eq. 6.3.7). Raises ValueError for negative degrees.
+    By Racah's sum in exact integers (Edmonds, Angular Momentum in Quantum Mechanics, eq. 6.3.7),
+
+        Delta(abc) Delta(aef) Delta(dbf) Delta(dec)
+            sum_t (-1)^t (t + 1)! / (prod_triads (t - s)! prod_upper (s - t)!).
+
+    Raises ValueError for negative degrees.
     """
     if min(a, b, c, d, e, f) < 0:
         raise ValueError(f"degrees of a 6j symbol must be >= 0, got {(a, b, c, d, e, f)}")
     triads = [(a, b, c), (a, e, f), (d, b, f), (d, e, c)]
     if any(not abs(i - j) <= k <= i + j for i, j, k in triads):
         return 0.0
+
+    # the sum over t
     lower = [sum(triad) for triad in triads]
     upper = [a + b + d + e, b + c + e + f, c + a + f + d]
     series = sum(
@@ -56,6 +64,8 @@ def wigner_6j(a: int, b: int, c: int, d: int, e: int, f: int) -> float:
         )
         for t in range(max(lower), min(upper) + 1)
     )
+
+    # the squares of the four triangle coefficients Delta
     weight = math.prod(
         Fraction(
             math.factorial(i + j - k) * math.factorial(i - j + k) * math.factorial(j + k - i),
@@ -67,7 +77,7 @@ def wigner_6j(a: int, b: int, c: int, d: int, e: int, f: int) -> float:
 
 
 def _paths(kernel_lmax: int, value_lmax: int, lmax: int) -> list[tuple[int, int, int]]:
-    """Parity-keeping (kernel degree, value degree, output degree)."""
+    """Paths (kernel degree, value degree, output degree) that keep parity."""
     degrees = [
         (l, lam, out)
         for l in range(kernel_lmax + 1)
@@ -85,8 +95,10 @@ def _paths(kernel_lmax: int, value_lmax: int, lmax: int) -> list[tuple[int, int,
 def _coupling_tables(
     kernel_lmax: int, value_lmax: int, lmax: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Kernel x value rows to the rows of all paths, (path rows, pairs), and their sum into output
-    rows, (rows, path rows).
+    """Pairs of rows to the rows of all paths, and their sum into output rows.
+
+    Returns couple (path rows, kernel rows x value rows) and collect (rows, path rows). A degree
+    that n paths reach is divided by the root of n.
     """
     paths = _paths(kernel_lmax, value_lmax, lmax)
     couple, collect = [], []
@@ -96,23 +108,20 @@ def _coupling_tables(
         )
         block[:, degree_slice(l), degree_slice(lam)] = clebsch_gordan(l, lam, out).permute(2, 0, 1)
         couple.append(block.flatten(1))
+
+        count = sum(path[2] == out for path in paths)
         gather = torch.zeros(num_rows(lmax), 2 * out + 1, dtype=torch.float64)
-        gather[degree_slice(out)] = (
-            torch.eye(2 * out + 1, dtype=torch.float64)
-            / sum(path[2] == out for path in paths) ** 0.5
-        )
+        gather[degree_slice(out)] = torch.eye(2 * out + 1, dtype=torch.float64) / count**0.5
         collect.append(gather)
     return torch.cat(couple).to(device, dtype), torch.cat(collect, 1).to(device, dtype)
 
 
 class KernelCoupling(nn.Module):
-    """Kernel degree x value degree into every output degree up to lmax, with one weight for every
-    path, head and channel.
+    """Tensor product of kernel rows and value rows into every output degree up to lmax.
 
-    ``forward(x (nodes, heads, kernel rows, value rows x channels)) -> (nodes, rows, heads x
-    channels)``; paths (l, lam, L) are those with ``|l - lam| <= L <= l + lam`` and l + lam + L
-    even; degrees that no path reaches are zero. Weights start at variance 1, each degree divided by
-    the root of its path count.
+    One weight for every path, head and channel. Paths (l, lam, L) have ``|l - lam| <= L <= l +
+    lam`` and l + lam + L even; a degree that no path reaches is zero. Weights start at variance 1,
+    and each degree is divided by the root of its number of paths.
     """
 
     def __init__(self, kernel_lmax: int, value_lmax: int, lmax: int, heads: int, channels: int):
@@ -126,24 +135,21 @@ class KernelCoupling(nn.Module):
         self.weight = nn.Parameter(torch.randn(heads, len(self.paths), channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Products of all nodes, heads and channels at once with the two tables; scalar kernels
-        couple nothing and need neither.
-        """
-        weights = self.weight.transpose(0, 1).index_select(
-            0, self.path_of_row
-        )  # (path rows, heads, channels)
+        """(nodes, heads, kernel rows, value rows channels) -> (nodes, rows, heads channels)."""
+        # (path rows, heads, channels)
+        weights = self.weight.transpose(0, 1).index_select(0, self.path_of_row)
+
+        # a scalar kernel couples nothing: the paths are the value rows themselves
         if x.shape[2] == 1:
-            values = (
-                x.squeeze(2).unflatten(2, (-1, self.channels)).transpose(1, 2)
-            )  # (nodes, value rows, heads, channels)
+            # (nodes, value rows, heads, channels)
+            values = x.squeeze(2).unflatten(2, (-1, self.channels)).transpose(1, 2)
             messages = (values[:, : len(weights)] * weights).flatten(2)
             return nn.functional.pad(messages, (0, 0, 0, num_rows(self.lmaxes[2]) - len(weights)))
+
+        # all nodes, heads and channels are columns of one product with each table
         couple, collect = _coupling_tables(*self.lmaxes, x.dtype, x.device)
         columns = (x.shape[0], x.shape[1], self.channels)
-        pairs = x.unflatten(3, (-1, self.channels)).permute(
-            2, 3, 0, 1, 4
-        )  # (kernel rows, value rows, *columns)
-        messages = (couple @ pairs.reshape(couple.shape[1], math.prod(columns))).unflatten(
-            1, columns
-        ) * weights.unsqueeze(1)
+        pairs = x.unflatten(3, (-1, self.channels)).permute(2, 3, 0, 1, 4)
+        coupled = couple @ pairs.reshape(couple.shape[1], math.prod(columns))
+        messages = coupled.unflatten(1, columns) * weights.unsqueeze(1)
         return (collect @ messages.flatten(1)).unflatten(1, columns).transpose(0, 1).flatten(2)

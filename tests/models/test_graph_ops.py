@@ -23,6 +23,7 @@ from farfield.models.graph_ops import (
     edge_softmax,
     gather_dst,
     gather_src,
+    load_dgl,
     mean_nodes,
     node_dot,
     sum_edges,
@@ -30,7 +31,16 @@ from farfield.models.graph_ops import (
     use_backend,
     weighted_sum,
 )
-from tests.support.graphs import BACKENDS, CROOKED, LAWS, NO_EDGES, inputs, topologies, topology
+from tests.support.graphs import (
+    BACKENDS,
+    CROOKED,
+    LAWS,
+    NEEDS_DGL,
+    NO_EDGES,
+    inputs,
+    topologies,
+    topology,
+)
 
 # operation and the shapes of its inputs; "N", "E", "G" stand for the numbers of nodes, edges and
 # graphs
@@ -116,7 +126,7 @@ def test_value_is_the_dense_definition(name, backend, graph, seed):
     torch.testing.assert_close(found, dense_answer(name, graph, tensors), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.skipif(graph_ops.dgl is None, reason="no DGL for this Python")
+@NEEDS_DGL
 @EVERY_OPERATION
 @pytest.mark.parametrize(
     ("dtype", "bar"), [(torch.float32, 2e-4), (torch.float64, 1e-11)], ids=["float32", "float64"]
@@ -181,7 +191,8 @@ def test_force_loss_through_attention_matches_differences(backend):
 @BACKENDS
 def test_backend_is_the_one_asked_for(backend, monkeypatch):
     """Without its kernels the DGL path cannot answer; the torch path never asks for them."""
-    monkeypatch.setattr(graph_ops, "dgl_ops", None)
+    assert CROOKED.dgl is not None or backend == "torch"
+    monkeypatch.setattr(graph_ops, "load_dgl", lambda: None)
     calls = {
         name: OPERATIONS[name]
         for name in ("sum_edges", "weighted_sum", "node_dot", "edge_softmax", "sum_nodes")
@@ -196,6 +207,25 @@ def test_backend_is_the_one_asked_for(backend, monkeypatch):
                 operation(CROOKED, *tensors)
 
 
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_torch_computes_everything_without_dgl(name, monkeypatch):
+    """The same values and derivatives, also for a batch that is large enough for DGL."""
+    operation, shapes = OPERATIONS[name]
+    monkeypatch.setattr(graph_ops, "MIN_ROWS_FOR_DGL", 0)
+    graph = topology([4, 0, 2], [(1, 0), (1, 2), (0, 1), (4, 1)])
+    tensors = inputs(graph, shapes, torch.float64)
+    expected = value_and_derivatives(operation, graph, tensors, "torch")
+
+    graph_ops._dgl_serves.cache_clear()
+    monkeypatch.setattr(graph_ops, "load_dgl", lambda: None)
+    again = topology([4, 0, 2], [(1, 0), (1, 2), (0, 1), (4, 1)])
+    assert again.dgl is None and not graph_ops.dgl_is_there()
+    found = operation(again, *tensors)
+    torch.testing.assert_close(found, expected[0], rtol=0, atol=0)
+    graph_ops._dgl_serves.cache_clear()
+
+
+@NEEDS_DGL
 def test_a_forced_backend_is_not_replaced_in_silence():
     """A comparison of the two backends must never compare torch with itself."""
     graph = GraphIndex(torch.tensor([0]), torch.tensor([1]), torch.tensor([2]))
@@ -207,7 +237,7 @@ def test_backend_is_restored_and_checked():
     with pytest.raises(RuntimeError, match="inside"), use_backend("torch"):
         raise RuntimeError("inside")
     assert graph_ops._forced_backend is None
-    with pytest.raises(ValueError, match="'torch' or 'dgl', got 'cuda'"), use_backend("cuda"):
+    with pytest.raises(ValueError, match="torch, dgl, got 'cuda'"), use_backend("cuda"):
         pass
 
 
@@ -278,7 +308,7 @@ def same_topology(one: GraphIndex, other: GraphIndex) -> bool:
     return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
 
 
-@pytest.mark.skipif(graph_ops.dgl is None, reason="no DGL for this Python")
+@NEEDS_DGL
 @LAWS
 @given(graph=topologies())
 def test_round_trip_through_dgl(graph):
@@ -290,13 +320,13 @@ def test_round_trip_through_dgl(graph):
         zip(graph.node_offsets[:-1], graph.node_offsets[1:], strict=True)
     ):
         inside = graph.graph_of_node[graph.dst] == index
-        single = graph_ops.dgl.graph(
+        single = load_dgl().graph(
             (graph.src[inside] - low, graph.dst[inside] - low), num_nodes=int(high - low)
         )
         ends.append(single)
     if not ends:
         return
-    batched = graph_ops.dgl.batch(ends)
+    batched = load_dgl().batch(ends)
     for version in (batched, batched.int()):
         again = GraphIndex.from_dgl(version)
         assert (
@@ -380,13 +410,17 @@ def test_wrong_number_of_node_rows_is_refused(backend, readout, rows):
         readout(CROOKED, torch.ones(rows, 2))
 
 
-def test_import_is_silent_and_writes_nothing(tmp_path):
-    """DGL greets its first user on stderr and writes a file to the home folder unless it is told
-    its backend.
+def test_import_is_quick_and_silent_and_writes_nothing(tmp_path):
+    """Networks import neither DGL nor e3nn before they need them.
+
+    DGL greets its first user on stderr, and writes a file to the home folder, unless it is told its
+    backend.
     """
+    program = "import sys, farfield.models.factory; from farfield.models.graph_ops import load_dgl;"
+    program += "assert not {'dgl', 'e3nn'} & set(sys.modules); load_dgl()"
     environment = {key: value for key, value in os.environ.items() if key != "DGLBACKEND"}
     environment.update(HOME=str(tmp_path), USERPROFILE=str(tmp_path), OMP_NUM_THREADS="1")
-    command = [sys.executable, "-c", "import farfield.models.graph_ops"]
+    command = [sys.executable, "-c", program]
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, check=True, timeout=300
     )

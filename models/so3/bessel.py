@@ -1,19 +1,20 @@
-"""Spherical Bessel functions of the first kind ``j_0 .. j_lmax``, right at every real x, with
-derivatives of any order.
+"""Spherical Bessel functions of the first kind ``j_0 .. j_lmax`` at every real x, and derivatives.
 
-Above the turning point (l > x) values are products of ratios, and these come from a continued
-fraction run downward from a degree so high that its start is forgotten (Gautschi, SIAM Review 9,
-24, 1967); up to the turning point upward recurrence is stable (DLMF 10.51):
+Two ways to a value, each used only where it is stable. Above the turning point (l > x) values are
+products of ratios, and these come from a continued fraction run downward from a degree so high that
+its start is forgotten (Gautschi, SIAM Review 9, 24, 1967). Up to the turning point upward
+recurrence is stable (DLMF 10.51):
 
     q_l = 2 l + 1 - x^2 / q_(l+1),     j_l = j_(l-1) x / q_l                      l > x
                                        j_l = (2 l - 1) / x j_(l-1) - j_(l-2)      l <= x.
 
-Each is used only where it is stable, and they meet where ``j_l`` is largest and far from its zeros:
-nothing cancels or overflows, no sum normalises, and values underflow smoothly to zero for x << l.
+They meet where ``j_l`` is largest and far from its zeros: nothing cancels or overflows, no sum
+normalises, and values underflow smoothly to zero for x << l.
+
 The same holds for ``G_l = (2 l + 1)!! j_l(x) / x^l``, a smooth function of x^2, with ``G_l =
-G_(l-1) (2 l + 1) / q_l``. Where few degrees are asked for, as between pairs of atoms, the power
-series of the highest two and downward recurrence, ``G_(l-2) = G_(l-1) - x^2 G_l / (4 l^2 - 1)``,
-take the place of the fraction. Derivatives are these functions again, hence right at x = 0 as well:
+G_(l-1) (2 l + 1) / q_l``. For few degrees, as between pairs of atoms, the power series of the
+highest two and downward recurrence, ``G_(l-2) = G_(l-1) - x^2 G_l / (4 l^2 - 1)``, replace the
+fraction. Derivatives are these functions again, hence right at x = 0 as well:
 
     j_l' = (l j_(l-1) - (l + 1) j_(l+1)) / (2 l + 1),
     d G_l / d(x^2) = -G_(l+1) / (2 (2 l + 3)).
@@ -21,10 +22,11 @@ take the place of the fraction. Derivatives are these functions again, hence rig
 Cost: one pass down and one up over l, vectorised over x, 5 to 10 ns per value; the gradient
 computes the values once more with one more degree and keeps nothing but x. Results are transposed
 views (the degree has the largest stride). ``bessel_mixture``, a sum over many wave numbers, keeps
-values instead, those of the derivatives among them if it is told to look ahead. Error
-(``benchmarks/speed/bench_special_functions.py``, l <= 60): below 25 units of the dtype's rounding
-times ``|j_l|`` for l >= x and times 1 / x for l < x; of G_l below 32 + x / 2 such units, the second
-part because x is the root of a rounded number.
+values instead, and those of its derivatives as far as it is told to look ahead.
+
+Error (``benchmarks/speed/bench_special_functions.py``, l <= 60): below 25 units of the dtype's
+rounding times ``|j_l|`` for l >= x and times 1 / x for l < x; of G_l below 32 + x / 2 such units,
+the second part because x is the root of a rounded value.
 """
 
 from __future__ import annotations
@@ -39,36 +41,34 @@ from torch.autograd import Function
 from farfield.models.kernels.needed_gradients import needed_inputs
 from farfield.models.so3.irreps import table
 
-SERIES_LMAX = 6  # up to here power series below x = lmax, beyond it continued fractions
+SERIES_LMAX = 6  # largest lmax with power series; continued fractions beyond it
 VALUES_PER_SWEEP = 1 << 15  # values of x whose temporaries fit a processor's cache
 
 
 def spherical_bessel(x: Tensor, lmax: int) -> Tensor:
-    """``j_l(x)`` for l = 0 .. lmax of x (...): (..., lmax + 1); x < 0 continues by ``j_l(-x) =
-    (-1)^l j_l(x)``.
+    """``j_l(x)`` of x (...) for l = 0 .. lmax: (..., lmax + 1).
 
-    Differentiable to any order everywhere. Raises ValueError for a negative lmax and for whole
-    numbers x.
+    Negative x continue by ``j_l(-x) = (-1)^l j_l(x)``. Differentiable to any order everywhere.
+    Raises ValueError for a negative lmax and for x of an integer type.
     """
     return _apply(_SphericalBessel, x, lmax)
 
 
 def scaled_bessel(squared: Tensor, lmax: int) -> Tensor:
-    """``G_l = (2 l + 1)!! j_l(x) / x^l`` as a function of ``squared`` = x^2 (...) for l = 0 ..
-    lmax: (..., lmax + 1).
+    """``G_l = (2 l + 1)!! j_l(x) / x^l`` of ``squared`` = x^2 (...) for l = 0 .. lmax.
 
-    Smooth in x^2, 1 at zero. Without the factor (2 l + 1)!! values at zero would underflow float32
-    beyond l = 29; with it they stay within -1 .. 1, and for x >> l they underflow to zero like ``(2
-    l + 1)!! / x^(l + 1)``. With :func:`leading_term`, ``j_l(x) = leading_term(x)_l G_l(x^2)``;
-    waves that are smooth at r = 0, for any length a (take the size of the system, so that no power
-    of r / a is large), are
+    Returns (..., lmax + 1), smooth in x^2 and 1 at zero. Without the factor (2 l + 1)!! values at
+    zero would underflow float32 beyond l = 29; with it they stay within -1 .. 1, and for x >> l
+    they underflow to zero like ``(2 l + 1)!! / x^(l + 1)``. With :func:`leading_term`, ``j_l(x) =
+    leading_term(x)_l G_l(x^2)``. Waves that are smooth at r = 0 are
 
         j_l(kappa r) Y_lm = leading_term(kappa a)_l G_l(kappa^2 r^2) S_lm(r / a)
 
-    with S of models.so3.harmonics.solid_harmonics.
+    with S from :func:`farfield.models.so3.harmonics.solid_harmonics` and any length a; take the
+    size of the system, so that no power of r / a is large.
 
-    For ``squared`` in -1 .. 0 the functions go on analytically; more negative numbers are out of
-    range. Differentiable to any order everywhere. Raises ValueError like :func:`spherical_bessel`.
+    For ``squared`` in -1 .. 0 the functions go on analytically; values below -1 are out of range.
+    Differentiable to any order everywhere. Raises ValueError like :func:`spherical_bessel`.
     """
     return _apply(_ScaledBessel, squared, lmax)
 
@@ -76,31 +76,31 @@ def scaled_bessel(squared: Tensor, lmax: int) -> Tensor:
 def bessel_mixture(
     squared: Tensor, wave_numbers: Tensor, weights: Tensor, ahead: int = 0
 ) -> Tensor:
-    """``sum_q w_lhq G_l(kappa_q^2 r^2)`` of squared = r^2 (n,), wave_numbers kappa (Q,), weights
-    (lmax + 1, H, Q): (lmax + 1, H, n).
+    """``sum_q w_lhq G_l(kappa_q^2 r^2)`` over many wave numbers: (lmax + 1, H, n).
+
+    squared: r^2 (n,). wave_numbers: kappa (Q,). weights: w (lmax + 1, H, Q). ahead: orders of
+    derivatives by r^2 that will be asked for; the degrees they need are computed in the same pass
+    and kept, and no gradient computes them again.
 
     G_l as in :func:`scaled_bessel`. A derivative by r^2 is such a sum again, of G_(l+1), so each is
-    one matrix product with the values and, as far as it was foreseen, makes nothing of size (n, Q).
-    Differentiable to any order in ``squared`` and ``weights``, not in the wave numbers. ``ahead``:
-    derivatives of so many orders are foreseen; the degrees they need are made in the same pass and
-    kept, instead of being made anew by every gradient. Raises ValueError like
-    :func:`scaled_bessel`.
+    one matrix product with the values and, within ``ahead``, makes nothing of size (n, Q).
+    Differentiable to any order in ``squared`` and ``weights``, not in the wave numbers. Raises
+    ValueError like :func:`scaled_bessel`, and for a negative ``ahead``.
     """
     if ahead < 0:
         raise ValueError(f"ahead must be >= 0 orders of derivatives, got {ahead}")
     lmax = weights.shape[0] - 1
     _check(squared, lmax)
     kappa = wave_numbers.detach().square()
-    return _Mixture.apply(
-        squared, weights, kappa, _values_of_waves(squared.detach(), kappa, lmax + ahead), 0
-    )
+    values = _values_of_waves(squared.detach(), kappa, lmax + ahead)
+    return _Mixture.apply(squared, weights, kappa, values, 0)
 
 
 def leading_term(x: Tensor, lmax: int) -> Tensor:
-    """``x^l / (2 l + 1)!!`` for l = 0 .. lmax of x (...): (..., lmax + 1), the limit of ``j_l(x)``
-    for small x.
+    """``x^l / (2 l + 1)!!`` of x (...) for l = 0 .. lmax: (..., lmax + 1).
 
-    At most about ``exp(x / 2)``: no overflow in float32 for x < 170.
+    The limit of ``j_l(x)`` for small x. It is at most about ``exp(x / 2)``: no overflow in float32
+    for x < 170.
     """
     _check(x, lmax)
     odd = 2 * torch.arange(1, lmax + 1, dtype=x.dtype, device=x.device) + 1
@@ -108,6 +108,7 @@ def leading_term(x: Tensor, lmax: int) -> Tensor:
 
 
 def _check(x: Tensor, lmax: int) -> None:
+    """ValueError for a negative lmax and for x of an integer type."""
     if lmax < 0:
         raise ValueError(f"lmax of Bessel functions must be >= 0, got {lmax}")
     if not x.is_floating_point():
@@ -116,21 +117,24 @@ def _check(x: Tensor, lmax: int) -> None:
         )
 
 
-def _apply(function: type[Function], x: Tensor, lmax: int, *more) -> Tensor:
+def _apply(function: type[Function], x: Tensor, lmax: int) -> Tensor:
+    """Rows (lmax + 1, n) of ``function`` for x of any shape: (..., lmax + 1)."""
     _check(x, lmax)
-    return function.apply(x.reshape(-1), lmax, *more).T.reshape(*x.shape, lmax + 1)
+    return function.apply(x.reshape(-1), lmax).T.reshape(*x.shape, lmax + 1)
 
 
 def _start(lmax: int) -> int:
-    """Degree from which the ratios are run down: what is put there is forgotten at lmax, to float64
-    rounding, for every x <= lmax.
+    """Degree from which the ratios are run down.
+
+    What is put there is forgotten at lmax, to float64 rounding, for every x <= lmax.
     """
     return lmax + 5 + int(6 * (lmax + 1) ** (1 / 3))
 
 
 def _ratios(top: Callable, rest: Callable, like: Tensor, lmax: int) -> Tensor:
-    """``top(l) / q_l`` for l = 0 .. lmax (row 0 unused): (lmax + 1, n), where ``q_l = 2 l + 1 -
-    rest(l + 1) top(l + 1) / q_(l + 1)``.
+    """``top(l) / q_l`` for l = 1 .. lmax, as rows of (lmax + 1, n); row 0 is not set.
+
+    ``q_l = 2 l + 1 - rest(l + 1) top(l + 1) / q_(l + 1)``. like (n,): type and device.
     """
     rows = like.new_empty(lmax + 1, like.shape[0])
     product = torch.zeros_like(like)
@@ -147,14 +151,15 @@ class _SphericalBessel(Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, lmax: int) -> Tensor:
-        """Ratios downward, then values upward; ``|x|`` is cut off where the branch that divides by
-        it is not used.
-        """
+        """Ratios downward, then values upward."""
         ctx.save_for_backward(x)
         ctx.lmax = lmax
+
+        # |x| is cut off where the branch that divides by it is not used
         size = x.abs()
         capped, floored = size.clamp(max=lmax), size.clamp(min=1)
         rows = _ratios(lambda l: capped, lambda l: capped, x, lmax)
+
         rows[0] = torch.where(x == 0, 1, x.sin() / x)
         before = x.cos() / floored  # j_(-1)
         for l in range(1, lmax + 1):
@@ -167,7 +172,7 @@ class _SphericalBessel(Function):
 
     @staticmethod
     def backward(ctx, cotangent: Tensor) -> tuple:
-        """Contraction with ``j_l'``, made of the values of one more degree."""
+        """Contraction with ``j_l'``, which the values of one more degree give."""
         (x,) = ctx.saved_tensors
         rows = _SphericalBessel.apply(x, ctx.lmax + 1)
         degree = torch.arange(ctx.lmax + 1, dtype=x.dtype, device=x.device)[:, None]
@@ -178,10 +183,13 @@ class _SphericalBessel(Function):
 
 @table
 def _series(l: int, lmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
-    """Coefficients of the powers of x^2 in G_l, highest first, as many as matter for ``|x| <=
-    max(lmax, 1)``.
+    """Coefficients of the powers of x^2 in G_l, highest first, for ``|x| <= max(lmax, 1)``.
+
+    Terms below the rounding of the type are left out.
     """
-    terms, size, least = [1.0], float(max(lmax, 1) ** 2), torch.finfo(dtype).eps / 16
+    terms = [1.0]
+    size = float(max(lmax, 1) ** 2)
+    least = torch.finfo(dtype).eps / 16
     while abs(terms[-1]) * size ** (len(terms) - 1) > least:
         k = len(terms)
         terms.append(-terms[-1] / (2 * k * (2 * l + 2 * k + 1)))
@@ -189,11 +197,16 @@ def _series(l: int, lmax: int, dtype: torch.dtype, device: torch.device) -> tupl
 
 
 def _few_degrees(squared: Tensor, lmax: int) -> Tensor:
-    """G_l of x^2 (n,): (lmax + 1, n), upward for x >= lmax, by series and downward below."""
+    """G_l of x^2 (n,): (lmax + 1, n), for small lmax.
+
+    Upward recurrence for x >= lmax; below it the series of the two highest degrees, then downward
+    recurrence. Both are computed for every x, cut off at ``edge`` where they are not used.
+    """
     result = squared.new_empty(lmax + 1, squared.shape[0])
     size = VALUES_PER_SWEEP if squared.device.type == "cpu" else max(1, squared.shape[0])
     edge = max(lmax, 1) ** 2
     for rows, part in zip(result.split(size, 1), squared.split(size), strict=True):
+        # series of the two highest degrees, then downward
         low, high = part.clamp(max=edge), part.clamp(min=edge)
         below = [torch.empty_like(part) for _ in range(lmax + 1)]
         for l in range(max(lmax - 1, 0), lmax + 1):
@@ -203,21 +216,23 @@ def _few_degrees(squared: Tensor, lmax: int) -> Tensor:
                 torch.addcmul(term, below[l], low, out=below[l])
         for l in range(lmax, 1, -1):
             torch.addcmul(below[l - 1], below[l], low, value=-1 / (4 * l * l - 1), out=below[l - 2])
+
+        # upward from G_(-1) and G_0; the blend of the two is exact at both ends, and faster than a
+        # choice
         x = high.sqrt()
         before, above = x.cos(), x.sin().div_(x)
         series = torch.lt(part, edge, out=torch.empty_like(part))
         for l, row in enumerate(rows):
             if l:
                 before, above = above, (above - before).mul_(4 * l * l - 1).div_(high)
-            torch.lerp(
-                above, below[l], series, out=row
-            )  # exact at both ends, and faster than a choice
+            torch.lerp(above, below[l], series, out=row)
     return result
 
 
 def _many_degrees(squared: Tensor, lmax: int) -> Tensor:
-    """G_l of x^2 (n,): (lmax + 1, n), ratios downward, then upward by ``G_l = (4 l^2 - 1) / x^2
-    (G_(l-1) - G_(l-2))`` where l <= x.
+    """G_l of x^2 (n,): (lmax + 1, n), for any lmax.
+
+    Ratios downward, then upward by ``G_l = (4 l^2 - 1) / x^2 (G_(l-1) - G_(l-2))`` where l <= x.
     """
     size = squared.abs().sqrt()
     oscillates = squared > 0
@@ -225,6 +240,7 @@ def _many_degrees(squared: Tensor, lmax: int) -> Tensor:
     rows = _ratios(
         lambda l: torch.full_like(squared, 2 * l + 1), lambda l: capped / (2 * l + 1), squared, lmax
     )
+
     rows[0] = torch.where(squared == 0, 1, torch.where(oscillates, size.sin(), size.sinh()) / size)
     before = size.cos()  # G_(-1)
     for l in range(1, lmax + 1):
@@ -252,15 +268,15 @@ class _ScaledBessel(Function):
 
     @staticmethod
     def backward(ctx, cotangent: Tensor) -> tuple:
-        """Contraction with the derivative, made of the values of one more degree."""
+        """Contraction with the derivative, which the values of one more degree give."""
         (squared,) = ctx.saved_tensors
         rows = _ScaledBessel.apply(squared, ctx.lmax + 1)
         degree = torch.arange(ctx.lmax + 1, dtype=squared.dtype, device=squared.device)[:, None]
         return (cotangent * rows[1:] / (-4 * degree - 6)).sum(0), None
 
 
-# sums over wave numbers: squared r^2 (n,), kappa (Q,) squares as well, values of G_l(kappa^2 r^2)
-# (degrees, Q, n)
+# Sums over wave numbers. squared: r^2 (n,). kappa: squares of the wave numbers (Q,). values:
+# G_l(kappa^2 r^2) (degrees, Q, n).
 
 
 def _values_of_waves(squared: Tensor, kappa: Tensor, lmax: int) -> Tensor:
@@ -271,24 +287,25 @@ def _values_of_waves(squared: Tensor, kappa: Tensor, lmax: int) -> Tensor:
 def _derivative(
     squared: Tensor, kappa: Tensor, values: Tensor, lmax: int, order: int
 ) -> tuple[Tensor, Tensor]:
-    """Derivatives of that order of ``G_l(kappa^2 r^2)`` by r^2: factors (lmax + 1, 1, Q), and
-    G_(l+order) (lmax + 1, Q, n).
+    """``D^order G_l(kappa^2 r^2)``, D the derivative by r^2, as a product of two.
+
+    Returns factors (lmax + 1, 1, Q) and G_(l+order) (lmax + 1, Q, n).
     """
     degree = torch.arange(lmax + 1, dtype=kappa.dtype, device=kappa.device).view(-1, 1, 1)
-    factor = kappa**order / math.prod(
-        (-4 * (degree + k) - 6 for k in range(order)), start=torch.ones_like(degree)
-    )
+    divisors = (-4 * (degree + k) - 6 for k in range(order))
+    factor = kappa**order / math.prod(divisors, start=torch.ones_like(degree))
+
+    # beyond the degrees that were made ahead all values are made again
     if values.shape[0] <= lmax + order:
         values = _values_of_waves(squared, kappa, lmax + order)
     return factor, values[order : lmax + order + 1]
 
 
 class _Mixture(Function):
-    """``T(C, w, r^2) = sum_(l h q n) C_lhn w_lhq D^order G_l(kappa_q^2 r_n^2)`` without C, D the
-    derivative by r^2.
+    """``T(C, w, r^2) = sum_(l h q n) C_lhn w_lhq D^order G_l(kappa_q^2 r_n^2)`` without C.
 
-    Without w it is :class:`_MixtureWeights`; by r^2 it is T of one order more: the derivatives
-    close on themselves.
+    D is the derivative by r^2. Without w, T is :class:`_MixtureWeights`; its derivative by r^2 is T
+    of one order more: the derivatives close on themselves.
     """
 
     @staticmethod
@@ -303,15 +320,14 @@ class _Mixture(Function):
 
     @staticmethod
     def backward(ctx, cotangent: Tensor) -> tuple:
-        """By r^2 the form of one order more, by w the other one."""
+        """By r^2 the form of one order more, by w the form without w."""
         squared, weights, *held = ctx.saved_tensors
         by_squared = by_weights = None
-        wanted = needed_inputs(ctx)
-        if wanted[0]:
-            by_squared = (cotangent * _Mixture.apply(squared, weights, *held, ctx.order + 1)).sum(
-                (0, 1)
-            )
-        if wanted[1]:
+        needs_squared, needs_weights, *_ = needed_inputs(ctx)
+        if needs_squared:
+            slope = _Mixture.apply(squared, weights, *held, ctx.order + 1)
+            by_squared = (cotangent * slope).sum((0, 1))
+        if needs_weights:
             by_weights = _MixtureWeights.apply(cotangent, squared, *held, ctx.order)
         return by_squared, by_weights, None, None, None
 
@@ -331,14 +347,13 @@ class _MixtureWeights(Function):
 
     @staticmethod
     def backward(ctx, weights: Tensor) -> tuple:
-        """By C the form without it; by r^2 that of one order more."""
+        """By C the form without C, by r^2 the form of one order more."""
         cotangent, squared, *held = ctx.saved_tensors
         by_cotangent = by_squared = None
-        wanted = needed_inputs(ctx)
-        if wanted[0]:
+        needs_cotangent, needs_squared, *_ = needed_inputs(ctx)
+        if needs_cotangent:
             by_cotangent = _Mixture.apply(squared, weights, *held, ctx.order)
-        if wanted[1]:
-            by_squared = (cotangent * _Mixture.apply(squared, weights, *held, ctx.order + 1)).sum(
-                (0, 1)
-            )
+        if needs_squared:
+            slope = _Mixture.apply(squared, weights, *held, ctx.order + 1)
+            by_squared = (cotangent * slope).sum((0, 1))
         return by_cotangent, by_squared, None, None, None

@@ -2,27 +2,28 @@
 
 ``S_lm(v) = |v|^l Y_lm(v / |v|)`` in e3nn's order and sign (polar axis y, l = 1 is x, y, z),
 normalised so that ``sum_m Y_lm^2 = 1`` ("norm"). Everything follows from one fact: a derivative
-lowers the degree by one, and mixes at most two orders of it,
+lowers the degree by one, and mixes at most two orders of it. With Euler's relation for homogeneous
+polynomials,
 
-    d S_l / d v_a = D_a S_(l-1),    and by Euler's relation for homogeneous polynomials    S_l = (1
-                                    / l) sum_a v_a D_a S_(l-1).
+    d S_l / d v_a = D_a S_(l-1),                    the gradient
+    S_l = (1 / l) sum_a v_a D_a S_(l-1),            the recurrence
 
-The right one is the recurrence, the left one the gradient, so values and derivatives of every order
-share one table of constant ladders ``D_a`` (Edmonds, Angular Momentum in Quantum Mechanics, 5.7,
-for the gradient of a solid harmonic). No angle, no square root, no division by r: smooth at the
-origin. A step of the recurrence does not enlarge errors: in the frame of ``v`` it multiplies row m
-by ``|v| sqrt(l^2 - m^2) / l``. The usual three-term recurrence in y and r^2 loses a factor of about
-l^2 / 4 near the poles instead.
+so values and derivatives of every order share one table of constant ladders ``D_a`` (Edmonds,
+Angular Momentum in Quantum Mechanics, 5.7, for the gradient of a solid harmonic). No angle, no
+square root, no division by r: smooth at the origin. A step of the recurrence does not enlarge
+errors: in the frame of ``v`` it multiplies row m by ``|v| sqrt(l^2 - m^2) / l``. The usual
+three-term recurrence in y and r^2 loses a factor of about l^2 / 4 near the poles instead.
 
-Derivatives: with the trilinear form ``T(G, v, S) = sum_a v_a <G, D_a S>``, the three maps it
-defines by leaving out one argument have each other as derivatives. Gradients keep the values and
-nothing else. Components are stored as rows over vectors; results are transposed views of them (the
-last dimension has the largest stride). Cost on one thread: 1 to 3 ns per value, about twice that
-with the gradient; less than e3nn's tabulated polynomials from degree 2 on (1.3 to 6 times at
-degrees 3 to 11). Largest error relative to the largest component of a degree, at l = 20 and 40:
-1.5e-6 and 2.7e-6 in float32, 4e-15 and 7e-15 in float64
-(``benchmarks/speed/bench_special_functions.py``). Range: solid harmonics are powers and overflow
-where ``|v|^l`` does.
+Derivatives. The trilinear form ``T(G, v, S) = sum_a v_a <G, D_a S>`` defines three maps by leaving
+out one argument, and these have each other as derivatives. Gradients keep the values and nothing
+else. Components are stored as rows over vectors; results are transposed views of them (the last
+dimension has the largest stride).
+
+Cost on one thread: 1 to 3 ns per value, about twice as much with the gradient; less than e3nn's
+tabulated polynomials from degree 2 on (1.3 to 6 times at degrees 3 to 11). Largest error relative
+to the largest component of a degree, at l = 20 and 40: 1.5e-6 and 2.7e-6 in float32, 4e-15 and
+7e-15 in float64 (``benchmarks/speed/bench_special_functions.py``). Range: solid harmonics are
+powers and overflow where ``|v|^l`` does.
 """
 
 from __future__ import annotations
@@ -36,15 +37,16 @@ from torch.autograd import Function
 from farfield.models.kernels.needed_gradients import needed_inputs
 from farfield.models.so3.irreps import degree_slice, num_rows, table
 
-VECTORS_PER_SWEEP = 16384  # vectors in one sweep over the degrees on a CPU
+# on a CPU; so many vectors stay in the cache during one sweep over the degrees
+VECTORS_PER_SWEEP = 16384
+Ladder = tuple[Tensor, Tensor, Tensor]  # keep, up, down: see gradient_ladders
 
 
 def solid_harmonics(vectors: Tensor, lmax: int) -> Tensor:
-    """``|v|^l Y_lm(v / |v|)`` for l = 0 .. lmax of vectors (..., 3): (..., (lmax + 1)^2), in the
-    unit of ``vectors`` to the power l.
+    """``|v|^l Y_lm(v / |v|)`` of vectors (..., 3) for l = 0 .. lmax: (..., (lmax + 1)^2).
 
-    Polynomials: differentiable to any order everywhere. Raises ValueError for a negative lmax and
-    for vectors that are not (..., 3) floats.
+    Their unit is the unit of ``vectors`` to the power l. Polynomials: differentiable to any order
+    everywhere. Raises ValueError for a negative lmax and for vectors that are not (..., 3) floats.
     """
     if lmax < 0:
         raise ValueError(f"lmax of harmonics must be >= 0, got {lmax}")
@@ -58,7 +60,7 @@ def solid_harmonics(vectors: Tensor, lmax: int) -> Tensor:
 
 
 def spherical_harmonics(vectors: Tensor, lmax: int) -> Tensor:
-    """``Y_lm(v / |v|)`` for l = 0 .. lmax of vectors (..., 3): (..., (lmax + 1)^2).
+    """``Y_lm(v / |v|)`` of vectors (..., 3) for l = 0 .. lmax: (..., (lmax + 1)^2).
 
     A zero vector has no direction: its values are zero for l >= 1 (and 1 for l = 0) with zero
     gradient. Differentiable to any order. In float32 lengths must lie between 1e-18 and 1e18 (their
@@ -71,11 +73,8 @@ def spherical_harmonics(vectors: Tensor, lmax: int) -> Tensor:
 
 
 @table
-def gradient_ladders(
-    lmax: int, dtype: torch.dtype, device: torch.device
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Per degree l = 1 .. lmax the factors (keep, up, down) of each row m of degree l - 1, (2 l -
-    1, 1) each.
+def gradient_ladders(lmax: int, dtype: torch.dtype, device: torch.device) -> list[Ladder]:
+    """Factors (keep, up, down), each (2 l - 1, 1), of the rows of degree l - 1, for l = 1 .. lmax.
 
     ``D_y`` takes row m to row m with ``keep``; ``D_z`` and ``D_x`` take it to row m + 1 with ``up``
     and to row m - 1 with ``down``.
@@ -85,26 +84,32 @@ def gradient_ladders(
         m = torch.arange(1 - l, l, dtype=torch.float64)[:, None]
         outward = ((l + m.abs() + 1) * (l + m.abs())).sqrt() / 2  # |m| to |m| + 1
         inward = -((l - m.abs() + 1) * (l - m.abs())).sqrt() / 2  # |m| to |m| - 1
-        inward = torch.where(
-            m.abs() == 1, 2**0.5 * inward, inward
-        )  # m = 0 stands for two orders in one
+
+        # the row m = 0 stands for two complex orders in one
+        inward = torch.where(m.abs() == 1, 2**0.5 * inward, inward)
         outward = torch.where(m == 0, 2**0.5 * outward, outward)
+
         # the row m = 0 is reached from the sine row by x only and from the cosine row by z only
         up = torch.where(m >= 0, outward, torch.where(m == -1, 0.0, inward))
         down = torch.where(m <= 0, outward, inward)
-        ladders.append(tuple(part.to(device, dtype) for part in ((l * l - m * m).sqrt(), up, down)))
+        keep = (l * l - m * m).sqrt()
+        ladders.append(tuple(part.to(device, dtype) for part in (keep, up, down)))
     return ladders
 
 
-def ladder_step(block: Tensor, vectors: Tensor, ladder: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """``sum_a v_a D_a S`` of rows of degree l - 1 (2 l - 1, n) and vectors (3, n): rows of degree l
-    (2 l + 1, n).
+def ladder_step(block: Tensor, vectors: Tensor, ladder: Ladder) -> Tensor:
+    """``sum_a v_a D_a S`` of rows (2 l - 1, n) of degree l - 1: rows (2 l + 1, n) of degree l.
+
+    vectors: (3, n).
     """
     (x, y, z), (keep, up, down) = vectors, ladder
+
+    # x reflects the order, m -> -m; the row m = 0 has no partner
     middle = block.shape[0] // 2
     along, across = z * block, x * block.flip(0)
     raised, lowered = along - across, along + across
     raised[middle], lowered[middle] = along[middle], across[middle]
+
     result = block.new_zeros(block.shape[0] + 2, block.shape[1])
     torch.mul(keep, y * block, out=result[1:-1])
     result[2:].addcmul_(up, raised)
@@ -112,10 +117,8 @@ def ladder_step(block: Tensor, vectors: Tensor, ladder: tuple[Tensor, Tensor, Te
     return result
 
 
-def _adjoint(block: Tensor, ladder: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """``D_a^T G`` for a = x, y, z of rows of degree l (2 l + 1, n): three blocks of degree l - 1 (2
-    l - 1, n).
-    """
+def _adjoint(block: Tensor, ladder: Ladder) -> tuple[Tensor, Tensor, Tensor]:
+    """``D_a^T G``, a = x, y, z, of rows (2 l + 1, n) of degree l: three blocks (2 l - 1, n)."""
     keep, up, down = ladder
     raised, lowered = up * block[2:], down * block[:-2]
     middle = raised.shape[0] // 2
@@ -130,13 +133,14 @@ def _blocks(rows: Tensor) -> list[Tensor]:
     return [rows[degree_slice(l)] for l in range(lmax + 1)]
 
 
-def _ladders_of(blocks: list[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
+def _ladders_of(blocks: list[Tensor]) -> list[Ladder]:
     return gradient_ladders(len(blocks) - 1, blocks[0].dtype, blocks[0].device)
 
 
 def _sweeps(*parts: Tensor) -> zip:
-    """Column ranges of all parts that fit a processor's cache together with what is computed from
-    them; a GPU takes all at once.
+    """Column ranges of all parts that fit a processor's cache with all that is computed from them.
+
+    A GPU takes all columns at once.
     """
     size = VECTORS_PER_SWEEP if parts[0].device.type == "cpu" else max(1, parts[0].shape[1])
     return zip(*(part.split(size, 1) for part in parts), strict=True)
@@ -152,9 +156,8 @@ class _SolidHarmonics(Function):
         values[0] = 1
         for columns, part in _sweeps(values, vectors):
             blocks = _blocks(columns)
-            for l, ((lower, upper), ladder) in enumerate(
-                zip(pairwise(blocks), _ladders_of(blocks), strict=True), 1
-            ):
+            steps = zip(pairwise(blocks), _ladders_of(blocks), strict=True)
+            for l, ((lower, upper), ladder) in enumerate(steps, 1):
                 torch.div(ladder_step(lower, part, ladder), l, out=upper)
         ctx.save_for_backward(values)
         return values
@@ -166,7 +169,7 @@ class _SolidHarmonics(Function):
 
 
 class _Contraction(Function):
-    """T with the vectors left out, of rows G and S: (3, n)."""
+    """T without the vectors, of rows G and S: (3, n)."""
 
     @staticmethod
     def forward(ctx, left: Tensor, right: Tensor) -> Tensor:
@@ -175,9 +178,8 @@ class _Contraction(Function):
         result = right.new_zeros(3, right.shape[1])
         for part, uppers, lowers in _sweeps(result, left, right):
             blocks = _blocks(uppers)
-            for upper, lower, ladder in zip(
-                blocks[1:], _blocks(lowers)[:-1], _ladders_of(blocks), strict=True
-            ):
+            steps = zip(blocks[1:], _blocks(lowers)[:-1], _ladders_of(blocks), strict=True)
+            for upper, lower, ladder in steps:
                 part += torch.stack([(block * lower).sum(0) for block in _adjoint(upper, ladder)])
         return result
 
@@ -185,13 +187,14 @@ class _Contraction(Function):
     def backward(ctx, cotangent: Tensor) -> tuple:
         left, right = ctx.saved_tensors
         by_left, by_right = needed_inputs(ctx)
-        return _Directional.apply(cotangent, right) if by_left else None, _Transposed.apply(
-            left, cotangent
-        ) if by_right else None
+        return (
+            _Directional.apply(cotangent, right) if by_left else None,
+            _Transposed.apply(left, cotangent) if by_right else None,
+        )
 
 
 class _Directional(Function):
-    """T with G left out: the derivative of rows S along vectors (3, n), rows."""
+    """T without G: the derivative of rows S along vectors (3, n), as rows."""
 
     @staticmethod
     def forward(ctx, vectors: Tensor, right: Tensor) -> Tensor:
@@ -208,13 +211,14 @@ class _Directional(Function):
     def backward(ctx, cotangent: Tensor) -> tuple:
         vectors, right = ctx.saved_tensors
         by_vectors, by_right = needed_inputs(ctx)
-        return _Contraction.apply(cotangent, right) if by_vectors else None, _Transposed.apply(
-            cotangent, vectors
-        ) if by_right else None
+        return (
+            _Contraction.apply(cotangent, right) if by_vectors else None,
+            _Transposed.apply(cotangent, vectors) if by_right else None,
+        )
 
 
 class _Transposed(Function):
-    """T with S left out, of rows G and vectors (3, n): rows, none of the highest degree."""
+    """T without S, of rows G and vectors (3, n): rows, zero at the highest degree."""
 
     @staticmethod
     def forward(ctx, left: Tensor, vectors: Tensor) -> Tensor:
@@ -231,6 +235,7 @@ class _Transposed(Function):
     def backward(ctx, cotangent: Tensor) -> tuple:
         left, vectors = ctx.saved_tensors
         by_left, by_vectors = needed_inputs(ctx)
-        return _Directional.apply(vectors, cotangent) if by_left else None, _Contraction.apply(
-            left, cotangent
-        ) if by_vectors else None
+        return (
+            _Directional.apply(vectors, cotangent) if by_left else None,
+            _Contraction.apply(left, cotangent) if by_vectors else None,
+        )

@@ -1,10 +1,10 @@
-"""Feature layout: one tensor (nodes, (lmax + 1)^2, channels), degree l in rows l^2 .. (l + 1)^2 -
-1.
+"""Feature layout: one tensor (nodes, (lmax + 1)^2, channels).
 
-Rows follow e3nn: real harmonics with polar axis y, m = -l .. l, so l = 1 is (x, y, z) and public
-vectors need no reordering. Parity is the true O(3) parity (-1)^l of each degree; *pseudo* channels
-carry the opposite parity (-1)^(l + 1). They stand behind the true ones on the channel axis, and a
-layer never mixes the two kinds except through a kernel of odd parity.
+Degree l has the rows ``l^2 .. (l + 1)^2 - 1``, in the order of e3nn: real harmonics with polar axis
+y, m = -l .. l. So l = 1 is (x, y, z), and vectors need no reordering. Parity is the true O(3)
+parity (-1)^l of each degree; *pseudo* channels carry the opposite parity (-1)^(l + 1). They stand
+behind the true ones on the channel axis, and a layer never mixes the two kinds except through a
+kernel of odd parity.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from torch import Tensor
 
 
 def table(function):
-    """Cache a function that makes tensors of a few numbers; they are ordinary tensors even if first
-    asked for in inference mode.
+    """Decorator that caches a function which makes small constant tensors.
+
+    They are ordinary tensors even if the first call comes in inference mode.
     """
     return functools.cache(torch.inference_mode(False)(function))
 
@@ -33,8 +34,9 @@ def degree_slice(l: int) -> slice:
 
 
 def split_degrees(x: Tensor) -> tuple[Tensor, ...]:
-    """Features (nodes, (lmax + 1)^2, channels) by degree: views (nodes, 2l + 1, channels) for l = 0
-    .. lmax; the gradient is one concatenation.
+    """Features (nodes, (lmax + 1)^2, channels) by degree: views (nodes, 2l + 1, channels).
+
+    The gradient is one concatenation.
     """
     lmax = round(x.shape[1] ** 0.5) - 1
     return x.split([2 * l + 1 for l in range(lmax + 1)], 1)
@@ -49,8 +51,10 @@ def degree_of_row(lmax: int) -> Tensor:
 
 @table
 def rows_by_order(lmax: int) -> Tensor:
-    """Permutation of the rows that puts equal |m| together: m = 0 of l = 0..lmax, then +m of l =
-    m..lmax, -m of l = m..lmax for m = 1..lmax.
+    """Permutation of the rows that puts equal |m| together: ((lmax + 1)^2,) int64.
+
+    First m = 0 of l = 0 .. lmax, then for each m = 1 .. lmax the rows +m of l = m .. lmax and the
+    rows -m of l = m .. lmax.
     """
     rows = [l * l + l for l in range(lmax + 1)]
     for m in range(1, lmax + 1):
@@ -60,8 +64,7 @@ def rows_by_order(lmax: int) -> Tensor:
 
 
 def channel_parity(channels: int, pseudo: int) -> Tensor:
-    """Kind of each channel, (channels,) bool: False = true tensor, True = pseudo tensor (the last
-    ``pseudo`` ones).
+    """Kind of each channel (channels,) bool: True for the last ``pseudo`` ones, pseudo tensors.
 
     Raises ValueError unless 0 <= pseudo < channels.
     """

@@ -411,13 +411,13 @@ def test_wrong_number_of_node_rows_is_refused(backend, readout, rows):
 
 
 def test_import_is_quick_and_silent_and_writes_nothing(tmp_path):
-    """Networks import neither DGL nor e3nn before they need them.
+    """Networks import neither DGL nor e3nn nor scipy.integrate before they need them.
 
     DGL greets its first user on stderr, and writes a file to the home folder, unless it is told its
     backend.
     """
     program = "import sys, farfield.models.factory; from farfield.models.graph_ops import load_dgl;"
-    program += "assert not {'dgl', 'e3nn'} & set(sys.modules); load_dgl()"
+    program += "assert not {'dgl', 'e3nn', 'scipy.integrate'} & set(sys.modules); load_dgl()"
     environment = {key: value for key, value in os.environ.items() if key != "DGLBACKEND"}
     environment.update(HOME=str(tmp_path), USERPROFILE=str(tmp_path), OMP_NUM_THREADS="1")
     command = [sys.executable, "-c", program]

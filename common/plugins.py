@@ -72,6 +72,11 @@ def import_named_files(arguments: Sequence[str] | None = None) -> list[str]:
     return rest
 
 
+def imported_files() -> list[str]:
+    """Paths of the files that were executed in this process, in order."""
+    return [str(path) for path in _IMPORTED]
+
+
 def _what_happened(error: Exception, path: Path) -> str:
     """The error of a file in one line, with the last line of that file that took part."""
     lines = [

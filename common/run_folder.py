@@ -8,7 +8,12 @@ from pathlib import Path
 
 import yaml
 
-from farfield.common.command_line import DECIDED_BY_DATA, plain, saved_config
+from farfield.common.configuration import (
+    DECIDED_BY_DATA,
+    IMPORTED_FILES,
+    plain,
+    saved_config,
+)
 from farfield.dataloader.storage.files import atomic_write, make_folder
 
 
@@ -78,7 +83,9 @@ def check_same_run(path, saved: dict, wanted: dict, free: frozenset[str]):
             f"cannot resume {path}: its task is {task!r}, not {wanted['task']!r}; start another "
             "run with --run-dir"
         )
-    for section in sorted((saved.keys() | wanted.keys()) - {"task", DECIDED_BY_DATA}):
+    for section in sorted(
+        (saved.keys() | wanted.keys()) - {"task", DECIDED_BY_DATA, IMPORTED_FILES}
+    ):
         old, new = saved.get(section, {}), wanted.get(section, {})
         for key in sorted(old.keys() | new.keys()):
             if key not in free and old.get(key) != new.get(key):

@@ -18,16 +18,37 @@ import difflib
 import importlib
 import math
 import pkgutil
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 Entry = TypeVar("Entry")
+MISSPELLING = 0.75  # share of equal letters in a word that is only mistyped
 
 
 def nearest(value: object, known: Iterable[str]) -> str | None:
-    """The known name that looks most like ``value``, or None where nothing is near."""
-    found = difflib.get_close_matches(str(value), list(known), 1)
-    return found[0] if found else None
+    """The known name that ``value`` looks like a misspelling of, or None.
+
+    A guess corrects a spelling, it never offers another concept ("nve" for "nvt", "md22" for
+    "md17"): every word of a name must nearly agree, and every digit.
+    """
+    likeness = {name: _likeness(str(value), name) for name in known}
+    best = max(likeness, key=likeness.__getitem__, default=None)
+    return best if best is not None and likeness[best] >= MISSPELLING else None
+
+
+def _likeness(one: str, other: str) -> float:
+    """Smallest ratio of equal letters over the words of two names; 0 where digits differ."""
+    words, others = (re.findall(r"[^\W_]+", text.lower()) for text in (one, other))
+    if "".join(words) == "".join(others):
+        return 1.0
+    if re.findall(r"\d", one) != re.findall(r"\d", other) or len(words) != len(others):
+        return 0.0
+    ratios = [
+        difflib.SequenceMatcher(None, word, reference).ratio()
+        for word, reference in zip(words, others, strict=True)
+    ]
+    return min(ratios, default=0.0)
 
 
 def check_choice(option: str, value: object, known: Iterable[str]) -> None:

@@ -33,10 +33,10 @@ from farfield.train.trainer import evaluate_model
 
 # task -> module with build_model_for and evaluation
 TASKS = {
-    "nbody": "train.tasks.nbody",
-    "md17": "train.tasks.energy_forces",
-    "md22": "train.tasks.energy_forces",
-    "qm9": "train.tasks.properties",
+    "nbody": "farfield.train.tasks.nbody",
+    "md17": "farfield.train.tasks.energy_forces",
+    "md22": "farfield.train.tasks.energy_forces",
+    "qm9": "farfield.train.tasks.properties",
 }
 
 

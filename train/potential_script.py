@@ -25,7 +25,6 @@ from farfield.train.optimizers import OPTIMIZERS, SCHEDULES
 from farfield.train.run_options import (
     add_run_options,
     add_training_options,
-    decided_elsewhere,
     prepare_process,
 )
 from farfield.train.tasks.energy_forces import (
@@ -69,7 +68,11 @@ def build_parser(task: str, description: str, run_dir: str, data_path: str) -> O
     )
     data = parser.section("data", "what is learned from")
     data.add(
-        "--data-path", str, data_path, help="folder made by preprocess_md17 or preprocess_md22"
+        "--data-path",
+        str,
+        data_path,
+        main=True,
+        help="folder made by preprocess_md17 or preprocess_md22",
     )
     data.add(
         "--max-atoms-per-batch",
@@ -84,11 +87,18 @@ def build_parser(task: str, description: str, run_dir: str, data_path: str) -> O
         "the network; lengths in Angstrom; what is not given comes from --preset, then from the "
         "data folder",
     )
-    model.add("--preset", str, "small", choices=list(PRESETS), help="size of the network")
+    model.add(
+        "--preset", str, "small", choices=list(PRESETS), main=True, help="size of the network"
+    )
     model.add(
         "--model", str, "e2former", key="name", choices=["e2former"], help="name in models.factory"
     )
-    model.add_fields(E2FormerOptions, decided=decided_elsewhere(PRESETS, MEASURED | {"cutoff"}))
+    model.add_fields(
+        E2FormerOptions,
+        decided=dict.fromkeys(MEASURED | {"cutoff"}, "the data"),
+        presets=PRESETS,
+        preset="small",
+    )
     add_loss_options(parser)
     usual = (
         f"{BATCH_OF_TASK[task]} of them"
@@ -112,8 +122,8 @@ def add_loss_options(parser: OptionParser):
     --weight-energy 0.1``), with divided ones it does not.
     """
     loss = parser.section("loss", "what is minimised")
-    loss.add("--weight-energy", float, 0.2, low=0, help="weight of the energy part")
-    loss.add("--weight-forces", float, 1.0, low=0, help="weight of the force part")
+    loss.add("--weight-energy", float, 0.2, low=0, main=True, help="weight of the energy part")
+    loss.add("--weight-forces", float, 1.0, low=0, main=True, help="weight of the force part")
     loss.add("--weight-stress", float, 0.0, low=0, help="weight of the stress part")
     loss.add("--energy-loss", str, "mae", choices=list(LOSSES), help="cost of an energy error")
     loss.add(

@@ -5,13 +5,15 @@
 import math
 import random
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from easydict import EasyDict
 
 from farfield.common.command_line import OptionParser, add_config_option, find_device
+
+Adder = Callable[..., None]  # (flag, kind, default, **settings of Section.add)
 
 # what a continued run may change: where and how long it runs, and what it shows
 FREE_ON_RESUME = frozenset(
@@ -38,56 +40,32 @@ FREE_ON_RESUME = frozenset(
 )
 
 
-def decided_elsewhere(presets: Mapping[str, Mapping], measured: frozenset[str]) -> dict[str, str]:
-    """Field -> what decides it, for `Section.add_fields`: ``--preset`` for what any preset sets,
-    the data for what they measure.
-    """
-    return {name: "--preset" for preset in presets.values() for name in preset} | dict.fromkeys(
-        measured, "the data"
-    )
-
-
 def add_run_options(parser: OptionParser, run_dir: str):
     """Where the run lives, which machine it uses, how it continues."""
     add_config_option(parser)
     run = parser.section("run", "where the run lives and what it uses")
-    run.add(
-        "--run-dir",
-        str,
-        run_dir,
-        help="folder of the run: checkpoints, tensorboard, plots, results",
-    )
-    run.add(
-        "--resume", bool, False, help="go on from checkpoint_last.pt, on the CPU bit-identically"
-    )
-    run.add("--overwrite", bool, False, help="throw away the run in the folder")
-    run.add("--seed", int, 0, low=0, high=2**31 - 1, help="seed of weights and data order")
-    run.add(
-        "--seeds",
-        int,
-        1,
-        low=1,
-        high=1000,
-        help="train this many seeds one after the other and print mean +- std",
-    )
-    run.add("--device", str, "cpu", help="cpu, cuda, cuda:1, ...")
-    run.add("--threads", int, 1, low=1, high=4096, help="torch threads")
-    run.add(
-        "--workers",
-        int,
-        0,
-        low=0,
-        high=256,
-        help="processes that load data (0: the training process itself)",
-    )
-    run.add(
-        "--pause-after",
-        int,
-        None,
-        low=1,
-        help="stop after this many more epochs of the planned run, as an interrupt would",
-    )
-    run.add("--progress", bool, True, help="progress bar")
+
+    # the folder of the run
+    folder = "folder of the run: checkpoints, tensorboard, plots, results"
+    run.add("--run-dir", str, run_dir, main=True, help=folder)
+    on = "continue from checkpoint_last.pt, on the CPU bit-identically"
+    run.add("--resume", bool, False, main=True, help=on)
+    run.add("--overwrite", bool, False, main=True, help="delete the run in the folder first")
+
+    # what decides the numbers
+    seed = "seed of the first weights and of the data order"
+    run.add("--seed", int, 0, low=0, high=2**31 - 1, main=True, help=seed)
+    seeds = "number of seeds, trained one after the other; the table shows mean +- std"
+    run.add("--seeds", int, 1, low=1, high=1000, help=seeds)
+
+    # the machine and the session
+    run.add("--device", str, "cpu", main=True, help="cpu, cuda, cuda:1, ...")
+    run.add("--threads", int, 1, low=1, high=4096, main=True, help="CPU threads of torch")
+    workers = "processes that load data; 0: the training process loads"
+    run.add("--workers", int, 0, low=0, high=256, help=workers)
+    pause = "epochs after which this session pauses, as after an interrupt (default: no pause)"
+    run.add("--pause-after", int, None, low=1, help=pause)
+    run.add("--progress", bool, True, help="show a progress bar")
 
 
 def add_training_options(
@@ -95,84 +73,68 @@ def add_training_options(
     optimizers,
     schedules,
     precisions,
-    batch_words: str = "graphs in a batch",
+    batch_words: str = "graphs per batch",
     **defaults,
 ):
-    """Length, optimiser, schedule, averaging and bookkeeping of the training; the three arguments
-    are registries.
+    """Length, optimiser, schedule, averaging and bookkeeping of the training.
 
-    ``defaults`` (``lr=0.003``) take the place of the general ones for a script that knows better; a
-    ``batch_size`` of None: by the data.
+    optimizers, schedules, precisions: registries. defaults (``lr=0.003``) replace the general ones;
+    a ``batch_size`` of None is set by the data.
     """
-    by_data = {"decided": "the data"} if defaults.get("batch_size", 1) is None else {}
     training = parser.section("training", "length, optimiser, schedule")
 
-    def add(flag: str, kind: type, default, **limits):
-        training.add(
-            flag, kind, defaults.get(flag.lstrip("-").replace("-", "_"), default), **limits
-        )
+    def add(flag: str, kind: type, default, **settings):
+        """One option, with the script's default if it has one."""
+        key = flag.lstrip("-").replace("-", "_")
+        training.add(flag, kind, defaults.get(key, default), **settings)
 
-    add("--epochs", int, 100, low=1, help="planned passes over the training data")
-    add(
-        "--max-cpu-minutes",
-        float,
-        None,
-        above=0,
-        help="stop when the process has used this much CPU time",
-    )
-    add("--max-minutes", float, None, above=0, help="stop after this much wall time")
-    add("--batch-size", int, 128, low=1, help=batch_words, **by_data)
-    add("--accumulate", int, 1, low=1, help="batches whose gradients make one step")
-    add("--optimizer", str, "adam", choices=list(optimizers), help="optimiser")
-    add("--lr", float, 1e-3, above=0, high=100, help="largest learning rate")
-    add("--weight-decay", float, 0.0, low=0, high=100, help="weight decay")
-    add("--beta2", float, 0.999, low=0, below=1, help="memory of the squared gradients")
-    add("--lr-schedule", str, "cosine", choices=list(schedules), help="learning rate over the run")
-    add("--warmup-steps", int, 100, low=0, help="steps of linear warm-up")
-    add("--min-lr", float, 1e-5, low=0, help="learning rate at the end")
-    add(
-        "--plateau-patience",
-        int,
-        10,
-        low=1,
-        help="plateau schedule: validations without progress before the rate halves",
-    )
-    add(
-        "--clip-norm",
-        float,
-        1.0,
-        above=0,
-        high=math.inf,
-        help="largest gradient norm; inf for none",
-    )
-    add(
-        "--ema-decay",
-        float,
-        0.0,
-        low=0,
-        below=1,
-        help="averaging of the weights for evaluation; 0 for none",
-    )
-    add(
-        "--precision",
-        str,
-        "float32",
-        choices=list(precisions),
-        help="numbers of weights and batches",
-    )
-    add(
-        "--patience", int, None, low=1, help="stop after this many validations without a better one"
-    )
+    by_data = {"decided": "the data"} if defaults.get("batch_size", 1) is None else {}
+    add_length_options(add, batch_words, by_data)
+    add_optimizer_options(add, optimizers, schedules, precisions)
+    add_bookkeeping_options(add)
+
+
+def add_length_options(add: Adder, batch_words: str, by_data: dict):
+    """When a training ends, and how much goes into a step."""
+    add("--epochs", int, 100, low=1, main=True, help="passes over the training data")
+    cpu = "CPU time in minutes after which training stops (default: no limit)"
+    add("--max-cpu-minutes", float, None, above=0, main=True, help=cpu)
+    wall = "wall time in minutes after which training stops (default: no limit)"
+    add("--max-minutes", float, None, above=0, main=True, help=wall)
+    patience = "validations without progress after which training stops (default: no limit)"
+    add("--patience", int, None, low=1, main=True, help=patience)
+    add("--batch-size", int, 128, low=1, main=True, help=batch_words, **by_data)
+    add("--accumulate", int, 1, low=1, help="batches whose gradients are added up for one step")
+
+
+def add_optimizer_options(add: Adder, optimizers, schedules, precisions):
+    """How a step is made from gradients."""
+    add("--optimizer", str, "adam", choices=list(optimizers), help="rule of a step")
+    add("--lr", float, 1e-3, above=0, high=100, main=True, help="largest learning rate")
+    add("--weight-decay", float, 0.0, low=0, high=100, help="decay rate of the weights")
+    beta2 = "decay of the average of squared gradients, per step"
+    add("--beta2", float, 0.999, low=0, below=1, help=beta2)
+    course = "course of the learning rate over the run"
+    add("--lr-schedule", str, "cosine", choices=list(schedules), help=course)
+    add("--warmup-steps", int, 100, low=0, help="steps in which the learning rate rises linearly")
+    add("--min-lr", float, 1e-5, low=0, help="learning rate at the end of the run")
+    plateau = "validations without progress after which --lr-schedule plateau halves the rate"
+    add("--plateau-patience", int, 10, low=1, help=plateau)
+    clip = "largest norm of the gradient, longer ones are shortened; inf: no limit"
+    add("--clip-norm", float, 1.0, above=0, high=math.inf, help=clip)
+    average = "decay of the averaged weights that are evaluated, per step; 0: no averaging"
+    add("--ema-decay", float, 0.0, low=0, below=1, help=average)
+    add("--precision", str, "float32", choices=list(precisions), help="number type of the network")
+
+
+def add_bookkeeping_options(add: Adder):
+    """How often a training validates, saves and logs."""
     add("--validate-every", int, 1, low=1, help="epochs between validations")
-    add(
-        "--checkpoint-every",
-        int,
-        None,
-        low=1,
-        help="also write checkpoint_last.pt every this many steps",
-    )
+    saved = "steps between writes of checkpoint_last.pt (default: one after every epoch)"
+    add("--checkpoint-every", int, None, low=1, help=saved)
     add("--log-every", int, 10, low=1, help="steps between tensorboard rows")
-    add("--max-bad-steps", int, 10, low=1, help="non-finite steps in a row before giving up")
+    bad = "steps in a row with non-finite loss or gradient after which training gives up"
+    add("--max-bad-steps", int, 10, low=1, help=bad)
 
 
 def prepare_process(config: EasyDict) -> torch.device:

@@ -53,9 +53,10 @@ def build_parser() -> OptionParser:
         str,
         "p1000",
         choices=list(PROTOCOLS),
+        main=True,
         help="p1000: 10 frames ahead from frame 0; p500: 5 frames, spread starts",
     )
-    data.add("--data-path", str, "data/nbody", help="folder with nbody_{train,val,test}.npz")
+    data.add("--data-path", str, "data/nbody", main=True, help="folder made by preprocess_nbody")
     windows = (
         "window drawn from a training simulation in an epoch: at frame 0, anywhere, or "
         "half and half (default of p1000; all for p500)"

@@ -48,7 +48,6 @@ from farfield.train.optimizers import OPTIMIZERS, SCHEDULES
 from farfield.train.run_options import (
     add_run_options,
     add_training_options,
-    decided_elsewhere,
     prepare_process,
 )
 from farfield.train.tasks.properties import (
@@ -84,7 +83,7 @@ def build_parser(name: str) -> OptionParser:
     parser = OptionParser("qm9", __doc__)
     add_run_options(parser, RUN_DIR)
     data = parser.section("data", "what is learned from")
-    data.add("--data-path", str, "data/qm9", help="folder made by preprocess_qm9")
+    data.add("--data-path", str, "data/qm9", main=True, help="folder made by preprocess_qm9")
     data.add(
         "--max-atoms-per-batch",
         int,
@@ -103,12 +102,16 @@ def build_parser(name: str) -> OptionParser:
     model = parser.section(
         "model", "the network; what is not given comes from --preset, then from the data folder"
     )
-    model.add("--preset", str, "small", choices=list(PRESETS[name]), help="size of the network")
     model.add(
-        "--model", str, name, key="name", choices=list(PRESETS), help="name in models.factory"
+        "--preset", str, "small", choices=list(PRESETS[name]), main=True, help="size of the network"
     )
+    model.add("--model", str, name, key="name", choices=list(PRESETS), main=True, help="network")
     model.add_fields(
-        MODELS[name][1], skip=DERIVED, decided=decided_elsewhere(PRESETS[name], MEASURED)
+        MODELS[name][1],
+        skip=DERIVED,
+        decided=dict.fromkeys(MEASURED, "the data"),
+        presets=PRESETS[name],
+        preset="small",
     )
     loss = parser.section("loss", "what is minimised")
     costs = [cost for cost in LOSSES if cost != "vector_norm"]

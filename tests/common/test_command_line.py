@@ -68,7 +68,7 @@ def test_a_saved_configuration_reads_back_as_itself(tmp_path):
         ("--min-lr inf", "--min-lr: must be < inf, got inf"),
         ("--clip-norm nan", "--clip-norm: must be > 0, got nan"),
         ("--run-dir=", "--run-dir: must not be empty; leave --run-dir out for the default run"),
-        ("--config=", ". is no file: give an existing yaml file to --config"),
+        ("--config=", ". is not a file: give an existing yaml file to --config"),
         ("--batch-size 2.5", "--batch-size: must be a whole number, got '2.5'"),
         ("--beta2 1", "--beta2: must be < 1, got 1.0"),
         (
@@ -76,7 +76,10 @@ def test_a_saved_configuration_reads_back_as_itself(tmp_path):
             "--optimizer: must be one of adam, adamw, radam, nadam, got 'adem'; did you "
             "mean 'adam'",
         ),
-        ("--epoch 3", "unrecognized arguments: --epoch 3"),
+        ("--epoch 3", "unknown option --epoch; did you mean --epochs?"),
+        ("--learning-rate 3", "unknown option --learning-rate; --help-all lists all options"),
+        ("--lr-max 3", "unknown option --lr-max; --help-all lists all options"),
+        ("run", "unexpected argument 'run'; options start with --"),
         ("--resume", "there is no run to resume"),
         ("--config missing.yaml", "missing.yaml does not exist"),
     ],
@@ -103,10 +106,10 @@ def test_bad_arguments_are_one_line(argv, message, tmp_path, monkeypatch):
         ("training: 3", "the section training must hold option names with values, got 3"),
         (
             "training: {width: 3}",
-            "'width' is no option of the section training; it belongs to model",
+            "'width' is not an option of the section training; move it to model",
         ),
-        ("training: {epochs: 3}\nepochs: 4", "epochs stands there twice"),
-        ("task: qm9", "configures the task 'qm9', this script trains 'toy'"),
+        ("training: {epochs: 3}\nepochs: 4", "epochs is given twice"),
+        ("task: qm9", "configures the task 'qm9', this script runs 'toy'"),
     ],
 )
 def test_bad_yaml_is_one_error_that_names_the_file(text, message, tmp_path):
@@ -137,7 +140,7 @@ def test_fields_of_a_dataclass_become_options():
     described = " ".join(parser.format_help().split())
     assert (
         "--size INT how wide (default 3)" in described
-        and "--mode STR what is done: add, cat (default add)" in described
+        and "--mode {add,cat} what is done (default add)" in described
     )
 
     @dataclasses.dataclass
@@ -215,7 +218,7 @@ def test_a_template_does_not_bring_the_numbers_of_other_data(tmp_path):
     file.write_text("model: {size: 2.0, width: 9}")  # named in that run, or written by hand
     assert parse(*template).model.size == 2.0
     file.write_text("measured: 3")
-    with pytest.raises(ValueError, match="measured must be a list of option names, got 3"):
+    with pytest.raises(ValueError, match="measured must be a list of names, got 3"):
         parse(*template)
 
 
@@ -236,7 +239,7 @@ def test_a_script_knows_better_defaults_and_former_names_of_its_task(tmp_path):
 
     config, described = parse()
     assert (config.model.size, config.model.width) == (7, None)
-    assert "size (default 7)" in described and "width (default that of the data)" in described
+    assert "size (default 7)" in described and "width (default set by the data)" in described
     file = tmp_path / "old.yaml"
     file.write_text("task: old\nsize: 2")
     found, _ = parse("--config", str(file))

@@ -1,0 +1,60 @@
+"""The frame of every script: errors of the user are one line, and the exit code says what happened.
+
+| code | meaning |
+|---|---|
+| 0 | finished, or paused as asked |
+| 2 | an option, a file or the data cannot be used: one line on stderr says why |
+| 130 | interrupted; a training says how to go on |
+
+``FARFIELD_TRACEBACK=1`` in the environment shows the whole traceback of code 2.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from farfield.common.session import Interrupted
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT  # 130
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run ``main``, and leave the process with the exit code of what happened."""
+    try:
+        main()
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        # any other exception is a defect of the program, and keeps its traceback
+        if os.environ.get("FARFIELD_TRACEBACK") or not _is_user_error(error):
+            raise
+        print(f"error: {user_message(error)}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+
+
+def user_message(error: Exception) -> str:
+    """An error as one line for the user."""
+    text = " ".join(str(error).split())
+    if _is_out_of_memory(error):
+        reason = text.split(". ")[0]
+        return f"out of memory ({reason}); use a smaller batch, network or data set"
+    return text
+
+
+def _is_user_error(error: Exception) -> bool:
+    return isinstance(error, (ValueError, OSError)) or _is_out_of_memory(error)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # a script that never imported torch cannot have met torch's own error
+    torch = sys.modules.get("torch")
+    kinds = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds)

@@ -3,8 +3,6 @@ command line's errors.
 """
 
 import json
-import subprocess
-import sys
 import time
 
 import pytest
@@ -12,6 +10,7 @@ import torch
 
 from benchmarks import harness
 from benchmarks.speed import bench_near_field
+from tests.support.processes import run_script
 
 BLOCK_MB = 64
 
@@ -157,8 +156,6 @@ def test_bad_arguments_are_refused_before_measuring(arguments, message):
 
 
 def test_an_error_is_one_line_and_exit_code_2():
-    done = subprocess.run(
-        [sys.executable, bench_near_field.__file__, "--cases", "z"], capture_output=True, text=True
-    )
+    done = run_script(bench_near_field.__file__, "--cases", "z")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == "error: case must be one of a, b1, b2, c, got 'z'\n"

@@ -3,10 +3,7 @@ leaves.
 """
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -29,6 +26,7 @@ from farfield.preprocess import preprocess_md17
 from farfield.preprocess import structure_folder as molecule_folder
 from farfield.preprocess.preprocess_md17 import main
 from tests.support.molecule_data import random_structures
+from tests.support.processes import run_script
 
 FEW = ["--split", "random", "--train", "30", "--val", "5", "--test", "10", "--cutoff", "2.5"]
 
@@ -419,23 +417,8 @@ def test_options_that_exclude_each_other(tmp_path):
 
 
 def test_as_a_script_bad_input_is_one_line_and_exit_code_2(tmp_path):
-    script = Path(preprocess_md17.__file__)
-    command = [
-        sys.executable,
-        str(script),
-        "--sample",
-        "--train",
-        "2000",
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    options = ("--sample", "--train", "2000", "--out", str(tmp_path / "out"))
+    done = run_script(preprocess_md17.__file__, *options, folder=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "asks for 2000 + 50 + 200 structures, the data have 1000" in done.stderr
 

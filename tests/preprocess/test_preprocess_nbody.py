@@ -5,8 +5,6 @@ leaves.
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ from farfield.dataloader.sources.nbody_simulation import simulate_nbody
 from farfield.models.networks.nbody_transformer import NBodyOptions
 from farfield.preprocess import preprocess_nbody
 from farfield.preprocess.preprocess_nbody import cached_starts, main
+from tests.support.processes import run_script
 
 SMALL = ["--train", "5", "--test", "4", "--val", "3", "--lmax", "2"]
 
@@ -220,10 +219,7 @@ def test_strangers_files_are_not_overwritten(tmp_path):
 
 
 def test_as_a_script_bad_input_is_one_line_and_exit_code_2(tmp_path):
-    script = Path(preprocess_nbody.__file__)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(script), "--out", str(tmp_path), "--bodies", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    done = run_script(preprocess_nbody.__file__, "--out", str(tmp_path), "--bodies", "1")
     assert done.returncode == 2 and done.stdout == ""
     assert (
         done.stderr.count("\n") == 1

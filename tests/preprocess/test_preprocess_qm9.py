@@ -1,10 +1,7 @@
 """preprocess_qm9: what it writes, what it uses again after a kill, what it refuses."""
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from farfield.dataloader.splits import Split
 from farfield.dataloader.storage.basis_cache import BasisCache
 from farfield.preprocess import basis_shards as graph_pieces
 from farfield.preprocess.preprocess_qm9 import main
+from tests.support.processes import Script
 
 COUNT = 40
 
@@ -205,19 +203,12 @@ def test_killed_in_the_middle_is_finished_by_the_same_command(made, source, tmp_
         "n\ng.make_piece = slow\n"
     )
     program += "from farfield.preprocess.preprocess_qm9 import main; main(sys.argv[1:])"
-    root = Path(graph_pieces.__file__).parents[2]
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, "--file", str(source), "--out", str(folder)],
-        cwd=root,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
+    script = Script("-c", program, "--file", str(source), "--out", str(folder))
     deadline = time.monotonic() + 120
     while not (folder / "pieces" / "00001" / "bond_kinds").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    script.send_signal(signal.SIGKILL)
+    assert script.wait().returncode == -signal.SIGKILL
     assert (folder / "pieces").exists() and not (folder / "basis").exists()
     run(source, folder)
     assert content(folder) == content(made)

@@ -3,9 +3,6 @@ folders, presets, data and bad input.
 """
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -285,18 +282,3 @@ def test_the_bundled_sample_goes_through_both_scripts(tmp_path):
         "forces of ethanol at 500 K, meV/Angstrom"
     )
     assert load_statistics(tmp_path / "data").references[6] == pytest.approx(-468.3, abs=0.1)
-
-
-def test_the_script_is_called_as_a_module():
-    root = Path(__file__).resolve().parents[2]
-    call = subprocess.run(
-        [sys.executable, "-m", "train.train_md17", "--epochs", "0"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-    )
-    assert call.returncode == 2
-    assert (
-        call.stderr.startswith("error: --epochs: must be >= 1, got 0")
-        and call.stderr.count("\n") == 1
-    )

@@ -4,9 +4,6 @@ checkpoint, bad input.
 
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -340,16 +337,3 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_at_the_beginning(
 def test_a_checkpoint_of_another_model_is_refused(whole, data):
     with pytest.raises(ValueError, match=r"model.channels is 4 there and 8 here"):
         train_nbody.main(["--run-dir", str(whole[0]), "--resume", "--channels", "8"])
-
-
-@pytest.mark.parametrize("script", [["train/train_nbody.py"], ["-m", "train.train_nbody"]])
-def test_both_ways_to_call_the_script(script):
-    root = Path(__file__).resolve().parents[2]
-    call = subprocess.run(
-        [sys.executable, *script, "--epochs", "0"], cwd=root, capture_output=True, text=True
-    )
-    assert call.returncode == 2
-    assert (
-        call.stderr.startswith("error: --epochs: must be >= 1, got 0")
-        and call.stderr.count("\n") == 1
-    )

@@ -5,8 +5,6 @@ budgets, signals, kills.
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from time import process_time
@@ -18,6 +16,7 @@ from farfield.common import checkpoint
 from farfield.common.session import Interrupted
 from farfield.train.data_order import EpochLoader
 from farfield.train.results import finish_run
+from tests.support.processes import ROOT, Script, run_script
 from tests.support.run_results import without_clocks
 from tests.support.toy_training import ToyData, ToySampler, ToyTask, toy_trainer
 
@@ -350,24 +349,23 @@ def test_the_data_order_is_a_function_of_seed_epoch_and_place():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_killed_run_leaves_a_good_checkpoint_and_goes_on_identically(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "tests.support.toy_training",
-        str(tmp_path / "killed"),
-        "--checkpoint-every",
-        "1",
-        "--epochs",
-        "30",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+TOY = "tests.support.toy_training"
+
+
+def wait_for(file: Path):
+    """Return when the file is there."""
     deadline = time.monotonic() + 60
-    while not (tmp_path / "killed" / checkpoint.LAST).exists() and time.monotonic() < deadline:
+    while not file.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    time.sleep(0.15)
-    process.kill()
-    process.wait()
+
+
+def test_a_killed_run_leaves_a_good_checkpoint_and_goes_on_identically(tmp_path):
+    options = ("--checkpoint-every", "1", "--epochs", "30")
+    script = Script("-m", TOY, str(tmp_path / "killed"), *options)
+    wait_for(tmp_path / "killed" / checkpoint.LAST)
+    time.sleep(0.05)
+    script.send_signal(signal.SIGKILL)
+    assert script.wait().returncode == -signal.SIGKILL
     rest = toy_trainer(
         tmp_path / "killed", "--resume", "--epochs", "30", "--checkpoint-every", "1000"
     )
@@ -379,28 +377,13 @@ def test_a_killed_run_leaves_a_good_checkpoint_and_goes_on_identically(tmp_path)
 
 
 def test_an_interrupted_script_says_how_to_go_on_and_exits_130(tmp_path):
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "tests.support.toy_training",
-            str(tmp_path),
-            "--epochs",
-            "100000",
-            "--validate-every",
-            "100",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / checkpoint.LAST).exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    message = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
-    assert message.startswith("SIGINT: saved") and "Traceback" not in message
+    options = ("--epochs", "100000", "--validate-every", "100")
+    script = Script("-m", TOY, str(tmp_path), *options)
+    wait_for(tmp_path / checkpoint.LAST)
+    script.send_signal(signal.SIGINT)
+    done = script.wait()
+    assert done.returncode == 130
+    assert done.stderr.startswith("SIGINT: saved") and "Traceback" not in done.stderr
 
 
 def test_epochs_of_changing_length_are_all_done(tmp_path):
@@ -468,17 +451,17 @@ def test_a_run_of_one_seed_is_not_continued_as_several(tmp_path):
 
 
 def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path):
-    script = (
-        "from tests.support.toy_training import toy_trainer; toy_trainer('run').fit(); "
-        "open('done', "
-        "'w').close()"
-    )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen(
-        [sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, env=environment
-    ) as process:
-        process.stdout.close()
-        assert process.wait() == 0
+    script = f"""
+import os, sys
+reader, writer = os.pipe()
+os.close(reader)
+os.dup2(writer, 1)
+sys.path.append({str(ROOT)!r})
+from tests.support.toy_training import toy_trainer
+toy_trainer("run").fit()
+open("done", "w").close()
+"""
+    assert run_script("-c", script, folder=tmp_path).returncode == 0
     assert (tmp_path / "done").exists() and "epoch    4" in (
         tmp_path / "run" / "log.txt"
     ).read_text()

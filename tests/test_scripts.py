@@ -1,0 +1,66 @@
+"""Every script: called by its path from any folder, or as a module, in a checkout that is not
+installed; and what building its options imports.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.processes import ROOT, run_script
+
+FOLDERS = ("preprocess", "train", "simulate")
+HEAVY = ("matplotlib", "tensorboard", "ase.io", "ase.md")
+
+
+def scripts() -> list[str]:
+    """Paths of all scripts for people: the files with an entry point of their own."""
+    files = [file for folder in FOLDERS for file in sorted((ROOT / folder).glob("*.py"))]
+    return [str(file.relative_to(ROOT)) for file in files if "__main__" in file.read_text()]
+
+
+def module_of(script: str) -> str:
+    """``train/train_md17.py`` -> ``train.train_md17``"""
+    return script.removesuffix(".py").replace("/", ".")
+
+
+@pytest.mark.parametrize("script", scripts())
+def test_a_path_can_be_called_from_any_folder(script, tmp_path):
+    """And a mistake is one line and exit code 2."""
+    done = run_script(str(ROOT / script), "--absent", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_a_module_can_be_called_in_the_checkout():
+    done = run_script("-m", "train.train_md17", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: ") and "--data-path" in done.stdout
+
+
+FRESH = f"""
+import contextlib, io, json, sys
+from importlib import import_module
+
+for name in {[module_of(script) for script in scripts()]}:
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+        import_module(f"farfield.{{name}}").main(["--help"])
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def test_help_waits_for_no_heavy_package():
+    """One fresh interpreter for all scripts; matplotlib alone costs a third of a second."""
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(json.loads(done.stdout))
+    assert "torch" in loaded and {f"farfield.{module_of(script)}" for script in scripts()} <= loaded
+    assert loaded.isdisjoint(HEAVY)

@@ -12,7 +12,7 @@ import pytest
 from tests.support.processes import ROOT, run_script
 
 FOLDERS = ("preprocess", "train", "simulate")
-HEAVY = ("matplotlib", "tensorboard", "ase.io", "ase.md")
+HEAVY = ("dgl", "e3nn", "sympy", "scipy", "matplotlib", "tensorboard", "ase.io", "ase.md")
 
 
 def scripts() -> list[str]:
@@ -52,7 +52,7 @@ print(json.dumps(sorted(sys.modules)))
 
 
 def test_help_waits_for_no_heavy_package():
-    """One fresh interpreter for all scripts; matplotlib alone costs a third of a second."""
+    """One fresh interpreter for all scripts; e3nn alone costs more than a second."""
     done = subprocess.run(
         [sys.executable, "-c", FRESH],
         cwd=ROOT,

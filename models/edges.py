@@ -1,4 +1,10 @@
-"""Vectors of the edges of a batch, also across periodic boundaries."""
+"""Vectors and lengths of the edges of a batch, also across periodic boundaries.
+
+    v_e = x_dst + n_e C - x_src
+
+with the cell C of the graph, rows are lattice vectors, and the image n_e of the receiving atom.
+Cost: linear in edges.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +17,10 @@ from farfield.models.graph_ops import GraphIndex
 def image_vectors(
     graph: GraphIndex, cell: Tensor | None, image_shift: Tensor | None
 ) -> Tensor | None:
-    """Displacement of the receiving atom of every edge (edges, 3), ``image_shift @ cell``; None in
-    open space.
+    """Displacement ``n_e C`` of the receiving atom of every edge (edges, 3).
 
-    cell (graphs, 3, 3), rows are lattice vectors; image_shift (edges, 3) integer cell vectors added
-    to the receiving atom.
+    cell (graphs, 3, 3), rows are lattice vectors. image_shift (edges, 3) integer cell vectors. In
+    open space, without shifts, the result is None. ValueError for shifts without a cell.
     """
     if image_shift is None:
         return None
@@ -28,29 +33,31 @@ def image_vectors(
 
 
 def edge_vectors(positions: Tensor, graph: GraphIndex, images: Tensor | None = None) -> Tensor:
-    """``x_dst - x_src`` of every edge (edges, 3), in the units of the positions.
+    """``x_dst - x_src`` of every edge (edges, 3), in the unit of the positions.
 
-    positions (nodes, 3); with periodic images their displacements (edges, 3), see
-    :func:`image_vectors`.
+    positions (nodes, 3). images (edges, 3): :func:`image_vectors`, or None in open space.
     """
     vectors = positions.index_select(0, graph.dst) - positions.index_select(0, graph.src)
     return vectors if images is None else vectors + images
 
 
-def check_reach(found: float | None, wanted: float) -> None:
-    """``ValueError`` if edges were sought to ``found`` Angstrom only and the network looks further;
-    None: nobody said how far.
+def check_reach(found: float | None, needed: float) -> None:
+    """Raise ValueError if the graphs of a batch end before the cutoff of the network.
+
+    found: cutoff of the graphs (Angstrom), None where nothing is known. needed: cutoff of the
+    network (Angstrom).
     """
-    if found is not None and found < wanted:
+    if found is not None and found < needed:
         raise ValueError(
-            f"the batch has the edges within {found} Angstrom, the network wants all within "
-            f"{wanted}; give --cutoff to both"
+            f"graphs were built with cutoff {found} A but the model needs {needed} A; preprocess "
+            f"with --cutoff {needed}, or train with --cutoff {found}"
         )
 
 
 def safe_length(vectors: Tensor) -> Tensor:
-    """Length of vectors (edges, 3): (edges,); a zero vector has length 0 with zero first and second
-    derivatives.
+    """Length of vectors (edges, 3): (edges,).
+
+    A zero vector has length 0 with zero first and second derivatives.
     """
     squared = vectors.square().sum(-1)
     empty = squared == 0

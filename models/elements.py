@@ -1,33 +1,42 @@
-"""Atomic numbers: which there are, and the errors for those that are not known."""
+"""Atomic numbers: the range that exists, and the errors for elements that a model does not know."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from torch import Tensor
 
 MAX_ATOMIC_NUMBER = 118
 
 
+def unknown_element(number: int, known: Iterable[int]) -> str:
+    """Error text for atomic number ``number`` in a model that was trained on ``known`` ones."""
+    from ase.data import chemical_symbols  # here: only an error needs the names
+
+    elements = ", ".join(chemical_symbols[one] for one in known) or "no element yet"
+    return (
+        f"unknown element {chemical_symbols[number]} (Z = {number}); this model was trained on "
+        f"{elements}: leave such structures out, or train with them"
+    )
+
+
 def refuse_unknown(atomic_numbers: Tensor, known: Tensor) -> None:
-    """Raises ValueError for an atomic number Z for which ``known[Z]`` (bool) is False."""
+    """Raise ValueError for an atomic number Z for which ``known[Z]`` (bool) is False."""
     unknown = atomic_numbers[~known[atomic_numbers]]
     if len(unknown):
-        held = known.nonzero().flatten().tolist()
-        raise ValueError(
-            f"there is no reference of Z = {int(unknown[0])} (there are those of Z = {held}); "
-            "train with that element"
-        )
+        raise ValueError(unknown_element(int(unknown[0]), known.nonzero().flatten().tolist()))
 
 
 def check_elements(atomic_numbers: Tensor | None) -> None:
-    """Raises ValueError unless there are atomic numbers, and all of them name an element."""
+    """Raise ValueError unless there are atomic numbers, and all of them name an element."""
     if atomic_numbers is None:
         raise ValueError(
-            "the batch has no atomic_numbers: the network needs the element of every atom"
+            "the batch has no atomic_numbers, but the network needs the element of every atom; "
+            "give AtomBatch(atomic_numbers=...)"
         )
-    if atomic_numbers.numel():
-        low, high = (int(number) for number in atomic_numbers.aminmax())
-        if low < 1 or high > MAX_ATOMIC_NUMBER:
-            raise ValueError(
-                f"atomic numbers must lie in 1 .. {MAX_ATOMIC_NUMBER}, got "
-                f"{low if low < 1 else high}"
-            )
+    if not atomic_numbers.numel():
+        return
+    low, high = (int(number) for number in atomic_numbers.aminmax())
+    if low < 1 or high > MAX_ATOMIC_NUMBER:
+        wrong = low if low < 1 else high
+        raise ValueError(f"atomic numbers must lie in 1 .. {MAX_ATOMIC_NUMBER}, got {wrong}")

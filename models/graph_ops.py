@@ -134,6 +134,12 @@ class GraphIndex:
             self._dgl = graph
         return self._dgl
 
+    @property
+    def edges_per_graph(self) -> Tensor:
+        """Number of edges of every graph (graphs,) int64."""
+        graph_of_edge = self.graph_of_node.index_select(0, self.dst)
+        return torch.bincount(graph_of_edge, minlength=self.num_graphs)
+
     def to(self, device) -> GraphIndex:
         """The same topology on another device."""
         if torch.device(device) == self.src.device:

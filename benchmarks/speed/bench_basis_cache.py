@@ -48,7 +48,7 @@ from farfield.dataloader.storage.basis_cache import (
     complete_pairs,
 )
 from farfield.dataloader.storage.files import write_json
-from farfield.models.batch import complete_graphs
+from farfield.models.complete_graphs import complete_graphs
 from farfield.models.edges import edge_vectors
 from farfield.models.near_field.edge_frames import EdgeBasis
 from farfield.models.near_field.edge_geometry import NearFieldGeometry

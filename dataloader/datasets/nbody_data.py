@@ -30,8 +30,9 @@ from farfield.dataloader.sources.nbody_simulation import FRAME_TIME, simulate_nb
 from farfield.dataloader.storage import files
 from farfield.dataloader.storage.basis_cache import COMPLETE, BasisCache, why_unusable
 from farfield.dataloader.storage.files import REBUILD_HINT
-from farfield.models.batch import AtomBatch, complete_edges, complete_graphs
+from farfield.models.batch import AtomBatch
 from farfield.models.choices import check_choice
+from farfield.models.complete_graphs import complete_edges, complete_graphs
 
 __all__ = [
     "DRAW_ORDER",

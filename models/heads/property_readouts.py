@@ -40,7 +40,7 @@ import torch
 from torch import Tensor, nn
 
 from farfield.models.edges import safe_length
-from farfield.models.elements import MAX_ATOMIC_NUMBER, refuse_unknown
+from farfield.models.elements import MAX_ATOMIC_NUMBER, refuse_unknown, unknown_element
 from farfield.models.graph_ops import (
     GraphIndex,
     broadcast_nodes,
@@ -328,10 +328,7 @@ def compositions(numbers: np.ndarray, counts: np.ndarray, elements: Sequence[int
     elements = np.asarray(elements)
     unknown = np.setdiff1d(numbers, elements)
     if len(unknown):
-        raise ValueError(
-            f"there is no reference of Z = {unknown[0]} (there are those of Z = "
-            f"{elements.tolist()}); train with that element"
-        )
+        raise ValueError(unknown_element(int(unknown[0]), elements))
     structure = np.repeat(np.arange(len(counts)), counts)
     cell = structure * len(elements) + np.searchsorted(elements, numbers)
     return (

@@ -167,6 +167,15 @@ class EdgeBasis:
             )
         return self if lmax == self.lmax else dataclasses.replace(self, packed=self.packed[:lmax])
 
+    def select(self, edges: Tensor) -> EdgeBasis:
+        """The basis of some of the edges (chosen,) int64, in that order."""
+        if self.rows is None:
+            rows, packed = None, tuple(part.index_select(0, edges) for part in self.packed)
+        else:
+            rows, packed = self.rows.index_select(0, edges), self.packed
+        length, flipped = (part.index_select(0, edges) for part in (self.length, self.flipped))
+        return EdgeBasis(length, packed, flipped, rows)
+
     def to(self, device=None, dtype=None) -> EdgeBasis:
         """The same basis on another device or in another floating-point type."""
         return EdgeBasis(

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from farfield.models.batch import AtomBatch, complete_edges, complete_graphs, edges_per_graph
+from farfield.models.batch import AtomBatch
+from farfield.models.complete_graphs import complete_graphs
 from farfield.models.edges import edge_vectors
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.near_field.edge_frames import EdgeBasis
@@ -19,6 +20,7 @@ def ragged_batch() -> AtomBatch:
         atomic_numbers=torch.tensor([8, 1, 1, 2, 1, 1]),
         node_features={"velocities": torch.randn(6, 3)},
         edge_features={"bonds": torch.randn(5, 2)},
+        graph_features={"total_charge": torch.tensor([0.0, 1.0, -1.0]), "spin": torch.arange(3)},
         cell=torch.eye(3).repeat(3, 1, 1),
         image_shift=torch.tensor([[0, 0, 0], [1, 0, 0], [-1, 0, 0], [0, 0, 2], [0, 0, -2]]),
         labels={"energy": torch.randn(3), "forces": torch.randn(6, 3)},
@@ -34,13 +36,20 @@ def test_dgl_round_trip():
         0,
         2,
     ]
-    back = AtomBatch.from_dgl(graph, cell=batch.cell, labels=batch.labels, periodic=batch.periodic)
+    back = AtomBatch.from_dgl(
+        graph,
+        cell=batch.cell,
+        labels=batch.labels,
+        periodic=batch.periodic,
+        graph_features=batch.graph_features,
+    )
     for name in ("src", "dst", "nodes_per_graph"):
         assert torch.equal(getattr(back.graph, name), getattr(batch.graph, name))
     for name in ("positions", "atomic_numbers", "image_shift", "cell", "periodic"):
         assert torch.equal(getattr(back, name), getattr(batch, name))
     assert torch.equal(back.node_features["velocities"], batch.node_features["velocities"])
     assert torch.equal(back.edge_features["bonds"], batch.edge_features["bonds"])
+    assert back.graph_features == batch.graph_features
     assert (
         set(back.node_features) == {"velocities"}
         and set(back.edge_features) == {"bonds"}
@@ -58,7 +67,7 @@ def test_dgl_graph_without_positions_is_refused():
 def test_counts():
     batch = ragged_batch()
     assert (batch.num_graphs, batch.num_nodes, batch.num_edges) == (3, 6, 5)
-    assert edges_per_graph(batch.graph).tolist() == [3, 0, 2]
+    assert batch.graph.edges_per_graph.tolist() == [3, 0, 2]
 
 
 def test_floating_type_changes_and_integers_stay():
@@ -66,6 +75,8 @@ def test_floating_type_changes_and_integers_stay():
     assert (
         batch.positions.dtype == batch.labels["energy"].dtype == batch.cell.dtype == torch.float64
     )
+    assert batch.graph_features["total_charge"].dtype == torch.float64
+    assert batch.graph_features["spin"].dtype == torch.int64
     assert batch.atomic_numbers.dtype == batch.image_shift.dtype == torch.int64
     assert torch.equal(batch.periodic, ragged_batch().periodic)
 
@@ -78,6 +89,7 @@ def test_everything_moves_to_the_device():
         moved.periodic,
         moved.atomic_numbers,
         moved.edge_features["bonds"],
+        moved.graph_features["total_charge"],
         moved.labels["forces"],
         moved.graph.src,
     ]
@@ -107,6 +119,11 @@ def test_a_cached_basis_is_dropped_rather_than_called_finer_than_it_is():
             {"bonds": torch.zeros(4)},
             r"edge_features\['bonds'\] must have one row for each of the 5 edges",
         ),
+        (
+            "graph_features",
+            {"total_charge": torch.zeros(6)},
+            r"graph_features\['total_charge'\] must have one row for each of the 3 graphs",
+        ),
         ("cell", torch.zeros(1, 3, 3), "cell must have one row for each of the 3 graphs"),
         (
             "periodic",
@@ -123,14 +140,92 @@ def test_rows_that_do_not_fit_are_refused(field, value, message):
         )
 
 
-@pytest.mark.parametrize("nodes", [1, 2, 5])
-def test_complete_graphs_are_sorted_and_whole(nodes):
-    src, dst = complete_edges(nodes)
-    assert {(int(j), int(i)) for j, i in zip(src, dst, strict=True)} == {
-        (j, i) for i in range(nodes) for j in range(nodes) if i != j
-    }
-    graph = complete_graphs(3, nodes)
-    key = graph.dst * 3 * nodes + graph.src
-    assert torch.equal(key, key.sort().values)
-    assert torch.equal(graph.graph_of_node[graph.src], graph.graph_of_node[graph.dst])
-    assert graph.num_edges == 3 * nodes * (nodes - 1)
+def joined(batches: list[AtomBatch]) -> AtomBatch:
+    """Batches laid end to end: what :meth:`AtomBatch.split` takes apart."""
+    first = torch.tensor([0, *(batch.num_nodes for batch in batches)]).cumsum(0).tolist()
+
+    def cat(name: str) -> torch.Tensor:
+        return torch.cat([getattr(batch, name) for batch in batches])
+
+    def cat_all(name: str) -> dict[str, torch.Tensor]:
+        every = [getattr(batch, name) for batch in batches]
+        return {key: torch.cat([values[key] for values in every]) for key in every[0]}
+
+    ends = [
+        torch.cat(
+            [getattr(batch.graph, end) + low for batch, low in zip(batches, first, strict=False)]
+        )
+        for end in ("src", "dst")
+    ]
+    return AtomBatch(
+        GraphIndex(*ends, torch.cat([batch.graph.nodes_per_graph for batch in batches])),
+        **{name: cat(name) for name in ("positions", "atomic_numbers", "cell", "periodic")},
+        image_shift=cat("image_shift"),
+        node_features=cat_all("node_features"),
+        edge_features=cat_all("edge_features"),
+        graph_features=cat_all("graph_features"),
+        labels=cat_all("labels"),
+    )
+
+
+def assert_same(one: AtomBatch, other: AtomBatch) -> None:
+    for name in ("src", "dst", "nodes_per_graph"):
+        assert torch.equal(getattr(one.graph, name), getattr(other.graph, name)), name
+    for name in ("positions", "atomic_numbers", "cell", "periodic", "image_shift"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+    for name in ("node_features", "edge_features", "graph_features", "labels"):
+        values, others = getattr(one, name), getattr(other, name)
+        assert values.keys() == others.keys(), name
+        assert all(torch.equal(values[key], others[key]) for key in values), name
+
+
+def test_structures_laid_end_to_end_are_the_batch_again():
+    batch = ragged_batch()
+    parts = batch.split()
+    assert [part.num_nodes for part in parts] == [3, 1, 2]
+    assert [part.num_edges for part in parts] == [3, 0, 2]
+    assert [part.labels["energy"].shape for part in parts] == [(1,)] * 3
+    assert parts[2].labels["forces"].shape == (2, 3)
+    assert parts[2].graph_features["total_charge"].tolist() == [-1.0]
+    assert_same(joined(parts), batch)
+
+
+def test_split_finds_the_edges_of_a_graph_in_any_order():
+    batch = ragged_batch()
+    order = torch.tensor([3, 0, 4, 2, 1])
+    mixed = AtomBatch(
+        GraphIndex(batch.graph.src[order], batch.graph.dst[order], batch.graph.nodes_per_graph),
+        positions=batch.positions,
+        edge_features={"bonds": batch.edge_features["bonds"][order]},
+    )
+    first = mixed.split()[0]
+    assert (first.graph.src.tolist(), first.graph.dst.tolist()) == ([1, 0, 2], [0, 1, 0])
+    assert torch.equal(first.edge_features["bonds"], batch.edge_features["bonds"][[0, 2, 1]])
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["own frames", "shared frames"])
+def test_split_takes_the_basis_along(shared):
+    graph = complete_graphs(2, 3)
+    positions = torch.randn(6, 3)
+    basis = EdgeBasis.from_vectors(edge_vectors(positions, graph), 2)
+    if shared:
+        basis.rows = torch.arange(graph.num_edges)
+    part = AtomBatch(graph, positions, edge_basis=basis).split()[1]
+    expected = EdgeBasis.from_vectors(edge_vectors(positions[3:], complete_graphs(1, 3)), 2)
+    assert torch.equal(part.edge_basis.rotation(), expected.rotation())
+    assert torch.equal(part.edge_basis.length, expected.length)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rows", "message"),
+    [
+        ([2, 0], 2, "2 nodes in as many graphs"),
+        ([2, 1], 4, r"labels\['energy'\] has 4 rows, .* 3 nodes nor the 2 graphs"),
+    ],
+)
+def test_split_refuses_labels_of_nobody(sizes, rows, message):
+    empty = torch.tensor([], dtype=torch.long)
+    graph = GraphIndex(empty, empty, torch.tensor(sizes))
+    batch = AtomBatch(graph, torch.zeros(sum(sizes), 3), labels={"energy": torch.zeros(rows)})
+    with pytest.raises(ValueError, match=message):
+        batch.split()

@@ -125,7 +125,7 @@ def test_an_unknown_element_in_another_folder_is_one_line(whole, tmp_path):
     folder = make_data(
         tmp_path / "foreign", random_structures((4,) * 8, elements=(1, 79)), sizes=(2, 2, 4)
     )
-    with pytest.raises(ValueError, match="no reference of Z = 79"):
+    with pytest.raises(ValueError, match=r"unknown element Au \(Z = 79\)"):
         evaluate.evaluate_checkpoint(whole[0] / checkpoint.BEST, data_path=folder)
 
 

@@ -19,7 +19,7 @@ from farfield.dataloader.storage.basis_cache import (
     complete_pairs,
     why_unusable,
 )
-from farfield.models.batch import complete_graphs
+from farfield.models.complete_graphs import complete_graphs
 from farfield.models.edges import edge_vectors
 from farfield.models.near_field.edge_frames import EdgeBasis
 

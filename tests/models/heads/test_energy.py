@@ -50,7 +50,7 @@ def test_reference_is_a_sum_over_elements():
     assert torch.equal(reference(GRAPH, NUMBERS), torch.zeros(3, dtype=torch.float64))
     with pytest.raises(
         ValueError,
-        match=r"no reference of Z = 8 \(there are those of Z = \[1, 6\]\); train with that element",
+        match=r"unknown element O \(Z = 8\); this model was trained on H, C: leave such .* out",
     ):
         reference.set({1: -13.6, 6: -1029.5})
         reference(GRAPH, NUMBERS)

@@ -428,7 +428,7 @@ def test_edges_that_end_before_the_cutoff_are_refused():
         assert model(dataclasses.replace(batch, cutoff=reach))["energy"].isfinite().all()
     with pytest.raises(
         ValueError,
-        match=f"edges within {CUTOFF / 2} Angstrom, the network wants all within {CUTOFF}",
+        match=f"cutoff {CUTOFF / 2} A but the model needs {CUTOFF} A; preprocess with --cutoff",
     ):
         model(dataclasses.replace(batch, cutoff=CUTOFF / 2))
 

@@ -10,13 +10,12 @@ Cost per molecule of 18 atoms: see `benchmarks/speed/bench_qm9_cache.py`.
 
 from __future__ import annotations
 
-import functools
 import multiprocessing
 import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import connection
 from pathlib import Path
@@ -26,53 +25,22 @@ import numpy as np
 import torch
 
 from farfield.dataloader.chemistry.bonds import BondTable, perceive_bonds
+from farfield.dataloader.chemistry.molecule_graphs import molecule_graphs
 from farfield.dataloader.datasets.property_data import (
     BASIS,
     BOND_KINDS,
-    centred_positions,
     open_bond_kinds,
     write_bond_kinds,
 )
-from farfield.dataloader.graphs import check_cutoff
 from farfield.dataloader.storage import files
 from farfield.dataloader.storage.basis_cache import (
     BasisCache,
     CacheSettings,
-    GraphEdges,
-    complete_pairs,
 )
 from farfield.dataloader.structures import Structures
 
 PIECE = 4096  # molecules
 PIECES = "pieces"
-
-# rule -> (positions (atoms, 3), bonded pairs (bonds, 2), settings of the rule) -> ends (edges, 2) a
-# < b, sorted
-GRAPH_RULES: dict[str, Callable[[np.ndarray, np.ndarray, dict], np.ndarray]] = {
-    "bonds": lambda points, bonded, rule: bonded,
-    "cutoff": lambda points, bonded, rule: _near(points, rule["cutoff"]),
-    "complete": lambda points, bonded, rule: _pairs(len(points)),
-}
-
-
-def graph_rule(kind: str, cutoff: float) -> dict:
-    """Settings of a rule, as caches keep them; ``ValueError`` for an unknown name or a cutoff that
-    is none.
-    """
-    if kind not in GRAPH_RULES:
-        raise ValueError(f"graph must be one of {', '.join(GRAPH_RULES)}, got {kind!r}")
-    return {"kind": kind, "cutoff": check_cutoff(cutoff)} if kind == "cutoff" else {"kind": kind}
-
-
-@functools.cache
-def _pairs(nodes: int) -> np.ndarray:
-    return complete_pairs(nodes)
-
-
-def _near(points: np.ndarray, cutoff: float) -> np.ndarray:
-    pairs = _pairs(len(points))
-    vectors = points[pairs[:, 1]] - points[pairs[:, 0]]
-    return pairs[np.square(vectors).sum(1) < cutoff**2]
 
 
 class Piece(NamedTuple):
@@ -129,34 +97,6 @@ def make_piece(piece: Piece) -> int:
                 piece.folder / BOND_KINDS, kinds, piece.data_hash, piece.settings.graph_rule
             )
     return len(piece.structures)
-
-
-def molecule_graphs(
-    structures: Structures, bonds: BondTable | None, rule: dict, kinds: list[np.ndarray] | None
-) -> Iterator[GraphEdges]:
-    """Graphs of molecules; the bond kinds of their edges (edges,) uint8, 0 for none, are appended
-    to ``kinds`` (None: not wanted).
-
-    The vectors are differences of the positions that batches have, centred and rounded to float32.
-    """
-    positions, find = centred_positions(structures).astype(np.float64), GRAPH_RULES[rule["kind"]]
-    nobody = np.zeros((0, 2), np.int64)
-    for index in range(len(structures)):
-        points = positions[structures.offsets[index] : structures.offsets[index + 1]]
-        mine = (
-            slice(0, 0) if bonds is None else slice(bonds.offsets[index], bonds.offsets[index + 1])
-        )
-        bonded = nobody if bonds is None else bonds.ends[mine].astype(np.int64)
-        ends = find(points, bonded, rule)
-        if kinds is not None:
-            kinds.append(_kinds_of(ends, bonded, bonds.kinds[mine], len(points)))
-        yield GraphEdges(len(points), ends, points[ends[:, 1]] - points[ends[:, 0]])
-
-
-def _kinds_of(ends: np.ndarray, bonded: np.ndarray, kinds: np.ndarray, nodes: int) -> np.ndarray:
-    table = np.zeros((nodes, nodes), np.uint8)
-    table[bonded[:, 0], bonded[:, 1]] = kinds
-    return table[ends[:, 0], ends[:, 1]]
 
 
 def pieces_of(

@@ -33,6 +33,7 @@ import numpy as np
 from farfield.common.command_line import OptionParser, add_config_option, run_script
 from farfield.common.monitor import progress_bar
 from farfield.dataloader.chemistry.bonds import BondTable
+from farfield.dataloader.chemistry.molecule_graphs import GRAPH_RULES, graph_rule
 from farfield.dataloader.datasets.property_data import (
     BASIS,
     BOND_KINDS,
@@ -48,7 +49,7 @@ from farfield.dataloader.storage import files
 from farfield.dataloader.storage.basis_cache import BasisCache, CacheSettings
 from farfield.dataloader.storage.files import REBUILD_HINT
 from farfield.dataloader.structures import Structures
-from farfield.preprocess.basis_shards import GRAPH_RULES, PIECES, graph_rule, make_basis
+from farfield.preprocess.basis_shards import PIECES, make_basis
 from farfield.preprocess.manifest import Manifest, being_made, remove
 
 FORMAT = 1

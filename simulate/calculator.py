@@ -17,21 +17,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
-from ase.geometry import wrap_positions
 from ase.stress import full_3x3_to_voigt_6_stress
 from easydict import EasyDict
 
 from farfield.common import checkpoint
 from farfield.common.command_line import plain
 from farfield.common.precision import PRECISIONS
-from farfield.dataloader.graphs import find_neighbors
-from farfield.models.batch import AtomBatch
+from farfield.dataloader.from_ase import batch_from_atoms
 from farfield.models.factory import build_model
-from farfield.models.graph_ops import GraphIndex
 
 TASKS = ("md17", "md22")  # whose networks are potentials
 
@@ -109,7 +105,9 @@ class FarfieldCalculator(Calculator):
                 "stress needs a structure that repeats in all three directions; set "
                 "atoms.pbc = True"
             )
-        prediction = self._model(stress=crystal and self.conservative)(self.batch(self.atoms))
+        prediction = self._model(stress=crystal and self.conservative)(
+            batch_from_atoms([self.atoms], self.cutoff, self.dtype, self.device)
+        )
         energy = float(prediction["energy"])
         self.results = {"energy": energy, "free_energy": energy}
         if "forces" in prediction:
@@ -118,39 +116,3 @@ class FarfieldCalculator(Calculator):
             self.results["stress"] = full_3x3_to_voigt_6_stress(
                 prediction["stress"][0].double().cpu().numpy()
             )
-
-    def batch(self, atoms: Atoms) -> AtomBatch:
-        """The structure as the network reads it; ``ValueError`` for no atoms and numbers that are
-        not finite.
-        """
-        if not len(atoms):
-            raise ValueError("the structure has no atoms; give at least one")
-        if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
-            raise ValueError(
-                "positions and cell must be finite, got nan or inf; mend the structure, or "
-                "shorten the time step"
-            )
-        periodic = bool(atoms.pbc.any())
-        cell = atoms.cell.array if periodic else None
-        # float32 resolves more near the origin
-        positions = (
-            wrap_positions(atoms.positions, cell, atoms.pbc)
-            if periodic
-            else atoms.positions - atoms.positions.mean(0)
-        )
-        neighbors = find_neighbors(positions, self.cutoff, cell, atoms.pbc if periodic else None)
-        graph = GraphIndex(
-            torch.from_numpy(neighbors.src),
-            torch.from_numpy(neighbors.dst),
-            torch.tensor([len(atoms)]),
-        )
-        batch = AtomBatch(
-            graph,
-            positions=torch.from_numpy(positions),
-            atomic_numbers=torch.from_numpy(atoms.numbers.astype(np.int64)),
-            cell=torch.from_numpy(cell[None]) if periodic else None,
-            periodic=torch.from_numpy(atoms.pbc[None].copy()) if periodic else None,
-            image_shift=torch.from_numpy(neighbors.shift.astype(np.int32)) if periodic else None,
-            cutoff=self.cutoff,
-        )
-        return batch.to(device=self.device, dtype=self.dtype)

@@ -40,6 +40,7 @@ import torch
 
 from farfield.common.command_line import OptionParser, run_script
 from farfield.common.monitor import progress_bar
+from farfield.dataloader.chemistry.molecule_graphs import GRAPH_RULES, graph_rule
 from farfield.dataloader.datasets.property_data import (
     BASIS,
     BOND_KINDS,
@@ -52,7 +53,7 @@ from farfield.dataloader.storage.files import write_json
 from farfield.dataloader.structures import Structures, rows_of
 from farfield.models.edges import edge_vectors
 from farfield.models.near_field.edge_frames import EdgeBasis
-from farfield.preprocess.basis_shards import GRAPH_RULES, graph_rule, make_basis
+from farfield.preprocess.basis_shards import make_basis
 
 LMAX = 3
 BARS_MB = {"bonds": 900, "complete": 4000}  # what whole QM9 may take

@@ -220,7 +220,7 @@ class BasisCache:
         if self._ends is None:
             return _complete_layout(tuple(self._nodes[ids].tolist()))
         counts = self._offsets[ids + 1] - self._offsets[ids]
-        return _directed(self._pieces(self._ends, ids), counts, self._nodes[ids])
+        return directed_edges(self._pieces(self._ends, ids), counts, self._nodes[ids])
 
     def _graph(self, ids: np.ndarray, layout: _Layout) -> GraphIndex:
         return GraphIndex(
@@ -352,7 +352,7 @@ def _before(counts: np.ndarray) -> np.ndarray:
     return np.cumsum(counts) - counts
 
 
-def _directed(ends: np.ndarray, counts: np.ndarray, nodes: np.ndarray) -> _Layout:
+def directed_edges(ends: np.ndarray, counts: np.ndarray, nodes: np.ndarray) -> _Layout:
     """Both directions, sorted by (dst, src), of undirected edges that are sorted by (a, b) in each
     graph.
 
@@ -373,7 +373,7 @@ def _directed(ends: np.ndarray, counts: np.ndarray, nodes: np.ndarray) -> _Layou
 @functools.cache
 def _complete_graph(nodes: int) -> _Layout:
     pairs = complete_pairs(nodes)
-    return _directed(pairs, np.array([len(pairs)]), np.array([nodes]))
+    return directed_edges(pairs, np.array([len(pairs)]), np.array([nodes]))
 
 
 @functools.lru_cache(maxsize=16)

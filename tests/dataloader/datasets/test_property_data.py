@@ -9,6 +9,7 @@ import torch
 from farfield.common.monitor import progress_bar
 from farfield.dataloader.batch_plan import BatchPlan
 from farfield.dataloader.chemistry.bonds import BondTable
+from farfield.dataloader.chemistry.molecule_graphs import graph_rule
 from farfield.dataloader.datasets.property_data import (
     PropertyDataset,
     PropertyFolder,
@@ -20,7 +21,7 @@ from farfield.dataloader.structures import Structures
 from farfield.models.edges import edge_vectors
 from farfield.models.heads.property_readouts import fit_scaling, references
 from farfield.models.near_field.edge_frames import EdgeBasis
-from farfield.preprocess.basis_shards import graph_rule, make_basis
+from farfield.preprocess.basis_shards import make_basis
 
 SIZES = (4, 2, 1, 6, 3, 5)
 BONDS = [

@@ -1,22 +1,22 @@
-"""Attention over all atoms of a graph: every atom hears every other one through a long-ranged
-equivariant kernel, at linear cost.
+"""Attention over all atoms of a graph through a long-ranged equivariant kernel, at linear cost.
 
 For each head h, with invariant weights and values of every degree,
 
-    out_i[h, l m, lam mu, c]
-        = (1 / Z_i) sum_j <phi(q_ih), phi(k_jh)> f_lh(r_ij) Y_lm(r^_ij) v_j[h, lam mu, c]
-    message_i[L M, h, c]     = sum_(l, lam) W[l lam L, h, c] sum_(m mu) C(l m, lam mu; L M) out_i[h,
-                             l m, lam mu, c],     l + lam + L even
+    out_i[h, l m, lam mu, c] = (1 / Z_i) sum_j <phi(q_ih), phi(k_jh)>
+                               f_lh(r_ij) Y_lm(r^_ij) v_j[h, lam mu, c]
+    message_i[L M, h, c]     = sum_(l, lam) W[l lam L, h, c]
+                               sum_(m mu) C(l m, lam mu; L M) out_i[h, l m, lam mu, c],
+                               l + lam + L even,
 
-(the linear attention of E2Former-FMM, section 3, with the exact expansions of ``expansions.py``,
-learned weights for every path, and only the paths that keep parity), then a linear map of the
-channels. ``q`` and ``k`` are linear in the scalars of the atom.
+then a linear map of the channels. ``q`` and ``k`` are linear in the scalars of the atom. This is
+the linear attention of E2Former-FMM, section 3, with the exact expansions of ``expansions/``,
+learned weights for every path, and only the paths that keep parity.
 
 Z is a constant by default: the message of a molecule does not change when a copy of it appears far
-away, beyond the tail of the kernel. ``normalisation="attention"`` is the published form, ``Z_i =
-sum_j <phi(q_i), phi(k_j)>``: a far copy halves every message.
+away, beyond the tail of the kernel. ``normalisation="attention"`` is the published form,
+``Z_i = sum_j <phi(q_i), phi(k_j)>``: a far copy halves every message.
 
-Cost: see ``readout.py``; values are narrowed to ``value_channels`` a head first, keys to
+Cost: see the expansion; values are narrowed to ``value_channels`` a head first, keys to
 ``key_features``.
 """
 
@@ -29,9 +29,10 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from farfield.models.choices import Registry
 from farfield.models.far_field.expansion import ExpansionOptions
+from farfield.models.far_field.expansions import EXPANSIONS
 from farfield.models.far_field.expansions.lattice import periodic_cell
-from farfield.models.far_field.expansions.registry import EXPANSIONS
 from farfield.models.far_field.spectrum import RadialOptions, RadialSpectrum
 from farfield.models.graph_ops import GraphIndex, broadcast_nodes, sum_nodes
 from farfield.models.layers.linear import EquivariantLinear
@@ -40,37 +41,36 @@ from farfield.models.so3.irreps import num_rows
 
 
 class FeatureMap(NamedTuple):
-    """What is applied to queries and keys, and whether its values are positive (a sum of them may
-    then divide).
-    """
+    """phi of queries and keys; ``positive``: its values are, so their sum may divide messages."""
 
     function: Callable[[Tensor], Tensor]
     positive: bool
 
 
-FEATURE_MAPS = {
-    "elu": FeatureMap(lambda x: nn.functional.elu(x) + 1, True),
-    "softplus": FeatureMap(nn.functional.softplus, True),
-    "identity": FeatureMap(lambda x: x, False),  # with one feature: learned charges
-}
+FEATURE_MAPS: Registry[FeatureMap] = Registry("feature map")
+FEATURE_MAPS.register("elu")(FeatureMap(lambda x: nn.functional.elu(x) + 1, positive=True))
+FEATURE_MAPS.register("softplus")(FeatureMap(nn.functional.softplus, positive=True))
+# With one key feature, queries and keys are learned charges.
+FEATURE_MAPS.register("identity")(FeatureMap(lambda x: x, positive=False))
+
+NORMALISATIONS: Registry[Callable[..., float | Tensor]] = Registry("normalisation")
 
 
+@NORMALISATIONS.register("none")
 def constant_normalisation(
     graph: GraphIndex, queries: Tensor, keys: Tensor, constant: float
 ) -> float:
-    """The same number for every atom of every graph: size-consistent."""
+    """``constant`` for every atom of every graph: size-consistent."""
     return constant
 
 
+@NORMALISATIONS.register("attention")
 def attention_normalisation(
     graph: GraphIndex, queries: Tensor, keys: Tensor, constant: float
 ) -> Tensor:
-    """Sum of the weights over the graph, at least 1e-8: (nodes, heads, 1)."""
+    """Sum of the weights <q_i, k_j> over the graph, at least 1e-8: (nodes, heads, 1)."""
     total = broadcast_nodes(graph, sum_nodes(graph, keys))
     return (queries * total).sum(-1, keepdim=True).clamp_min(1e-8)
-
-
-NORMALISATIONS = {"none": constant_normalisation, "attention": attention_normalisation}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,28 +133,33 @@ class FarFieldOptions:
 
 
 class FarFieldAttention(nn.Module):
-    """Messages from all atoms of the graph: ``forward(graph, positions (nodes, 3), x (nodes, rows,
-    channels))`` -> the shape of x.
+    """Messages from all atoms of the graph: ``forward(graph, positions, x)`` -> the shape of x.
 
-    Positions in Angstrom; open boundaries, or with ``cell`` periodic ones (expansion "lattice" or
-    "auto"). The expansions share all parameters. E(3)-equivariant to rounding, with "planewave"
-    only to its tolerance; graphs of a batch never see each other; differentiable to any order in
-    positions and features, with cells also in the cell (twice).
+    Open boundaries, or with ``cell`` periodic ones (expansion "lattice" or "auto"). All expansions
+    use the same parameters. E(3)-equivariant up to rounding, with "planewave" only up to its
+    tolerance. Graphs of a batch never see each other. Differentiable to any order in positions and
+    features, with cells also in the cell (twice).
     """
 
     def __init__(self, options: FarFieldOptions):
         super().__init__()
         self.options = options
         heads, width = options.heads, options.heads * options.value_channels
-        self.queries = nn.Linear(options.channels, heads * options.key_features)
-        self.keys = nn.Linear(options.channels, heads * options.key_features)
         value_lmax = options.lmax if options.value_lmax is None else options.value_lmax
         self.value_rows = num_rows(value_lmax)
+
+        # From the features of an atom to what the kernel acts on.
+        self.queries = nn.Linear(options.channels, heads * options.key_features)
+        self.keys = nn.Linear(options.channels, heads * options.key_features)
         self.values = EquivariantLinear(value_lmax, options.channels, width)
+
+        # The kernel and the sum over all atoms.
         self.radial = RadialSpectrum(options.kernel_lmax, heads, options.radial)
         self.expansion = EXPANSIONS[options.expansion](
             self.radial.wave_numbers, options.kernel_lmax, options.accuracy
         )
+
+        # Back to features: kernel degree x value degree -> degree of the message.
         self.coupling = KernelCoupling(
             options.kernel_lmax, value_lmax, options.lmax, heads, options.value_channels
         )
@@ -168,26 +173,31 @@ class FarFieldAttention(nn.Module):
         cell: Tensor | None = None,
         periodic: Tensor | None = None,
     ) -> Tensor:
-        """Positions (nodes, 3) and features (nodes, rows, channels) -> messages (nodes, rows,
-        channels).
+        """Features -> messages, both (nodes, (lmax + 1)^2, channels).
 
-        cell: (graphs, 3, 3), rows are lattice vectors. periodic: (graphs, 3) bool, None for all
-        directions wherever there is a cell; if all are False the cell is ignored. With
-        normalisation "none" a supercell gets its cell's messages; "attention" counts the atoms of
-        the cell, so a doubled cell halves them. Raises ValueError for slabs and wires and for
-        batches of open and periodic structures.
+        positions: (nodes, 3), Angstrom. cell: (graphs, 3, 3), rows are lattice vectors. periodic:
+        (graphs, 3) bool, None for all directions wherever there is a cell; if all are False the
+        cell is ignored. With normalisation "none" a supercell gets its cell's messages;
+        "attention" counts the atoms of the cell, so a doubled cell halves them. Raises ValueError
+        for slabs and wires and for batches of open and periodic structures.
         """
         cell = periodic_cell(graph.num_graphs, cell, periodic)
-        options, scalars = self.options, x[:, 0]
+        options = self.options
+        scalars = x[:, 0]
+
+        # Weights of the attention come from scalars: (nodes, heads, features).
         phi = FEATURE_MAPS[options.feature_map].function
-        queries = phi(self.queries(scalars)).unflatten(
-            1, (options.heads, -1)
-        )  # (nodes, heads, features)
+        queries = phi(self.queries(scalars)).unflatten(1, (options.heads, -1))
         keys = phi(self.keys(scalars)).unflatten(1, (options.heads, -1))
+
+        # Values of all degrees side by side: (nodes, heads, rows x channels).
         values = self.values(x[:, : self.value_rows]).unflatten(2, (options.heads, -1))
-        values = values.transpose(1, 2).flatten(2)  # (nodes, heads, rows x channels)
-        total = NORMALISATIONS[options.normalisation](
-            graph, queries, keys, options.key_features * options.typical_atoms
-        )
-        heard = self.expansion(graph, positions, queries / total, keys, values, self.radial(), cell)
+        values = values.transpose(1, 2).flatten(2)
+
+        # 1 / Z_i belongs to the receiver, so the query carries it.
+        normalise = NORMALISATIONS[options.normalisation]
+        total = normalise(graph, queries, keys, options.key_features * options.typical_atoms)
+        queries = queries / total
+
+        heard = self.expansion(graph, positions, queries, keys, values, self.radial(), cell)
         return self.output(self.coupling(heard))

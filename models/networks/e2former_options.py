@@ -14,7 +14,7 @@ from typing import Annotated
 
 from farfield.models.far_field.attention import FEATURE_MAPS, NORMALISATIONS, FarFieldOptions
 from farfield.models.far_field.expansion import ExpansionOptions
-from farfield.models.far_field.expansions.registry import EXPANSIONS
+from farfield.models.far_field.expansions import EXPANSIONS
 from farfield.models.far_field.spectrum import RadialOptions
 from farfield.models.kernels.harmonic_sum import KERNELS
 from farfield.models.layers.feed_forward import FEED_FORWARDS

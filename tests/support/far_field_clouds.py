@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from farfield.models.far_field.expansions.registry import EXPANSIONS
+from farfield.models.far_field.expansions import EXPANSIONS
 from farfield.models.graph_ops import GraphIndex, broadcast_nodes, mean_nodes
 from tests.support.draws import draw
 
 CORNERS = [9, 1, 5, 5, 14]  # a lone atom, and two graphs of one size
-OPEN = [name for name in EXPANSIONS if name != "lattice"]  # expansions that need no cell
+OPEN = [name for name, expansion in EXPANSIONS.items() if expansion.cells != "needed"]
 SHAPE = (2, 3, 4)  # heads, key features, values
 
 

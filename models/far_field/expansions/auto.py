@@ -1,24 +1,25 @@
-"""The cheapest expansion for each graph: pairs for small ones, multipoles for large ones, the
-lattice sum for periodic ones.
+"""The cheapest expansion for each graph: pairs, multipoles, or the lattice sum for crystals.
 
-Times of forward and backward, in nanoseconds of one thread of an AMD EPYC (float32; least squares
-of relative errors over eight shapes and 20 .. 900 atoms, mostly within 20 %) for n atoms, H heads
-of d keys and V values, t = (lmax + 1)^2 kernel components, P moments and W waves:
+Small graphs are summed pair by pair, large ones by multipole moments. Times of forward and
+backward in nanoseconds, for n atoms, H heads of d key features and V values, Q wave numbers,
+t = (lmax + 1)^2 kernel components, P moments and W waves:
 
     pairwise    1.6e6 + n^2 (12 Q (lmax + 1) + 6.7 H t + 0.06 H t V), the second part x 1.6 if the
-                pairs need more than one piece
+                pairs need more than one chunk
     multipole   4.1e6 + 3 P H d V + n (94 W + 5 P t H + 0.15 P H V (2 d + t))
 
-``benchmarks/speed/bench_far_field.py`` compares the choice with both. It depends on the graph's own
-size alone, never on its batch, so that a structure's answer is the same in every batch.
+Measured on one thread of an AMD EPYC in float32: least squares of relative errors over eight shapes
+and 20 .. 900 atoms, mostly within 20 %. ``benchmarks/speed/bench_far_field.py`` compares the choice
+with both. It depends on the graph's own size alone, never on its batch, so a structure gets the
+same answer in every batch.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from farfield.models.far_field.expansion import ExpansionOptions
+from farfield.models.far_field.expansion import EXPANSIONS, Expansion, ExpansionOptions
 from farfield.models.far_field.expansions.lattice import LatticeExpansion
 from farfield.models.far_field.expansions.multipole import MultipoleExpansion
 from farfield.models.far_field.expansions.pairwise import PairwiseExpansion
@@ -26,19 +27,23 @@ from farfield.models.graph_ops import GraphIndex
 from farfield.models.so3.irreps import num_rows
 
 
-class AutoExpansion(nn.Module):
-    """Each graph by the expansion that the cost model calls cheaper; batches with cells by the
-    lattice sum. Call: ``expansions.py``.
+@EXPANSIONS.register("auto")
+class AutoExpansion(Expansion):
+    """Each graph by the expansion that the cost model calls cheaper, crystals by the lattice sum.
+
+    Cells raise ValueError if the wave numbers do not suit the lattice sum.
     """
+
+    cells = "accepted"
 
     def __init__(
         self, wave_numbers: tuple[float, ...], lmax: int, options: ExpansionOptions | None = None
     ):
-        super().__init__()
-        self.wave_numbers, self.lmax = tuple(wave_numbers), lmax
+        super().__init__(wave_numbers, lmax, options)
         self.pairwise = PairwiseExpansion(wave_numbers, lmax, options)
         self.multipole = MultipoleExpansion(wave_numbers, lmax, options)
-        self.lattice, self._no_lattice = None, ""
+        self.lattice: LatticeExpansion | None = None
+        self._no_lattice = ""
         try:
             self.lattice = LatticeExpansion(wave_numbers, lmax, options)
         except ValueError as refusal:  # wave numbers that only open systems can have
@@ -52,60 +57,57 @@ class AutoExpansion(nn.Module):
         keys: Tensor,
         values: Tensor,
         coefficients: Tensor,
-        cell=None,
+        cell: Tensor | None = None,
     ) -> Tensor:
-        """The sum of ``expansions.py``; shapes as there. Raises ValueError for cells if the wave
-        numbers do not suit the lattice sum.
-        """
+        """See :meth:`Expansion.forward`; takes batches with and without cells."""
+        self.check_cell(graph, cell)
         if cell is not None:
             if self.lattice is None:
                 raise ValueError(self._no_lattice)
             return self.lattice(graph, positions, queries, keys, values, coefficients, cell)
+
         atoms = (positions, queries, keys, values)
-        by_pairs = self.prefers_pairs(
-            torch.tensor(graph.sizes), *queries.shape[1:], values.shape[2]
-        )
+        heads, features = queries.shape[1:]
+        by_pairs = self.prefers_pairs(torch.tensor(graph.sizes), heads, features, values.shape[2])
         if by_pairs.all():
             return self.pairwise(graph, *atoms, coefficients)
         if not by_pairs.any():
             return self.multipole(graph, *atoms, coefficients)
-        found, places = [], []
+
+        # A mixed batch: each expansion sees its own graphs as a batch, and rows go back in order.
         by_pairs = by_pairs.to(positions.device)
+        found, places = [], []
         for expansion, chosen in ((self.pairwise, by_pairs), (self.multipole, ~by_pairs)):
             nodes = chosen.index_select(0, graph.graph_of_node).nonzero().squeeze(1)
-            none = nodes.new_zeros(0)
-            part = GraphIndex(none, none, graph.nodes_per_graph[chosen])
-            found.append(
-                expansion(part, *(tensor.index_select(0, nodes) for tensor in atoms), coefficients)
-            )
+            no_edges = nodes.new_zeros(0)
+            part = GraphIndex(no_edges, no_edges, graph.nodes_per_graph[chosen])
+            own = (tensor.index_select(0, nodes) for tensor in atoms)
+            found.append(expansion(part, *own, coefficients))
             places.append(nodes)
         return torch.cat(found).index_select(0, torch.cat(places).argsort())
 
-    def prefers_pairs(self, sizes: Tensor, heads: int, keys: int, values: int) -> Tensor:
-        """Whether graphs of these numbers of atoms are cheaper by pairs (formulas above): bool, the
-        shape of ``sizes``.
-        """
-        rows, moments, waves = (
-            num_rows(self.lmax),
-            self.multipole.moments,
-            self.multipole.row.numel(),
-        )
-        size = sizes.double()
-        pair = (
-            12 * len(self.wave_numbers) * (self.lmax + 1)
-            + 6.7 * heads * rows
-            + 0.06 * heads * rows * values
-        )
-        pieces = (
-            size.square() * self.pairwise.numbers_per_pair(heads) > self.pairwise.options.budget
-        )
-        atom = (
-            94 * waves
-            + 5 * moments * rows * heads
-            + 0.15 * moments * heads * values * (2 * keys + rows)
-        )
-        by_moments = 4.1e6 + 3 * moments * heads * keys * values + atom * size
-        return 1.6e6 + pair * size.square() * torch.where(pieces, 1.6, 1.0) < by_moments
+    def expected_error(self, radius: float) -> float:
+        """Error of the multipole expansion: pairs and the lattice sum are exact."""
+        return self.multipole.expected_error(radius)
 
-    def extra_repr(self) -> str:
-        return f"lmax={self.lmax}"
+    def prefers_pairs(self, sizes: Tensor, heads: int, keys: int, values: int) -> Tensor:
+        """Whether graphs of ``sizes`` atoms are cheaper pair by pair: bool, the shape of ``sizes``.
+
+        keys, values: key features and values of a head.
+        """
+        rows = num_rows(self.lmax)
+        moments = self.multipole.moments
+        waves = self.multipole.row.numel()
+        size = sizes.double()
+
+        # The two formulas of the text above, term by term.
+        bessel = 12 * len(self.wave_numbers) * (self.lmax + 1)
+        per_pair = bessel + 6.7 * heads * rows + 0.06 * heads * rows * values
+        elements = size.square() * self.pairwise.elements_per_pair(heads)
+        in_chunks = elements > self.pairwise.options.budget
+        pairs = 1.6e6 + per_pair * size.square() * torch.where(in_chunks, 1.6, 1.0)
+
+        factors = 94 * waves + 5 * moments * rows * heads
+        per_atom = factors + 0.15 * moments * heads * values * (2 * keys + rows)
+        multipoles = 4.1e6 + 3 * moments * heads * keys * values + per_atom * size
+        return pairs < multipoles

@@ -1,40 +1,37 @@
-"""The far field's sum over pairs as it stands: exact, quadratic in the size of a graph. Formula and
-call: ``expansions.py``.
+"""The far field's sum, pair by pair: exact, at a cost quadratic in the size of a graph.
+
+With ``G_l`` the smooth part of a spherical Bessel function (``models/so3/bessel.py``), kernels are
+
+    f_lh(r) Y_lm(r^) = [sum_q a_lhq leading_term_l(kappa_q) G_l(kappa_q^2 r^2)] S_lm(r),
+
+S_lm the solid harmonics: nothing is divided by r. Formula of the sum: ``expansion.py``.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from farfield.models.far_field.expansion import ExpansionOptions, refuse_cell
+from farfield.models.far_field.expansion import EXPANSIONS, Expansion
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.kernels.node_chunks import graph_runs
 from farfield.models.so3.bessel import bessel_mixture, leading_term
 from farfield.models.so3.harmonics import solid_harmonics
 from farfield.models.so3.irreps import degree_slice, num_rows
 
-# orders of derivatives by the positions: forces; their gradient by the weights needs no more of
-# them
-FORESEEN = 1
+# Derivatives by the positions whose Bessel functions are computed ahead: forces need one, and the
+# gradient of forces by the weights needs no more.
+PREPARED_DERIVATIVES = 1
 
 
-class PairwiseExpansion(nn.Module):
-    """The sum itself, atom by atom: exact, quadratic in the size of a graph, memory bounded by
-    ``options.budget``.
+@EXPANSIONS.register("pairwise")
+class PairwiseExpansion(Expansion):
+    """The sum over pairs as it stands: exact up to rounding, no truncation.
 
-    Kernels are ``sum_q a_q leading_term G_l(kappa_q^2 r^2) x`` solid harmonic
-    (``models/so3/bessel.py``): nothing is divided by r. If a batch needs more than one piece, the
-    backward pass computes each piece again instead of keeping it.
+    ``options.budget`` bounds the memory: a batch that needs more is computed in chunks, and the
+    backward pass computes each chunk again instead of keeping it.
     """
-
-    def __init__(
-        self, wave_numbers: tuple[float, ...], lmax: int, options: ExpansionOptions | None = None
-    ):
-        super().__init__()
-        self.lmax, self.options = lmax, options or ExpansionOptions()
-        self.wave_numbers = wave_numbers
 
     def forward(
         self,
@@ -44,42 +41,54 @@ class PairwiseExpansion(nn.Module):
         keys: Tensor,
         values: Tensor,
         coefficients: Tensor,
-        cell=None,
+        cell: Tensor | None = None,
     ) -> Tensor:
-        """The sum of ``expansions.py``; shapes as there. Raises ValueError for periodic cells."""
-        refuse_cell("pairwise", cell)
+        """See :meth:`Expansion.forward`; refuses cells."""
+        self.check_cell(graph, cell)
+
+        # A step: as many receivers of graphs of one size as fit the budget, and all their senders.
         sizes = graph.sizes
-        widest = max(sizes, default=1)
-        per_atom = max(1, widest * self.numbers_per_pair(coefficients.shape[1]))
+        largest = max(sizes, default=1)
+        per_atom = max(1, largest * self.elements_per_pair(coefficients.shape[1]))
         most = max(1, self.options.budget // per_atom)
         steps = []
         for run in graph_runs(sizes, most):
             senders = slice(run.chunks[0].start, run.chunks[-1].stop)
             steps += [(run.count, receivers, senders) for receivers in run.chunks]
+
         parts = []
         for count, receivers, senders in steps:
-            near = (tensor[receivers].unflatten(0, (count, -1)) for tensor in (positions, queries))
-            far = (
+            # Rows of all graphs in turn -> (graphs, atoms of a graph, ...).
+            heard = (tensor[receivers].unflatten(0, (count, -1)) for tensor in (positions, queries))
+            sent = (
                 tensor[senders].unflatten(0, (count, -1)) for tensor in (positions, keys, values)
             )
-            arguments = (*near, *far, coefficients)
+            arguments = (*heard, *sent, coefficients)
+
+            # One step alone fits the budget, so its temporaries may stay for the backward pass.
             if len(steps) > 1 and torch.is_grad_enabled():
-                parts.append(
-                    checkpoint(
-                        self._piece, *arguments, use_reentrant=False, preserve_rng_state=False
-                    )
+                part = checkpoint(
+                    self._step, *arguments, use_reentrant=False, preserve_rng_state=False
                 )
             else:
-                parts.append(self._piece(*arguments))
+                part = self._step(*arguments)
+            parts.append(part)
+
         if not parts:
             return values.new_zeros(0, values.shape[1], num_rows(self.lmax), values.shape[2])
         return torch.cat(parts)
 
-    def numbers_per_pair(self, heads: int) -> int:
-        """Numbers that exist for every pair of one piece."""
-        return heads * num_rows(self.lmax) + len(self.wave_numbers) * (self.lmax + 1 + FORESEEN)
+    def expected_error(self, radius: float) -> float:
+        """0.0: the sum is exact."""
+        return 0.0
 
-    def _piece(
+    def elements_per_pair(self, heads: int) -> int:
+        """Elements of the temporaries that exist for every pair of a chunk."""
+        kernels = heads * num_rows(self.lmax)
+        bessel_functions = len(self.wave_numbers) * (self.lmax + 1 + PREPARED_DERIVATIVES)
+        return kernels + bessel_functions
+
+    def _step(
         self,
         targets: Tensor,
         queries: Tensor,
@@ -88,26 +97,28 @@ class PairwiseExpansion(nn.Module):
         values: Tensor,
         coefficients: Tensor,
     ) -> Tensor:
-        """Receivers (g, n, ...) and senders (g, m, ...) of g graphs: (g n, heads, rows, V)."""
-        targets, sources = targets.permute(2, 0, 1), sources.permute(2, 0, 1)
+        """Receivers (g, n, ...) and senders (g, m, ...) of g graphs -> (g n, heads, rows, V)."""
+        targets = targets.permute(2, 0, 1)  # (3, g, n)
+        sources = sources.permute(2, 0, 1)  # (3, g, m)
         separation = targets.unsqueeze(3) - sources.unsqueeze(2)  # (3, g, n, m)
         pairs = separation.shape[1:]
         squared = separation.square().sum(0)
+
+        # Radial functions without their power r^l, which the solid harmonics bring.
         kappa = targets.new_tensor(self.wave_numbers)
         weights = coefficients * leading_term(kappa, self.lmax).T.unsqueeze(1)  # (l, h, Q)
-        radial = bessel_mixture(
-            squared.flatten(), kappa, weights, FORESEEN if squared.requires_grad else 0
-        )
+        derivatives = PREPARED_DERIVATIVES if squared.requires_grad else 0
+        radial = bessel_mixture(squared.flatten(), kappa, weights, derivatives)  # (l, h, pairs)
         attention = torch.einsum("gnhd,gmhd->hgnm", queries, keys)
         radial = radial.unflatten(2, pairs) * attention  # (l, h, g, n, m)
+
+        # One matrix product over the senders m for each degree; degree 0 has harmonic 1.
         values = values.permute(2, 0, 1, 3).unsqueeze(1)  # (h, 1, g, m, v)
-        first, *others = radial.unsqueeze(2).unbind(0)  # (h, 1, g, n, m)
+        first, *others = radial.unsqueeze(2).unbind(0)  # each (h, 1, g, n, m)
         found = [first @ values]
         if others:
-            harmonics = solid_harmonics(separation.flatten(1).T, self.lmax).T.unflatten(
-                1, pairs
-            )  # (rows, g, n, m)
-            found += [
-                (part * harmonics[degree_slice(l)]) @ values for l, part in enumerate(others, 1)
-            ]  # (h, 2 l + 1, g, n, v)
+            harmonics = solid_harmonics(separation.flatten(1).T, self.lmax).T  # (rows, pairs)
+            harmonics = harmonics.unflatten(1, pairs)  # (rows, g, n, m)
+            for l, part in enumerate(others, 1):
+                found.append((part * harmonics[degree_slice(l)]) @ values)  # (h, 2 l + 1, g, n, v)
         return torch.cat(found, 1).permute(2, 3, 0, 1, 4).flatten(0, 1)

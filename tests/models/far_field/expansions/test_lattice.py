@@ -441,7 +441,7 @@ def test_refuses_cells_in_one_line():
     flat = cells.clone()
     flat[1, 2] = flat[1, 0] + flat[1, 1]
     for cell, message in [
-        (None, "'lattice' needs periodic cells"),
+        (None, "LatticeExpansion needs periodic cells"),
         (flat, r"cell of structure 1 is singular: \|det\| ="),
         (cells * torch.nan, r"cell of structure 0 is singular: \|det\| = nan"),
         (cells[:2], r"cell must be \(3, 3, 3\), .* got \(2, 3, 3\)"),
@@ -449,7 +449,7 @@ def test_refuses_cells_in_one_line():
         arguments = graph, positions, *features(graph), coefficients, cell
         refused(message, lambda arguments=arguments: LatticeExpansion(wave_numbers, 3)(*arguments))
     refused(
-        "'lattice' needs periodic cells",
+        "LatticeExpansion needs periodic cells",
         lambda: attention()(graph, positions, draw(graph.num_nodes, 9, 6, seed=2)),
     )
 

@@ -350,5 +350,5 @@ def test_refuses_in_one_line(options, message):
 def test_refuses_cells():
     graph = batch([2])
     inputs = graph, ball(graph, 1.0), *features(graph), draw(2, 2, 1, seed=8)
-    with pytest.raises(ValueError, match="'planewave' is for open systems"):
+    with pytest.raises(ValueError, match="PlaneWaveExpansion is for open systems"):
         build((0.5,), 1)(*inputs, cell=torch.eye(3)[None])

@@ -1,6 +1,4 @@
-"""Laws of the expansions: all give one sum, turn exactly with the atoms at any truncation, and keep
-the graphs of a batch apart.
-"""
+"""Laws of all expansions: one sum, exact turns at any truncation, graphs of a batch kept apart."""
 
 from __future__ import annotations
 
@@ -10,10 +8,12 @@ import pytest
 import torch
 from scipy.special import spherical_jn
 
-from farfield.models.far_field.expansion import ExpansionOptions
+from farfield.models.far_field.attention import FarFieldAttention, FarFieldOptions
+from farfield.models.far_field.expansion import Expansion, ExpansionOptions
+from farfield.models.far_field.expansions import EXPANSIONS
 from farfield.models.far_field.expansions.multipole import MultipoleExpansion
 from farfield.models.far_field.expansions.pairwise import PairwiseExpansion
-from farfield.models.far_field.expansions.registry import EXPANSIONS
+from farfield.models.far_field.spectrum import RadialOptions, RadialSpectrum
 from farfield.models.graph_ops import broadcast_nodes
 from farfield.models.so3.harmonics import spherical_harmonics
 from farfield.models.so3.irreps import degree_of_row, degree_slice
@@ -248,3 +248,73 @@ def test_refuses_in_one_line(option, value):
 def test_refuses_truncations_that_do_not_fit():
     with pytest.raises(ValueError, match="2 degrees >= 0"):
         MultipoleExpansion((0.2, 0.8), 1, None, (3,))
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_error_is_what_an_expansion_says(name):
+    """Against the exact sum, inside the design radius and far beyond it."""
+    expansion = build(name, (0.4, 0.8), 2, tolerance=1e-3, design_radius=4.0)
+    exact = PairwiseExpansion((0.4, 0.8), 2)
+    for radius, warns in ((4.0, False), (9.0, name in ("multipole", "planewave"))):
+        graph = batch([60])
+        inputs = graph, ball(graph, radius), *features(graph), draw(3, 2, 2, seed=8)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = expansion(*inputs)
+        error = float((found - exact(*inputs)).norm() / exact(*inputs).norm())
+        assert error <= max(expansion.expected_error(radius), 1e-12)
+        assert bool(caught) is warns
+    assert expansion.expected_error(4.0) <= 1e-3
+
+
+@pytest.mark.parametrize("name", EXPANSIONS)
+def test_cells_are_refused_needed_or_accepted_as_declared(name):
+    graph = batch([4])
+    spectrum = RadialSpectrum(2, 2, RadialOptions(fmm_kappa_max=2.4)).double()
+    inputs = graph, ball(graph, 2.0), *features(graph), spectrum().detach()
+    expansion = build(name, spectrum.wave_numbers, 2)
+    cell = 9.0 * torch.eye(3, dtype=torch.float64)[None]
+    refused = [None] if expansion.cells == "needed" else []
+    refused += [cell] if expansion.cells == "refused" else [cell[:, :2]]
+    for wrong in refused:
+        with pytest.raises(ValueError, match="cell"):
+            expansion(*inputs, wrong)
+    for fine in (None, cell):
+        if not any(fine is wrong for wrong in refused):
+            assert expansion(*inputs, fine).isfinite().all()
+
+
+def test_an_expansion_is_added_by_one_registration(monkeypatch):
+    """The attention finds it by name, and it gets the arguments of every expansion."""
+    monkeypatch.setattr(EXPANSIONS, "_entries", dict(EXPANSIONS))
+
+    @EXPANSIONS.register("twice")
+    class Twice(Expansion):
+        """Twice the exact sum."""
+
+        def forward(self, graph, *tensors):
+            self.check_cell(graph, tensors[5] if len(tensors) > 5 else None)
+            exact = PairwiseExpansion(self.wave_numbers, self.lmax, self.options)
+            return 2 * exact(graph, *tensors)
+
+        def expected_error(self, radius):
+            return 1.0
+
+    def attention(expansion: str) -> FarFieldAttention:
+        torch.manual_seed(0)
+        return FarFieldAttention(FarFieldOptions(4, 1, expansion=expansion)).double()
+
+    graph = batch([5, 3])
+    positions, x = ball(graph, 4.0), draw(8, 4, 4, seed=1)
+    once, twice = attention("pairwise"), attention("twice")
+    assert once.state_dict().keys() == twice.state_dict().keys()
+    torch.testing.assert_close(twice(graph, positions, x), 2 * once(graph, positions, x))
+
+
+def test_what_an_expansion_must_give_is_asked_for():
+    class Half(Expansion):
+        def expected_error(self, radius):
+            return 0.0
+
+    with pytest.raises(TypeError, match="forward"):
+        Half((0.5,), 1)

@@ -3,7 +3,7 @@ it.
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -48,9 +48,16 @@ def _prepare(folder: Path, resume: bool, overwrite: bool, names: Sequence[str]):
         shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
 
 
-def save_config(folder: Path, config, free: frozenset[str]):
-    """Write ``config.yaml``, which ``--config`` reads. Where a run is resumed, only ``free``
-    options may differ (``ValueError``).
+def save_config(
+    folder: Path,
+    config,
+    free: frozenset[str],
+    translate: Callable[[Mapping], dict] = dict,
+):
+    """Write ``config.yaml``, which ``--config`` reads.
+
+    Where a run is resumed, only ``free`` options may differ (``ValueError``). translate: saved
+    configuration, maybe of an earlier version -> the same in the names of today.
     """
     path = folder / "config.yaml"
     if path.exists():
@@ -60,6 +67,7 @@ def save_config(folder: Path, config, free: frozenset[str]):
                 f"{path} is damaged (it names no task); bring it back, or start another run with "
                 "--run-dir"
             )
+        saved = translate(saved)
         check_same_run(folder, saved, plain(config), free)
         before, now = saved["run"].get("seeds", 1), config.run.get("seeds", 1)
         if (before > 1) != (now > 1):

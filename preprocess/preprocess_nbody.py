@@ -59,7 +59,7 @@ from farfield.dataloader.storage.basis_cache import (
 )
 from farfield.models.networks.nbody_transformer import NBodyOptions
 from farfield.preprocess.manifest import Manifest, being_made, remove
-from farfield.train.tasks.nbody import PROTOCOLS
+from farfield.train.tasks.nbody_windows import PROTOCOLS
 
 FORMAT = 2
 MANIFEST = "nbody_manifest.json"

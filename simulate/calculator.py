@@ -29,7 +29,7 @@ from farfield.common.precision import PRECISIONS
 from farfield.dataloader.from_ase import batch_from_atoms
 from farfield.models.factory import build_model
 
-TASKS = ("md17", "md22")  # whose networks are potentials
+TASKS = ("energy_forces", "md17", "md22")  # whose networks are potentials
 
 
 class FarfieldCalculator(Calculator):

@@ -20,7 +20,6 @@ if not __package__:  # `python train/evaluate.py` in a checkout
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
-import importlib
 
 import torch
 from easydict import EasyDict
@@ -28,16 +27,11 @@ from easydict import EasyDict
 from farfield.common import checkpoint, monitor
 from farfield.common.command_line import find_device, run_script
 from farfield.common.precision import PRECISIONS
-from farfield.train.tasks import energy_forces as md_task
-from farfield.train.trainer import evaluate_model
-
-# task -> module with build_model_for and evaluation
-TASKS = {
-    "nbody": "farfield.train.tasks.nbody",
-    "md17": "farfield.train.tasks.energy_forces",
-    "md22": "farfield.train.tasks.energy_forces",
-    "qm9": "farfield.train.tasks.properties",
-}
+from farfield.models.choices import check_choice
+from farfield.train.tasks import TASKS, find_task
+from farfield.train.tasks.energy_force_errors import OFFSETS
+from farfield.train.tasks.task import evaluate_model
+from farfield.train.tasks.task_registry import task_name
 
 
 class _OneLineParser(argparse.ArgumentParser):
@@ -53,29 +47,26 @@ def evaluate_checkpoint(
     energy_offset: str = "none",
 ) -> list[dict]:
     """Rows of the table of ``split``; ``data_path`` takes the place of the one in the checkpoint,
-    ``energy_offset``: see ``md_task``.
+    ``energy_offset``: see `OFFSETS`.
 
     Raises ``ValueError`` or ``FileNotFoundError`` for a checkpoint or data that are missing,
     damaged or foreign.
     """
-    if energy_offset not in md_task.OFFSETS:
-        raise ValueError(
-            f"energy_offset must be one of {', '.join(md_task.OFFSETS)}, got {energy_offset!r}"
-        )
+    check_choice("energy_offset", energy_offset, OFFSETS)
     device = find_device(str(device))
     content = checkpoint.read_run(path, device)
     config = EasyDict(content["config"])
     for what, name, known in (
-        ("task", config.get("task"), TASKS),
+        ("task", task_name(config.get("task")), TASKS),
         ("precision", config.training.precision, PRECISIONS),
     ):
         if name not in known:
             raise ValueError(
                 f"checkpoint {path} is of the unknown {what} {name!r}; known: {', '.join(known)}"
             )
-    module = importlib.import_module(TASKS[config.task])
+    found = find_task(config.task)
     more = {} if energy_offset == "none" else {"energy_offset": energy_offset}
-    if more and module is not md_task:
+    if more and "energy_offset" not in found.evaluation_options:
         raise ValueError(
             f"--energy-offset {energy_offset} is for energies; {path} is of the task "
             f"{config.task!r}, leave it out"
@@ -83,10 +74,10 @@ def evaluate_checkpoint(
     if data_path is not None:
         config.data.data_path = str(data_path)
     torch.set_num_threads(config.run.threads)
-    model = module.build_model_for(config)
+    model = found.restore(config)
     checkpoint.load_weights(model, checkpoint.evaluation_weights(content), path)
     (task, loader), precision = (
-        module.evaluation(config, split, model, **more),
+        found.evaluation(config, split, model, **more),
         config.training.precision,
     )
     model = model.to(device=device, dtype=PRECISIONS[precision])
@@ -107,7 +98,7 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--split", choices=("train", "val", "test"), default="test")
     parser.add_argument(
         "--energy-offset",
-        choices=md_task.OFFSETS,
+        choices=tuple(OFFSETS),
         default="none",
         help="what energy errors may be shifted by",
     )

@@ -1,140 +1,191 @@
 """A training script: options -> one run, one run for each seed, or several variants of it, each in
 a run folder, then one table.
 
-What a script brings of its own is in a `Script`: how a run is built from its configuration, and
-what is said about it at the start.
+    SCRIPT = Script("train.train_md17", "energy_forces", __doc__, {"run_dir": "runs/md17"})
+    SCRIPT.main(["--epochs", "4"])
+
+Everything that is particular to what is learned is in the `Task` of that name.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from easydict import EasyDict
 
 from farfield.common import checkpoint, monitor
-from farfield.common.command_line import plain, saved_config
+from farfield.common.command_line import OptionParser, saved_config
+from farfield.common.plugins import import_named_files
+from farfield.common.precision import PRECISIONS
 from farfield.common.session import Interrupted
-from farfield.models.factory import model_options
-from farfield.models.networks.blocks import parse_schedule
-from farfield.train.data_order import EpochLoader
+from farfield.train.network_options import add_network_options, chosen_network, preset_values
+from farfield.train.optimizers import OPTIMIZERS, SCHEDULES
 from farfield.train.results import finish_run, mean_table, prepare_run_folder, save_config
+from farfield.train.run_options import add_run_options, add_training_options, prepare_process
+from farfield.train.tasks import find_task
+from farfield.train.tasks.task import Parts, Plan
+from farfield.train.tasks.task_registry import FORMER_NAMES
 from farfield.train.trainer import Trainer
-
-Summary = Callable[[list[dict]], list[dict]]
+from farfield.train.variants import variant
 
 
 @dataclass(frozen=True)
 class Script:
     """One of the training scripts.
 
-    module    its name on the command line, ``train.train_md17``
-    build     configuration -> (trainer, test data); writes nothing; ``ValueError`` or ``OSError``
-              for whatever cannot be trained
-    describe  says at the start what is learned from, and what learns
+    Arguments
+        module       its name on the command line, "train.train_md17"
+        task         name of the task in `TASKS`
+        description  text of ``--help``
+        defaults     option -> default of this script, where it differs from the default of the task
     """
 
     module: str
-    build: Callable[[EasyDict], tuple[Trainer, EpochLoader]]
-    describe: Callable[[Trainer, EpochLoader], None]
+    task: str
+    description: str
+    defaults: Mapping[str, object] = field(default_factory=dict)
 
-    def train_one(self, config: EasyDict) -> dict | None:
-        """One run from start to results; None if ``--pause-after`` ended the session."""
-        trainer, test = self.build(config)
-        folder, log = trainer.folder, trainer.log
-        found = trainer.resumable() if config.run.resume else None  # a refusal changes nothing
-        prepare_run_folder(folder, config.run.resume, config.run.overwrite)
-        save_config(folder, config)
-        self.describe(trainer, test)
-        if found is not None:
-            trainer.restore(found)
-        elif config.run.resume:
-            log(f"there is no {checkpoint.LAST} in {folder}: starts at the beginning")
-        return finish_run(trainer, test) if trainer.fit() else None
+    def main(self, argv: list[str] | None = None) -> None:
+        """Entry point of the command line."""
+        self.run(self.read_options(argv))
 
-    def train_seeds(self, config: EasyDict) -> list[dict] | None:
-        """``--seeds n``: results of one run folder a seed, and the table of the means; None if
-        ``--pause-after`` ended the session.
-        """
-        seeds = range(config.run.seed, config.run.seed + config.run.seeds)
-        configs = [variant(config, f"seed_{seed}", {"seed": seed, "seeds": 1}) for seed in seeds]
-        title = f"mean +- standard deviation over {config.run.seeds} seeds"
-        return self.train_all(
-            config, configs, title, lambda results: mean_table([one["test"] for one in results])
-        )
+    def parser(self, network: str | None = None) -> OptionParser:
+        """All options of the script for one network (default: the usual one of the task)."""
+        task = find_task(self.task)
+        defaults = {**task.training_defaults, **self.defaults}
+        parser = OptionParser(self.task, self.description, defaults, FORMER_NAMES)
 
-    def train_all(
-        self, config: EasyDict, configs: list[EasyDict], title: str, summarise: Summary
-    ) -> list[dict] | None:
-        """Train ``configs`` one after the other, one table ``summarise(results)``; None if
-        ``--pause-after`` ended the session.
-        """
-        parent = Path(config.run.run_dir)
-        for one in configs:
-            trainer, _ = self.build(one)  # bad input is refused before anything is written
-            if config.run.resume:
-                trainer.resumable()
-        folders = (
-            [Path(one.run.run_dir) for one in configs] if config.run.overwrite else []
-        )  # nothing old for a later --resume to find
-        for folder in (parent, *folders):
-            prepare_run_folder(folder, config.run.resume, config.run.overwrite)
-        save_config(parent, config)
-        results = []
-        for one in configs:
-            results.append(self.train_one(one))
-            if results[-1] is None:
-                return None
-        rows = summarise(results)
-        log = monitor.RunLog(parent / "log.txt")
-        log(f"{title}, test split\n{monitor.format_table(rows)}\nresults {parent / 'results.json'}")
-        tables = [one["test"] for one in results]
-        monitor.write_json(
-            parent / "results.json",
-            {"test": rows, "test_of_run": tables, "config": saved_config(config)},
-        )
-        return rows
+        add_run_options(parser, self.run_dir)
+        parser.section("data", "what is learned from")
+        add_network_options(parser, task, network or task.default_network)
+        parser.section("loss", "what is minimised")
+        task.add_options(parser)
+        add_training_options(parser, OPTIMIZERS, SCHEDULES, PRECISIONS)
+        return parser
 
-    def run(self, config: EasyDict, train: Callable[[EasyDict], object] | None = None):
-        """Train as ``config`` says (``train``: by default one run, or all seeds) and say how to go
-        on after an interruption.
-        """
+    @property
+    def run_dir(self) -> str:
+        """Run folder unless ``--run-dir`` names another."""
+        return str(self.defaults.get("run_dir", f"runs/{self.task}"))
+
+    def read_options(self, argv: list[str] | None = None) -> EasyDict:
+        """The configuration of a command line; ``FileNotFoundError`` without a data folder."""
+        argv = import_named_files(argv)
+        task = find_task(self.task)
+
+        def presets(values: dict) -> dict:
+            """Defaults that follow from other options, ``--preset`` first of all."""
+            return task.presets(values) | preset_values(values["name"], values.get("preset"))
+
+        parser = self.parser(chosen_network(task, argv, self.run_dir))
+        return parser.parse_config(argv, presets, task.measured)
+
+    def run(self, config: EasyDict) -> None:
+        """Train as ``config`` says, and say how to go on after an interruption."""
         again = f"python -m {self.module} --run-dir {shlex.quote(config.run.run_dir)} --resume"
-        train = train or (self.train_seeds if config.run.seeds > 1 else self.train_one)
         try:
             results = train(config)
         except (Interrupted, KeyboardInterrupt) as stop:
             begun = (Path(config.run.run_dir) / "config.yaml").exists()
-            raise Interrupted(
-                (str(stop) or "interrupted") + (f"; go on with: {again}" if begun else "")
-            ) from None
+            reason = str(stop) or "interrupted"
+            raise Interrupted(f"{reason}; go on with: {again}" if begun else reason) from None
+
         if results is None and config.run.pause_after:
             monitor.RunLog()(f"paused after {config.run.pause_after} epochs; go on with: {again}")
 
 
-def check_layers(model: EasyDict):
-    """``ValueError`` for a number of layers that the schedule of a network does not read."""
-    schedule = model.get("schedule")
-    if schedule is None or model.layers == model_options(model.name)["layers"]:
-        return
-    if parse_schedule(schedule, 1) == parse_schedule(schedule, 2):
-        mend = (
-            "leave a part without a number, e.g. --schedule hybrid-first-order, or leave "
-            "--layers out"
-        )
-        raise ValueError(
-            f"--layers {model.layers} changes nothing: every part of --schedule {schedule} has "
-            f"its number; {mend}"
-        )
+def train(config: EasyDict) -> dict | list[dict] | None:
+    """One run, or all runs that the task or ``--seeds`` ask for; None if ``--pause-after`` ended
+    the session.
+    """
+    plan = find_task(config.task).plan(config)
+    if plan is None and config.run.seeds > 1:
+        plan = seeds_plan(config)
+    return train_one(config) if plan is None else train_all(config, plan)
 
 
-def variant(
-    config: EasyDict, folder: str, run: dict | None = None, model: dict | None = None
-) -> EasyDict:
-    """``config`` in a sub folder of its run folder, with other settings."""
-    one = EasyDict(plain(config))
-    one.run.update(run_dir=str(Path(config.run.run_dir) / folder), **(run or {}))
-    one.model.update(model or {})
-    return one
+def build_trainer(config: EasyDict) -> tuple[Trainer, Parts]:
+    """The trainer of one run and its parts; writes nothing.
+
+    Raises ``ValueError`` or ``OSError`` for whatever cannot be trained.
+    """
+    device = prepare_process(config)
+    parts = find_task(config.task).build(config)
+    folder = Path(config.run.run_dir)
+    log = monitor.RunLog(folder / "log.txt")
+    return Trainer(
+        parts.model, parts.task, parts.train, parts.val, config, folder, device, log
+    ), parts
+
+
+def train_one(config: EasyDict) -> dict | None:
+    """One run from start to results; None if ``--pause-after`` ended the session."""
+    trainer, parts = build_trainer(config)
+    folder, log = trainer.folder, trainer.log
+    found = trainer.resumable() if config.run.resume else None  # a refusal changes nothing
+
+    prepare_run_folder(folder, config.run.resume, config.run.overwrite)
+    save_config(folder, config)
+    for line in [*parts.task.describe(config, parts), network_line(config, parts)]:
+        log(line)
+
+    if found is not None:
+        trainer.restore(found)
+    elif config.run.resume:
+        log(f"there is no {checkpoint.LAST} in {folder}: starts at the beginning")
+    return finish_run(trainer, parts.test) if trainer.fit() else None
+
+
+def network_line(config: EasyDict, parts: Parts) -> str:
+    """What learns, and where the run lives."""
+    weights = sum(weight.numel() for weight in parts.model.parameters())
+    shape = ", ".join(
+        f"{name} {config.model[name]}" for name in ("schedule", "irreps") if name in config.model
+    )
+    network = f"{config.model.name} ({shape})" if shape else config.model.name
+    return f"{network}, {weights} weights, seed {config.run.seed}; run folder {config.run.run_dir}"
+
+
+def seeds_plan(config: EasyDict) -> Plan:
+    """``--seeds n``: one run a seed, and the table of the means."""
+    seeds = range(config.run.seed, config.run.seed + config.run.seeds)
+    return Plan(
+        title=f"mean +- standard deviation over {config.run.seeds} seeds",
+        configs=[variant(config, f"seed_{seed}", {"seed": seed, "seeds": 1}) for seed in seeds],
+        summarise=lambda results: mean_table([one["test"] for one in results]),
+    )
+
+
+def train_all(config: EasyDict, plan: Plan) -> list[dict] | None:
+    """All runs of a plan, one after the other, and their table; None if ``--pause-after`` ended
+    the session.
+    """
+    # bad input is refused before anything is written
+    for one in plan.configs:
+        trainer, _ = build_trainer(one)
+        if config.run.resume:
+            trainer.resumable()
+
+    # nothing old may stay in a folder where a later --resume would find it
+    parent = Path(config.run.run_dir)
+    folders = [Path(one.run.run_dir) for one in plan.configs] if config.run.overwrite else []
+    for folder in (parent, *folders):
+        prepare_run_folder(folder, config.run.resume, config.run.overwrite)
+    save_config(parent, config)
+
+    results = []
+    for one in plan.configs:
+        results.append(train_one(one))
+        if results[-1] is None:
+            return None
+
+    rows = plan.summarise(results)
+    path = parent / "results.json"
+    log = monitor.RunLog(parent / "log.txt")
+    log(f"{plan.title}, test split\n{monitor.format_table(rows)}\nresults {path}")
+    tables = [one["test"] for one in results]
+    monitor.write_json(path, {"test": rows, "test_of_run": tables, "config": saved_config(config)})
+    return rows

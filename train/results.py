@@ -10,8 +10,10 @@ import torch
 from farfield.common import checkpoint, monitor, run_folder
 from farfield.common.command_line import saved_config
 from farfield.common.session import Interrupted, SignalWatch
+from farfield.train.former_runs import current_config
 from farfield.train.run_options import FREE_ON_RESUME
-from farfield.train.trainer import Trainer, evaluate_model
+from farfield.train.tasks.task import evaluate_model
+from farfield.train.trainer import Trainer
 
 RUN_FILES = (
     "config.yaml",
@@ -33,7 +35,7 @@ def save_config(folder: Path, config):
     """Write ``config.yaml``; where a run is resumed, only `FREE_ON_RESUME` may differ: see
     `common.run_folder.save_config`.
     """
-    run_folder.save_config(folder, config, FREE_ON_RESUME)
+    run_folder.save_config(folder, config, FREE_ON_RESUME, current_config)
 
 
 def finish_run(trainer: Trainer, test_loader) -> dict:

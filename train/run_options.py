@@ -68,34 +68,24 @@ def add_run_options(parser: OptionParser, run_dir: str):
     run.add("--progress", bool, True, help="show a progress bar")
 
 
-def add_training_options(
-    parser: OptionParser,
-    optimizers,
-    schedules,
-    precisions,
-    batch_words: str = "graphs per batch",
-    **defaults,
-):
+def add_training_options(parser: OptionParser, optimizers, schedules, precisions):
     """Length, optimiser, schedule, averaging and bookkeeping of the training.
 
-    optimizers, schedules, precisions: registries. defaults (``lr=0.003``) replace the general ones;
-    a ``batch_size`` of None is set by the data.
+    optimizers, schedules, precisions: registries. A script's default of None for ``batch_size``
+    leaves it to the data.
     """
     training = parser.section("training", "length, optimiser, schedule")
-
-    def add(flag: str, kind: type, default, **settings):
-        """One option, with the script's default if it has one."""
-        key = flag.lstrip("-").replace("-", "_")
-        training.add(flag, kind, defaults.get(key, default), **settings)
-
-    by_data = {"decided": "the data"} if defaults.get("batch_size", 1) is None else {}
-    add_length_options(add, batch_words, by_data)
-    add_optimizer_options(add, optimizers, schedules, precisions)
-    add_bookkeeping_options(add)
+    batch_decided = "the data" if parser.option_defaults.get("batch_size", 1) is None else None
+    add_length_options(training.add, batch_decided)
+    add_optimizer_options(training.add, optimizers, schedules, precisions)
+    add_bookkeeping_options(training.add)
 
 
-def add_length_options(add: Adder, batch_words: str, by_data: dict):
-    """When a training ends, and how much goes into a step."""
+def add_length_options(add: Adder, batch_decided: str | None):
+    """When a training ends, and how much goes into a step.
+
+    batch_decided: what decides the size of a batch where the user names none.
+    """
     add("--epochs", int, 100, low=1, main=True, help="passes over the training data")
     cpu = "CPU time in minutes after which training stops (default: no limit)"
     add("--max-cpu-minutes", float, None, above=0, main=True, help=cpu)
@@ -103,7 +93,8 @@ def add_length_options(add: Adder, batch_words: str, by_data: dict):
     add("--max-minutes", float, None, above=0, main=True, help=wall)
     patience = "validations without progress after which training stops (default: no limit)"
     add("--patience", int, None, low=1, main=True, help=patience)
-    add("--batch-size", int, 128, low=1, main=True, help=batch_words, **by_data)
+    structures = "structures per batch"
+    add("--batch-size", int, 128, low=1, main=True, decided=batch_decided, help=structures)
     add("--accumulate", int, 1, low=1, help="batches whose gradients are added up for one step")
 
 

@@ -23,18 +23,20 @@ from pathlib import Path
 if not __package__:  # `python train/train_md17.py` in a checkout
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from farfield.common.command_line import OptionParser, run_script
-from farfield.train.potential_script import build_parser, run
+from farfield.common.command_line import run_script
+from farfield.train.launch import Script
 
-
-def parser() -> OptionParser:
-    """All options of the script."""
-    return build_parser("md17", __doc__, "runs/md17", "data/md17")
+SCRIPT = Script(
+    module="train.train_md17",
+    task="energy_forces",
+    description=__doc__,
+    defaults={"run_dir": "runs/md17", "data_path": "data/md17", "batch_size": 8},
+)
 
 
 def main(argv: list[str] | None = None):
     """Entry point of the command line."""
-    run("train.train_md17", parser(), argv)
+    SCRIPT.main(argv)
 
 
 if __name__ == "__main__":

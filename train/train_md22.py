@@ -22,18 +22,20 @@ from pathlib import Path
 if not __package__:  # `python train/train_md22.py` in a checkout
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from farfield.common.command_line import OptionParser, run_script
-from farfield.train.potential_script import build_parser, run
+from farfield.common.command_line import run_script
+from farfield.train.launch import Script
 
-
-def parser() -> OptionParser:
-    """All options of the script."""
-    return build_parser("md22", __doc__, "runs/md22", "data/md22")
+SCRIPT = Script(
+    module="train.train_md22",
+    task="energy_forces",
+    description=__doc__,
+    defaults={"run_dir": "runs/md22", "data_path": "data/md22"},
+)
 
 
 def main(argv: list[str] | None = None):
     """Entry point of the command line."""
-    run("train.train_md22", parser(), argv)
+    SCRIPT.main(argv)
 
 
 if __name__ == "__main__":

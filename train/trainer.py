@@ -15,13 +15,11 @@ GPU have no fixed order). Only a CPU- or wall-minute budget brings the clock int
 
 import math
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,8 +30,10 @@ from farfield.common.run_folder import check_same_run
 from farfield.common.session import Interrupted, SignalWatch, cpu_seconds
 from farfield.dataloader.storage.files import json_checksum
 from farfield.train.data_order import EpochLoader
+from farfield.train.former_runs import current_config
 from farfield.train.optimizers import SCHEDULES, averaged_model, build_optimizer
 from farfield.train.run_options import FREE_ON_RESUME
+from farfield.train.tasks.task import Task, evaluate_model
 
 # options that a resumed run may change, at the price of other numbers
 CHANGES_NUMBERS = (
@@ -43,72 +43,6 @@ CHANGES_NUMBERS = (
     ("training", "max_minutes"),
 )
 PICTURES = 4  # predictions-vs-targets pictures in tensorboard, evenly spaced over the run
-
-
-@dataclass
-class Evaluation:
-    """Result of one pass over a split.
-
-    metrics: scalars of the model; baselines: row name -> the same scalars of a baseline on the same
-    samples; pairs: quantity -> (predictions, targets), for the pictures; loss: that of the
-    training, over the split, where the task selects by it.
-    """
-
-    metrics: dict[str, float]
-    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
-    pairs: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
-    loss: float = math.nan
-
-
-class Task(ABC):
-    """What is learned. ``curves`` names the metrics of the learning curve, ``units`` the units of
-    the predictions.
-
-    ``progress``: fraction of the plan that was done when the step began, for losses that change on
-    the way; set by the `Trainer`.
-    """
-
-    curves: Sequence[str] = ()
-    units: Mapping[str, str] = {}
-    progress = 0.0
-
-    @abstractmethod
-    def loss(self, model: nn.Module, batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss (scalar, mean over the samples of the batch) and further scalars for the log."""
-
-    @abstractmethod
-    def evaluate(self, model: nn.Module, batches: Iterable) -> Evaluation:
-        """Metrics over all batches of a split, the last incomplete one included."""
-
-    @abstractmethod
-    def selection(self, evaluation: Evaluation) -> float:
-        """The number by which the best checkpoint is chosen on the validation split; lower is
-        better.
-        """
-
-    @abstractmethod
-    def table(self, evaluation: Evaluation) -> list[dict]:
-        """Rows of the results table, baselines included."""
-
-    def samples(self, batch) -> int:
-        """Number of samples (graphs) in a batch: its weight among the batches of a step."""
-        return batch.num_graphs
-
-
-def evaluate_model(
-    model: nn.Module, task: Task, loader, device: torch.device, precision: str = "float32"
-) -> Evaluation:
-    """``task.evaluate`` in evaluation mode, on ``device``, with numbers of the type
-    ``precision``.
-    """
-    training = model.training
-    model.eval()
-    with torch.no_grad():
-        result = task.evaluate(
-            model, (batch.to(device=device, dtype=PRECISIONS[precision]) for batch in loader)
-        )
-    model.train(training)
-    return result
 
 
 @dataclass
@@ -433,7 +367,8 @@ class Trainer:
         if not path.exists():
             return None
         content = checkpoint.read_run(path, self.device)
-        check_same_run(path, content["config"], plain(self.config), FREE_ON_RESUME)
+        saved = current_config(content["config"])
+        check_same_run(path, saved, plain(self.config), FREE_ON_RESUME)
         if content["data"] != self.data_hash:
             reason = "it was trained and validated on other structures or labels than these"
             raise ValueError(

@@ -62,10 +62,11 @@ from farfield.dataloader.structures import Structures
 from farfield.dataloader.units import Units
 from farfield.models.factory import build_model
 from farfield.train.data_order import EpochLoader
-from farfield.train.potential_script import build_parser as build_training_parser
+from farfield.train.launch import Script
+from farfield.train.network_options import restore_network
 from farfield.train.results import finish_run, prepare_run_folder, save_config
 from farfield.train.run_options import prepare_process
-from farfield.train.tasks.energy_forces import build_model_for, build_task, set_references
+from farfield.train.tasks.energy_forces import build_task, set_references
 from farfield.train.trainer import Trainer
 
 PARTS = ("train", "val", "test")
@@ -371,9 +372,8 @@ def run_config(
         "max_cpu_minutes": minutes,
     }
     chosen |= TRAINING | case.training | {"energy_per": "structure"} | case.loss
-    return build_training_parser("far_sight", "", str(folder), case.file).parse_config(
-        [], lambda values: chosen
-    )
+    script = Script("benchmarks.accuracy.bench_far_sight", "energy_forces", "")
+    return script.parser().parse_config([], lambda values: chosen)
 
 
 def train(
@@ -385,7 +385,7 @@ def train(
         return json.loads(done.read_text(encoding="utf-8"))
     config = run_config(problem, options, folder, seed, minutes)
     device = prepare_process(config)
-    model = build_model_for(config)
+    model = restore_network(config)
     set_references(model, problem.statistics)
     loaders = problem.loaders(config.training.batch_size, seed)
     log = monitor.RunLog(folder / "log.txt")

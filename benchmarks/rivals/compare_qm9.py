@@ -42,7 +42,8 @@ from farfield.dataloader.split_protocols import SPLITS
 from farfield.dataloader.splits import Split
 from farfield.dataloader.storage.files import write_json
 from farfield.dataloader.structures import Structures
-from farfield.train.tasks.properties import Baselines, metric_name
+from farfield.train.tasks.properties import metric_name
+from farfield.train.tasks.property_baselines import Baselines
 
 UNITS = {
     target: TARGETS[target].shown_unit for target in ("alpha", "homo", "gap", "mu", "U0", "Cv")

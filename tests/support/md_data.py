@@ -7,7 +7,7 @@ from easydict import EasyDict
 from farfield.dataloader.splits import SplitOptions
 from farfield.dataloader.structures import Structures
 from farfield.preprocess.structure_folder import Source, make_folder
-from farfield.train import potential_script as md_script
+from farfield.train import train_md17
 from tests.support.molecule_data import random_structures
 
 SIZES = (3, 5, 4, 2, 6, 3, 4, 5, 3, 4, 6, 5, 2, 3, 4, 5)
@@ -62,7 +62,6 @@ def make_data(folder, structures: Structures | None = None, cutoff: float = 5.0,
     return folder
 
 
-def config_for(data, *arguments, task="md17"):
+def config_for(data, *arguments, script=train_md17.SCRIPT):
     """The configuration of a script called with ``arguments``."""
-    parser = md_script.build_parser(task, "", "run", "data")
-    return md_script.read_options(parser, ["--data-path", str(data), *SMALL, *arguments])
+    return script.read_options(["--data-path", str(data), *SMALL, *arguments])

@@ -18,7 +18,8 @@ from farfield.train.data_order import EpochLoader
 from farfield.train.optimizers import OPTIMIZERS, SCHEDULES
 from farfield.train.results import finish_run, prepare_run_folder, save_config
 from farfield.train.run_options import add_run_options, add_training_options, prepare_process
-from farfield.train.trainer import Evaluation, Task, Trainer
+from farfield.train.tasks.task import Evaluation, Parts, Task
+from farfield.train.trainer import Trainer
 
 
 @dataclass
@@ -84,6 +85,19 @@ class ToyTask(Task):
     poison: frozenset[int] = frozenset()  # calls of the loss that return nan
     calls = 0
 
+    @classmethod
+    def add_options(cls, parser):
+        parser.section("model", "net").add("--width", int, 8, low=1, help="width")
+
+    @classmethod
+    def build(cls, config, dropout=0.2, size=40):
+        train, val = (toy_loader(config, split, size) for split in (0, 1))
+        return Parts(toy_model(config.model.width, dropout), cls(), train, val, val)
+
+    @classmethod
+    def evaluation(cls, config, split, model):
+        return cls(), toy_loader(config, int(split != "train"))
+
     def loss(self, model, batch):
         self.calls += 1
         value = (model(batch.x) - batch.y).square().mean()
@@ -110,10 +124,15 @@ def toy_model(width=8, dropout=0.2):
     return nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Dropout(dropout), nn.Linear(width, 1))
 
 
+def toy_loader(config, split, size=40):
+    sampler = ToySampler(size, config.training.batch_size, config.run.seed, split == 0)
+    return EpochLoader(ToyData(size, split), sampler)
+
+
 def toy_parser(run_dir="run"):
     parser = OptionParser("toy", "toy")
     add_run_options(parser, str(run_dir))
-    parser.section("model", "net").add("--width", int, 8, low=1, help="width")
+    ToyTask.add_options(parser)
     add_training_options(parser, OPTIMIZERS, SCHEDULES, PRECISIONS)
     return parser
 
@@ -134,18 +153,14 @@ def toy_trainer(folder, *arguments, task=None, dropout=0.2, size=40):
     config = toy_parser().parse_config(["--run-dir", str(folder), *standard, *arguments])
     device = prepare_process(config)
     folder = Path(config.run.run_dir)
-    batch_size, seed = config.training.batch_size, config.run.seed
-    loaders = [
-        EpochLoader(ToyData(size, split), ToySampler(size, batch_size, seed, split == 0))
-        for split in (0, 1)
-    ]
-    model = toy_model(config.model.width, dropout)
+    parts = ToyTask.build(config, dropout, size)
     prepare_run_folder(folder, config.run.resume, config.run.overwrite)
     save_config(folder, config)
     trainer = Trainer(
-        model,
-        task or ToyTask(),
-        *loaders,
+        parts.model,
+        task or parts.task,
+        parts.train,
+        parts.val,
         config,
         folder,
         device,

@@ -12,9 +12,7 @@ from farfield.common.session import Interrupted
 from farfield.dataloader.prepared_folder import load_statistics
 from farfield.models.networks.e2former_options import PRESETS, E2FormerOptions
 from farfield.preprocess import preprocess_md17
-from farfield.train import evaluate, train_md17
-from farfield.train import launch as script
-from farfield.train import potential_script as md_script
+from farfield.train import evaluate, launch, train_md17
 from farfield.train.tasks.energy_forces import BASELINE
 from tests.support.md_data import SMALL, config_for, make_data
 from tests.support.molecule_data import random_structures
@@ -137,7 +135,7 @@ def test_the_network_is_told_what_its_data_are_like(data):
     )
     assert config.model.far_design_radius == statistics.design_radius
     assert config_for(data, "--avg-degree", "7").model.avg_degree == 7.0
-    trainer, _ = md_script.build_trainer(config)
+    trainer, _ = launch.build_trainer(config)
     reference = trainer.model.energy.reference
     assert (
         reference.scale.item() == statistics.force_rms
@@ -150,7 +148,7 @@ def test_the_cutoff_is_that_of_the_graphs_unless_it_is_given(data, tmp_path):
     assert config_for(folder).model.cutoff == 3.5 and config_for(data).model.cutoff == 5.0
     assert config_for(folder, "--cutoff", "3").model.cutoff == 3.0
     assert config_for(folder, "--preset", "paper").model.cutoff == PRESETS["paper"]["cutoff"]
-    md_script.build_trainer(config_for(folder))
+    launch.build_trainer(config_for(folder))
 
 
 @pytest.mark.parametrize("cutoff", [None, "five", -1.0])
@@ -168,14 +166,12 @@ def test_a_folder_that_names_no_cutoff_is_one_line(tmp_path, cutoff):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_stand_behind_what_is_given(data, name):
-    parser = train_md17.parser()
-    config = md_script.read_options(parser, ["--data-path", str(data), "--preset", name])
+    read = train_md17.SCRIPT.read_options
+    config = read(["--data-path", str(data), "--preset", name])
     for key, value in PRESETS[name].items():
         if key not in ("avg_degree", "avg_atoms", "far_design_radius"):
             assert config.model[key] == value, key
-    given = md_script.read_options(
-        parser, ["--data-path", str(data), "--preset", name, "--irreps", "8x0e+8x1o"]
-    )
+    given = read(["--data-path", str(data), "--preset", name, "--irreps", "8x0e+8x1o"])
     assert given.model.irreps == "8x0e+8x1o"
     E2FormerOptions(
         **{key: value for key, value in config.model.items() if key not in ("preset", "name")}
@@ -229,7 +225,7 @@ BAD = [
     (["--irreps", "9x0e"], "irreps must hold at least degrees 0 and 1"),
     (
         ["--layers", "3"],
-        "--layers 3 changes nothing: every part of --schedule hybrid-first-order1 has its number",
+        "--layers 3 changes nothing: every part of --schedule hybrid-first-order1 has its count",
     ),
     (["--preset", "huge"], "must be one of small, base, paper, got 'huge'"),
     (["--cutoff", "4"], "holds the neighbours within 5.0 Angstrom, wanted is 4.0"),
@@ -250,7 +246,7 @@ def test_an_interruption_says_how_to_go_on(data, tmp_path, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(script, "finish_run", interrupted)
+    monkeypatch.setattr(launch, "finish_run", interrupted)
     with pytest.raises(
         Interrupted,
         match="interrupted; go on with: python -m train.train_md17 --run-dir '.*/a run' --resume",
@@ -262,7 +258,9 @@ def test_offsets_are_for_energies(tmp_path, whole):
     saved = checkpoint.read_run(whole[0] / checkpoint.BEST)
     saved["config"]["task"] = "other"
     checkpoint.save_checkpoint(tmp_path / "c.pt", saved)
-    with pytest.raises(ValueError, match="unknown task 'other'; known: nbody, md17, md22, qm9"):
+    with pytest.raises(
+        ValueError, match="unknown task 'other'; known: energy_forces, nbody, properties"
+    ):
         evaluate.evaluate_checkpoint(tmp_path / "c.pt", energy_offset="per-composition")
     saved["config"]["task"] = "qm9"
     checkpoint.save_checkpoint(tmp_path / "c.pt", saved)
@@ -282,3 +280,18 @@ def test_the_bundled_sample_goes_through_both_scripts(tmp_path):
         "forces of ethanol at 500 K, meV/Angstrom"
     )
     assert load_statistics(tmp_path / "data").references[6] == pytest.approx(-468.3, abs=0.1)
+
+
+def test_a_run_folder_with_a_former_name_of_the_task_goes_on(data, tmp_path):
+    folder = tmp_path / "run"
+    assert run(folder, data, "--epochs", "2", "--pause-after", "1") is None
+    path = folder / "config.yaml"
+    path.write_text(path.read_text().replace("task: energy_forces", "task: md17"))
+    content = checkpoint.read_run(folder / checkpoint.LAST)
+    content.pop("format")
+    content["config"]["task"] = "md17"
+    checkpoint.save_checkpoint(folder / checkpoint.LAST, content)
+
+    train_md17.main(["--run-dir", str(folder), "--resume"])
+    assert len(results_of(folder)["history"]) == 2
+    assert "task: energy_forces" in path.read_text()

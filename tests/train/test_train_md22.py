@@ -6,7 +6,7 @@ import pytest
 
 from farfield.common import checkpoint
 from farfield.train import evaluate, train_md22
-from farfield.train import potential_script as md_script
+from farfield.train.tasks import near_far_comparison
 from tests.support.md_data import SMALL, config_for, make_data
 from tests.support.molecule_data import random_structures
 from tests.support.run_results import results_of
@@ -58,7 +58,7 @@ def test_each_row_is_a_run_of_its_own_with_equal_settings(compared, data, tmp_pa
     )
     alone = run(tmp_path / "alone", data, "--epochs", "2", "--schedule", "first-order1")["test"][0]
     assert (
-        near["force_mae (meV)"] == alone["force_mae"]
+        near["force_mae (meV/A)"] == alone["force_mae"]
         and near["energy_mae (meV)"] == alone["energy_mae"]
     )
 
@@ -99,8 +99,8 @@ NEAR = {
 
 @pytest.mark.parametrize("schedule, near", NEAR.items())
 def test_the_near_field_of_a_schedule(data, schedule, near):
-    config = config_for(data, "--schedule", schedule, "--layers", "2", task="md22")
-    assert md_script.near_only(config).split("+") == [f"{name}1" for name in near]
+    config = config_for(data, "--schedule", schedule, "--layers", "2", script=train_md22.SCRIPT)
+    assert near_far_comparison.near_only(config).split("+") == [f"{name}1" for name in near]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,6 @@ def test_batches_are_as_large_in_atoms_whatever_the_molecule(tmp_path):
     """Unless a limit is named: 72 atoms, at least one structure. A limit of atoms alone is the only
     one; other data set none.
     """
-    parser = train_md22.parser()
     for atoms, expected in ((9, 8), (42, 2), (60, 1), (148, 1)):
         folder = make_data(
             tmp_path / str(atoms), random_structures((atoms,) * 4, elements=(1, 6)), sizes=(2, 1, 1)
@@ -141,5 +140,5 @@ def test_batches_are_as_large_in_atoms_whatever_the_molecule(tmp_path):
             ("--config", str(template)): expected,
         }
         for arguments, wanted in named.items():
-            config = md_script.read_options(parser, ["--data-path", str(folder), *arguments])
+            config = train_md22.SCRIPT.read_options(["--data-path", str(folder), *arguments])
             assert config.training.batch_size == wanted

@@ -12,17 +12,15 @@ import torch
 from farfield.common import checkpoint
 from farfield.common.session import Interrupted
 from farfield.dataloader.datasets.nbody_data import simulate_nbody
-from farfield.train import evaluate, train_nbody
-from farfield.train import launch as script
+from farfield.train import evaluate, launch, train_nbody
 from farfield.train.tasks.nbody import (
     NBodyTask,
-    build_model_for,
     build_task,
-    split_loader,
     window_errors,
     window_statistics,
 )
-from farfield.train.trainer import Evaluation
+from farfield.train.tasks.nbody_windows import split_loader
+from farfield.train.tasks.task import Evaluation
 from tests.support.run_results import assert_equal_checkpoints, results_of, without_clocks
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -64,9 +62,7 @@ def run(folder, data, *arguments):
 
 
 def config_for(data, *arguments):
-    return train_nbody.build_parser().parse_config(
-        ["--data-path", str(data), *SMALL, *arguments], train_nbody.protocol_presets
-    )
+    return train_nbody.SCRIPT.read_options(["--data-path", str(data), *SMALL, *arguments])
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +177,8 @@ def test_window_statistics():
 def test_the_loss_is_the_mean_square_of_the_stacked_pair_plus_the_waypoints(data):
     config = config_for(data, "--updates", "2", "--waypoint-weight", "0.5")
     torch.manual_seed(0)
-    model, batch = build_model_for(config), next(iter(split_loader(config, "train", training=True)))
+    model = NBodyTask.restore(config)
+    batch = next(iter(split_loader(config, "train", training=True)))
     out, labels = model(batch), batch.labels
     names = ("displacement", "velocity_change")
     stacked = (
@@ -307,14 +304,14 @@ def test_an_interruption_outside_the_training_says_how_to_go_on(data, tmp_path, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(script, "finish_run", interrupted)
+        patched.setattr(launch, "finish_run", interrupted)
         with pytest.raises(
             Interrupted,
             match="interrupted; go on with: python -m train.train_nbody --run-dir '.*/a run' "
             "--resume",
         ):
             run(tmp_path / "a run", data, "--epochs", "1")
-        patched.setattr(train_nbody, "build_trainer", interrupted)
+        patched.setattr(launch, "build_trainer", interrupted)
         with pytest.raises(Interrupted, match="^interrupted$"):
             run(tmp_path / "none", data)
     train_nbody.main(["--run-dir", str(tmp_path / "a run"), "--resume"])

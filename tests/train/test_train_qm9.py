@@ -5,13 +5,16 @@ cached and computed bases.
 import numpy as np
 import pytest
 import torch
+from easydict import EasyDict
 
 from farfield.common import checkpoint
 from farfield.dataloader.datasets.property_data import PropertyDataset
 from farfield.models.heads.property_readouts import fit_scaling
 from farfield.preprocess import preprocess_qm9
-from farfield.train import evaluate, train_qm9
-from farfield.train.tasks.properties import LINEAR, MEAN, Baselines, parse_weights
+from farfield.train import evaluate, launch, train_qm9
+from farfield.train.network_options import chosen_network
+from farfield.train.tasks.properties import PropertyTask, parse_weights
+from farfield.train.tasks.property_baselines import LINEAR, MEAN, Baselines
 from tests.support.qm9_data import molecules
 from tests.support.run_results import results_of, without_clocks
 
@@ -220,7 +223,7 @@ def test_a_basis_of_larger_degrees_serves_as_well(data, file, tmp_path):
 def test_predictions_are_in_units(whole, data):
     name, folder, results = whole
     content = checkpoint.read_run(folder / checkpoint.BEST)
-    module = train_qm9.build_model_for(train_qm9.EasyDict(content["config"]))
+    module = PropertyTask.restore(EasyDict(content["config"]))
     checkpoint.load_weights(module, checkpoint.evaluation_weights(content), folder)
     dataset = PropertyDataset.open(data[name], "test", targets=("U0", "dipole"))
     batch = dataset[range(len(dataset))]
@@ -281,22 +284,20 @@ def test_the_e2former_reads_bonds_among_its_pairs_where_the_folder_has_them(file
 
 
 def test_the_options_are_those_of_the_chosen_network(tmp_path):
-    assert (
-        train_qm9.chosen_model(["--model", "se3_transformer_properties"])
-        == "se3_transformer_properties"
-    )
-    assert train_qm9.chosen_model([]) == train_qm9.DEFAULT
-    (tmp_path / "a.yaml").write_text("model: {name: se3_transformer_properties}\n")
-    (tmp_path / "b.yaml").write_text("name: se3_transformer_properties\n")
-    for file in "ab":
-        assert (
-            train_qm9.chosen_model(["--config", str(tmp_path / f"{file}.yaml")])
-            == "se3_transformer_properties"
-        )
+    other, default = "se3_transformer_properties", PropertyTask.default_network
+
+    def chosen(*argv):
+        return chosen_network(PropertyTask, list(argv), str(tmp_path))
+
+    assert chosen("--model", other) == other
+    assert chosen() == chosen("--model", "unknown") == default
+    (tmp_path / "config.yaml").write_text(f"model: {{name: {other}}}\n")
+    (tmp_path / "flat.yaml").write_text(f"name: {other}\n")
+    for file in ("config.yaml", "flat.yaml"):
+        assert chosen("--config", str(tmp_path / file)) == other
+    assert chosen("--resume") == other and chosen("--resume", "--model", default) == default
     with pytest.raises(ValueError, match="must be one of .*, got 'other'"):
-        train_qm9.build_parser(train_qm9.chosen_model(["--model", "other"])).parse_config(
-            ["--model", "other"]
-        )
+        train_qm9.SCRIPT.read_options(["--model", "other"])
 
 
 def test_a_linear_law_of_the_elements_is_found_exactly():
@@ -351,7 +352,7 @@ def test_the_scaling_knows_nothing_of_the_test_split(data):
     fitted = fit_scaling(
         train.structures.atomic_numbers, train.structures.counts, train.values, {"alpha": "sum"}
     )
-    config = train_qm9.read_options(
+    config = train_qm9.SCRIPT.read_options(
         [
             "--model",
             name,
@@ -363,10 +364,10 @@ def test_the_scaling_knows_nothing_of_the_test_split(data):
             *SMALL,
         ]
     )
-    trainer, test = train_qm9.build_trainer(config)
+    trainer, parts = launch.build_trainer(config)
     assert (
         trainer.model.heads.scaling.values()["alpha"]["scale"] == fitted["alpha"]["scale"]
-        and test.dataset.scaling == fitted
+        and parts.test.dataset.scaling == fitted
     )
 
 

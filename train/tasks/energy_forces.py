@@ -1,23 +1,14 @@
 """The energy and force task: total energies, forces and, where there are any, stresses of
 structures of any sizes.
 
-A network learns the residual energy, E less the sum of the reference energies of its atoms, so that
-float32 loses nothing. Per structure, atom and component, errors are
+A network learns the residual energy, E less the reference energies of its atoms, so that float32
+loses nothing. Errors: ``energy_force_errors.py``. Baseline "mean energy, zero forces": the
+reference energies alone, no forces. Cost of a pass over a split: one evaluation of the network a
+structure.
 
-| metric | unit here | meaning |
-|---|---|---|
-| energy_mae, energy_rmse, energy_max | meV | of a whole structure |
-| energy_per_atom_mae | meV | of a structure divided by its atoms |
-| force_mae, force_rmse | meV/Angstrom | of a component |
-| force_norm_mae, force_max | meV/Angstrom | length of the error of an atom: mean, largest |
-| force_cosine | 1 | of the angle between predicted and true force, mean over atoms |
-| stress_mae | meV/Angstrom^3 | of a component |
-
-The table has each row in meV and in kcal/mol. Baseline "mean energy, zero forces": the reference
-energies alone, no forces. Selection on the validation split: the loss with the weights of the
-start, over the whole split. (An energy is a sum over atoms: on few frames of a large molecule the
-errors of all of them move together from epoch to epoch, and selecting by energy_mae would pick an
-early, lucky one.) Cost of a pass over a split: one evaluation of the network a structure.
+The best checkpoint has the smallest loss over the whole validation split, with the weights of the
+start. (An energy is a sum over atoms: on few frames of a large molecule the errors of all frames
+move together from epoch to epoch, and selecting by energy_mae would pick an early, lucky epoch.)
 """
 
 from __future__ import annotations
@@ -29,41 +20,44 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from farfield.common.command_line import plain
+from farfield.common.command_line import OptionParser
 from farfield.common.precision import PRECISIONS
 from farfield.dataloader.datasets.potential_data import MoleculeDataset
 from farfield.dataloader.label_statistics import Statistics
-from farfield.dataloader.units import KCAL_MOL
-from farfield.models.elements import MAX_ATOMIC_NUMBER
-from farfield.models.factory import build_model
+from farfield.dataloader.prepared_folder import (
+    load_statistics,
+    stored_cutoff,
+)
+from farfield.dataloader.split_protocols import SPLITS
 from farfield.train.data_order import EpochLoader, ordered_batches, shuffled_batches
-from farfield.train.losses import StructureLoss
-from farfield.train.trainer import Evaluation, Task
+from farfield.train.losses import LOSSES, StructureLoss
+from farfield.train.network_options import check_layers, restore_network
+from farfield.train.tasks.energy_force_errors import (
+    ENERGY_UNITS,
+    LABELS,
+    OFFSETS,
+    WITHOUT_UNIT,
+    element_counts,
+    errors_of,
+    measure,
+    metric_units,
+)
+from farfield.train.tasks.near_far_comparison import comparison_plan
+from farfield.train.tasks.task import Evaluation, Parts, Plan, Task
+from farfield.train.tasks.task_registry import TASKS
 
-MEV = 1e3
-ELEMENTS = MAX_ATOMIC_NUMBER + 1
-EVALUATION_ATOMS = 450  # most atoms in a batch of an evaluation, or one structure
 BASELINE = "mean energy, zero forces"
-PARTS = {
-    "energy": "residual_energy",
-    "forces": "forces",
-    "stress": "stress",
-}  # part of the loss -> label
-CURVES = {
-    "energy": "energy_mae",
-    "forces": "force_mae",
-    "stress": "stress_mae",
-}  # part of the loss -> metric of the learning curve
+MAX_ATOMS_PER_EVALUATION_BATCH = 450  # or one larger structure
+ATOMS_PER_BATCH = 72  # of training, where no batch size is named: 8 molecules of ethanol
+
+# part of the loss -> metric of the learning curve
+CURVES = {"energy": "energy_mae", "forces": "force_mae", "stress": "stress_mae"}
 LABEL_UNITS = {"energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
-FAMILIES = {"meV": 1.0, "kcal/mol": 1 / (MEV * KCAL_MOL)}  # energy unit of a row -> factor
-WITHOUT_UNIT = ("force_cosine",)
 
 
 @dataclass(frozen=True)
 class LateWeights:
-    """From the fraction ``start`` of the run on, the energy weight is multiplied with
-    ``factor``.
-    """
+    """After the fraction ``start`` of the run the energy weight is multiplied by ``factor``."""
 
     start: float = 1.0
     factor: float = 1.0
@@ -73,8 +67,9 @@ class LateWeights:
         return {"energy": self.factor} if progress >= self.start else {}
 
 
+@TASKS.register("energy_forces")
 class EnergyForceTask(Task):
-    """Loss, metrics and table of energies, forces and stresses.
+    """Loss, errors and table of energies, forces and stresses.
 
     Arguments
         loss           `StructureLoss`; its parts decide what is learned
@@ -82,67 +77,159 @@ class EnergyForceTask(Task):
         energy_offset  name in `OFFSETS`: what the energy errors of an evaluation may be shifted by
     """
 
-    def __init__(self, loss: StructureLoss, late: LateWeights, energy_offset: str):
+    predicts = "potential"
+    default_network = "e2former"
+    measured_options = frozenset({"avg_degree", "avg_atoms", "far_design_radius", "cutoff"})
+    evaluation_options = {"energy_offset": tuple(OFFSETS)}
+
+    # found on MD17 ethanol (950 frames, 3 CPU minutes of one thread, near field alone): validation
+    # force error in meV/Angstrom with batches of 3: 18.8, 5: 16.5 (rate 0.01: 17.3), 8: 14.7
+    training_defaults = {
+        "epochs": 300,
+        "batch_size": None,
+        "optimizer": "adam",
+        "lr": 5e-3,
+        "min_lr": 0.0,
+        "warmup_steps": 100,
+        "clip_norm": 10.0,
+        "ema_decay": 0.99,
+    }
+
+    def __init__(self, loss: StructureLoss, late: LateWeights, energy_offset: str = "none"):
         self.objective, self.late, self.energy_offset = loss, late, energy_offset
         self.curves = [metric for part, metric in CURVES.items() if part in loss.weights]
-        self.units = LABEL_UNITS | {
-            "energy_mae": "meV",
-            "force_mae": "meV/Angstrom",
-            "stress_mae": "meV/Angstrom^3",
+        self.units = LABEL_UNITS | metric_units("meV")
+
+    # ---- before a run
+
+    @classmethod
+    def add_options(cls, parser: OptionParser) -> None:
+        """Options of the data, the loss and the comparison of near and far field."""
+        parser.section("run", "").add(
+            "--compare",
+            bool,
+            False,
+            help="train the near field alone as well, in near/ and near+far/, one table",
+        )
+        add_data_options(parser)
+        add_loss_options(parser)
+
+    @classmethod
+    def presets(cls, values: dict) -> dict:
+        """The cutoff of the graphs."""
+        return {"cutoff": stored_cutoff(values["data_path"])}
+
+    @classmethod
+    def measured(cls, values: dict) -> dict:
+        """What the training split says: its neighbours, sizes, labels and batch size."""
+        statistics = load_statistics(values["data_path"])
+        found = {
+            "avg_degree": statistics.average_neighbors or 1.0,
+            "avg_atoms": statistics.average_atoms,
+            "far_design_radius": max(1.0, statistics.design_radius),
         }
 
+        # energies alone are learned where there are no forces
+        if not statistics.force_rms:
+            found |= {"forces": "none", "weight_forces": 0.0, "weight_energy": 1.0}
+        elif values.get("forces") == "none":
+            found |= {"weight_forces": 0.0, "weight_energy": 1.0}
+
+        # a limit of atoms or edges is the only limit, unless a number of structures is given too
+        if values["max_atoms_per_batch"] or values["max_edges_per_batch"]:
+            found["batch_size"] = statistics.structures
+        elif values["batch_size"] is None:
+            found["batch_size"] = max(1, round(ATOMS_PER_BATCH / statistics.average_atoms))
+        return {name: value for name, value in found.items() if name in values}
+
+    @classmethod
+    def build(cls, config) -> Parts:
+        """Network with the references of the training split, task and data."""
+        check_layers(config.model)
+        statistics = load_statistics(config.data.data_path)
+        model, task = restore_network(config), build_task(config)
+        set_references(model, statistics)
+
+        loaders = {
+            split: split_loader(config, split, statistics.references, training=split == "train")
+            for split in SPLITS
+        }
+        for split, loader in loaders.items():
+            try_structures(model, split, loader.dataset)
+        return Parts(model, task, **loaders)
+
+    @classmethod
+    def plan(cls, config) -> Plan | None:
+        """``--compare``: near field alone, and with the far field."""
+        return comparison_plan(config) if config.run.compare else None
+
+    @classmethod
+    def evaluation(
+        cls, config, split: str, model: nn.Module, energy_offset: str = "none"
+    ) -> tuple[Task, EpochLoader]:
+        """The task and a split in order; energies less the references of the trained ``model``."""
+        task = build_task(config, energy_offset)
+        return task, split_loader(config, split, model.energy.reference.values())
+
+    # ---- of a run
+
+    def describe(self, config, parts: Parts) -> list[str]:
+        """Structures, labels with units and edges of each split."""
+        lines = []
+        for split, loader in parts.loaders().items():
+            dataset = loader.dataset
+            edges = int(dataset.edges_per_structure.sum())
+            lines.append(
+                f"{split}: {dataset.structures.summary()}\n"
+                f"  {edges} edges within {dataset.cutoff} Angstrom, {len(loader)} batches"
+            )
+        has_forces = parts.train.dataset.structures.forces is not None
+        if config.model.get("forces") == "none" and has_forces:
+            lines.append(
+                "note: the data have forces, or zeros in their place, which are not learned "
+                "(--forces none)"
+            )
+        return lines
+
     def samples(self, batch) -> int:
-        """Atoms: the loss is a sum over the batch divided by them."""
+        """Atoms: the loss is a sum over the batch divided by their number."""
         return batch.num_nodes
 
     def loss(self, model: nn.Module, batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch and its parts, in powers of eV and Angstrom."""
         atoms = batch.graph.nodes_per_graph.to(batch.positions)
-        return self.objective(
-            errors_of(model, batch, model(batch)), atoms, self.late.factors(self.progress)
-        )
+        errors = errors_of(model, batch, model(batch))
+        return self.objective(errors, atoms, self.late.factors(self.progress))
 
     def evaluate(self, model: nn.Module, batches: Iterable) -> Evaluation:
-        """Metrics over all structures and atoms, of the model and of the baseline."""
-        columns: dict[str, list[np.ndarray]] = {}
-        for batch in batches:
-            prediction = model(batch)
-            errors = errors_of(model, batch, prediction)
-            values = {"atoms": batch.graph.nodes_per_graph, "composition": element_counts(batch)}
-            for part, error in errors.items():
-                target = batch.labels[PARTS[part]].double()
-                values |= {f"{part}_error": error.detach().double(), f"{part}_target": target}
-            for name, value in values.items():
-                columns.setdefault(name, []).append(value.cpu().numpy())
-        joined = {name: np.concatenate(chunks) for name, chunks in columns.items()}
-        parts = [part for part in PARTS if f"{part}_error" in joined]
-        errors = {part: joined[f"{part}_error"] for part in parts}
-        targets = {part: joined[f"{part}_target"] for part in parts}
+        """Errors over all structures and atoms, of the model and of the baseline."""
+        errors, targets, atoms, composition = _over_split(model, batches)
         nothing = {part: -target for part, target in targets.items()}
         for row in (errors, nothing):
-            row["energy"] = OFFSETS[self.energy_offset](row["energy"], joined["composition"])
+            row["energy"] = OFFSETS[self.energy_offset](row["energy"], composition)
+
         pairs = {
-            f"{PARTS[part]} ({LABEL_UNITS[part]})".replace("_", " "): (
+            f"{LABELS[part]} ({LABEL_UNITS[part]})".replace("_", " "): (
                 targets[part] + errors[part],
                 targets[part],
             )
-            for part in parts
+            for part in targets
         }
         total, _ = self.objective(
             {part: torch.from_numpy(error) for part, error in errors.items()},
-            torch.from_numpy(joined["atoms"]),
+            torch.from_numpy(atoms),
         )
-        model_row, baseline = (measure(row, targets, joined["atoms"]) for row in (errors, nothing))
-        return Evaluation(model_row, {BASELINE: baseline}, pairs, float(total))
+        baselines = {BASELINE: measure(nothing, targets, atoms)}
+        return Evaluation(measure(errors, targets, atoms), baselines, pairs, float(total))
 
     def selection(self, evaluation: Evaluation) -> float:
         """The loss of the split."""
         return evaluation.loss
 
     def table(self, evaluation: Evaluation) -> list[dict]:
-        """Rows model and baseline in both families of units."""
+        """Rows model and baseline, in meV and in kcal/mol."""
         rows = []
-        for unit, factor in FAMILIES.items():
+        for unit, factor in ENERGY_UNITS.items():
             for label, metrics in {"model": evaluation.metrics, **evaluation.baselines}.items():
                 values = {
                     name: value if name in WITHOUT_UNIT else factor * value
@@ -152,87 +239,107 @@ class EnergyForceTask(Task):
         return rows
 
 
-def errors_of(model: nn.Module, batch, prediction: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Prediction less label of every part that both have; energies less their references first, in
-    float64.
-    """
-    errors = {
-        "energy": prediction["energy"]
-        - model.reference_energy(batch)
-        - batch.labels["residual_energy"]
-    }
-    both = [part for part in ("forces", "stress") if part in prediction and part in batch.labels]
-    return errors | {part: prediction[part] - batch.labels[part] for part in both}
+def _over_split(
+    model: nn.Module, batches: Iterable
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Errors and targets by part, in float64, atoms and composition of all structures."""
+    columns: dict[str, list[np.ndarray]] = {}
+    for batch in batches:
+        values = {"atoms": batch.graph.nodes_per_graph, "composition": element_counts(batch)}
+        for part, error in errors_of(model, batch, model(batch)).items():
+            values[f"{part}_error"] = error.detach().double()
+            values[f"{part}_target"] = batch.labels[LABELS[part]].double()
+        for name, value in values.items():
+            columns.setdefault(name, []).append(value.cpu().numpy())
+
+    joined = {name: np.concatenate(chunks) for name, chunks in columns.items()}
+    parts = [part for part in LABELS if f"{part}_error" in joined]
+    errors = {part: joined[f"{part}_error"] for part in parts}
+    targets = {part: joined[f"{part}_target"] for part in parts}
+    return errors, targets, joined["atoms"], joined["composition"]
 
 
-def element_counts(batch) -> Tensor:
-    """Atoms of every element of every graph (graphs, ELEMENTS) int16."""
-    numbers, graphs = (
-        batch.atomic_numbers,
-        batch.graph.graph_of_node.to(batch.atomic_numbers.device),
+def add_data_options(parser: OptionParser) -> None:
+    """Where the data lie, and what limits a batch."""
+    data = parser.section("data", "what is learned from")
+    data.add(
+        "--data-path",
+        str,
+        "data/structures",
+        main=True,
+        help="folder made by preprocess_structures, preprocess_md17 or preprocess_md22",
     )
-    flat = torch.bincount(graphs * ELEMENTS + numbers, minlength=batch.num_graphs * ELEMENTS)
-    return flat.view(batch.num_graphs, ELEMENTS).to(torch.int16)
+    data.add("--max-atoms-per-batch", int, None, low=1, help="largest number of atoms in a batch")
+    data.add(
+        "--max-edges-per-batch",
+        int,
+        None,
+        low=1,
+        help="largest number of directed edges in a batch",
+    )
 
 
-def no_offset(error: np.ndarray, composition: np.ndarray) -> np.ndarray:
-    """The errors as they are."""
-    return error
+def add_loss_options(parser: OptionParser) -> None:
+    """Weights and costs; errors in eV, eV/Angstrom, eV/Angstrom^3.
 
-
-def offset_per_composition(error: np.ndarray, composition: np.ndarray) -> np.ndarray:
-    """Errors (structures,) less their mean over all structures of the same composition (structures,
-    elements).
-
-    ``ValueError`` for a composition that occurs once: its error would be 0 whatever was predicted.
+    An energy is a sum over atoms: both its error and the part of its gradient grow with the number
+    of atoms, unless the error is divided by it. Undivided energies of the 148 atoms of MD22's
+    buckyball-catcher (weight 0.1) drown the forces: training stays at the error of zero forces for
+    hundreds of steps (``--energy-per structure --weight-energy 0.1``), with divided ones it does
+    not.
     """
-    _, group = np.unique(composition, axis=0, return_inverse=True)
-    group = group.reshape(-1)
-    alone = int((np.bincount(group) == 1).sum())
-    if alone:
-        reason = f"{alone} compositions occur once, their energy errors would be 0"
-        raise ValueError(
-            f"energy offset per-composition: {reason}; evaluate structures that have company, or "
-            "leave the offset out"
-        )
-    return error - (np.bincount(group, error) / np.bincount(group))[group]
-
-
-OFFSETS = {"none": no_offset, "per-composition": offset_per_composition}
-
-
-def measure(
-    errors: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray], atoms: np.ndarray
-) -> dict[str, float]:
-    """Metrics of the module's table from errors and targets in eV and Angstrom; atoms of every
-    structure (structures,).
-    """
-    energy = np.abs(errors["energy"])
-    found = {"energy_mae": energy.mean(), "energy_per_atom_mae": (energy / atoms).mean()}
-    found |= {"energy_rmse": np.sqrt(np.square(energy).mean()), "energy_max": energy.max()}
-    if "forces" in errors:
-        error, target = errors["forces"], targets["forces"]
-        length = np.linalg.norm(error, axis=1)
-        found |= {"force_mae": np.abs(error).mean(), "force_rmse": np.sqrt(np.square(error).mean())}
-        found |= {"force_norm_mae": length.mean(), "force_max": length.max()}
-    if "stress" in errors:
-        found["stress_mae"] = np.abs(errors["stress"]).mean()
-    found = {name: MEV * float(value) for name, value in found.items()}
-    return found | ({"force_cosine": cosine(target + error, target)} if "forces" in errors else {})
-
-
-def cosine(one: np.ndarray, two: np.ndarray) -> float:
-    """Mean cosine of the angles between the rows of two arrays (rows, 3); 0 where one of them
-    vanishes.
-    """
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
-    return float(((one * two).sum(1) / np.where(lengths > 0, lengths, 1.0)).mean())
+    loss = parser.section("loss", "what is minimised")
+    loss.add("--weight-energy", float, 0.2, low=0, main=True, help="weight of the energy part")
+    loss.add("--weight-forces", float, 1.0, low=0, main=True, help="weight of the force part")
+    loss.add("--weight-stress", float, 0.0, low=0, help="weight of the stress part")
+    loss.add("--energy-loss", str, "mae", choices=list(LOSSES), help="cost of an energy error")
+    loss.add(
+        "--force-loss",
+        str,
+        "vector_norm",
+        choices=list(LOSSES),
+        help="cost of a force error; vector_norm is L2-MAE",
+    )
+    loss.add(
+        "--energy-per",
+        str,
+        "atom",
+        choices=["structure", "atom"],
+        help="divide an energy error by the atoms, or take it per structure",
+    )
+    loss.add(
+        "--energy-scale",
+        float,
+        0.01,
+        above=0,
+        help="energy error at which a robust loss turns linear, eV",
+    )
+    loss.add(
+        "--force-scale",
+        float,
+        0.02,
+        above=0,
+        help="force error at which a robust loss turns linear, eV/Angstrom",
+    )
+    loss.add(
+        "--late-energy-factor",
+        float,
+        1.0,
+        low=0,
+        help="factor of the energy weight late in the run",
+    )
+    loss.add(
+        "--late-start",
+        float,
+        0.75,
+        low=0,
+        high=1,
+        help="fraction of the run after which --late-energy-factor applies",
+    )
 
 
 def build_task(config, energy_offset: str = "none") -> EnergyForceTask:
-    """The task of ``config.loss``, with the mean size of the structures from ``config.model``;
-    energy_offset: see the task.
-    """
+    """The task of ``config.loss``, with the mean size of the structures from ``config.model``."""
     loss = config.loss
     weights = {
         "energy": loss.weight_energy,
@@ -241,24 +348,16 @@ def build_task(config, energy_offset: str = "none") -> EnergyForceTask:
     }
     costs = {"energy": loss.energy_loss, "forces": loss.force_loss, "stress": "vector_norm"}
     scales = {"energy": loss.energy_scale, "forces": loss.force_scale, "stress": 1.0}
-    objective = StructureLoss(
-        weights, config.model.avg_atoms, costs, scales, loss.energy_per == "atom"
-    )
-    return EnergyForceTask(
-        objective, LateWeights(loss.late_start, loss.late_energy_factor), energy_offset
-    )
+    per_atom = loss.energy_per == "atom"
+
+    objective = StructureLoss(weights, config.model.avg_atoms, costs, scales, per_atom)
+    late = LateWeights(loss.late_start, loss.late_energy_factor)
+    return EnergyForceTask(objective, late, energy_offset)
 
 
-def build_model_for(config) -> nn.Module:
-    """The network of ``config.model``."""
-    return build_model(
-        {key: value for key, value in plain(config.model).items() if key != "preset"}
-    )
-
-
-def set_references(model: nn.Module, statistics: Statistics):
-    """Give a new network the references of the training set, and the size of what it shall learn as
-    its scale.
+def set_references(model: nn.Module, statistics: Statistics) -> None:
+    """Give a new network the reference energies of the training split, and the size of what it
+    learns as its scale.
     """
     scale = statistics.force_rms or statistics.energy_per_atom_std or 1.0
     model.set_reference(statistics.references, scale=scale)
@@ -270,11 +369,15 @@ def split_loader(
     """Batches of a split: shuffled and of the size of ``config``, or all structures in order.
 
     ``ValueError`` for neighbour graphs of another cutoff, unknown elements, and labels that the
-    loss asks for and that are not there.
+    loss needs and the data do not have.
     """
-    dtype = PRECISIONS[config.training.precision]
-    options = {"cutoff": config.model.cutoff, "references": dict(references), "dtype": dtype}
-    dataset = MoleculeDataset.open(config.data.data_path, split, **options)
+    dataset = MoleculeDataset.open(
+        config.data.data_path,
+        split,
+        cutoff=config.model.cutoff,
+        references=dict(references),
+        dtype=PRECISIONS[config.training.precision],
+    )
     if not len(dataset):
         raise ValueError(
             f"the {split} split of {config.data.data_path} is empty; preprocess with other sizes "
@@ -283,45 +386,39 @@ def split_loader(
     if training:
         check_labels(config, dataset)
         return shuffled_batches(dataset, config)
-    return ordered_batches(dataset, EVALUATION_ATOMS)
+    return ordered_batches(dataset, MAX_ATOMS_PER_EVALUATION_BATCH)
 
 
-def evaluation(
-    config, split: str, model: nn.Module, energy_offset: str = "none"
-) -> tuple[EnergyForceTask, EpochLoader]:
-    """The task, and all structures of a split, in order; energies less the references that the
-    trained ``model`` holds.
+def try_structures(model: nn.Module, split: str, dataset: MoleculeDataset) -> None:
+    """``ValueError`` for structures that the network refuses, before anything is trained.
+
+    One structure of each kind of periodicity, all in one batch: what the network accepts of these
+    it accepts of all.
     """
-    return build_task(config, energy_offset), split_loader(
-        config, split, model.energy.reference.values()
-    )
+    periodic = dataset.structures.periodic
+    kinds = [0] if periodic is None else np.unique(periodic, axis=0, return_index=True)[1]
+    try:
+        model.eval()(dataset[kinds].to(dtype=next(model.parameters()).dtype))
+    except ValueError as error:
+        raise ValueError(f"{split} split of the data: {error}") from None
+    model.train()
 
 
-def check_labels(config, dataset: MoleculeDataset):
-    """``ValueError`` where the loss asks for labels that the data do not have, or for what the
-    network does not predict.
+def check_labels(config, dataset: MoleculeDataset) -> None:
+    """``ValueError`` where the loss needs labels that the data do not have, or predictions that
+    the network does not make.
     """
     model, loss, path = config.model, config.loss, config.data.data_path
-    stress = dataset.structures.stress is not None
-    rules = [
-        (
-            loss.weight_forces > 0 and dataset.structures.forces is None,
-            f"{path} has no forces; give --weight-forces 0 --forces none",
-        ),
-        (
-            loss.weight_forces > 0 and model.forces == "none",
-            "--forces none predicts no forces; give --weight-forces 0",
-        ),
-        (loss.weight_stress > 0 and not stress, f"{path} has no stress; give --weight-stress 0"),
-        (
-            loss.weight_stress > 0 and not model.stress,
-            "the network predicts no stress; give --stress or --weight-stress 0",
-        ),
-        (
-            model.stress and dataset.cell is None,
-            f"{path} has no cells, so there is no stress to predict; give --no-stress",
-        ),
-    ]
-    for broken, message in rules:
-        if broken:
-            raise ValueError(message)
+    learns_forces, learns_stress = loss.weight_forces > 0, loss.weight_stress > 0
+    has_stress = dataset.structures.stress is not None
+
+    if learns_forces and dataset.structures.forces is None:
+        raise ValueError(f"{path} has no forces; give --weight-forces 0 --forces none")
+    if learns_forces and model.forces == "none":
+        raise ValueError("--forces none predicts no forces; give --weight-forces 0")
+    if learns_stress and not has_stress:
+        raise ValueError(f"{path} has no stress; give --weight-stress 0")
+    if learns_stress and not model.stress:
+        raise ValueError("the network predicts no stress; give --stress or --weight-stress 0")
+    if model.stress and dataset.cell is None:
+        raise ValueError(f"{path} has no cells, so there is no stress to predict; give --no-stress")

@@ -1,82 +1,42 @@
 """The N-body task: displacement x and velocity change v of charged bodies, h frames ahead.
 
-Protocols (every one is reported beside the rows of its own windows, since their difficulty differs
-by a factor of three):
-
-| protocol | h (frames of 0.1) | windows for testing and selection | Linear x, v | constant x |
-|---|---|---|---|---|
-| p1000 | 10 | start frame 0 | 0.0711, 0.263 | 0.160 |
-| p500 | 5 | start frame int((49 - h) / S * index), spread over S | 0.0256, 0.250 | 0.0675 |
-
-Linear: the body flies on with its velocity (x = 0.1 h v_t, v = 0). Constant: nothing moves (x = 0,
-v = 0). Error of a window: squared error averaged over its bodies and components; a split's error is
-the mean over *all* its windows. A few close encounters dominate that mean, so the table adds its
-standard error, the median over windows, and the mean without the 5 % largest window errors.
-Selection: x / x_linear + v / v_linear on the validation split.
+Windows and baselines: ``nbody_windows.py``. Error of a window: squared error averaged over its
+bodies and components; the error of a split is the mean over *all* its windows. A few close
+encounters dominate that mean, so the table adds its standard error, the median over windows, and
+the mean without the 5 % largest window errors. Selection: x / x_linear + v / v_linear on the
+validation split.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from farfield.common.command_line import plain
-from farfield.dataloader.datasets.nbody_data import NBodyDataset, WindowBatchSampler
+from farfield.common.command_line import OptionParser, plain
 from farfield.dataloader.sources.nbody_simulation import FRAME_TIME
+from farfield.dataloader.split_protocols import SPLITS
 from farfield.models.factory import build_model
 from farfield.train.data_order import EpochLoader
-from farfield.train.losses import WeightedLoss
-from farfield.train.trainer import Evaluation, Task
-
-TRIMMED = (
-    0.05  # share of the windows, those with the largest errors, that the trimmed mean leaves out
+from farfield.train.losses import LOSSES, WeightedLoss
+from farfield.train.tasks.nbody_windows import (
+    PROTOCOLS,
+    TRAIN_STARTS,
+    protocol_of,
+    split_loader,
 )
+from farfield.train.tasks.task import Evaluation, Parts, Task
+from farfield.train.tasks.task_registry import TASKS
+
+TRIMMED_SHARE = 0.05  # of the windows, those with the largest errors
 QUANTITIES = {"x": "displacement", "v": "velocity_change"}
-EVALUATION_BATCH = 250
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """``horizon`` in frames; ``starts``: windows of the test and validation splits;
-    ``train_starts``: default windows for training.
-    """
-
-    horizon: int
-    starts: str
-    train_starts: str
-
-
-PROTOCOLS = {"p1000": Protocol(10, "first", "mixed"), "p500": Protocol(5, "spread", "all")}
-
-
-def window_statistics(errors: np.ndarray) -> dict[str, float]:
-    """Mean, standard error of the mean, median, and mean without the largest 5 % of the window
-    errors (windows,).
-    """
-    kept = np.sort(errors)[: max(1, errors.size - int(TRIMMED * errors.size))]
-    stderr = errors.std(ddof=1) / np.sqrt(errors.size) if errors.size > 1 else 0.0
-    return {
-        "": float(errors.mean()),
-        "_stderr": float(stderr),
-        "_median": float(np.median(errors)),
-        "_trimmed": float(kept.mean()),
-    }
-
-
-def window_errors(residual: Tensor, graph_of_node: Tensor, num_graphs: int) -> np.ndarray:
-    """Squared error (nodes, 3) averaged over the nodes and components of each graph -> (graphs,)
-    float64.
-    """
-    graph_of_node = graph_of_node.to(residual.device)
-    per_node = residual.double().square().mean(-1)
-    total = per_node.new_zeros(num_graphs).index_add_(0, graph_of_node, per_node)
-    return (total / torch.bincount(graph_of_node, minlength=num_graphs)).cpu().numpy()
-
-
+@TASKS.register("nbody")
 class NBodyTask(Task):
-    """Loss, metrics and table of the N-body experiment.
+    """Loss, errors and table of the N-body experiment.
 
     Arguments
         horizon          frames ahead
@@ -84,6 +44,11 @@ class NBodyTask(Task):
         waypoint_weight  weight of the same loss, averaged over the waypoints on the way (0: targets
                          only)
     """
+
+    predicts = "nbody"
+    default_network = "se3_transformer_nbody"
+    training_defaults = {"epochs": 60, "lr": 3e-3, "ema_decay": 0.995}
+    fixed_options = frozenset({"horizon"})  # of the protocol
 
     curves = ("x", "v")
     units = {
@@ -98,79 +63,109 @@ class NBodyTask(Task):
         self.objective = loss or WeightedLoss("mse", dict.fromkeys(QUANTITIES.values(), 1.0))
         self.waypoint_weight = waypoint_weight
 
+    # ---- before a run
+
+    @classmethod
+    def add_options(cls, parser: OptionParser) -> None:
+        """Options of the windows and the loss."""
+        add_data_options(parser)
+        add_loss_options(parser)
+
+    @classmethod
+    def presets(cls, values: dict) -> dict:
+        """Training windows of the protocol."""
+        return {"train_starts": PROTOCOLS[values["protocol"]].train_starts}
+
+    @classmethod
+    def build(cls, config) -> Parts:
+        """Network with the horizon of the protocol, task and data."""
+        model, task = cls.restore(config), build_task(config)
+        loaders = {
+            split: split_loader(config, split, training=split == "train") for split in SPLITS
+        }
+        return Parts(model, task, **loaders)
+
+    @classmethod
+    def restore(cls, config) -> nn.Module:
+        """The network of ``config.model`` with the horizon of the protocol."""
+        horizon = FRAME_TIME * protocol_of(config).horizon
+        return build_model({**plain(config.model), "horizon": horizon})
+
+    @classmethod
+    def evaluation(cls, config, split: str, model: nn.Module) -> tuple[Task, EpochLoader]:
+        """The task, and all evaluation windows of a split; they do not depend on the model."""
+        return build_task(config), split_loader(config, split)
+
+    # ---- of a run
+
+    def describe(self, config, parts: Parts) -> list[str]:
+        """Protocol and number of windows."""
+        sizes = {split: len(loader.dataset) for split, loader in parts.loaders().items()}
+        return [
+            f"{config.data.protocol}: {sizes['train']} training windows, {sizes['val']} "
+            f"validation, {sizes['test']} test"
+        ]
+
     def loss(self, model: nn.Module, batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss at the end of the window, plus ``waypoint_weight`` times the mean loss at the
-        waypoints.
-        """
+        """Loss at the end of the window, plus ``waypoint_weight`` times the mean on the way."""
         prediction = model(batch)
         total, parts = self.objective(prediction, batch.labels)
-        if self.waypoint_weight > 0:
-            if "waypoints" not in prediction:
-                raise ValueError(
-                    f"{type(model).__name__} predicts no waypoints; give --waypoint-weight 0"
-                )
-            on_the_way, _ = self.objective(
-                _split_waypoints(prediction["waypoints"]),
-                _split_waypoints(batch.labels["waypoints"]),
+        if self.waypoint_weight == 0:
+            return total, parts
+
+        if "waypoints" not in prediction:
+            raise ValueError(
+                f"{type(model).__name__} predicts no waypoints; give --waypoint-weight 0"
             )
-            total = total + self.waypoint_weight * on_the_way
-            parts["waypoints"] = on_the_way.detach()
-        return total, parts
+        on_the_way, _ = self.objective(
+            _split_waypoints(prediction["waypoints"]), _split_waypoints(batch.labels["waypoints"])
+        )
+        parts["waypoints"] = on_the_way.detach()
+        return total + self.waypoint_weight * on_the_way, parts
 
     def evaluate(self, model: nn.Module, batches: Iterable) -> Evaluation:
         """Statistics over all windows, of the model and of the Linear and constant rows."""
         errors: dict[str, dict[str, list]] = {}
         pairs: dict[str, list] = {name: [] for name in QUANTITIES.values()}
         for batch in batches:
-            prediction = model(batch)
-            linear = {
-                "displacement": self.time * batch.node_features["velocities"],
-                "velocity_change": 0.0,
-            }
+            rows = {"model": model(batch), **self.baselines(batch)}
             for short, name in QUANTITIES.items():
                 target = batch.labels[name]
-                for row, guess in (
-                    ("model", prediction[name]),
-                    ("Linear", linear[name]),
-                    ("constant", 0.0),
-                ):
+                for row, guess in rows.items():
                     error = window_errors(
-                        guess - target, batch.graph.graph_of_node, batch.num_graphs
+                        guess[name] - target, batch.graph.graph_of_node, batch.num_graphs
                     )
                     errors.setdefault(row, {}).setdefault(short, []).append(error)
-                pairs[name].append(
-                    (prediction[name].float().cpu().numpy(), target.float().cpu().numpy())
-                )
-        rows = {row: {} for row in errors}
-        for row, quantities in errors.items():
-            for name, chunks in quantities.items():
-                rows[row] |= {
-                    name + suffix: value
-                    for suffix, value in window_statistics(np.concatenate(chunks)).items()
-                }
+                pairs[name].append((_as_array(rows["model"][name]), _as_array(target)))
+
+        metrics = {row: _all_statistics(columns) for row, columns in errors.items()}
         joined = {
             name: tuple(np.concatenate(side) for side in zip(*chunks, strict=True))
             for name, chunks in pairs.items()
         }
-        return Evaluation(rows.pop("model"), rows, joined)
+        return Evaluation(metrics.pop("model"), metrics, joined)
+
+    def baselines(self, batch) -> dict[str, dict[str, Tensor | float]]:
+        """Predictions of the rows Linear and constant."""
+        flown = self.time * batch.node_features["velocities"]
+        return {
+            "Linear": {"displacement": flown, "velocity_change": 0.0},
+            "constant": {"displacement": 0.0, "velocity_change": 0.0},
+        }
 
     def selection(self, evaluation: Evaluation) -> float:
         """x / x_linear + v / v_linear; ``ValueError`` for data in which nothing happens."""
+        linear = evaluation.baselines["Linear"]
         for name in QUANTITIES:
-            if evaluation.baselines["Linear"][name] == 0:
-                reason = (
-                    f"the Linear row of the validation split has no error in {name}: "
-                    "nothing happens in these data"
+            if linear[name] == 0:
+                raise ValueError(
+                    f"the Linear row of the validation split has no error in {name}: nothing "
+                    "happens in these data; give others with --data-path"
                 )
-                raise ValueError(f"{reason}; give others with --data-path")
-        return sum(
-            evaluation.metrics[name] / evaluation.baselines["Linear"][name] for name in QUANTITIES
-        )
+        return sum(evaluation.metrics[name] / linear[name] for name in QUANTITIES)
 
     def table(self, evaluation: Evaluation) -> list[dict]:
-        """Rows model, Linear, constant: mean, standard error, median and trimmed mean of x and
-        v.
-        """
+        """Rows model, Linear, constant: mean, standard error, median, trimmed mean of x and v."""
         rows = {"model": evaluation.metrics, **evaluation.baselines}
         return [
             {"row": label, **{_column(name): value for name, value in row.items()}}
@@ -178,43 +173,51 @@ class NBodyTask(Task):
         ]
 
 
-def _column(metric: str) -> str:
-    return f"{metric}_mean" if metric in QUANTITIES else metric
+def add_data_options(parser: OptionParser) -> None:
+    """Where the simulations lie, and which windows of them are learned."""
+    data = parser.section("data", "what is learned from")
+    data.add(
+        "--protocol",
+        str,
+        "p1000",
+        choices=list(PROTOCOLS),
+        main=True,
+        help="p1000: 10 frames ahead from frame 0; p500: 5 frames, spread starts",
+    )
+    data.add("--data-path", str, "data/nbody", main=True, help="folder made by preprocess_nbody")
+    data.add(
+        "--train-starts",
+        str,
+        None,
+        choices=list(TRAIN_STARTS),
+        help="window drawn from a training simulation in an epoch: at frame 0, anywhere, or "
+        "half and half (default of p1000; all for p500)",
+    )
+    data.add(
+        "--cache",
+        bool,
+        False,
+        help="read the edge basis of the windows that the cache next to the data holds, compute "
+        "the others",
+    )
 
 
-class MixedSampler(WindowBatchSampler):
-    """Half of the simulations of an epoch, drawn at random, at their first window, the others at
-    any window.
-    """
-
-    def _order(self) -> np.ndarray:
-        order = super()._order()
-        first = np.random.default_rng((self.seed, self.epoch, 1)).random(len(order)) < 0.5
-        return np.where(first, order - order % self.windows, order)
-
-
-# windows of the training simulations: name -> (windows the data set offers, sampler that draws one
-# per simulation and epoch)
-TRAIN_STARTS = {
-    "first": ("first", WindowBatchSampler),
-    "all": ("all", WindowBatchSampler),
-    "mixed": ("all", MixedSampler),
-}
-
-
-def _split_waypoints(waypoints: Tensor) -> dict[str, Tensor]:
-    return {"displacement": waypoints[..., :3], "velocity_change": waypoints[..., 3:]}
-
-
-def protocol_of(config) -> Protocol:
-    """The protocol of ``config.data``; ``ValueError`` for one there is not (in the checkpoint of
-    another version).
-    """
-    if config.data.protocol not in PROTOCOLS:
-        raise ValueError(
-            f"protocol must be one of {', '.join(PROTOCOLS)}, got {config.data.protocol!r}"
-        )
-    return PROTOCOLS[config.data.protocol]
+def add_loss_options(parser: OptionParser) -> None:
+    """Cost and weights."""
+    loss = parser.section("loss", "what is minimised")
+    loss.add("--loss", str, "mse", choices=list(LOSSES), help="cost of a residual")
+    loss.add(
+        "--loss-scale", float, 1.0, above=0, help="residual at which a robust loss turns linear"
+    )
+    loss.add("--weight-displacement", float, 1.0, low=0, help="weight of x")
+    loss.add("--weight-velocity", float, 1.0, low=0, help="weight of v")
+    loss.add(
+        "--waypoint-weight",
+        float,
+        0.5,
+        low=0,
+        help="weight of the same loss at the states between the updates of the model",
+    )
 
 
 def build_task(config) -> NBodyTask:
@@ -227,49 +230,41 @@ def build_task(config) -> NBodyTask:
     return NBodyTask(protocol_of(config).horizon, objective, config.loss.waypoint_weight)
 
 
-def build_model_for(config) -> nn.Module:
-    """The model of ``config.model`` with the horizon of the protocol."""
-    return build_model({**plain(config.model), "horizon": FRAME_TIME * protocol_of(config).horizon})
+def window_errors(residual: Tensor, graph_of_node: Tensor, num_graphs: int) -> np.ndarray:
+    """Mean squared error of each graph (graphs,) float64, from residuals (nodes, 3)."""
+    graph_of_node = graph_of_node.to(residual.device)
+    per_node = residual.double().square().mean(-1)
+    total = per_node.new_zeros(num_graphs).index_add_(0, graph_of_node, per_node)
+    return (total / torch.bincount(graph_of_node, minlength=num_graphs)).cpu().numpy()
 
 
-def split_loader(config, split: str, training: bool = False) -> EpochLoader:
-    """Batches of a split: shuffled training windows, or all evaluation windows of the protocol in
-    order.
-    """
-    protocol = protocol_of(config)
-    starts, sampler_class = (
-        TRAIN_STARTS[config.data.train_starts]
-        if training
-        else (protocol.starts, WindowBatchSampler)
-    )
-    dataset = NBodyDataset(
-        config.data.data_path,
-        split,
-        protocol.horizon,
-        starts,
-        waypoints=waypoints_of(config) if training else 0,
-    )
-    if config.data.cache:
-        dataset.open_cache(config.model.lmax)
-    batch_size = config.training.batch_size if training else EVALUATION_BATCH
-    sampler = sampler_class(dataset, batch_size, seed=config.run.seed, shuffle=training)
-    return EpochLoader(dataset, sampler, config.run.workers if training else 0, config.run.seed)
+def window_statistics(errors: np.ndarray) -> dict[str, float]:
+    """Mean, standard error, median and trimmed mean of window errors (windows,), by suffix."""
+    kept = np.sort(errors)[: max(1, errors.size - int(TRIMMED_SHARE * errors.size))]
+    stderr = errors.std(ddof=1) / np.sqrt(errors.size) if errors.size > 1 else 0.0
+    return {
+        "": float(errors.mean()),
+        "_stderr": float(stderr),
+        "_median": float(np.median(errors)),
+        "_trimmed": float(kept.mean()),
+    }
 
 
-def evaluation(config, split: str, model: nn.Module) -> tuple[NBodyTask, EpochLoader]:
-    """The task, and all evaluation windows of a split; they do not depend on the model."""
-    return build_task(config), split_loader(config, split)
+def _all_statistics(columns: dict[str, list[np.ndarray]]) -> dict[str, float]:
+    found = {}
+    for name, chunks in columns.items():
+        statistics = window_statistics(np.concatenate(chunks))
+        found |= {name + suffix: value for suffix, value in statistics.items()}
+    return found
 
 
-def waypoints_of(config) -> int:
-    """Labels on the way: one for every update of the model when they are supervised, else none."""
-    if config.loss.waypoint_weight == 0:
-        return 0
-    updates, horizon = config.model.updates, protocol_of(config).horizon
-    if horizon % updates:
-        mend = (
-            f"--updates must divide the {horizon} frames of {config.data.protocol}, or give "
-            "--waypoint-weight 0"
-        )
-        raise ValueError(f"cannot supervise the states between {updates} updates: {mend}")
-    return updates
+def _as_array(values: Tensor) -> np.ndarray:
+    return values.float().cpu().numpy()
+
+
+def _column(metric: str) -> str:
+    return f"{metric}_mean" if metric in QUANTITIES else metric
+
+
+def _split_waypoints(waypoints: Tensor) -> dict[str, Tensor]:
+    return {"displacement": waypoints[..., :3], "velocity_change": waypoints[..., 3:]}

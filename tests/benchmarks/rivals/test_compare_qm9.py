@@ -24,7 +24,7 @@ from farfield.dataloader.splits import Split
 from farfield.dataloader.structures import Structures
 from farfield.train.losses import WeightedLoss
 from farfield.train.tasks.properties import PropertyTask
-from farfield.train.trainer import Evaluation
+from farfield.train.tasks.task import Evaluation
 
 COUNTS = np.array([[4, 1], [6, 2], [8, 3], [6, 4], [2, 2], [4, 2]])  # hydrogen and carbon atoms
 

@@ -11,17 +11,17 @@ import torch
 from farfield.dataloader.datasets.potential_data import MoleculeDataset
 from farfield.dataloader.prepared_folder import load_statistics
 from farfield.dataloader.units import KCAL_MOL
-from farfield.train import potential_script as md_script
+from farfield.train import launch
 from farfield.train.losses import StructureLoss
 from farfield.train.tasks.energy_forces import (
     BASELINE,
+    EnergyForceTask,
     LateWeights,
-    build_model_for,
     build_task,
     set_references,
     split_loader,
 )
-from farfield.train.trainer import evaluate_model
+from farfield.train.tasks.task import evaluate_model
 from tests.support.md_data import config_for, make_data
 from tests.support.molecule_data import random_crystals, random_structures
 
@@ -171,7 +171,7 @@ def test_batches_weighted_by_atoms_are_one_batch(per_atom):
 
 def test_accumulated_batches_of_other_sizes_are_one_batch(data):
     config = config_for(data)
-    task, model = build_task(config), build_model_for(config).double()
+    task, model = build_task(config), EnergyForceTask.restore(config).double()
     dataset = split_loader(config, "train", load_statistics(data).references).dataset
     order = np.argsort(dataset.atoms_per_structure).tolist()
     whole, *parts = (
@@ -202,7 +202,7 @@ def test_the_loss_is_the_weighted_sum_of_means(per_atom, energy):
 
 def test_the_energy_weight_rises_late(data):
     config = config_for(data, "--late-energy-factor", "10", "--late-start", "0.5")
-    task, model = build_task(config), build_model_for(config)
+    task, model = build_task(config), EnergyForceTask.restore(config)
     batch = next(
         iter(split_loader(config, "train", load_statistics(data).references, training=True))
     )
@@ -225,7 +225,7 @@ def test_energies_far_from_zero_lose_nothing(tmp_path):
         folder = make_data(tmp_path / name, one)
         config, references = config_for(folder), load_statistics(folder).references
         torch.manual_seed(0)
-        model = build_model_for(config)
+        model = EnergyForceTask.restore(config)
         set_references(model, load_statistics(folder))
         metrics.append(
             evaluate_model(
@@ -239,7 +239,7 @@ def test_sets_without_forces_are_learned_by_their_energies(tmp_path):
     structures = dataclasses.replace(random_structures((3,) * 16), forces=None)
     config = config_for(make_data(tmp_path / "energies", structures))
     assert config.model.forces == "none" and config.loss.weight_forces == 0
-    task, model = build_task(config), build_model_for(config)
+    task, model = build_task(config), EnergyForceTask.restore(config)
     loader = split_loader(
         config, "train", load_statistics(config.data.data_path).references, training=True
     )
@@ -263,7 +263,7 @@ def test_stress_is_learned_where_it_is_asked_for(tmp_path):
         "first-order1",
     ]
     config = config_for(folder, *options)
-    task, model = build_task(config), build_model_for(config)
+    task, model = build_task(config), EnergyForceTask.restore(config)
     loader = split_loader(config, "train", load_statistics(folder).references, training=True)
     loss, parts = task.loss(model, next(iter(loader)))
     loss.backward()
@@ -291,7 +291,7 @@ def test_selection_is_the_loss_of_the_whole_split(data):
     ):
         config = config_for(data, *options)
         torch.manual_seed(0)
-        model, task = build_model_for(config), build_task(config)
+        model, task = EnergyForceTask.restore(config), build_task(config)
         loader = split_loader(config, "train", load_statistics(data).references, training=True)
         expected, _ = task.loss(model.eval(), loader.dataset[range(len(loader.dataset))])
         task.progress = 1.0
@@ -304,7 +304,7 @@ def test_selection_is_the_loss_of_the_whole_split(data):
 
 def test_conservative_forces_are_evaluated_without_a_graph(data):
     config = config_for(data)
-    model, task = build_model_for(config), build_task(config)
+    model, task = EnergyForceTask.restore(config), build_task(config)
     loader = split_loader(config, "val", load_statistics(data).references)
     assert isinstance(loader.dataset, MoleculeDataset)
     found = evaluate_model(model, task, loader, CPU).metrics
@@ -357,7 +357,7 @@ def test_structures_that_the_network_refuses_are_named_before_training(tmp_path)
         match=r"train split of the data: the far field serves structures that are periodic in "
         r"all three",
     ):
-        md_script.build_trainer(config)
+        launch.build_trainer(config)
     assert not (tmp_path / "run").exists()
 
 

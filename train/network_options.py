@@ -1,0 +1,126 @@
+"""The section ``model`` of a training script: which network, its preset, its options.
+
+The options of the command line are those of the network that is named there, or in the yaml file
+of ``--config``, or in the run that ``--resume`` continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import yaml
+from torch import nn
+
+from farfield.common.command_line import OptionParser, plain
+from farfield.models.factory import DERIVED, MODELS, build_model, model_options
+from farfield.models.networks import e2former_options, property_networks
+from farfield.models.networks.blocks import parse_schedule
+
+PREDICTS = {
+    "se3_transformer_nbody": "nbody",
+    "e2former": "potential",
+    "se3_transformer_properties": "properties",
+    "e2former_properties": "properties",
+}
+PRESETS = {"e2former": e2former_options.PRESETS, **property_networks.PRESETS}
+
+
+def network_names(predicts: str) -> list[str]:
+    """Names of the networks whose predictions a task can learn."""
+    return [name for name in MODELS if PREDICTS[name] == predicts]
+
+
+def presets_of(network: str) -> dict[str, dict[str, object]]:
+    """Named sizes of a network: preset -> values of options."""
+    return PRESETS.get(network, {})
+
+
+def preset_values(network: str, preset: str | None) -> dict[str, object]:
+    """Values of a preset, nothing where the network has none."""
+    return {} if preset is None else presets_of(network)[preset]
+
+
+def add_network_options(parser: OptionParser, task, network: str) -> None:
+    """Add ``--model``, ``--preset`` and the options of ``network`` to the section ``model``.
+
+    task: the class of the task that is trained.
+    """
+    title = "the network; lengths in Angstrom; default values: --preset, then the data"
+    section = parser.section("model", title)
+    names = network_names(task.predicts)
+    section.add("--model", str, network, key="name", choices=names, main=True, help="network")
+
+    presets = presets_of(network)
+    usual = next(iter(presets), None)
+    if presets:
+        words = "size of the network"
+        section.add("--preset", str, usual, choices=list(presets), main=True, help=words)
+
+    section.add_fields(
+        MODELS[network][1],
+        skip=(*DERIVED, *task.fixed_options),
+        decided=dict.fromkeys(task.measured_options, "the data"),
+        presets=presets,
+        preset=usual,
+    )
+
+
+def chosen_network(task, argv: list[str], run_dir: str) -> str:
+    """The network whose options a command line needs.
+
+    run_dir: run folder that ``--resume`` continues unless ``--run-dir`` names another. A name that
+    is unknown gives the default network; the whole parser says what is wrong with it.
+    """
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for flag in ("--model", "--config", "--run-dir"):
+        finder.add_argument(flag)
+    finder.add_argument("--resume", action="store_true")
+    try:
+        found, _ = finder.parse_known_args(argv)
+    except argparse.ArgumentError:
+        return task.default_network
+
+    # the command line wins over a yaml file, the file over the run that is resumed
+    candidates = [found.model]
+    if found.config:
+        candidates.append(_name_in(Path(found.config)))
+    if found.resume:
+        candidates.append(_name_in(Path(found.run_dir or run_dir) / "config.yaml"))
+    named = next((name for name in candidates if name is not None), None)
+    return named if named in network_names(task.predicts) else task.default_network
+
+
+def _name_in(file: Path) -> str | None:
+    """``model: {name: ...}`` or ``name: ...`` of a yaml file; None where it names no network."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None  # the whole parser reads the file again and says what is wrong
+    if not isinstance(content, dict):
+        return None
+    section = content.get("model")
+    return section.get("name") if isinstance(section, dict) else content.get("name")
+
+
+def network_config(config) -> dict:
+    """What `build_model` reads from the section ``model`` of a run."""
+    return {key: value for key, value in plain(config.model).items() if key != "preset"}
+
+
+def restore_network(config) -> nn.Module:
+    """The network that ``config.model`` describes, with new weights."""
+    return build_model(network_config(config))
+
+
+def check_layers(model) -> None:
+    """``ValueError`` for a number of layers that the schedule of a network does not read."""
+    schedule = model.get("schedule")
+    if schedule is None or model.layers == model_options(model.name)["layers"]:
+        return
+    if parse_schedule(schedule, 1) == parse_schedule(schedule, 2):
+        hint = "leave --layers out, or give a part without a count: --schedule hybrid-first-order"
+        raise ValueError(
+            f"--layers {model.layers} changes nothing: every part of --schedule {schedule} has "
+            f"its count; {hint}"
+        )

@@ -1,0 +1,136 @@
+"""Errors of energies, forces and stresses, in meV and Angstrom. Per structure, atom and component:
+
+| metric | unit | meaning |
+|---|---|---|
+| energy_mae, energy_rmse, energy_max | meV | of a whole structure |
+| energy_per_atom_mae | meV | of a structure divided by its atoms |
+| force_mae, force_rmse | meV/Angstrom | of a component |
+| force_norm_mae, force_max | meV/Angstrom | length of the error of an atom: mean, largest |
+| force_cosine | 1 | of the angle between predicted and true force, mean over atoms |
+| stress_mae | meV/Angstrom^3 | of a component |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from farfield.dataloader.units import KCAL_MOL
+from farfield.models.choices import Registry
+from farfield.models.elements import MAX_ATOMIC_NUMBER
+
+MEV = 1e3  # meV in an eV
+ELEMENTS = MAX_ATOMIC_NUMBER + 1
+
+# part of the loss -> label of a batch
+LABELS = {"energy": "residual_energy", "forces": "forces", "stress": "stress"}
+
+# unit of energy of a row of the table -> factor from meV
+ENERGY_UNITS = {"meV": 1.0, "kcal/mol": 1 / (MEV * KCAL_MOL)}
+WITHOUT_UNIT = ("force_cosine",)
+
+# what an evaluation may shift energy errors by
+OFFSETS: Registry = Registry("energy_offset")
+
+
+def errors_of(model: nn.Module, batch, prediction: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Prediction less label of every part that both have.
+
+    The reference energies are taken off the predicted energies first, in float64.
+    """
+    residual = prediction["energy"] - model.reference_energy(batch)
+    errors = {"energy": residual - batch.labels["residual_energy"]}
+    for part in ("forces", "stress"):
+        if part in prediction and part in batch.labels:
+            errors[part] = prediction[part] - batch.labels[part]
+    return errors
+
+
+def element_counts(batch) -> Tensor:
+    """Number of atoms of every element in every graph (graphs, ELEMENTS) int16."""
+    numbers = batch.atomic_numbers
+    graphs = batch.graph.graph_of_node.to(numbers.device)
+    flat = torch.bincount(graphs * ELEMENTS + numbers, minlength=batch.num_graphs * ELEMENTS)
+    return flat.view(batch.num_graphs, ELEMENTS).to(torch.int16)
+
+
+@OFFSETS.register("none")
+def no_offset(error: np.ndarray, composition: np.ndarray) -> np.ndarray:
+    """The errors as they are."""
+    return error
+
+
+@OFFSETS.register("per-composition")
+def offset_per_composition(error: np.ndarray, composition: np.ndarray) -> np.ndarray:
+    """Errors (structures,) less their mean over the structures of equal composition.
+
+    composition: (structures, elements). ``ValueError`` for a composition that occurs once: its
+    error would be 0 whatever was predicted.
+    """
+    _, group = np.unique(composition, axis=0, return_inverse=True)
+    group = group.reshape(-1)
+
+    alone = int((np.bincount(group) == 1).sum())
+    if alone:
+        raise ValueError(
+            f"energy offset per-composition: {alone} compositions occur once, their energy errors "
+            "would be 0; evaluate several structures of each, or leave the offset out"
+        )
+    return error - (np.bincount(group, error) / np.bincount(group))[group]
+
+
+def measure(
+    errors: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray], atoms: np.ndarray
+) -> dict[str, float]:
+    """Metrics of the table above from errors and targets in eV and Angstrom.
+
+    errors, targets: energy (structures,), forces (atoms, 3), stress (structures, 3, 3), each where
+    the data have it. atoms: of every structure (structures,).
+    """
+    energy = np.abs(errors["energy"])
+    found = {
+        "energy_mae": energy.mean(),
+        "energy_per_atom_mae": (energy / atoms).mean(),
+        "energy_rmse": np.sqrt(np.square(energy).mean()),
+        "energy_max": energy.max(),
+    }
+
+    if "forces" in errors:
+        error = errors["forces"]
+        length = np.linalg.norm(error, axis=1)
+        found["force_mae"] = np.abs(error).mean()
+        found["force_rmse"] = np.sqrt(np.square(error).mean())
+        found["force_norm_mae"] = length.mean()
+        found["force_max"] = length.max()
+
+    if "stress" in errors:
+        found["stress_mae"] = np.abs(errors["stress"]).mean()
+
+    metrics = {name: MEV * float(value) for name, value in found.items()}
+    if "forces" in errors:
+        true = targets["forces"]
+        metrics["force_cosine"] = cosine(true + errors["forces"], true)
+    return metrics
+
+
+def cosine(one: np.ndarray, two: np.ndarray) -> float:
+    """Mean cosine of the angles between the rows of two arrays (rows, 3).
+
+    A row of length zero counts as cosine 0.
+    """
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
+    return float(((one * two).sum(1) / np.where(lengths > 0, lengths, 1.0)).mean())
+
+
+def metric_units(energy_unit: str) -> dict[str, str]:
+    """Unit of every metric where energies are in ``energy_unit``."""
+    units = dict.fromkeys(
+        ("energy_mae", "energy_per_atom_mae", "energy_rmse", "energy_max"), energy_unit
+    )
+    units |= dict.fromkeys(
+        ("force_mae", "force_rmse", "force_norm_mae", "force_max"), f"{energy_unit}/A"
+    )
+    return units | {"stress_mae": f"{energy_unit}/A^3", "force_cosine": ""}

@@ -1,0 +1,197 @@
+"""The contract of a task: what is learned, from which data, and how the result is judged.
+
+One class is one task. It is added by one file and one line, wherever the file lies:
+
+    @TASKS.register("my_task")
+    class MyTask(Task):
+        predicts = "potential"          # networks that say this word can be trained on it
+        ...
+
+    python -m train.train_task --task my_task ...
+
+Class methods serve a script before anything is trained: options, defaults, data and network of a
+run. An instance belongs to one run: its loss, its errors and its tables. The trainer knows nothing
+but this base class.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from farfield.common.command_line import OptionParser
+from farfield.common.precision import PRECISIONS
+from farfield.dataloader.split_protocols import SPLITS
+from farfield.train.data_order import EpochLoader
+from farfield.train.network_options import restore_network
+
+
+@dataclass
+class Evaluation:
+    """Result of one pass over a split.
+
+    Arguments
+        metrics    name -> error of the model
+        baselines  row name -> the same errors of a baseline on the same samples
+        pairs      quantity -> (predictions, targets), for the pictures
+        loss       training loss over the split, for tasks that select by it
+    """
+
+    metrics: dict[str, float]
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+    pairs: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    loss: float = math.nan
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All that a run trains and is judged by: the network, the task and the batches of each split.
+
+    The data set of every loader has a ``data_hash``.
+    """
+
+    model: nn.Module
+    task: Task
+    train: EpochLoader
+    val: EpochLoader
+    test: EpochLoader
+
+    def loaders(self) -> dict[str, EpochLoader]:
+        """Loader of each split, by its name."""
+        return dict(zip(SPLITS, (self.train, self.val, self.test), strict=True))
+
+
+class Task(ABC):
+    """What is learned: options, data, loss, errors and tables of one kind of training.
+
+    predicts: word of the networks that can be trained (``Network.predicts``). default_network: name
+    of the network that a script trains unless ``--model`` names another.
+
+    curves: errors that the log and the learning curve show. units: unit of each error and each
+    predicted quantity. progress: fraction of the run that is done when a step begins, for losses
+    that change on the way; the trainer sets it.
+    """
+
+    predicts: ClassVar[str]
+    default_network: ClassVar[str]
+    training_defaults: ClassVar[Mapping[str, object]] = {}  # of options in the section training
+    measured_options: ClassVar[frozenset[str]] = frozenset()  # network options the data decide
+    fixed_options: ClassVar[frozenset[str]] = frozenset()  # network options the task decides
+    evaluation_options: ClassVar[Mapping[str, Sequence[str]]] = {}  # of `evaluation`: their choices
+
+    curves: Sequence[str] = ()
+    units: Mapping[str, str] = {}
+    progress = 0.0
+
+    # ---- before a run: options, defaults, data and network
+
+    @classmethod
+    @abstractmethod
+    def add_options(cls, parser: OptionParser) -> None:
+        """Add the options of the task to the sections ``data`` and ``loss`` (or others)."""
+
+    @classmethod
+    def presets(cls, values: dict) -> dict:
+        """Defaults that follow from other options; ``values``: all options, flat."""
+        return {}
+
+    @classmethod
+    def measured(cls, values: dict) -> dict:
+        """Options that the data decide where the user names none; they win over presets.
+
+        Raises ``FileNotFoundError`` or ``ValueError`` for data that are missing or damaged.
+        """
+        return {}
+
+    @classmethod
+    @abstractmethod
+    def build(cls, config) -> Parts:
+        """Network, task and data of a run; writes nothing.
+
+        Raises ``ValueError`` or ``OSError`` in one line for whatever cannot be trained.
+        """
+
+    @classmethod
+    def plan(cls, config) -> Plan | None:
+        """Several runs with one table, where an option of the task asks for them."""
+        return None
+
+    @classmethod
+    def restore(cls, config) -> nn.Module:
+        """The network that ``config`` (of a checkpoint) describes, without its weights."""
+        return restore_network(config)
+
+    @classmethod
+    @abstractmethod
+    def evaluation(
+        cls, config, split: str, model: nn.Module, **options: str
+    ) -> tuple[Task, EpochLoader]:
+        """The task, and the batches of a split for the trained ``model``.
+
+        options: see ``evaluation_options``.
+        """
+
+    # ---- of a run
+
+    def describe(self, config, parts: Parts) -> list[str]:
+        """Lines for the log: what is learned, from how much, in which units."""
+        sizes = {split: len(loader.dataset) for split, loader in parts.loaders().items()}
+        return [", ".join(f"{split}: {size} samples" for split, size in sizes.items())]
+
+    def samples(self, batch) -> int:
+        """Number of samples in a batch: its weight among the batches of a step."""
+        return batch.num_graphs
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss (scalar, mean over the samples of the batch) and further scalars for the log."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, batches: Iterable) -> Evaluation:
+        """Errors over all batches of a split, the last incomplete one included."""
+
+    @abstractmethod
+    def selection(self, evaluation: Evaluation) -> float:
+        """The score that chooses the best checkpoint on the validation split; lower is better."""
+
+    @abstractmethod
+    def table(self, evaluation: Evaluation) -> list[dict]:
+        """Rows of the results table, baselines included."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Several runs, one after the other, and one table.
+
+    Arguments
+        title      words above the table
+        configs    configuration of every run, each with a run folder of its own
+        summarise  results of all runs -> rows of the table
+    """
+
+    title: str
+    configs: list
+    summarise: Callable[[list[dict]], list[dict]]
+
+
+def evaluate_model(
+    model: nn.Module, task: Task, loader, device: torch.device, precision: str = "float32"
+) -> Evaluation:
+    """``task.evaluate`` in evaluation mode on ``device``, in the arithmetic ``precision``."""
+    training = model.training
+    model.eval()
+    dtype = PRECISIONS[precision]
+
+    with torch.no_grad():
+        batches = (batch.to(device=device, dtype=dtype) for batch in loader)
+        result = task.evaluate(model, batches)
+
+    model.train(training)
+    return result

@@ -33,6 +33,7 @@ TURNS = {
 # small batches do not meet DGL's kernels by themselves
 DGL_KERNELS = use_backend("dgl" if dgl_is_there() else "torch")
 BARS = {torch.float32: 1e-5, torch.float64: 1e-12}
+ANSWERED: dict = {}  # (case, dtype) -> what `ModelCases.answered` gives
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,14 +143,31 @@ class ModelCases:
         generator = torch.Generator().manual_seed(seed)
         return case.build().eval(), case.batch(list(sizes), generator), generator
 
+    @classmethod
+    def answered(cls, case: Case) -> tuple[nn.Module, AtomBatch, dict[str, Tensor]]:
+        """A model, a batch and the model's answer to it, made once for all laws of a case that
+        change none of the three.
+        """
+        key = (id(case), torch.get_default_dtype())
+        if key not in ANSWERED:
+            model, batch, _ = cls.prepare(case)
+            outputs = model(batch)
+            ANSWERED[key] = model, batch, {name: outputs[name].detach() for name in case.outputs}
+        return ANSWERED[key]
+
+    @staticmethod
+    def draws() -> torch.Generator:
+        """Random draws of a law, independent of those of the batch."""
+        return torch.Generator().manual_seed(1)
+
 
 class ModelSuite(ModelCases):
     """The laws of every model. Subclass it and give a ``case`` fixture."""
 
     def compare_turned(self, case: Case, matrix_sign: float, dtype) -> None:
-        model, batch, generator = self.prepare(case)
-        matrix = matrix_sign * random_rotation(generator, dtype)
-        expected, found = model(batch), model(turned(case, batch, matrix))
+        model, batch, expected = self.answered(case)
+        matrix = matrix_sign * random_rotation(self.draws(), dtype)
+        found = model(turned(case, batch, matrix))
         for name, kind in case.outputs.items():
             before = TURNS[kind](expected[name], matrix)
             assert relative_error(found[name], before) <= BARS[dtype], name
@@ -161,14 +179,15 @@ class ModelSuite(ModelCases):
         self.compare_turned(case, -1.0, dtype)
 
     def test_translation(self, case, dtype):
-        model, batch, generator = self.prepare(case)
-        moved = replaced(case, batch, batch.positions + 2 * torch.randn(3, generator=generator))
-        expected, found = model(batch), model(moved)
+        model, batch, expected = self.answered(case)
+        moved = replaced(case, batch, batch.positions + 2 * torch.randn(3, generator=self.draws()))
+        found = model(moved)
         for name in case.outputs:
             assert relative_error(found[name], expected[name]) <= BARS[dtype], name
 
     def test_permutation(self, case, dtype):
-        model, batch, generator = self.prepare(case)
+        model, batch, expected = self.answered(case)
+        generator = self.draws()
         offsets = batch.graph.node_offsets.tolist()
         order = torch.cat(
             [
@@ -176,14 +195,13 @@ class ModelSuite(ModelCases):
                 for low, high in zip(offsets, offsets[1:], strict=False)
             ]
         )
-        expected, found = model(batch), model(permuted(case, batch, order))
+        found = model(permuted(case, batch, order))
         for name, kind in case.outputs.items():
             before = expected[name] if kind.startswith("graph") else expected[name][order]
             assert relative_error(found[name], before) <= BARS[dtype], name
 
     def test_batch_equals_alone(self, case, dtype):
-        model, batch, _ = self.prepare(case)
-        together = model(batch)
+        model, batch, together = self.answered(case)
         bounds = batch.graph.node_offsets.tolist()
         for index, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False)):
             alone = model(single(case, batch, low, high))
@@ -200,12 +218,13 @@ class ModelSuite(ModelCases):
 
     def test_isolated_node(self, case, dtype):
         """A graph of one node has no edges; its answer is finite."""
-        model, batch, _ = self.prepare(case, sizes=(5, 1, 4))
-        out = model(batch)
+        model, _, _ = self.answered(case)
+        out = model(case.batch([5, 1, 4], self.draws()))
         assert all(torch.isfinite(out[name]).all() for name in case.outputs)
 
     def test_graph_without_edges(self, case, dtype):
-        model, batch, _ = self.prepare(case, sizes=(1,))
+        model, _, _ = self.answered(case)
+        batch = case.batch([1], self.draws())
         assert batch.graph.num_edges == 0
         out = model(batch)
         assert all(torch.isfinite(out[name]).all() for name in case.outputs)
@@ -259,9 +278,9 @@ class ModelSuite(ModelCases):
         """
         model, batch, generator = self.prepare(case, sizes=(4, 3))
         positions = batch.positions.clone().requires_grad_(True)
+        outputs = model(batch)
         weights = {
-            name: torch.randn(model(batch)[name].shape, generator=generator)
-            for name in case.outputs
+            name: torch.randn(outputs[name].shape, generator=generator) for name in case.outputs
         }
 
         def projection(x: Tensor) -> Tensor:
@@ -301,12 +320,12 @@ class ModelSuite(ModelCases):
         assert spread > 0 and abs(error) <= 1e-5 * spread
 
     def test_save_and_load(self, case, tmp_path):
-        model, batch, _ = self.prepare(case)
+        model, batch, expected = self.answered(case)
         torch.save(model.state_dict(), tmp_path / "weights.pt")
         torch.manual_seed(1)
         again = case.build().eval()
         again.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True), strict=True)
-        expected, found = model(batch), again(batch)
+        found = again(batch)
         for name in case.outputs:
             assert torch.equal(expected[name], found[name]), name
 
@@ -315,12 +334,12 @@ class BasisSuite(ModelCases):
     """The laws of a model that reads a cached basis of its edges."""
 
     def test_cached_basis_equals_computed(self, case):
-        model, batch, _ = self.prepare(case)
+        model, batch, expected = self.answered(case)
         vectors = edge_vectors(batch.positions.double(), batch.graph)
         cached = dataclasses.replace(
             batch, edge_basis=EdgeBasis.from_vectors(vectors, case.lmax).to(dtype=torch.float32)
         )
-        expected, found = model(batch), model(cached)
+        found = model(cached)
         for name in case.outputs:
             assert relative_error(found[name], expected[name]) <= 1e-5, name
 

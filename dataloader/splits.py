@@ -133,6 +133,18 @@ def make_split(
     return Split(train, val, test, count, data_hash, settings)
 
 
+def split_by_files(train: int, val: int, test: int, data_hash: str) -> Split:
+    """The split of structures that come from training, validation and test files, in this order.
+
+    train, val, test: structures of the files.
+    """
+    settings = {"name": "files", **dataclasses.asdict(SplitOptions())}
+    settings |= {"val_count": val, "test_count": test}
+    order = np.arange(train + val + test)
+    parts = np.split(order, [train, train + val])
+    return Split(*parts, len(order), data_hash, settings)
+
+
 def _sizes_of_pool(pool: int, options: SplitOptions) -> SplitOptions:
     """Options with sizes of train and val: val is 5 %, train the rest, unless they are given."""
     val = max(1, round(OWN_TEST_VAL_SHARE * pool)) if options.val is None else options.val

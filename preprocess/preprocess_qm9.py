@@ -6,7 +6,7 @@ graphs, bond kinds and edge bases.
     # gdb9.sdf with its table
     python -m preprocess.preprocess_qm9 --source sdf --split 3dml --out data/qm9_3dml
     # DGL's file, bonds included
-    python -m preprocess.preprocess_qm9 --source edge-npz --split nvidia --out data/qm9_dgl
+    python -m preprocess.preprocess_qm9 --source edge --split nvidia --out data/qm9_dgl
     python -m preprocess.preprocess_qm9 --file molecules.npz --graph cutoff --cutoff 5 \\
         --train 16000 --val 2000 --out data/mine
     python -m preprocess.preprocess_qm9 --graph complete --workers 8 --out data/qm9_complete

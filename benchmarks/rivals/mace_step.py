@@ -1,15 +1,14 @@
-"""Training steps of mace-torch on request; run by ``bench_training_step.py``.
+"""One training step of mace-torch after the other, on request; run by ``bench_training_step.py``
+with the python of its environment.
 
-    .venv-mace/bin/python benchmarks/rivals/mace_step.py geometry.npz --irreps 64x0e+64x1o+64x2e
+    python benchmarks/rivals/mace_step.py geometry.npz --irreps 64x0e+64x1o+64x2e
 
-Says first how many weights and edges there are. Then reads one line from standard input for each
-step (energy, forces, gradient of all weights, no optimiser), and answers with its CPU milliseconds
-and the peak memory of the process in MB above the loaded program. All answers are lines of JSON.
-Imports nothing of this repository, because its python has mace-torch alone.
+Reads one line from standard input for each step (energy, forces, gradient of all weights, no
+optimiser) and answers with its CPU milliseconds and the peak memory of the process in MB above the
+loaded program. Imports nothing of this repository.
 """
 
 import argparse
-import json
 import os
 import pathlib
 import sys
@@ -31,25 +30,24 @@ from mace.tools import torch_geometric  # noqa: E402
 
 def peak_mb() -> float:
     """Largest resident memory of this process so far."""
-    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1e3
-    raise SystemExit("the kernel reports no VmHWM: memory is measured on Linux only")
+    line = next(
+        line
+        for line in pathlib.Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
+    return int(line.split()[1]) / 1e3
 
 
-def read_options() -> argparse.Namespace:
-    """The command line."""
+def main():
+    """Build the network, then answer."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("geometry", help="npz file with numbers (atoms,) and positions (atoms, 3)")
-    parser.add_argument("--irreps", required=True, help="hidden features, as e3nn writes them")
-    parser.add_argument("--cutoff", type=float, default=5.0, help="reach of the edges, Angstrom")
-    return parser.parse_args()
-
-
-def build(options: argparse.Namespace) -> tuple[torch.nn.Module, data.AtomicData]:
-    """The network and the structure, with labels that are all zero."""
+    parser.add_argument("geometry")
+    parser.add_argument("--irreps", required=True)
+    parser.add_argument("--cutoff", type=float, default=5.0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     with np.load(options.geometry, allow_pickle=False) as file:
         numbers, positions = file["numbers"], file["positions"]
@@ -83,27 +81,15 @@ def build(options: argparse.Namespace) -> tuple[torch.nn.Module, data.AtomicData
         atomic_inter_scale=1.0,
         atomic_inter_shift=0.0,
     )
-    return model, atoms
-
-
-def main():
-    """Build the network, then answer."""
-    options = read_options()
-    torch.set_num_threads(1)
-    model, atoms = build(options)
     batch = next(iter(torch_geometric.dataloader.DataLoader([atoms], batch_size=1))).to_dict()
     loaded = peak_mb()
-    weights = sum(weight.numel() for weight in model.parameters())
-    print(json.dumps({"weights": weights, "edges": atoms.edge_index.shape[1]}), flush=True)
-
+    print(sum(w.numel() for w in model.parameters()), atoms.edge_index.shape[1], flush=True)
     for _ in sys.stdin:
         start = time.process_time()
         out = model(batch, training=True)
         model.zero_grad(set_to_none=True)
         (out["energy"].square().mean() + out["forces"].square().mean()).backward()
-        milliseconds = 1e3 * (time.process_time() - start)
-        answer = {"milliseconds": milliseconds, "memory": peak_mb() - loaded}
-        print(json.dumps(answer), flush=True)
+        print(1e3 * (time.process_time() - start), peak_mb() - loaded, flush=True)
 
 
 if __name__ == "__main__":

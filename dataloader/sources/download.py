@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import http.client
 import json
 import urllib.error
@@ -21,6 +22,8 @@ from pathlib import Path
 
 from farfield.dataloader.storage import files
 
+RAW_FOLDER = "data/raw"
+RAW_FOLDER_HELP = "folder with the published files; missing files are downloaded into it"
 TIMEOUT = 30.0  # seconds without a byte
 ATTEMPTS = 4  # at one address, as long as each brings something
 CHUNK = 1 << 18
@@ -62,7 +65,8 @@ def fetch(
 ) -> Path:
     """The file in ``folder``, downloaded if it is not there.
 
-    open_bar: ``open_bar(total bytes or None, bytes that are there) -> progress bar`` (as tqdm).
+    open_bar: ``open_bar(name, bytes in all or None, bytes that are there) -> progress bar`` (as
+    tqdm).
     Raises ``ValueError`` for a file with the wrong checksum and ``OSError`` that says where to put
     the file by hand if no address can be reached.
     """
@@ -74,7 +78,9 @@ def fetch(
     reasons = []
     for url in remote.urls:
         try:
-            _fetch_from(url, remote, target, open_bar or (lambda total, done: _NoBar()), timeout)
+            _fetch_from(
+                url, remote, target, open_bar or (lambda name, total, done: _NoBar()), timeout
+            )
             return target
         except (*FAILURES, ValueError) as error:
             reasons.append(f"{url}: {_reason(error)}")
@@ -117,7 +123,7 @@ def _fetch_from(url: str, remote: RemoteFile, target: Path, open_bar: Callable, 
     for attempt in range(ATTEMPTS):
         before = part.stat().st_size if part.exists() else 0
         try:
-            _transfer(url, part, open_bar, timeout)
+            _transfer(url, part, functools.partial(open_bar, remote.name), timeout)
             break
         except urllib.error.HTTPError as error:
             if error.code != REFUSED_RANGE or not before:

@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from farfield.dataloader.sources.npz import ABSENT, full_stress, in_project_units
+from farfield.dataloader.sources.file_formats import (
+    ABSENT,
+    FILE_FORMATS,
+    FileFormat,
+    FileReading,
+)
+from farfield.dataloader.sources.npz import full_stress, in_project_units
 from farfield.dataloader.structures import Structures
 from farfield.dataloader.units import Units
 
@@ -139,3 +145,20 @@ def _joined(path: Path, frames: list[dict], units: Units, periodic: bool | None)
         return in_project_units(arrays, units)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _read_format(path: Path, how: FileReading, progress: Callable[[int], object]) -> Structures:
+    keys = {f"{name}_key": key for name, key in how.keys.items()}
+    return read_extxyz(
+        path,
+        how.units,
+        stress_key=how.stress_key,
+        periodic=how.periodic,
+        progress=progress,
+        **keys,
+    )
+
+
+FORMAT = FileFormat(_read_format, renames=("energy", "forces"))
+FILE_FORMATS.register(".xyz")(FORMAT)
+FILE_FORMATS.register(".extxyz")(FORMAT)

@@ -13,12 +13,18 @@ differ, that is an error. One-dimensional numbers per structure that are none of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from ase.stress import voigt_6_to_full_3x3_stress
 
+from farfield.dataloader.sources.file_formats import (
+    ABSENT,
+    FILE_FORMATS,
+    FileFormat,
+    FileReading,
+)
 from farfield.dataloader.storage import files
 from farfield.dataloader.structures import Structures
 from farfield.dataloader.units import Units
@@ -38,7 +44,6 @@ OTHER_CELLS = (
     "unit_cell",
 )  # names of what may be a cell and is not read as one
 WORDS = ("theory", "e_unit", "r_unit")
-ABSENT = "absent"  # instead of the key of the forces: read without them
 STATED_UNITS = {  # what sGDML files call the units
     "e_unit": {
         "kcal/mol": "kcal/mol",
@@ -271,3 +276,10 @@ def _cells(
         "cell": np.broadcast_to(content[CELL], (structures, 3, 3)),
         "periodic": np.ones((structures, 3), bool),
     }
+
+
+def _read_format(path: Path, how: FileReading, progress: Callable[[int], object]) -> Structures:
+    return read_npz(path, how.units, how.keys, how.periodic, how.stress_key)
+
+
+FILE_FORMATS.register(".npz")(FileFormat(_read_format, renames=tuple(KEYS)))

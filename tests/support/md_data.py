@@ -2,11 +2,13 @@
 that learns it in a moment.
 """
 
-from easydict import EasyDict
+import dataclasses
+from pathlib import Path
 
+from farfield.dataloader.sources.source_registry import Source
 from farfield.dataloader.splits import SplitOptions
 from farfield.dataloader.structures import Structures
-from farfield.preprocess.structure_folder import Source, make_folder
+from farfield.preprocess.structure_folder import FolderPlan, make_folder
 from farfield.train import train_md17
 from tests.support.molecule_data import random_structures
 
@@ -49,16 +51,29 @@ SMALL = [
 ]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class InMemory(Source):
+    """Structures that a test has made; its file only stands for them."""
+
+    file: Path
+    structures: Structures
+    words = {"units": "eV"}
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.file,)
+
+    def read(self, path: Path, progress) -> Structures:
+        return self.structures
+
+
 def make_data(folder, structures: Structures | None = None, cutoff: float = 5.0, sizes=(8, 4, 4)):
     """Preprocess ``structures`` (default: random ones) into ``folder``; returns it."""
     structures = random_structures(SIZES) if structures is None else structures
     file = folder.with_suffix(".source")
     file.write_bytes(b"as it is")
-    source = Source((file,), lambda path: structures, words={"units": "eV"})
-    config = EasyDict(data=EasyDict(out=str(folder), rebuild=False), graphs=EasyDict(cutoff=cutoff))
-    make_folder(
-        config, source, "random", SplitOptions(train=sizes[0], val=sizes[1], test=sizes[2], seed=0)
-    )
+    options = SplitOptions(train=sizes[0], val=sizes[1], test=sizes[2], seed=0)
+    make_folder(folder, FolderPlan(InMemory(file, structures), "random", options, cutoff))
     return folder
 
 

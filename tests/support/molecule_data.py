@@ -2,7 +2,12 @@
 known exactly.
 """
 
+from pathlib import Path
+
+import ase.io
 import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from farfield.dataloader.structures import Structures
 
@@ -46,3 +51,25 @@ def random_crystals(atoms=5, count=3, seed=0, periodic=(True, True, True)) -> St
         periodic=np.tile(periodic, (count, 1)),
         stress=rng.standard_normal((count, 3, 3)),
     )
+
+
+def write_structures(path: Path, structures: Structures) -> None:
+    """Write open structures as the user's own file: ragged npz, or extended xyz."""
+    if path.suffix == ".npz":
+        arrays = {
+            "Z": structures.atomic_numbers,
+            "R": structures.positions,
+            "E": structures.energy,
+            "n_atoms": structures.counts,
+        }
+        if structures.forces is not None:
+            arrays["F"] = structures.forces
+        np.savez(path, **arrays)
+        return
+    frames = []
+    for index in range(len(structures)):
+        one = structures[index]
+        atoms = Atoms(one.atomic_numbers, one.positions)
+        atoms.calc = SinglePointCalculator(atoms, energy=one.energy[0], forces=one.forces)
+        frames.append(atoms)
+    ase.io.write(path, frames, format="extxyz")

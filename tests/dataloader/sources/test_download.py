@@ -102,7 +102,7 @@ def listing(folder) -> list[str]:
 def test_file_arrives_whole_and_once(server, tmp_path):
     bars = []
     path = fetch(
-        remote(server), tmp_path / "new", lambda *sizes: bars.append(Bar(*sizes)) or bars[-1]
+        remote(server), tmp_path / "new", lambda name, *sizes: bars.append(Bar(*sizes)) or bars[-1]
     )
     assert path.read_bytes() == CONTENT and bars[0].done == len(CONTENT)
     assert listing(path.parent) == ["data.npz", "data.npz.sha256"]

@@ -1,0 +1,137 @@
+"""Structures from files of the user: npz, extended xyz, or any format of FILE_FORMATS."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+from farfield.dataloader.sources.file_formats import ABSENT, FILE_FORMATS, FileReading
+from farfield.dataloader.sources.source_registry import SOURCES, Progress, Source
+from farfield.dataloader.structures import Structures
+from farfield.dataloader.units import ENERGY_UNITS, LENGTH_UNITS, Units
+from farfield.models.choices import check_choice
+
+OptionalText = str | None
+OptionalSwitch = bool | None
+
+
+@SOURCES.register("files")
+@dataclasses.dataclass(frozen=True)
+class OwnFiles(Source):
+    """Files of your own, npz or extended xyz.
+
+    Files of one split are separated by commas. ``ValueError`` or ``FileNotFoundError`` for a file
+    that is missing, given twice or of an unknown format.
+    """
+
+    file: Annotated[
+        OptionalText, "files of your own, separated by commas: npz or extended xyz (.xyz, .extxyz)"
+    ] = None
+    val_file: Annotated[OptionalText, "files that are the validation split; needs --test-file"] = (
+        None
+    )
+    test_file: Annotated[OptionalText, "files that are the test split"] = None
+    energy_unit: Annotated[str, "energy unit of --file", ENERGY_UNITS] = "eV"
+    length_unit: Annotated[str, "length unit of --file", LENGTH_UNITS] = "Angstrom"
+    force_unit: Annotated[
+        OptionalText, "force unit of --file, e.g. hartree/bohr (default: energy / length unit)"
+    ] = None
+    numbers_key: Annotated[
+        OptionalText, "name of the atomic numbers in an npz file (default: a usual one)"
+    ] = None
+    positions_key: Annotated[
+        OptionalText, "name of the positions in an npz file (default: a usual one)"
+    ] = None
+    energy_key: Annotated[OptionalText, "name of the energies in --file (default: a usual one)"] = (
+        None
+    )
+    forces_key: Annotated[
+        OptionalText,
+        f"name of the forces in --file (default: a usual one); {ABSENT}: read without forces",
+    ] = None
+    stress_key: Annotated[
+        OptionalText, "name of the stress in --file (default: read without stress)"
+    ] = None
+    periodic: Annotated[
+        OptionalSwitch,
+        "whether the cells of --file repeat (default: as extended xyz says; npz needs the option)",
+    ] = None
+
+    def __post_init__(self):
+        if not self.file:
+            raise ValueError(
+                "no file of structures was given; name extended xyz or npz files, e.g. mine.xyz"
+            )
+        if self.val_file and not self.test_file:
+            raise ValueError(f"--val-file {self.val_file} needs --test-file as well")
+        check_choice("--energy-unit", self.energy_unit, ENERGY_UNITS)
+        check_choice("--length-unit", self.length_unit, LENGTH_UNITS)
+        given = [*self.paths, *self.val_paths, *self.test_paths]
+
+        # a structure must not be in two splits
+        if len({path.resolve() for path in given}) < len(given):
+            raise ValueError(
+                "--file, --val-file and --test-file name a file twice: its structures would train "
+                "and test; name each file once"
+            )
+        for path in given:
+            self._check_file(path)
+
+    def _check_file(self, path: Path) -> None:
+        if path.suffix not in FILE_FORMATS:
+            raise ValueError(
+                f"{path}: a file of structures must end in {', '.join(FILE_FORMATS)}, got "
+                f"{path.suffix!r}"
+            )
+        unread = [name for name in self.keys if name not in FILE_FORMATS[path.suffix].renames]
+        if unread:
+            raise ValueError(
+                f"{path}: --{unread[0]}-key is of no use in a {path.suffix} file; leave it out"
+            )
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist; give an existing file")
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return _split_names(self.file)
+
+    @property
+    def val_paths(self) -> tuple[Path, ...]:
+        return _split_names(self.val_file)
+
+    @property
+    def test_paths(self) -> tuple[Path, ...]:
+        return _split_names(self.test_file)
+
+    @property
+    def units(self) -> Units:
+        return Units(self.energy_unit, self.length_unit, self.force_unit)
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """Quantity -> its name in the files, where one was given."""
+        keys = {
+            "numbers": self.numbers_key,
+            "positions": self.positions_key,
+            "energy": self.energy_key,
+            "forces": self.forces_key,
+        }
+        return {quantity: key for quantity, key in keys.items() if key}
+
+    @property
+    def words(self) -> dict:
+        return {
+            "units": str(self.units),
+            "keys": self.keys,
+            "stress_key": self.stress_key,
+            "periodic": self.periodic,
+        }
+
+    def read(self, path: Path, progress: Progress) -> Structures:
+        reading = FileReading(self.units, self.keys, self.stress_key, self.periodic)
+        return FILE_FORMATS[path.suffix].read(path, reading, progress)
+
+
+def _split_names(text: str | None) -> tuple[Path, ...]:
+    return tuple(Path(word) for word in text.split(",")) if text else ()

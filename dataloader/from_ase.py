@@ -1,7 +1,6 @@
 """Structures of ASE as batches for a network, without a preprocessed folder.
 
-    from ase.io import read
-    batch = batch_from_atoms(read("molecules.xyz", ":"), cutoff=4.0)
+    batch = batch_from_atoms(read_structures("molecules.xyz"), cutoff=4.0)
 
 Positions are centred (open structures) or moved into the cell (periodic ones) in float64 before
 they are rounded: float32 resolves more near the origin. Pairs are found by vesin: 0.1 ms for 9
@@ -11,6 +10,7 @@ atoms, 5 ms for 370; everything else is linear in atoms and edges and cheaper.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from farfield.dataloader.storage.basis_cache import directed_edges
 from farfield.dataloader.structures import Structures
 from farfield.models.batch import AtomBatch
 from farfield.models.graph_ops import GraphIndex
+
+MAX_REASON = 120  # characters of a reader's own message
 
 
 def batch_from_atoms(
@@ -133,6 +135,28 @@ def structures_from_atoms(atoms: Sequence[Atoms]) -> Structures:
         counts=np.array([len(one) for one in atoms]),
         **cells,
     )
+
+
+def read_structures(path: str | Path, index: int | str = ":", option: str = "--structure"):
+    """Structures of any file that ASE reads: a list, or one of them for a whole number ``index``.
+
+    option: how the user gave the file, for messages. Raises FileNotFoundError or ValueError in one
+    line.
+    """
+    from ase.io import read  # half a second that other scripts do not wait for
+
+    formats = "a file that ASE reads (xyz, extxyz, cif, ...)"
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{option} {path} does not exist; give {formats}")
+    try:
+        return read(path, index=index)
+    except IndexError:
+        raise ValueError(
+            f"{option} {path} has no structure {index}; give another --index"
+        ) from None
+    except Exception as error:  # the readers of ASE raise whatever they meet
+        reason = " ".join(str(error).split())[:MAX_REASON] or type(error).__name__
+        raise ValueError(f"{option} {path} cannot be read ({reason}); give {formats}") from None
 
 
 def check_structures(atoms: Sequence[Atoms]) -> None:

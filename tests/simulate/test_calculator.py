@@ -123,7 +123,7 @@ def test_checkpoints_of_other_tasks_are_refused(potential, tmp_path):
     checkpoint.save_checkpoint(tmp_path / "c.pt", content)
     with pytest.raises(
         ValueError,
-        match="of the task 'qm9', which has no energies; give one of train_md17 or train_md22",
+        match="of the task 'qm9', which has no energies; give a checkpoint of train_potential",
     ):
         FarfieldCalculator(tmp_path / "c.pt")
     with pytest.raises(FileNotFoundError, match="does not exist"):

@@ -111,7 +111,7 @@ def test_a_signal_leaves_a_state_and_says_how_to_go_on(potential, tmp_path, monk
         patch.setattr(dynamics.Simulation, "_check", interrupted)
         with pytest.raises(
             Interrupted,
-            match=r"SIGINT: saved .*state.npz at step 12; go on with: .*run_md --run-dir .* "
+            match=r"SIGINT: saved .*state.npz at step 12; continue with: .*run_md --run-dir .* "
             r"--resume",
         ):
             run(tmp_path / "parts", potential, *options)

@@ -1,0 +1,92 @@
+"""A trained network out of its checkpoint: one loader for evaluation, prediction and dynamics.
+
+Nothing in a checkpoint is ever executed. A network that a file of the user registered must be
+registered again (``--import FILE``) before the checkpoint is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from easydict import EasyDict
+from torch import nn
+
+from farfield.common import checkpoint
+from farfield.common.configuration import IMPORTED_FILES, plain
+from farfield.common.plugins import FLAG
+from farfield.common.precision import PRECISIONS
+from farfield.models.choices import check_choice
+from farfield.models.factory import MODELS, build_model
+
+Restore = Callable[[EasyDict], nn.Module]  # configuration -> the network, without its weights
+
+
+def network_options(config: EasyDict) -> dict[str, Any]:
+    """What :func:`build_model` reads of the configuration of a run."""
+    return {key: value for key, value in plain(config.model).items() if key != "preset"}
+
+
+def restore_network(config: EasyDict) -> nn.Module:
+    """The network that a configuration describes, with new weights."""
+    return build_model(network_options(config))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """What a checkpoint says about its run.
+
+    path     of the checkpoint
+    config   configuration of the run
+    weights  the weights it is judged by: the averaged ones where averaging was on
+    """
+
+    path: Path
+    config: EasyDict
+    weights: dict[str, torch.Tensor]
+
+    @classmethod
+    def read(cls, path: str | Path, device: torch.device | str = "cpu") -> TrainedRun:
+        """Read a checkpoint, the averaged weights where there are any.
+
+        Raises FileNotFoundError or ValueError in one line for a file that is missing, damaged, or
+        the checkpoint of something else.
+        """
+        content = checkpoint.read_run(path, torch.device(device))
+        weights = checkpoint.evaluation_weights(content)
+        return cls(Path(path), EasyDict(content["config"]), weights)
+
+    def network(
+        self,
+        device: torch.device | str = "cpu",
+        dtype: str = "float32",
+        restore: Restore = restore_network,
+        **changes: Any,
+    ) -> nn.Module:
+        """The trained network, in evaluation mode, without gradients for its weights.
+
+        restore: builds the network (a task knows how). changes: options of the model that differ
+        from the training, such as ``stress=True``.
+        """
+        check_choice("dtype", dtype, PRECISIONS)
+        self.check_registered("network", self.config.model.get("name"), MODELS)
+        config = EasyDict(plain(self.config))
+        config.model.update(changes)
+        model = restore(config)
+        checkpoint.load_weights(model, self.weights, self.path)
+        model = model.to(device=device, dtype=PRECISIONS[dtype])
+        return model.eval().requires_grad_(False)
+
+    def check_registered(self, what: str, name: object, known: Iterable[str]) -> None:
+        """Raise ValueError unless ``name`` is registered, saying which file registers it."""
+        names = list(known)
+        if name in names:
+            return
+        if files := self.config.get(IMPORTED_FILES):
+            hint = f"import the file that registers it: {FLAG} {f' {FLAG} '.join(files)}"
+        else:
+            hint = f"known: {', '.join(names)}; {FLAG} FILE imports a file that registers more"
+        raise ValueError(f"checkpoint {self.path} has the unknown {what} {name!r}; {hint}")

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from farfield.models.graph_ops import node_dot
+from farfield.models.layers.layer_norm import LayerNorm, layer_norm
 from farfield.models.layers.linear import EquivariantLinear
-from farfield.models.layers.nonlinearities import LayerNorm, layer_norm
 from farfield.models.near_field.edge_geometry import NearFieldGeometry
 from farfield.models.so3.irreps import degree_of_row, split_degrees, table
 

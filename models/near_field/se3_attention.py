@@ -21,11 +21,9 @@ from torch import Tensor, nn
 
 from farfield.models.graph_ops import GraphIndex, edge_softmax, gather_dst, gather_src, sum_edges
 from farfield.models.layers.linear import EquivariantLinear
-from farfield.models.layers.nonlinearities import AttentiveSelfInteraction
+from farfield.models.layers.self_interaction import SELF_INTERACTIONS
 from farfield.models.near_field.frame_convolution import EdgeFrameConvolution
 from farfield.models.so3.irreps import num_rows
-
-SELF_INTERACTIONS = {"linear": EquivariantLinear, "attentive": AttentiveSelfInteraction}
 
 
 @dataclasses.dataclass

@@ -30,9 +30,9 @@ from farfield.models.layers.radial import (
     RadialSize,
     RadialTrunk,
 )
+from farfield.models.layers.self_interaction import SELF_INTERACTIONS
 from farfield.models.near_field.edge_frames import EdgeBasis
 from farfield.models.near_field.se3_attention import (
-    SELF_INTERACTIONS,
     AttentionShape,
     EdgeAttention,
     EdgeGeometry,

@@ -15,8 +15,6 @@ and leaves with exit code 2. Scripts import all they need from here; nothing slo
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from farfield.common.device import find_device
 from farfield.common.option_files import FileOptions, KnownOptions, read_options_file
 from farfield.common.option_values import Limits, Option
 from farfield.common.script import run_script
+from farfield.models.option_fields import option_fields
 
 __all__ = [
     "OptionParser",
@@ -108,7 +107,7 @@ class Section:
     ) -> None:
         """One option for every field of the dataclass ``options_class``, which checks the values.
 
-        A field ``Annotated[type, "help text", TABLE]`` brings its help and the names in the table.
+        Fields, groups and published names: see ``models.option_fields``.
 
         skip     fields that are no options
         decided  field -> what sets its value where nobody names it ("the data")
@@ -116,29 +115,29 @@ class Section:
         preset   the preset that is taken where nobody names one; its values are shown as defaults
         """
         usual = (presets or {}).get(preset, {})
-        for name, hint, text, choices, default in _described_fields(options_class):
+        for name, field in option_fields(options_class).items():
             if name in skip:
                 continue
-            kinds = typing.get_args(hint) or (hint,)
             if name in (decided or {}):
                 origin = f"set by {decided[name]}"
             elif name in usual:
                 origin = f"{usual[name]}, set by --preset {preset}"
             else:
                 origin = None
-            default, origin = self._of_script(name, default, origin)
+            default, origin = self._of_script(name, field.default, origin)
             option = Option(
                 flag=_flag(name),
                 key=name,
-                kind=kinds[0],
+                kind=field.kind,
                 default=default,
                 limits=Limits(),
-                choices=choices,
-                optional=type(None) in kinds,
+                choices=field.choices,
+                optional=field.optional,
                 origin=origin,
-                text=text,
+                text=field.help,
             )
-            self._declare(option, main=False, aliases=())
+            aliases = [alias.name for alias in field.aliases if alias.convert is None]
+            self._declare(option, main=field.main, aliases=aliases)
 
     def _of_script(self, key: str, default: Any, origin: str | None) -> tuple[Any, str | None]:
         """Default and origin of an option, of which the script may know a better default."""
@@ -179,24 +178,6 @@ def _key(flag: str) -> str:
 
 def _flag(key: str) -> str:
     return "--" + key.replace("_", "-")
-
-
-def _described_fields(options_class: type):
-    """(name, type, help text, choices or None, default) of every field of a dataclass.
-
-    A subclass that only changes a default inherits the help text.
-    """
-    described: dict[str, tuple] = {}
-    for owner in reversed(options_class.__mro__):
-        for name, hint in typing.get_type_hints(owner, include_extras=True).items():
-            if typing.get_origin(hint) is typing.Annotated:
-                described[name] = typing.get_args(hint)[1:]
-
-    hints = typing.get_type_hints(options_class)
-    for field in dataclasses.fields(options_class):
-        text, *tables = described.get(field.name, (field.name.replace("_", " "),))
-        choices = tuple(tables[0]) if tables else None
-        yield field.name, hints[field.name], text, choices, field.default
 
 
 class OptionParser(OneLineParser):

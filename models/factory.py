@@ -1,84 +1,73 @@
-"""Config -> model: the one place that knows all networks by name.
+"""From a configuration to a network.
 
-A config is a flat dict, ``{"name": "se3_transformer_nbody", "layers": 2, "channels": 16}``; keys
-that are left out take the defaults of the network's options class. ``model.config`` gives the
-complete dict back, so that a checkpoint can rebuild its model.
+A configuration names a network and its options by flat name (``far_heads``), by published name
+(``fmm_kappa_max``) or in groups:
+
+    build_model({"name": "e2former"})                                   # what train_md17 trains
+    build_model({"name": "e2former", "preset": "base", "far": {"heads": 2}})
+
+Options that are left out take the values of the preset (default "small"), then the defaults of the
+options class. ``model.config`` gives the complete configuration back, so that a checkpoint can
+rebuild its model.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import typing
+from collections.abc import Mapping
 
-from torch import nn
+import farfield.models.networks  # noqa: F401 - registers the networks of the package
+from farfield.models.choices import check_choice
+from farfield.models.network import NETWORKS, EnergyNetwork, Network
+from farfield.models.option_fields import canonical, flat_values, make_options
+from farfield.models.potential import Potential
 
-from farfield.models.networks.e2former import E2Former
-from farfield.models.networks.e2former_options import E2FormerOptions
-from farfield.models.networks.nbody_transformer import NBodyOptions, SE3TransformerNBody
-from farfield.models.networks.property_networks import (
-    E2FormerProperties,
-    E2FormerPropertyOptions,
-    SE3PropertyOptions,
-    SE3TransformerProperties,
-)
-
-MODELS = {
-    "se3_transformer_nbody": (SE3TransformerNBody, NBodyOptions),
-    "e2former": (E2Former, E2FormerOptions),
-    "se3_transformer_properties": (SE3TransformerProperties, SE3PropertyOptions),
-    "e2former_properties": (E2FormerProperties, E2FormerPropertyOptions),
-}
-
-# set by the network from its inputs, not by the user
-DERIVED = {"edge_scalars", "edge_vectors"}
+DEFAULT_PRESET = "small"
 
 
-def model_options(name: str) -> dict[str, object]:
-    """Option names of the network ``name`` and their defaults. Raises ValueError for an unknown
-    network.
+def network_names(predicts: str | None = None) -> list[str]:
+    """Names of all networks, or of those that predict ``predicts`` ("potential", "properties",
+    "nbody").
     """
-    if not isinstance(name, str) or name not in MODELS:
-        raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name!r}")
-    _, options = MODELS[name]
-    return {
-        field.name: field.default
-        for field in dataclasses.fields(options)
-        if field.name not in DERIVED
-    }
+    return [name for name, entry in NETWORKS.items() if predicts in (None, entry.predicts)]
 
 
-def build_model(config: dict) -> nn.Module:
-    """Build the network a config dict names.
+def network_class(name: str) -> type[Network]:
+    """The network called ``name``; ValueError with a guess where there is none."""
+    return NETWORKS.find(name)
 
-    Raises ValueError in one line for a missing or unknown name, an unknown key (with the nearest
-    known one), a value of the wrong type, or a value the network refuses.
+
+def preset_values(name: str, preset: str = DEFAULT_PRESET) -> dict[str, object]:
+    """What a preset of the network ``name`` sets, by flat name; ValueError for an unknown one."""
+    presets = network_class(name).presets
+    check_choice(f"preset of {name}", preset, presets)
+    return dict(presets[preset])
+
+
+def default_config(name: str, preset: str = DEFAULT_PRESET) -> dict[str, object]:
+    """All options of the network ``name`` by flat name, with the values of a preset."""
+    return flat_values(network_class(name).Options()) | preset_values(name, preset)
+
+
+def build_model(config: Mapping[str, object]) -> Network:
+    """Build the network that a configuration names.
+
+    Energy networks come as a :class:`Potential`. Raises ValueError in one line for a missing or
+    unknown name, an unknown option (with a guess), a value of the wrong type, or a value that the
+    network refuses.
     """
     if "name" not in config:
-        raise ValueError(f"model config has no 'name': add one of {', '.join(MODELS)}")
+        raise ValueError(f"model config has no 'name'; add one of {', '.join(NETWORKS)}")
     name = config["name"]
-    defaults = model_options(name)
-    chosen = {key: value for key, value in config.items() if key != "name"}
-    network, options = MODELS[name]
-    kinds = typing.get_type_hints(options)
-    for key, value in chosen.items():
-        if key not in defaults:
-            near = difflib.get_close_matches(str(key), defaults, 1)
-            raise ValueError(
-                f"unknown option {key!r} of model {name}"
-                + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(defaults)}")
-            )
-        chosen[key] = _checked(key, value, kinds[key])
-    model = network(options(**chosen))
-    model.config = {"name": name, **defaults, **chosen}
+    entry = network_class(name)
+    preset = preset_values(name, config.get("preset", DEFAULT_PRESET))
+    given = {key: value for key, value in config.items() if key not in ("name", "preset")}
+
+    try:
+        options = make_options(entry.Options, preset | canonical(entry.Options, given, preset))
+    except ValueError as error:
+        raise ValueError(f"model {name}: {error}") from None
+    model = entry(options)
+    if isinstance(model, EnergyNetwork):
+        model = Potential(model, options.forces, options.stress)
+    model.config = {"name": name, **flat_values(options)}
     return model
-
-
-def _checked(key: str, value, hint):
-    """``value`` if it is of the type that the option says; integers pass as floats."""
-    kinds = typing.get_args(hint) or (hint,)  # "int | None": both
-    if float in kinds and type(value) is int:
-        return float(value)
-    if type(value) not in kinds:
-        raise ValueError(f"model option {key} must be of type {kinds[0].__name__}, got {value!r}")
-    return value

@@ -1,13 +1,173 @@
-"""From energies to forces and stress, by differentiation or by a head of their own."""
+"""A potential: an energy network, its reference energies, and forces and stress as derivatives.
+
+    E = sum_i ( reference[Z_i] + shift + scale e_i ) + E_graph,
+    F_i = -dE/dr_i,        sigma = (1 / V) dE/dstrain
+
+with e_i what the network says of an atom and E_graph what it says of the whole structure. Total
+energies of quantum chemistry are large (ethanol -4e3 eV, a carbon atom -1e3 eV) compared with what
+is learned (0.01 eV): float32 would lose their last digits. So the constants live in float64,
+whatever type the network is cast to, the sum over atoms is taken in float64, and energies leave as
+float64. Forces and stress leave in the type of the positions.
+
+Strain acts as r -> r (1 + strain) on positions and cell vectors alike (rows); its derivative is
+taken for the symmetric part, so the stress is symmetric. Positive stress is tension, as in ASE.
+Cost: the derivatives take about twice the time of the energy.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from farfield.models.graph_ops import GraphIndex, broadcast_nodes
+from farfield.models.batch import AtomBatch
+from farfield.models.choices import check_choices
+from farfield.models.graph_ops import GraphIndex, broadcast_nodes, sum_nodes
+from farfield.models.heads.energy import AtomicReference
+from farfield.models.network import POTENTIAL, EnergyNetwork, Network, Output
+from farfield.models.option_fields import MAIN
+
+FORCES = {
+    "conservative": "the negative slope of the energy",
+    "direct": "read from the features: faster, and energy is not conserved",
+    "none": "energies alone",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class PotentialOptions:
+    """What a potential predicts; the base class of the options of every energy network.
+
+    forces: name in ``FORCES``. stress: predict it too, from the cells of the batch; only with
+    conservative forces.
+    """
+
+    forces: Annotated[
+        str,
+        "forces: the slope of the energy, read directly from the features, or none",
+        FORCES,
+        MAIN,
+    ] = "conservative"
+    stress: Annotated[bool, "predict the stress of periodic structures", MAIN] = False
+
+    def __post_init__(self):
+        check_choices(self, {"forces": FORCES})
+        if self.stress and self.forces != "conservative":
+            raise ValueError(
+                "stress is a derivative of the energy: it needs forces 'conservative', got "
+                f"{self.forces!r}"
+            )
+
+
+class Potential(Network):
+    """``potential(batch) -> {"energy": (graphs,) float64, "forces": (nodes, 3), "stress": (graphs,
+    3, 3)}`` in eV, eV/Angstrom and eV/Angstrom^3.
+
+    Arguments
+        network  :class:`EnergyNetwork`
+        forces   "conservative", "direct" (the network gives ``direct_forces``) or "none"
+        stress   whether there is a stress
+
+    Derivatives are taken inside, also under ``torch.no_grad()``. They can be differentiated again
+    in training mode, and in evaluation mode if the positions ask for a gradient; otherwise
+    evaluation gives plain values without a graph.
+    """
+
+    predicts = POTENTIAL
+
+    def __init__(self, network: EnergyNetwork, forces: str = "conservative", stress: bool = False):
+        super().__init__()
+        choices = PotentialOptions(forces, stress)  # refuses what does not go together
+        self.network = network
+        self.forces, self.stress = choices.forces, choices.stress
+        self.reference = AtomicReference()
+
+    @property
+    def options(self):
+        """Options of the network inside."""
+        return self.network.options
+
+    def outputs(self) -> dict[str, Output]:
+        found = {"energy": Output("graph", "scalar", "eV")}
+        if self.forces != "none":
+            found["forces"] = Output("node", "vector", "eV/Angstrom")
+        if self.stress:
+            found["stress"] = Output("graph", "tensor", "eV/Angstrom^3")
+        return found
+
+    def set_reference(
+        self, energies: Mapping[int, float], scale: float = 1.0, shift: float = 0.0
+    ) -> None:
+        """Set the energy of each element (eV, by atomic number), and scale and shift of the learned
+        energy of an atom.
+
+        From then on structures of other elements are refused. Direct forces are in units of the
+        scale as well. Errors: see :meth:`AtomicReference.set`.
+        """
+        self.reference.set(energies, scale, shift)
+
+    def reference_energy(self, batch: AtomBatch) -> Tensor:
+        """Constant part of the energies (graphs,) float64; the network learns labels minus this."""
+        return self.reference(batch.graph, batch.atomic_numbers)
+
+    def forward(self, batch: AtomBatch) -> dict[str, Tensor]:
+        if self.forces == "conservative":
+            return self._with_derivatives(batch)
+
+        energy, found = self._energy(batch)
+        out = {"energy": energy}
+        if self.forces == "direct":
+            if "direct_forces" not in found:
+                raise ValueError(
+                    f"{type(self.network).__name__} gives no direct_forces; choose forces "
+                    "'conservative' or 'none'"
+                )
+            forces = found["direct_forces"]
+            out["forces"] = forces * self.reference.scale.to(forces.dtype)
+        return out
+
+    def _energy(self, batch: AtomBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Energy (graphs,) float64, and all that the network says."""
+        found = self.network(batch)
+        learned = self.reference.scale * found["atomic_energy"].double()
+        energy = sum_nodes(batch.graph, learned) + self.reference_energy(batch)
+        if "graph_energy" in found:
+            energy = energy + found["graph_energy"].double()
+        return energy, found
+
+    def _with_derivatives(self, batch: AtomBatch) -> dict[str, Tensor]:
+        """Energy, its derivatives by positions and, if there is a stress, by strain."""
+        if torch.is_inference_mode_enabled():
+            raise ValueError(
+                "forces are derivatives, which torch.inference_mode() forbids; use torch.no_grad()"
+            )
+        positions = batch.positions
+        differentiable = torch.is_grad_enabled() and (self.training or positions.requires_grad)
+
+        with torch.enable_grad():
+            if not positions.requires_grad:
+                positions = positions.detach().requires_grad_(True)
+            inputs, changes = [positions], {"positions": positions}
+            if self.stress:
+                if batch.cell is None:
+                    raise ValueError(
+                        "stress needs a cell: give the batch its cell (graphs, 3, 3), or set "
+                        "stress to false"
+                    )
+                strain, moved, cell = strained(batch.graph, positions, batch.cell)
+                inputs.append(strain)
+                changes = {"positions": moved, "cell": cell}
+            energy, _ = self._energy(dataclasses.replace(batch, **changes))
+            gradients = torch.autograd.grad(energy.sum(), inputs, create_graph=differentiable)
+
+        out = {"energy": energy if differentiable else energy.detach(), "forces": -gradients[0]}
+        if self.stress:
+            volume = torch.linalg.det(batch.cell).abs().view(-1, 1, 1)
+            out["stress"] = gradients[1] / volume
+        return out
 
 
 def strained(graph: GraphIndex, positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -19,58 +179,10 @@ def strained(graph: GraphIndex, positions: Tensor, cell: Tensor) -> tuple[Tensor
     volume = torch.linalg.det(cell).abs()
     if not bool((volume > 0).all()):
         raise ValueError(
-            f"stress needs cells with a volume > 0 Angstrom^3, got {float(volume.min())}; ask "
-            "for no stress of open systems"
+            f"stress needs cells with a volume > 0 Angstrom^3, got {float(volume.min())}; ask for "
+            "no stress of open systems"
         )
     strain = torch.zeros_like(cell).requires_grad_(True)
     symmetric = (strain + strain.transpose(1, 2)) / 2
     moved = positions + (positions.unsqueeze(1) @ broadcast_nodes(graph, symmetric)).squeeze(1)
     return strain, moved, cell + cell @ symmetric
-
-
-def no_forces(model: nn.Module, batch) -> dict[str, Tensor]:
-    """Energy alone."""
-    x = model.features(batch, batch.positions, batch.cell)
-    return {"energy": model.energy(batch.graph, x, batch.atomic_numbers)}
-
-
-def direct_forces(model: nn.Module, batch) -> dict[str, Tensor]:
-    """Energy, and forces read from degree 1 without a derivative."""
-    x = model.features(batch, batch.positions, batch.cell)
-    forces = model.vectors(x) * model.energy.reference.scale.to(x.dtype)
-    return {"energy": model.energy(batch.graph, x, batch.atomic_numbers), "forces": forces}
-
-
-def conservative_forces(model: nn.Module, batch) -> dict[str, Tensor]:
-    """Energy and its derivatives by positions and, if asked for, by strain."""
-    if torch.is_inference_mode_enabled():
-        raise ValueError(
-            "forces are derivatives, which torch.inference_mode() forbids; use torch.no_grad()"
-        )
-    graph, positions, cell = batch.graph, batch.positions, batch.cell
-    again = torch.is_grad_enabled() and (model.training or positions.requires_grad)
-    with torch.enable_grad():
-        if not positions.requires_grad:
-            positions = positions.detach().requires_grad_(True)
-        wanted, moved = [positions], positions
-        if model.options.stress:
-            if cell is None:
-                raise ValueError(
-                    "stress needs a cell: give the batch its cell (graphs, 3, 3), or set stress "
-                    "to false"
-                )
-            strain, moved, cell = strained(graph, positions, cell)
-            wanted.append(strain)
-        energy = model.energy(graph, model.features(batch, moved, cell), batch.atomic_numbers)
-        gradients = torch.autograd.grad(energy.sum(), wanted, create_graph=again)
-    out = {"energy": energy if again else energy.detach(), "forces": -gradients[0]}
-    if model.options.stress:
-        out["stress"] = gradients[1] / torch.linalg.det(batch.cell).abs().view(-1, 1, 1)
-    return out
-
-
-FORCES: dict[str, Callable[..., dict[str, Tensor]]] = {  # name -> (model, batch) to predictions
-    "conservative": conservative_forces,
-    "direct": direct_forces,
-    "none": no_forces,
-}

@@ -66,7 +66,7 @@ class FarfieldCalculator(Calculator):
 
         # what the network can say follows from its training
         options = self._run.config.model
-        reference = self._network(stress=False).energy.reference
+        reference = self._network(stress=False).reference
         self.dtype = PRECISIONS[dtype]
         self.cutoff = float(options.cutoff)
         self.conservative = options.forces == "conservative"

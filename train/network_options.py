@@ -13,32 +13,14 @@ import yaml
 from torch import nn
 
 from farfield.common.command_line import OptionParser, plain
-from farfield.models.factory import DERIVED, MODELS, build_model, model_options
-from farfield.models.networks import e2former_options, property_networks
+from farfield.models.factory import (
+    DEFAULT_PRESET,
+    build_model,
+    default_config,
+    network_class,
+    network_names,
+)
 from farfield.models.networks.blocks import parse_schedule
-
-PREDICTS = {
-    "se3_transformer_nbody": "nbody",
-    "e2former": "potential",
-    "se3_transformer_properties": "properties",
-    "e2former_properties": "properties",
-}
-PRESETS = {"e2former": e2former_options.PRESETS, **property_networks.PRESETS}
-
-
-def network_names(predicts: str) -> list[str]:
-    """Names of the networks whose predictions a task can learn."""
-    return [name for name in MODELS if PREDICTS[name] == predicts]
-
-
-def presets_of(network: str) -> dict[str, dict[str, object]]:
-    """Named sizes of a network: preset -> values of options."""
-    return PRESETS.get(network, {})
-
-
-def preset_values(network: str, preset: str | None) -> dict[str, object]:
-    """Values of a preset, nothing where the network has none."""
-    return {} if preset is None else presets_of(network)[preset]
 
 
 def add_network_options(parser: OptionParser, task, network: str) -> None:
@@ -51,18 +33,21 @@ def add_network_options(parser: OptionParser, task, network: str) -> None:
     names = network_names(task.predicts)
     section.add("--model", str, network, key="name", choices=names, main=True, help="network")
 
-    presets = presets_of(network)
-    usual = next(iter(presets), None)
-    if presets:
-        words = "size of the network"
-        section.add("--preset", str, usual, choices=list(presets), main=True, help=words)
-
+    presets = network_class(network).presets
+    section.add(
+        "--preset",
+        str,
+        DEFAULT_PRESET,
+        choices=list(presets),
+        main=True,
+        help="size of the network",
+    )
     section.add_fields(
-        MODELS[network][1],
-        skip=(*DERIVED, *task.fixed_options),
+        network_class(network).Options,
+        skip=task.fixed_options,
         decided=dict.fromkeys(task.measured_options, "the data"),
         presets=presets,
-        preset=usual,
+        preset=DEFAULT_PRESET,
     )
 
 
@@ -116,7 +101,7 @@ def restore_network(config) -> nn.Module:
 def check_layers(model) -> None:
     """``ValueError`` for a number of layers that the schedule of a network does not read."""
     schedule = model.get("schedule")
-    if schedule is None or model.layers == model_options(model.name)["layers"]:
+    if schedule is None or model.layers == default_config(model.name)["layers"]:
         return
     if parse_schedule(schedule, 1) == parse_schedule(schedule, 2):
         hint = "leave --layers out, or give a part without a count: --schedule hybrid-first-order"

@@ -25,17 +25,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from torch import Tensor, nn
 
-from farfield.models.choices import Registry
+from farfield.models.choices import Registry, check_at_least, check_choices
 from farfield.models.far_field.expansion import ExpansionOptions
 from farfield.models.far_field.expansions import EXPANSIONS
 from farfield.models.far_field.expansions.lattice import periodic_cell
-from farfield.models.far_field.spectrum import RadialOptions, RadialSpectrum
+from farfield.models.far_field.spectrum import RadialSpectrum, SpectrumOptions
 from farfield.models.graph_ops import GraphIndex, broadcast_nodes, sum_nodes
 from farfield.models.layers.linear import EquivariantLinear
+from farfield.models.option_fields import MAIN, Alias
 from farfield.models.so3.coupling import KernelCoupling
 from farfield.models.so3.irreps import num_rows
 
@@ -74,62 +75,72 @@ def attention_normalisation(
 
 
 @dataclasses.dataclass(frozen=True)
-class FarFieldOptions:
-    """Sizes and choices of a :class:`FarFieldAttention`.
+class FarFieldOptions(SpectrumOptions, ExpansionOptions):
+    """Choices of a :class:`FarFieldAttention`, with its radial functions and its expansion.
 
-    channels, lmax: of the features in and out. kernel_lmax, value_lmax: highest degree of the
-    kernel and of the values, lmax for None (0: charges that make potentials and fields).
-    key_features, value_channels: per head. feature_map, normalisation, expansion: names in
-    ``FEATURE_MAPS``, ``NORMALISATIONS``, ``EXPANSIONS``. typical_atoms: atoms that contribute to a
-    message, from the training data; with normalisation "none" messages are divided by key_features
-    x typical_atoms. accuracy, radial: see their classes. Raises ValueError in one line for sizes <
-    1, unknown names, and "attention" with "identity".
+    kernel_lmax, value_lmax: highest degree of the kernel and of the values (None: the degree of the
+    features; 0: charges that make potentials and fields). key_features, value_channels: per head.
+    feature_map, normalisation, expansion: names in ``FEATURE_MAPS``, ``NORMALISATIONS``,
+    ``EXPANSIONS``. Raises ValueError in one line for sizes < 1, unknown names, and "attention" with
+    "identity".
     """
 
-    channels: int
-    lmax: int
-    kernel_lmax: int = 2
-    value_lmax: int | None = None
-    heads: int = 4
-    key_features: int = 8
-    value_channels: int = 4
-    feature_map: str = "elu"
-    normalisation: str = "none"
-    typical_atoms: float = 20.0
-    expansion: str = "auto"
-    accuracy: ExpansionOptions = ExpansionOptions()
-    radial: RadialOptions = RadialOptions()
+    heads: Annotated[int, "attention heads of the far field", MAIN] = 2
+    key_features: Annotated[int, "width of a query and a key in a head of the far field"] = 8
+    value_channels: Annotated[int, "channels of a value in a head of the far field"] = 8
+    kernel_lmax: Annotated[int, "highest degree of the far field's kernel", MAIN] = 0
+    value_lmax: Annotated[
+        int | None, "highest degree of the far field's values; none: the degree of the features"
+    ] = None
+    feature_map: Annotated[str, "function of queries and keys of the far field", FEATURE_MAPS] = (
+        "elu"
+    )
+    normalisation: Annotated[
+        str, "divisor of a far message: a constant, or the sum of its weights", NORMALISATIONS
+    ] = "none"
+    expansion: Annotated[str, "method of the sum over all atoms", EXPANSIONS, MAIN] = "auto"
+    weight: Annotated[
+        float, "factor of the far field in a hybrid layer at the start", Alias("long_scale")
+    ] = 0.1
 
     def __post_init__(self):
-        for name in ("channels", "heads", "key_features", "value_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} of the far field must be >= 1, got {getattr(self, name)}")
-        for name in ("lmax", "kernel_lmax"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} of the far field must be >= 0, got {getattr(self, name)}")
-        if self.value_lmax is not None and not 0 <= self.value_lmax <= self.lmax:
-            reason = (
-                f"value_lmax of the far field must be in 0 .. {self.lmax}, the degrees of "
-                f"the features, got {self.value_lmax}"
-            )
-            raise ValueError(f"{reason}; leave it out for all of them")
-        for name, known in (
-            ("feature_map", FEATURE_MAPS),
-            ("normalisation", NORMALISATIONS),
-            ("expansion", EXPANSIONS),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} of the far field must be one of {', '.join(known)}, got "
-                    f"{getattr(self, name)!r}"
-                )
+        of = "of the far field"
+        SpectrumOptions.__post_init__(self)
+        ExpansionOptions.__post_init__(self)
+        check_at_least(self, 1, ["heads", "key_features", "value_channels"], of)
+        check_at_least(self, 0, ["kernel_lmax"], of)
+        if self.value_lmax is not None:
+            check_at_least(self, 0, ["value_lmax"], of)
+        check_choices(
+            self,
+            {
+                "feature_map": FEATURE_MAPS,
+                "normalisation": NORMALISATIONS,
+                "expansion": EXPANSIONS,
+            },
+            of,
+        )
         if self.normalisation == "attention" and not FEATURE_MAPS[self.feature_map].positive:
             raise ValueError(
-                "normalisation 'attention' divides by a sum of positive weights: feature_map "
-                f"{self.feature_map!r} has none"
+                f"normalisation 'attention' {of} divides by a sum of positive weights, which "
+                f"feature_map {self.feature_map!r} does not give; choose 'elu' or 'softplus'"
             )
-        if not (math.isfinite(self.typical_atoms) and self.typical_atoms > 0):
-            raise ValueError(f"typical_atoms must be > 0, got {self.typical_atoms}")
+        if not math.isfinite(self.weight):
+            raise ValueError(f"weight {of} must be finite, got {self.weight}")
+
+    def degree_of_values(self, lmax: int) -> int:
+        """Highest degree of the values on features of degrees up to ``lmax``.
+
+        Raises ValueError for a ``value_lmax`` above it.
+        """
+        if self.value_lmax is None:
+            return lmax
+        if self.value_lmax > lmax:
+            raise ValueError(
+                f"value_lmax of the far field must be in 0 .. {lmax}, the degrees of the features, "
+                f"got {self.value_lmax}; leave it out for all of them"
+            )
+        return self.value_lmax
 
 
 class FarFieldAttention(nn.Module):
@@ -141,29 +152,34 @@ class FarFieldAttention(nn.Module):
     features, with cells also in the cell (twice).
     """
 
-    def __init__(self, options: FarFieldOptions):
+    def __init__(
+        self, channels: int, lmax: int, options: FarFieldOptions, typical_atoms: float = 20.0
+    ):
         super().__init__()
+        if not (math.isfinite(typical_atoms) and typical_atoms > 0):
+            raise ValueError(f"typical_atoms must be > 0 and finite, got {typical_atoms}")
         self.options = options
+        self.constant = options.key_features * typical_atoms
         heads, width = options.heads, options.heads * options.value_channels
-        value_lmax = options.lmax if options.value_lmax is None else options.value_lmax
+        value_lmax = options.degree_of_values(lmax)
         self.value_rows = num_rows(value_lmax)
 
         # From the features of an atom to what the kernel acts on.
-        self.queries = nn.Linear(options.channels, heads * options.key_features)
-        self.keys = nn.Linear(options.channels, heads * options.key_features)
-        self.values = EquivariantLinear(value_lmax, options.channels, width)
+        self.queries = nn.Linear(channels, heads * options.key_features)
+        self.keys = nn.Linear(channels, heads * options.key_features)
+        self.values = EquivariantLinear(value_lmax, channels, width)
 
         # The kernel and the sum over all atoms.
-        self.radial = RadialSpectrum(options.kernel_lmax, heads, options.radial)
+        self.radial = RadialSpectrum(options.kernel_lmax, heads, options)
         self.expansion = EXPANSIONS[options.expansion](
-            self.radial.wave_numbers, options.kernel_lmax, options.accuracy
+            self.radial.wave_numbers, options.kernel_lmax, options
         )
 
         # Back to features: kernel degree x value degree -> degree of the message.
         self.coupling = KernelCoupling(
-            options.kernel_lmax, value_lmax, options.lmax, heads, options.value_channels
+            options.kernel_lmax, value_lmax, lmax, heads, options.value_channels
         )
-        self.output = EquivariantLinear(options.lmax, width, options.channels)
+        self.output = EquivariantLinear(lmax, width, channels)
 
     def forward(
         self,
@@ -196,7 +212,7 @@ class FarFieldAttention(nn.Module):
 
         # 1 / Z_i belongs to the receiver, so the query carries it.
         normalise = NORMALISATIONS[options.normalisation]
-        total = normalise(graph, queries, keys, options.key_features * options.typical_atoms)
+        total = normalise(graph, queries, keys, self.constant)
         queries = queries / total
 
         heard = self.expansion(graph, positions, queries, keys, values, self.radial(), cell)

@@ -21,15 +21,15 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import math
 import warnings
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from farfield.models.choices import Registry
+from farfield.models.choices import Registry, check_at_least, check_choices, check_positive
 from farfield.models.graph_ops import GraphIndex
+from farfield.models.option_fields import DERIVED
 from farfield.models.so3.quadrature import RULES
 
 LARGEST_RADIUS = 1000.0  # Angstrom; the error law of a larger one takes seconds
@@ -41,47 +41,40 @@ class ExpansionOptions:
     """Accuracy and memory of an expansion.
 
     tolerance: relative error of the kernel inside the design radius. design_radius: distance from
-    the centroid (Angstrom) up to which ``tolerance`` holds; larger graphs are announced by one
-    warning. budget: numbers in a temporary tensor. rule, directions: of plane waves, a name in
-    ``RULES`` and, if not what ``tolerance`` asks for, the number of directions for every kappa.
-    Raises ValueError for a tolerance outside (0, 0.1], lengths or budgets that are not positive,
-    and rules that do not exist.
+    the centroid (Angstrom) up to which ``tolerance`` holds; a larger graph brings one warning.
+    budget: values in a temporary tensor. rule, directions: of plane waves, a name in ``RULES`` and
+    the number of directions for every kappa (None: as many as ``tolerance`` needs). Raises
+    ValueError for a tolerance outside (0, 0.1], lengths or budgets that are not positive, and
+    unknown rules.
     """
 
-    tolerance: float = 1e-4
-    design_radius: float = 10.0
-    budget: int = 2**22
-    rule: str = "lebedev"
-    directions: int | None = None
+    tolerance: Annotated[
+        float, "relative error of the far field's multipole and planewave expansions"
+    ] = 1e-4
+    design_radius: Annotated[
+        float, "radius of a structure up to which the tolerance of the far field holds, Angstrom"
+    ] = 10.0
+    budget: Annotated[int, "values in a temporary tensor", DERIVED] = 2**22
+    rule: Annotated[str, "quadrature rule of the planewave expansion", RULES] = "lebedev"
+    directions: Annotated[
+        int | None, "directions of the planewave expansion; none: as many as the tolerance needs"
+    ] = None
 
     def __post_init__(self):
+        of = "of the far field"
+        check_choices(self, {"rule": RULES}, of)
+        check_positive(self, ["design_radius"], of)
+        check_at_least(self, 1, ["budget"], of)
         if not 0 < self.tolerance <= 0.1:
-            raise ValueError(
-                f"tolerance of the far field must be in (0, 0.1], got {self.tolerance}"
-            )
-        if not (math.isfinite(self.design_radius) and self.design_radius > 0):
-            raise ValueError(
-                "design radius of the far field must be > 0 Angstrom and finite, got "
-                f"{self.design_radius}"
-            )
+            raise ValueError(f"tolerance {of} must be in (0, 0.1], got {self.tolerance}")
         if self.design_radius > LARGEST_RADIUS:
-            reason = (
-                f"design radius of the far field must be <= {LARGEST_RADIUS:g} Angstrom, "
-                f"got {self.design_radius:g}"
-            )
             raise ValueError(
-                f"{reason}; leave out a structure with an atom so far from the others, or give a "
-                "smaller radius"
-            )
-        if self.budget < 1:
-            raise ValueError(f"budget of the far field must be >= 1 number, got {self.budget}")
-        if self.rule not in RULES:
-            raise ValueError(
-                f"rule of the far field's directions must be one of {', '.join(RULES)}, got "
-                f"{self.rule!r}"
+                f"design_radius {of} must be <= {LARGEST_RADIUS:g} Angstrom, got "
+                f"{self.design_radius:g}; leave out a structure with an atom so far from the "
+                "others, or give a smaller radius"
             )
         if self.directions is not None:
-            RULES[self.rule].sized(self.directions)  # says which number is nearest
+            RULES[self.rule].sized(self.directions)  # the error names the nearest size
 
 
 class Expansion(nn.Module, abc.ABC):

@@ -22,7 +22,6 @@ long tails.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Annotated, NamedTuple
 
@@ -30,7 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from farfield.models.choices import Registry
+from farfield.models.choices import Registry, check_at_least, check_choices, check_positive
+from farfield.models.option_fields import MAIN, Alias
 
 
 class TableMode(NamedTuple):
@@ -57,64 +57,75 @@ class KappaGrid(NamedTuple):
     power: float
 
 
-KAPPA_GRIDS: Registry[Callable[[RadialOptions], KappaGrid]] = Registry("grid of wave numbers")
+KAPPA_GRIDS: Registry[Callable[[SpectrumOptions], KappaGrid]] = Registry("grid of wave numbers")
 
 
 @KAPPA_GRIDS.register("gauss_legendre")
-def gauss_legendre_nodes(options: RadialOptions) -> KappaGrid:
+def gauss_legendre_nodes(options: SpectrumOptions) -> KappaGrid:
     """Gauss-Legendre nodes of (kappa_min, kappa_max] with Coulomb-like weights."""
-    nodes, weights = np.polynomial.legendre.leggauss(options.fmm_num_kappa)
-    width = options.fmm_kappa_max - options.fmm_kappa_min
-    kappa = options.fmm_kappa_min + width * (nodes + 1) / 2
-    falling = np.exp(-options.fmm_radial_low_kappa_bias * (kappa / options.fmm_kappa_max) ** 2)
+    nodes, weights = np.polynomial.legendre.leggauss(options.num_kappa)
+    width = options.kappa_max - options.kappa_min
+    kappa = options.kappa_min + width * (nodes + 1) / 2
+    falling = np.exp(-options.low_kappa_bias * (kappa / options.kappa_max) ** 2)
     return KappaGrid(kappa, weights * falling, power=1.0)
 
 
 @KAPPA_GRIDS.register("uniform")
-def uniform_nodes(options: RadialOptions) -> KappaGrid:
+def uniform_nodes(options: SpectrumOptions) -> KappaGrid:
     """The original grid with its falling weights, the same for all degrees."""
-    position = np.linspace(0, 1, options.fmm_num_kappa)
-    kappa = options.fmm_kappa_min + (options.fmm_kappa_max - options.fmm_kappa_min) * position
-    return KappaGrid(kappa, np.exp(-options.fmm_radial_low_kappa_bias * position), power=0.0)
+    position = np.linspace(0, 1, options.num_kappa)
+    kappa = options.kappa_min + (options.kappa_max - options.kappa_min) * position
+    return KappaGrid(kappa, np.exp(-options.low_kappa_bias * position), power=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class RadialOptions:
+class SpectrumOptions:
     """Choices of a :class:`RadialSpectrum`; wave numbers in 1 / Angstrom (or 1 / length unit of the
     positions).
 
-    fmm_kappa_grid: name in ``KAPPA_GRIDS``. fmm_radial_coeffs_mode: name in ``MODES``: which of
-    degree and head have tables of their own. Raises ValueError in one line for values out of range.
+    kappa_grid: name in ``KAPPA_GRIDS``. radial_mode: name in ``MODES``, which of degree and head
+    have tables of their own. Raises ValueError in one line for values out of range.
     """
 
-    fmm_num_kappa: Annotated[int, "standing waves in a radial function of the far field"] = 8
-    fmm_kappa_min: Annotated[float, "their smallest wave number, 1/Angstrom"] = 0.0
-    fmm_kappa_max: Annotated[float, "their largest wave number, 1/Angstrom"] = 0.8
-    fmm_kappa_grid: Annotated[str, "where between the two they lie", KAPPA_GRIDS] = "gauss_legendre"
-    fmm_learnable_radial_coeffs: Annotated[bool, "learn the radial functions"] = True
-    fmm_radial_coeffs_mode: Annotated[
-        str, "which of degree and head have radial functions of their own", MODES
+    num_kappa: Annotated[
+        int, "standing waves in a radial function of the far field", Alias("fmm_num_kappa")
+    ] = 8
+    kappa_min: Annotated[
+        float, "smallest wave number of the far field, 1/Angstrom", Alias("fmm_kappa_min")
+    ] = 0.0
+    kappa_max: Annotated[
+        float, "largest wave number of the far field, 1/Angstrom", MAIN, Alias("fmm_kappa_max")
+    ] = 1.6
+    kappa_grid: Annotated[
+        str, "rule that places the wave numbers", KAPPA_GRIDS, Alias("fmm_kappa_grid")
+    ] = "gauss_legendre"
+    learnable_radial: Annotated[
+        bool, "learn the far field's radial functions", Alias("fmm_learnable_radial_coeffs")
+    ] = True
+    radial_mode: Annotated[
+        str,
+        "which of degree and head have radial functions of their own",
+        MODES,
+        Alias("fmm_radial_coeffs_mode"),
     ] = "per_l_head"
-    fmm_radial_init_scale: Annotated[float, "size of the radial functions at the start"] = 0.05
-    fmm_radial_low_kappa_bias: Annotated[float, "how much they start with long waves"] = 2.0
+    radial_scale: Annotated[
+        float,
+        "size of the far field's radial functions at the start",
+        Alias("fmm_radial_init_scale"),
+    ] = 0.05
+    low_kappa_bias: Annotated[
+        float, "preference for long waves at the start", Alias("fmm_radial_low_kappa_bias")
+    ] = 2.0
 
     def __post_init__(self):
-        if self.fmm_num_kappa < 1:
-            raise ValueError(f"fmm_num_kappa must be >= 1, got {self.fmm_num_kappa}")
-        if not (math.isfinite(self.fmm_kappa_max) and self.fmm_kappa_max > 0):
+        of = "of the far field"
+        check_choices(self, {"kappa_grid": KAPPA_GRIDS, "radial_mode": MODES}, of)
+        check_at_least(self, 1, ["num_kappa"], of)
+        check_positive(self, ["kappa_max"], of)
+        if not 0 <= self.kappa_min < self.kappa_max:
             raise ValueError(
-                f"fmm_kappa_max must be > 0 and finite (1 / Angstrom), got {self.fmm_kappa_max}"
+                f"kappa_min {of} must be in 0 .. kappa_max = {self.kappa_max}, got {self.kappa_min}"
             )
-        if not 0 <= self.fmm_kappa_min < self.fmm_kappa_max:
-            raise ValueError(
-                f"fmm_kappa_min must be in 0 .. fmm_kappa_max = {self.fmm_kappa_max}, got "
-                f"{self.fmm_kappa_min}"
-            )
-        for name, known in (("fmm_kappa_grid", KAPPA_GRIDS), ("fmm_radial_coeffs_mode", MODES)):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
-                )
 
 
 class RadialSpectrum(nn.Module):
@@ -125,29 +136,29 @@ class RadialSpectrum(nn.Module):
     each head. ``table`` is a parameter if it is learnable, otherwise a buffer.
     """
 
-    def __init__(self, lmax: int, heads: int, options: RadialOptions | None = None):
+    def __init__(self, lmax: int, heads: int, options: SpectrumOptions | None = None):
         super().__init__()
-        options = options or RadialOptions()
+        options = options or SpectrumOptions()
         self.lmax, self.heads, self.options = lmax, heads, options
-        grid = KAPPA_GRIDS[options.fmm_kappa_grid](options)
+        grid = KAPPA_GRIDS[options.kappa_grid](options)
         self.wave_numbers = tuple(float(kappa) for kappa in grid.kappa)
 
         # Every table starts with the same coefficients: (degrees or 1, heads or 1, Q).
-        start = options.fmm_radial_init_scale * grid.weights / grid.weights.sum()
+        start = options.radial_scale * grid.weights / grid.weights.sum()
         start = torch.tensor(start).to(torch.get_default_dtype())
-        mode = MODES[options.fmm_radial_coeffs_mode]
+        mode = MODES[options.radial_mode]
         degrees = lmax + 1 if mode.per_degree else 1
         table = start.repeat(degrees, heads if mode.per_head else 1, 1)
 
         self.gain = nn.Parameter(torch.ones(heads))
-        if options.fmm_learnable_radial_coeffs:
+        if options.learnable_radial:
             self.table = nn.Parameter(table)
         else:
             self.register_buffer("table", table)
 
         # (kappa / kappa_max)^l stays outside the table, as a fixed factor: (lmax + 1, 1, Q).
         exponents = grid.power * np.arange(lmax + 1)[:, None]
-        powers = torch.tensor((grid.kappa[None, :] / options.fmm_kappa_max) ** exponents)
+        powers = torch.tensor((grid.kappa[None, :] / options.kappa_max) ** exponents)
         self.register_buffer("powers", powers.to(start.dtype)[:, None], persistent=False)
 
     def forward(self) -> Tensor:

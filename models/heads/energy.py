@@ -1,17 +1,7 @@
-"""What a network says about a structure: its energy, the forces on its atoms, its stress.
+"""Energies and vectors of atoms, read from their features, and the constants of an energy.
 
-    E = sum_i ( reference[Z_i] + shift + scale e(x_i) ),
-    F_i = -dE/dr_i,        sigma = (1 / V) dE/dstrain
-
-with e a small network of the scalars of an atom. Total energies of quantum chemistry are large
-(ethanol -4e3 eV, a carbon atom -1e3 eV) beside what is learned (0.01 eV): in float32 they lose
-their last digits. So the constants live in float64, whatever type the network is cast to, the sum
-over atoms is taken in float64, and energies leave as float64. Forces and stress leave in the type
-of the positions.
-
-Strain acts as r -> r (1 + strain) on positions and cell vectors alike (rows); its derivative is
-taken for the symmetric part, so the stress is symmetric. Positive stress is tension: eV /
-Angstrom^3, the sign of ASE.
+The constants of an energy (reference energy of each element, shift, scale) are float64 buffers that
+keep their digits whatever type the network is cast to; ``models.potential`` adds them.
 """
 
 from __future__ import annotations
@@ -41,11 +31,11 @@ class AtomicReference(ExactBuffers):
         self.register_buffer("shift", torch.zeros((), dtype=torch.float64))
 
     def set(self, energies: Mapping[int, float], scale: float = 1.0, shift: float = 0.0) -> None:
-        """Energies by atomic number (eV), scale and shift of the learned energy of an atom (eV);
-        elements left out are unknown.
+        """Set energies by atomic number (eV), and scale and shift of the learned energy of an atom.
 
-        Raises ValueError for atomic numbers outside 1 .. 118, numbers that are not finite, and a
-        scale that is not positive.
+        Scale and shift are in eV. Elements that are left out become unknown. Raises ValueError for
+        atomic numbers outside 1 .. 118, values that are not finite, and a scale that is not
+        positive.
         """
         values, known = torch.zeros_like(self.energy), torch.zeros_like(self.known)
         for number, energy in energies.items():
@@ -73,31 +63,31 @@ class AtomicReference(ExactBuffers):
         }
 
     def forward(self, graph: GraphIndex, atomic_numbers: Tensor) -> Tensor:
-        """Constant part of the energy of every graph (graphs,) float64. Raises ValueError for an
-        element that is not known.
+        """Constant part of the energy of every graph (graphs,) float64.
+
+        Raises ValueError for an element that is not known.
         """
         refuse_unknown(atomic_numbers, self.known)
         return sum_nodes(graph, self.energy.index_select(0, atomic_numbers) + self.shift)
 
 
 class EnergyHead(nn.Module):
-    """``forward(graph, x (nodes, rows, channels), atomic_numbers) -> (graphs,)`` float64, eV."""
+    """Energy of an atom from its scalars: ``forward(x (nodes, rows, channels)) -> (nodes,)``."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.network = nn.Sequential(
             nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, 1)
         )
-        self.reference = AtomicReference()
 
-    def forward(self, graph: GraphIndex, x: Tensor, atomic_numbers: Tensor) -> Tensor:
-        learned = self.reference.scale * self.network(x[:, 0]).squeeze(-1).double()
-        return sum_nodes(graph, learned) + self.reference(graph, atomic_numbers)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x[:, 0]).squeeze(-1)
 
 
 class VectorHead(nn.Module):
-    """Forces straight from degree 1, no derivative: ``forward(x (nodes, rows, channels)) -> (nodes,
-    3)``; not conservative.
+    """A vector of an atom from degree 1: ``forward(x (nodes, rows, channels)) -> (nodes, 3)``.
+
+    As a force it is no derivative of an energy, so it does not conserve one.
     """
 
     def __init__(self, channels: int):

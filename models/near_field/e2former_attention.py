@@ -22,16 +22,19 @@ edges; channels are mixed on nodes only.
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from farfield.models.choices import check_at_least, check_choices, check_positive
 from farfield.models.graph_ops import edge_softmax
 from farfield.models.kernels.harmonic_sum import KERNELS
 from farfield.models.layers.linear import EquivariantLinear
 from farfield.models.near_field.edge_geometry import NearFieldGeometry
 from farfield.models.near_field.scores import SCORES
 from farfield.models.near_field.wigner_convolution import CANCELS, FORMS, WignerConvolution
+from farfield.models.option_fields import MAIN, Alias
 
 
 def softmax_weights(
@@ -53,51 +56,74 @@ WEIGHTS = {"softmax": softmax_weights, "softplus": softplus_weights}
 
 @dataclasses.dataclass(frozen=True)
 class NearFieldOptions:
-    """Sizes and choices of a :class:`NearFieldAttention`.
+    """Choices of a :class:`NearFieldAttention`.
 
-    lmax, channels: of the features in and out. heads: divides the channels of every branch. hidden:
-    width of the edge invariants. attention_order, score, weights, convolution_form,
-    kernel_implementation: names in ``ORDERS``, ``SCORES``, ``WEIGHTS``, ``FORMS``, ``KERNELS``.
-    score_width: numbers a head compares. typical_neighbours: divisor of weights "softplus". Raises
-    ValueError in one line for sizes < 1, heads that do not divide, unknown names.
+    score, weights, convolution_form, kernel_implementation: names in ``SCORES``, ``WEIGHTS``,
+    ``FORMS``, ``KERNELS``. Raises ValueError in one line for sizes < 1 and unknown names.
     """
 
-    lmax: int
-    channels: int
-    heads: int = 4
-    hidden: int = 64
-    attention_order: str = "first-order"
-    score: str = "QK_alpha"
-    score_width: int = 8
-    weights: str = "softplus"
-    typical_neighbours: float = 16.0
-    convolution_form: str = "edge"
-    kernel_implementation: str = "memory_efficient"
+    heads: Annotated[
+        int, "attention heads of the near field", MAIN, Alias("heads"), Alias("num_attn_heads")
+    ] = 4
+    score: Annotated[str, "what the weight of an edge is computed from", SCORES, Alias("score")] = (
+        "QK_alpha"
+    )
+    score_width: Annotated[
+        int, "width of a query and a key in a head of the near field", Alias("score_width")
+    ] = 8
+    weights: Annotated[
+        str,
+        "function from scores to weights: normalised over the neighbours, or each on its own",
+        WEIGHTS,
+        Alias("attention_weights"),
+    ] = "softplus"
+    convolution_form: Annotated[
+        str, "tensor products on edges or on nodes, same result", FORMS, Alias("convolution_form")
+    ] = "edge"
+    kernel_implementation: Annotated[
+        str, "implementation of the sum over neighbours", KERNELS, Alias("kernel_implementation")
+    ] = "memory_efficient"
 
     def __post_init__(self):
-        for name, least in (
-            ("lmax", 1),
-            ("channels", 1),
-            ("heads", 1),
-            ("hidden", 1),
-            ("score_width", 1),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(
-                    f"{name} of the near field must be >= {least}, got {getattr(self, name)}"
-                )
-        known = {"attention_order": ORDERS, "score": SCORES, "weights": WEIGHTS}
-        known |= {"convolution_form": FORMS, "kernel_implementation": KERNELS}
-        for name, names in known.items():
-            if getattr(self, name) not in names:
-                raise ValueError(
-                    f"{name} of the near field must be one of {', '.join(names)}, got "
-                    f"{getattr(self, name)!r}"
-                )
+        of = "of the near field"
+        check_at_least(self, 1, ["heads", "score_width"], of)
+        check_choices(
+            self,
+            {
+                "score": SCORES,
+                "weights": WEIGHTS,
+                "convolution_form": FORMS,
+                "kernel_implementation": KERNELS,
+            },
+            of,
+        )
         if self.convolution_form == "node" and self.kernel_implementation == "flash":
             raise ValueError(CANCELS)
-        if not self.typical_neighbours > 0:
-            raise ValueError(f"typical_neighbours must be > 0, got {self.typical_neighbours}")
+
+
+@dataclasses.dataclass(frozen=True)
+class NearFieldShape(NearFieldOptions):
+    """Choices and sizes of one :class:`NearFieldAttention`.
+
+    attention_order: name in ``ORDERS``. lmax, channels: of the features in and out; the heads
+    divide the channels of every branch. hidden: width of the edge invariants. typical_neighbours:
+    divisor of the weights "softplus". Raises ValueError in one line for sizes < 1, heads that do
+    not divide, unknown names.
+    """
+
+    attention_order: str = "first-order"
+    lmax: int = 2
+    channels: int = 32
+    hidden: int = 64
+    typical_neighbours: float = 16.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        of = "of the near field"
+        check_at_least(self, 1, ["lmax", "channels", "hidden"], of)
+        check_choices(self, {"attention_order": ORDERS}, of)
+        check_positive(self, ["typical_neighbours"], of)
+
         divisor = ORDERS[self.attention_order].narrowest
         if self.channels % (divisor * self.heads):
             raise ValueError(
@@ -130,7 +156,7 @@ class ZeroOrder(nn.Module):
 
     narrowest = 1
 
-    def __init__(self, options: NearFieldOptions):
+    def __init__(self, options: NearFieldShape):
         super().__init__()
         self.kernel = KERNELS[options.kernel_implementation]
         self.weights = EdgeWeights(options.hidden, options.channels, options.heads)
@@ -146,7 +172,7 @@ class ZeroOrder(nn.Module):
 class ConvolutionOrder(nn.Module):
     """Values narrowed by ``divisor``, then the Wigner convolution of ``order``."""
 
-    def __init__(self, options: NearFieldOptions, order: int, divisor: int):
+    def __init__(self, options: NearFieldShape, order: int, divisor: int):
         super().__init__()
         narrow = options.channels // divisor
         self.weights = EdgeWeights(options.hidden, narrow, options.heads)
@@ -171,7 +197,7 @@ class FirstOrder(ConvolutionOrder):
 
     narrowest = 1
 
-    def __init__(self, options: NearFieldOptions):
+    def __init__(self, options: NearFieldShape):
         super().__init__(options, 1, self.narrowest)
 
 
@@ -180,7 +206,7 @@ class SecondOrder(ConvolutionOrder):
 
     narrowest = 2
 
-    def __init__(self, options: NearFieldOptions):
+    def __init__(self, options: NearFieldShape):
         super().__init__(options, 2, self.narrowest)
 
 
@@ -191,7 +217,7 @@ class AllOrder(nn.Module):
 
     narrowest = 4
 
-    def __init__(self, options: NearFieldOptions):
+    def __init__(self, options: NearFieldShape):
         super().__init__()
         self.zero = ZeroOrder(options)
         self.first = ConvolutionOrder(options, 1, 2)
@@ -222,7 +248,7 @@ class NearFieldAttention(nn.Module):
     The residual connection and the norm are the block's.
     """
 
-    def __init__(self, options: NearFieldOptions):
+    def __init__(self, options: NearFieldShape):
         super().__init__()
         self.options = options
         sizes = (options.lmax, options.channels, options.heads, options.hidden, options.score_width)

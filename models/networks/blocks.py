@@ -20,8 +20,6 @@ one another: ``hybrid-first-order``, ``first-order6+fmm-node2``. A part without 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 import re
 from collections.abc import Callable
 from typing import NamedTuple
@@ -29,6 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from farfield.models.choices import check_at_least, check_choices, nearest
 from farfield.models.far_field.attention import FarFieldAttention, FarFieldOptions
 from farfield.models.graph_ops import GraphIndex, broadcast_nodes
 from farfield.models.layers.feed_forward import FEED_FORWARDS
@@ -36,7 +35,7 @@ from farfield.models.layers.norms import NORMS, EquivariantNorm
 from farfield.models.near_field.e2former_attention import (
     ORDERS,
     NearFieldAttention,
-    NearFieldOptions,
+    NearFieldShape,
 )
 from farfield.models.near_field.edge_geometry import NearFieldGeometry
 
@@ -64,37 +63,31 @@ class Scene:
 
 @dataclasses.dataclass(frozen=True)
 class BlockOptions:
-    """Choices of a :class:`Block`.
+    """Choices and sizes of a :class:`Block`.
 
-    near, far: options of the attentions; near is None where the block has no near field. norm,
+    lmax, channels: of the features. near, far: options of the attentions; near is None where the
+    block has no near field. typical_atoms: atoms that contribute to a far message. norm,
     feed_forward: names in ``NORMS`` and ``FEED_FORWARDS``. ffn_channels: inside the feed-forward
-    network. drop_path: probability with which a graph skips a branch while training. long_scale:
-    first value of the far field's factor in a hybrid. Raises ValueError in one line for values out
-    of range.
+    network. drop_path: probability that a graph skips a branch while training. Raises ValueError in
+    one line for values out of range.
     """
 
-    near: NearFieldOptions | None
+    lmax: int
+    channels: int
+    near: NearFieldShape | None
     far: FarFieldOptions
+    typical_atoms: float
     ffn_channels: int
     norm: str
     feed_forward: str
     drop_path: float
-    long_scale: float
 
     def __post_init__(self):
-        for name, table in (("norm", NORMS), ("feed_forward", FEED_FORWARDS)):
-            if getattr(self, name) not in table:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(table)}, got {getattr(self, name)!r}"
-                )
-        if self.ffn_channels < 1:
-            raise ValueError(
-                f"channels of the feed-forward network must be >= 1, got {self.ffn_channels}"
-            )
+        check_choices(self, {"norm": NORMS, "feed_forward": FEED_FORWARDS})
+        check_at_least(self, 1, ["ffn_channels"])
+        self.far.degree_of_values(self.lmax)
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path must be a probability in [0, 1), got {self.drop_path}")
-        if not math.isfinite(self.long_scale):
-            raise ValueError(f"long_scale must be finite, got {self.long_scale}")
 
 
 class NearLayer(nn.Module):
@@ -113,7 +106,9 @@ class FarLayer(nn.Module):
 
     def __init__(self, options: BlockOptions):
         super().__init__()
-        self.attention = FarFieldAttention(options.far)
+        self.attention = FarFieldAttention(
+            options.channels, options.lmax, options.far, options.typical_atoms
+        )
 
     def forward(self, x: Tensor, scene: Scene) -> Tensor:
         return self.attention(scene.graph, scene.positions, x, scene.cell, scene.periodic)
@@ -132,7 +127,7 @@ class HybridLayer(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(torch.randint(2**31, ())))
             self.far = FarLayer(options)
-        self.long_scale = nn.Parameter(torch.tensor(float(options.long_scale)))
+        self.long_scale = nn.Parameter(torch.tensor(float(options.far.weight)))
 
     def forward(self, x: Tensor, scene: Scene) -> Tensor:
         return self.near(x, scene) + self.long_scale * self.far(x, scene)
@@ -171,9 +166,9 @@ def parse_schedule(text: str, layers: int) -> list[str]:
                 "e.g. first-order6+fmm-node2"
             )
         if name not in ATTENTIONS:
-            near = difflib.get_close_matches(name, ATTENTIONS, 1)
-            mend = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(ATTENTIONS)}"
-            raise ValueError(f"schedule {text!r} names the unknown attention {name!r}; {mend}")
+            near = nearest(name, ATTENTIONS)
+            hint = f"did you mean {near!r}?" if near else f"known: {', '.join(ATTENTIONS)}"
+            raise ValueError(f"schedule {text!r} names the unknown attention {name!r}; {hint}")
         number = int(count) if count else layers
         if number < 1:
             raise ValueError(
@@ -222,7 +217,7 @@ class Block(nn.Module):
 
     def __init__(self, attention: str, options: BlockOptions):
         super().__init__()
-        lmax, channels = options.far.lmax, options.far.channels
+        lmax, channels = options.lmax, options.channels
         self.attention_norm = EquivariantNorm(options.norm, lmax, channels)
         self.attention = ATTENTIONS[attention].make(options)
         self.feed_forward_norm = EquivariantNorm(options.norm, lmax, channels)

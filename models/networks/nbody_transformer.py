@@ -16,14 +16,16 @@ dimensionless, as in the public N-body data.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from farfield.models.batch import AtomBatch
+from farfield.models.choices import check_at_least, check_positive
 from farfield.models.edges import edge_vectors
 from farfield.models.near_field.edge_frames import EdgeBasis
+from farfield.models.network import NBODY, NETWORKS, Network, Output
 from farfield.models.networks.se3_transformer import NodeEmbedding, SE3Layers, SE3Options
 
 
@@ -50,13 +52,12 @@ class NBodyOptions(SE3Options):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.updates < 1:
-            raise ValueError(f"updates must be >= 1, got {self.updates}")
-        if not 0 < self.horizon < math.inf:
-            raise ValueError(f"horizon must be > 0 and finite, got {self.horizon}")
+        check_at_least(self, 1, ["updates"])
+        check_positive(self, ["horizon"])
 
 
-class SE3TransformerNBody(nn.Module):
+@NETWORKS.register("se3_transformer_nbody")
+class SE3TransformerNBody(Network):
     """``model(batch) -> {"displacement", "velocity_change": (nodes, 3), "waypoints": (nodes,
     updates, 6)}``.
 
@@ -65,6 +66,9 @@ class SE3TransformerNBody(nn.Module):
     of q_i q_j where bodies hang on springs, and ``batch.edge_basis`` for the first update if it is
     there and the positions ask for no gradient.
     """
+
+    Options = NBodyOptions
+    predicts = NBODY
 
     def __init__(self, options: NBodyOptions):
         super().__init__()
@@ -77,7 +81,14 @@ class SE3TransformerNBody(nn.Module):
         distinct = 1 if options.share_updates else options.updates
         self.updates = nn.ModuleList(StateUpdate(options) for _ in range(distinct))
 
-    def forward(self, batch) -> dict[str, Tensor]:
+    def outputs(self) -> dict[str, Output]:
+        return {
+            "displacement": Output("node", "vector"),
+            "velocity_change": Output("node", "vector"),
+            "waypoints": Output("node", "vectors"),
+        }
+
+    def forward(self, batch: AtomBatch) -> dict[str, Tensor]:
         """State changes of all particles of an ``AtomBatch``."""
         graph, start = batch.graph, batch.positions
         speed = batch.node_features["velocities"]

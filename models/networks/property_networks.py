@@ -15,21 +15,24 @@ Targets are listed in ``PROPERTIES``, readouts in ``READOUTS``. Sources: Fuchs e
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from farfield.models.batch import AtomBatch
+from farfield.models.choices import check_at_least, check_positive
 from farfield.models.edges import edge_vectors, image_vectors
 from farfield.models.elements import MAX_ATOMIC_NUMBER, check_elements
 from farfield.models.graph_ops import sum_edges
-from farfield.models.heads.property_readouts import PropertyHeads, choose_readouts
+from farfield.models.heads.property_readouts import READOUTS, PropertyHeads, choose_readouts
 from farfield.models.layers.edge_embedding import EdgeScalars
 from farfield.models.near_field.edge_frames import EdgeBasis
 from farfield.models.near_field.se3_attention import EdgeGeometry
+from farfield.models.network import NETWORKS, PROPERTIES, Network, Output
 from farfield.models.networks.e2former import E2FormerBackbone, keep_variance
 from farfield.models.networks.e2former_options import PRESETS as E2FORMER_PRESETS
 from farfield.models.networks.e2former_options import BackboneOptions
@@ -72,11 +75,8 @@ class SE3PropertyOptions(SE3Options):
     def __post_init__(self):
         super().__post_init__()
         choose_readouts(self.targets, self.readouts)
-        if self.element_size < 1:
-            raise ValueError(f"element_size must be >= 1, got {self.element_size}")
-        for name in ("avg_atoms", "avg_degree"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be > 0 and finite, got {getattr(self, name)}")
+        check_at_least(self, 1, ["element_size"])
+        check_positive(self, ["avg_atoms", "avg_degree"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,27 @@ class E2FormerPropertyOptions(BackboneOptions):
         choose_readouts(self.targets, self.readouts)
 
 
-class PropertyNetwork(nn.Module):
+SE3_PRESETS: dict[str, dict[str, object]] = {
+    "small": {"value_divisor": 2},
+    "base": {"layers": 5, "channels": 32, "value_divisor": 2},
+    # sizes of the large networks of the literature
+    "published": {
+        "layers": 7,
+        "channels": 32,
+        "lmax": 3,
+        "heads": 8,
+        "value_divisor": 2,
+        "norm": "layer",
+    },
+}
+E2FORMER_PROPERTY_PRESETS: dict[str, dict[str, object]] = {
+    "small": {"schedule": "first-order1+second-order1"},
+    "base": {"schedule": "first-order3+second-order1"},
+    "published": {**E2FORMER_PRESETS["paper"], "schedule": "first-order6"},
+}
+
+
+class PropertyNetwork(Network):
     """A backbone and its heads: ``model(batch) -> {target: (graphs,) or (graphs, 3)}`` in the units
     of the training data, float64.
 
@@ -105,17 +125,25 @@ class PropertyNetwork(nn.Module):
     front.
     """
 
+    predicts = PROPERTIES
+
     def __init__(self, options: SE3PropertyOptions | E2FormerPropertyOptions, channels: int):
         super().__init__()
         self.options = options
         self.readouts = choose_readouts(options.targets, options.readouts)
         self.heads = PropertyHeads(self.readouts, channels, options.avg_atoms)
 
-    def features(self, batch) -> Tensor:
-        """Features of every atom."""
-        raise NotImplementedError
+    @abc.abstractmethod
+    def features(self, batch: AtomBatch) -> Tensor:
+        """Features of every atom (nodes, rows, channels)."""
 
-    def raw(self, batch) -> dict[str, Tensor]:
+    def outputs(self) -> dict[str, Output]:
+        return {
+            target: Output("graph", READOUTS[readout].kind)
+            for target, readout in self.readouts.items()
+        }
+
+    def raw(self, batch: AtomBatch) -> dict[str, Tensor]:
         """Normalised outputs, in the type of the network: what is compared with (value - reference)
         / scale while training.
         """
@@ -123,7 +151,7 @@ class PropertyNetwork(nn.Module):
             batch.graph, self.features(batch), batch.positions, batch.atomic_numbers
         )
 
-    def forward(self, batch) -> dict[str, Tensor]:
+    def forward(self, batch: AtomBatch) -> dict[str, Tensor]:
         """Predictions for an ``AtomBatch``."""
         return self.heads(batch.graph, self.features(batch), batch.positions, batch.atomic_numbers)
 
@@ -134,11 +162,15 @@ class PropertyNetwork(nn.Module):
         self.heads.scaling.set(scaling)
 
 
+@NETWORKS.register("se3_transformer_properties")
 class SE3TransformerProperties(PropertyNetwork):
     """Reads ``batch.graph``, ``positions``, ``atomic_numbers``, ``edge_features["bond_kinds"]``
     (edges,) int64 in 0 .. 4 if the options ask for bonds, and ``edge_basis`` if it is there and the
     positions ask for no gradient.
     """
+
+    Options = SE3PropertyOptions
+    presets = SE3_PRESETS
 
     def __init__(self, options: SE3PropertyOptions):
         true = options.channels - options.pseudo_channels
@@ -151,7 +183,7 @@ class SE3TransformerProperties(PropertyNetwork):
         keep_variance(self.layers.trunk)
         self.surroundings = Surroundings(options, true)
 
-    def features(self, batch) -> Tensor:
+    def features(self, batch: AtomBatch) -> Tensor:
         """Features of every atom after all layers."""
         check_elements(batch.atomic_numbers)
         graph, options = batch.graph, self.options
@@ -191,6 +223,7 @@ class Surroundings(nn.Module):
         return sum_edges(geometry.graph, harmonics.unsqueeze(-1) * weights)
 
 
+@NETWORKS.register("e2former_properties")
 class E2FormerProperties(PropertyNetwork):
     """Reads what :class:`models.networks.e2former.E2FormerBackbone` reads, and kinds of bonds if
     the options ask for them.
@@ -198,31 +231,12 @@ class E2FormerProperties(PropertyNetwork):
     The graph must hold every pair closer than the cutoff, whether it is a bond or not.
     """
 
+    Options = E2FormerPropertyOptions
+    presets = E2FORMER_PROPERTY_PRESETS
+
     def __init__(self, options: E2FormerPropertyOptions):
         super().__init__(options, options.channels)
         self.backbone = E2FormerBackbone(options, options.bond_kinds)
 
-    def features(self, batch) -> Tensor:
-        return self.backbone.features(batch, batch.positions, batch.cell)
-
-
-# "published" has the sizes of the large networks of the literature
-PRESETS: dict[str, dict[str, dict[str, object]]] = {
-    "se3_transformer_properties": {
-        "small": {"layers": 4, "channels": 16, "lmax": 2, "heads": 4, "value_divisor": 2},
-        "base": {"layers": 5, "channels": 32, "lmax": 2, "heads": 4, "value_divisor": 2},
-        "published": {
-            "layers": 7,
-            "channels": 32,
-            "lmax": 3,
-            "heads": 8,
-            "value_divisor": 2,
-            "norm": "layer",
-        },
-    },
-    "e2former_properties": {
-        "small": {"irreps": "32x0e+32x1o+32x2e", "schedule": "first-order1+second-order1"},
-        "base": {"irreps": "32x0e+32x1o+32x2e", "schedule": "first-order3+second-order1"},
-        "published": {**E2FORMER_PRESETS["paper"], "schedule": "first-order6"},
-    },
-}
+    def features(self, batch: AtomBatch) -> Tensor:
+        return self.backbone.features(batch)

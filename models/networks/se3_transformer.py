@@ -13,12 +13,12 @@ every weight. Cost: linear in edges.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from farfield.models.choices import check_at_least, check_choices, check_positive
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.layers.nonlinearities import NONLINEARITIES
 from farfield.models.layers.radial import (
@@ -37,7 +37,10 @@ from farfield.models.near_field.se3_attention import (
     EdgeAttention,
     EdgeGeometry,
 )
+from farfield.models.option_fields import DERIVED, MAIN, Alias
 from farfield.models.so3.irreps import channel_parity, num_rows
+
+MAX_COUPLED_DEGREE = 11
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +53,17 @@ class SE3Options:
     non-linearity after each block, "layer" or "bias" (on norms) or "gate".
     """
 
-    layers: Annotated[int, "attention layers"] = 4
-    channels: Annotated[int, "channels of every degree"] = 8
-    lmax: Annotated[int, "highest degree of features and kernels"] = 3
-    heads: Annotated[int, "heads of an attention"] = 2
-    value_divisor: Annotated[int, "values have channels / this"] = 2
+    layers: Annotated[int, "attention layers", MAIN, Alias("num_layers")] = 4
+    channels: Annotated[int, "channels of every degree", MAIN, Alias("num_channels")] = 8
+    lmax: Annotated[int, "highest degree of features and kernels", MAIN] = 3
+    heads: Annotated[int, "attention heads", MAIN, Alias("n_heads")] = 2
+    value_divisor: Annotated[
+        int, "channels of the features / channels of the values", Alias("div")
+    ] = 2
     cutoff: Annotated[
-        float, "reach of the edges and scale of the radial basis, in the unit of the positions"
+        float,
+        "cutoff of the edges and scale of the radial basis, in the unit of the positions",
+        MAIN,
     ] = 5.0
     envelope: EnvelopeName = "polynomial"
     radial_basis: RadialBasisName = "bessel"
@@ -69,42 +76,34 @@ class SE3Options:
     skip: Annotated[str, "how messages join what came in: cat or sum"] = "cat"
     norm: Annotated[str, "non-linearity after each layer", NONLINEARITIES] = "layer"
     pseudo_channels: Annotated[int, "channels of the opposite parity"] = 0
-    edge_scalars: Annotated[int, "invariant features of an edge"] = 0
-    edge_vectors: Annotated[int, "vector features of an edge"] = 0
+    edge_scalars: Annotated[int, "invariant features of an edge", DERIVED] = 0
+    edge_vectors: Annotated[int, "vector features of an edge", DERIVED] = 0
 
     def __post_init__(self):
-        if not 0 < self.cutoff < math.inf:
+        check_positive(self, ["cutoff"])
+        check_at_least(
+            self,
+            1,
+            [
+                "layers",
+                "channels",
+                "lmax",
+                "heads",
+                "value_divisor",
+                "radial_size",
+                "radial_hidden",
+            ],
+        )
+        check_choices(
+            self, {"envelope": ENVELOPES, "radial_basis": RADIAL_BASES, "norm": NONLINEARITIES}
+        )
+        if self.lmax > MAX_COUPLED_DEGREE:
             raise ValueError(
-                f"cutoff must be > 0 and finite, got {self.cutoff}; give the radius of the "
-                "neighbourhood"
+                f"lmax must be <= {MAX_COUPLED_DEGREE}, the largest degree with coupling tables, "
+                f"got {self.lmax}"
             )
-        if self.lmax > 11:
-            raise ValueError(
-                f"lmax must be <= 11, the largest degree with coupling tables, got {self.lmax}"
-            )
-        for name, least in (
-            ("layers", 1),
-            ("channels", 1),
-            ("lmax", 1),
-            ("heads", 1),
-            ("value_divisor", 1),
-            ("radial_size", 1),
-            ("radial_hidden", 1),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
-        for name, table in (
-            ("envelope", ENVELOPES),
-            ("radial_basis", RADIAL_BASES),
-            ("norm", NONLINEARITIES),
-        ):
-            if getattr(self, name) not in table:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(table)}, got {getattr(self, name)!r}"
-                )
-        channel_parity(
-            self.channels, self.pseudo_channels
-        )  # refuses as many pseudo channels as channels
+        # refuses as many pseudo channels as channels
+        channel_parity(self.channels, self.pseudo_channels)
 
     def attention(self, channels_in: int, channels_out: int, **changes) -> AttentionShape:
         """Sizes of one attention layer of this network."""

@@ -169,7 +169,7 @@ class EnergyForceTask(Task):
     ) -> tuple[Task, EpochLoader]:
         """The task and a split in order; energies less the references of the trained ``model``."""
         task = build_task(config, energy_offset)
-        return task, split_loader(config, split, model.energy.reference.values())
+        return task, split_loader(config, split, model.reference.values())
 
     # ---- of a run
 

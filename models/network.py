@@ -1,0 +1,99 @@
+"""The contract of a network: what it gives, what a task may ask of it, how it is found.
+
+A network is one class in one file:
+
+    @dataclasses.dataclass(frozen=True)
+    class MyOptions(PotentialOptions):
+        width: Annotated[int, "hidden width"] = 16
+
+    @NETWORKS.register("my_network")
+    class MyNetwork(EnergyNetwork):
+        Options = MyOptions
+
+        def __init__(self, options: MyOptions): ...
+        def forward(self, batch: AtomBatch) -> dict[str, Tensor]:
+            return {"atomic_energy": ...}                     # (nodes,)
+
+From then on ``build_model({"name": "my_network"})`` makes it, training scripts offer it as
+``--model my_network`` with its options as flags, and checkpoints rebuild it. A network of energies
+becomes a potential with forces and stress by ``models.potential.Potential``, which wraps it from
+outside. :func:`models.network_check.check_network` says whether a network keeps the contract.
+
+Units are fixed: eV, Angstrom, eV/Angstrom, eV/Angstrom^3, e.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from farfield.models.batch import AtomBatch
+from farfield.models.choices import Registry
+
+POTENTIAL = "potential"
+PROPERTIES = "properties"
+NBODY = "nbody"
+
+
+class Output(NamedTuple):
+    """One prediction of a network.
+
+    rows: "graph" or "node". kind: how it turns with the structure, "scalar", "vector" (..., 3),
+    "vectors" (..., 3 k), or "tensor" (..., 3, 3). unit: "" for dimensionless.
+    """
+
+    rows: str
+    kind: str
+    unit: str = ""
+
+
+class Network(nn.Module, abc.ABC):
+    """What every network gives.
+
+    Class attributes
+
+    Options   frozen dataclass of its options (``models.option_fields``); ``Options()`` is valid
+    presets   name -> option values by flat name; ``small`` is the default
+    predicts  what it is trained for: "potential", "properties", "nbody", or a word of a task of
+              one's own
+    """
+
+    Options: ClassVar[type]
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {"small": {}}
+    predicts: ClassVar[str]
+
+    config: dict
+    """Name and all options by flat name; set by ``models.factory.build_model``."""
+
+    @abc.abstractmethod
+    def forward(self, batch: AtomBatch) -> dict[str, Tensor]:
+        """Predictions by name; see :meth:`outputs`."""
+
+    @abc.abstractmethod
+    def outputs(self) -> dict[str, Output]:
+        """What ``forward`` returns, by name."""
+
+    @property
+    def cutoff(self) -> float | None:
+        """Reach of the edges that the network needs, Angstrom; None where it takes any graph."""
+        return getattr(self.options, "cutoff", None)
+
+
+class EnergyNetwork(Network):
+    """A network of energies: the part of a potential that is learned.
+
+    ``forward`` gives ``atomic_energy`` (nodes,), in units of the potential's scale, and may give
+    ``graph_energy`` (graphs,), in eV, and ``direct_forces`` (nodes, 3), in units of the scale per
+    Angstrom. It reads positions and cell from the batch and leaves derivatives to the potential.
+    """
+
+    predicts = POTENTIAL
+
+    def outputs(self) -> dict[str, Output]:
+        return {"atomic_energy": Output("node", "scalar")}
+
+
+NETWORKS: Registry[type[Network]] = Registry("network")

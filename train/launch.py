@@ -21,7 +21,8 @@ from farfield.common.command_line import OptionParser, saved_config
 from farfield.common.plugins import import_named_files
 from farfield.common.precision import PRECISIONS
 from farfield.common.session import Interrupted
-from farfield.train.network_options import add_network_options, chosen_network, preset_values
+from farfield.models.factory import preset_values
+from farfield.train.network_options import add_network_options, chosen_network
 from farfield.train.optimizers import OPTIMIZERS, SCHEDULES
 from farfield.train.results import finish_run, mean_table, prepare_run_folder, save_config
 from farfield.train.run_options import add_run_options, add_training_options, prepare_process
@@ -78,7 +79,7 @@ class Script:
 
         def presets(values: dict) -> dict:
             """Defaults that follow from other options, ``--preset`` first of all."""
-            return task.presets(values) | preset_values(values["name"], values.get("preset"))
+            return task.presets(values) | preset_values(values["name"], values["preset"])
 
         parser = self.parser(chosen_network(task, argv, self.run_dir))
         return parser.parse_config(argv, presets, task.measured)

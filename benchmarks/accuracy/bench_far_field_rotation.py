@@ -35,7 +35,7 @@ from farfield.models.far_field.expansion import ExpansionOptions
 from farfield.models.far_field.expansions.multipole import MultipoleExpansion
 from farfield.models.far_field.expansions.pairwise import PairwiseExpansion
 from farfield.models.far_field.expansions.planewave import PlaneWaveExpansion
-from farfield.models.far_field.spectrum import SpectrumOptions, RadialSpectrum
+from farfield.models.far_field.spectrum import RadialSpectrum, SpectrumOptions
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.so3.harmonics import spherical_harmonics
 from farfield.models.so3.irreps import degree_of_row, degree_slice
@@ -43,9 +43,7 @@ from farfield.models.so3.quadrature import RULES
 
 RADII = (2.5, 5.0, 10.0, 20.0, 40.0)
 HEADS, FEATURES, VALUES, LMAX, TOLERANCE = 2, 2, 2, 2, 1e-5
-BAND = SpectrumOptions(
-    num_kappa=8, kappa_min=1.0, kappa_max=1.4, kappa_grid="uniform"
-)
+BAND = SpectrumOptions(num_kappa=8, kappa_min=1.0, kappa_max=1.4, kappa_grid="uniform")
 FIXED_DIRECTIONS, FIXED_DEGREE = 25, 3
 COLUMNS = {
     "radius": "R",

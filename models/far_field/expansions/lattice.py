@@ -150,8 +150,8 @@ def band_limit(wave_numbers: tuple[float, ...]) -> float:
     if not (limit > 0 and np.allclose(kappa, nodes, rtol=0, atol=1e-6 * limit)):
         raise ValueError(
             "expansion 'lattice' needs the Gauss-Legendre nodes of (0, kappa_max], got "
-            f"{len(kappa)} wave numbers {kappa[0]:.4g} .. {kappa[-1]:.4g}: use fmm_kappa_grid "
-            "gauss_legendre with fmm_kappa_min 0"
+            f"{len(kappa)} wave numbers {kappa[0]:.4g} .. {kappa[-1]:.4g}: use kappa_grid "
+            "gauss_legendre with kappa_min 0"
         )
     return limit
 
@@ -283,7 +283,7 @@ class LatticeExpansion(Expansion):
         warnings.warn(
             f"{int(empty.sum())} of {empty.shape[0]} cells have no reciprocal vector below "
             f"kappa_max {self.kappa_max:.3g} / Angstrom: their far field is exactly zero; set "
-            f"fmm_kappa_max above {shortest:.3g} or leave it to the near field",
+            f"far_kappa_max above {shortest:.3g} or leave it to the near field",
             stacklevel=3,
         )
         self._warned = True

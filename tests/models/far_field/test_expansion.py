@@ -240,7 +240,7 @@ BAD = [
 
 @pytest.mark.parametrize(("option", "value"), [*BAD, ("budget", 0)])
 def test_refuses_in_one_line(option, value):
-    with pytest.raises(ValueError, match=option.replace("_", " ")) as caught:
+    with pytest.raises(ValueError, match=option) as caught:
         ExpansionOptions(**{option: value})
     assert str(value) in str(caught.value) and "\n" not in str(caught.value)
 

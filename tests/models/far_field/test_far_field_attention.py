@@ -10,23 +10,26 @@ import pytest
 import torch
 
 from farfield.models.far_field.attention import FEATURE_MAPS, FarFieldAttention, FarFieldOptions
-from farfield.models.far_field.expansion import ExpansionOptions
-from farfield.models.far_field.spectrum import RadialOptions
 from farfield.models.so3.irreps import num_rows
 from tests.support.draws import draw
 from tests.support.far_field_clouds import CORNERS, OPEN, ball, batch
 from tests.support.turns import orthogonal, relative_error, turned
 
 BOTH = pytest.mark.parametrize("expansion", OPEN)
-TIGHT = ExpansionOptions(tolerance=1e-7, design_radius=6.0)
+SIZES = {"channels": 6, "lmax": 2, "typical_atoms": 20.0}
+WIDE = {"heads": 2, "value_channels": 4, "kernel_lmax": 2, "kappa_max": 0.8}
+TIGHT = {"tolerance": 1e-7, "design_radius": 6.0}
 
 
 def build(seed: int = 0, dtype: torch.dtype = torch.float64, **options) -> FarFieldAttention:
-    """The same parameters for the same sizes, whatever the expansion."""
+    """The same parameters for the same sizes, whatever the expansion.
+
+    options: ``channels``, ``lmax``, ``typical_atoms``, and fields of ``FarFieldOptions``.
+    """
     torch.manual_seed(seed)
-    return FarFieldAttention(
-        FarFieldOptions(**{"channels": 6, "lmax": 2, "heads": 2, "accuracy": TIGHT, **options})
-    ).to(dtype)
+    sizes = {name: options.pop(name, default) for name, default in SIZES.items()}
+    choices = FarFieldOptions(**{**WIDE, **TIGHT, **options})
+    return FarFieldAttention(**sizes, options=choices).to(dtype)
 
 
 @pytest.mark.parametrize("normalisation", ["none", "attention"])
@@ -34,7 +37,7 @@ def build(seed: int = 0, dtype: torch.dtype = torch.float64, **options) -> FarFi
 def test_expansions_share_parameters_and_answer(feature_map, normalisation):
     if normalisation == "attention" and not FEATURE_MAPS[feature_map].positive:
         with pytest.raises(ValueError, match="positive"):
-            FarFieldOptions(4, 1, feature_map=feature_map, normalisation=normalisation)
+            FarFieldOptions(feature_map=feature_map, normalisation=normalisation)
         return
     graph = batch(CORNERS)
     positions, x = ball(graph, 6.0), draw(graph.num_nodes, 9, 6, seed=2)
@@ -57,7 +60,7 @@ def test_equivariant(expansion, dtype, bar, proper):
     graph, turn = batch(CORNERS), orthogonal(1, proper)
     positions, x = ball(graph, 6.0), draw(graph.num_nodes, 9, 6, seed=2)
     model = build(
-        expansion=expansion, dtype=dtype, kernel_lmax=3, accuracy=ExpansionOptions(0.01, 6.0)
+        expansion=expansion, dtype=dtype, kernel_lmax=3, tolerance=0.01, design_radius=6.0
     )
     here = model(graph, positions.to(dtype), x.to(dtype)).double()
     there = model(graph, (positions @ turn.T + 3).to(dtype), turned(x, turn, 2).to(dtype)).double()
@@ -116,13 +119,13 @@ def held(few: FarFieldAttention, every: FarFieldAttention) -> dict[str, torch.Te
 def two_copies(model: FarFieldAttention, distance: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Messages of a molecule alone, and the same atoms' with a copy moved away by ``distance``."""
     alone = batch([5])
-    positions, x = ball(alone, 1.5), draw(5, num_rows(model.options.lmax), 6, seed=2)
+    positions, x = ball(alone, 1.5), draw(5, num_rows(model.coupling.lmaxes[2]), 6, seed=2)
     away = positions + torch.tensor([distance, 0, 0], dtype=torch.float64)
     pair = model(batch([10]), torch.cat([positions, away]), torch.cat([x, x]))
     return model(alone, positions, x).detach(), pair[:5].detach()
 
 
-LONG = RadialOptions(fmm_num_kappa=64, fmm_kappa_max=1.2)
+LONG = {"num_kappa": 64, "kappa_max": 1.2}
 
 
 @pytest.mark.parametrize("l", [0, 1])
@@ -130,7 +133,7 @@ def test_far_copy_changes_messages_like_the_tail_of_the_kernel(l):
     """Without normalisation a copy adds a field that falls as 1 / r^(l + 1), measured by the slope
     between 50 and 100 Angstrom.
     """
-    model = build(lmax=l, kernel_lmax=l, expansion="pairwise", radial=LONG)
+    model = build(lmax=l, kernel_lmax=l, expansion="pairwise", **LONG)
     with torch.no_grad():
         model.radial.table[:l] = 0
     changes = []
@@ -142,9 +145,7 @@ def test_far_copy_changes_messages_like_the_tail_of_the_kernel(l):
 
 
 def test_far_copy_halves_messages_of_attention():
-    model = build(
-        lmax=1, kernel_lmax=1, expansion="pairwise", radial=LONG, normalisation="attention"
-    )
+    model = build(lmax=1, kernel_lmax=1, expansion="pairwise", **LONG, normalisation="attention")
     alone, paired = two_copies(model, 60.0)
     assert float((paired * alone).sum() / alone.square().sum()) == pytest.approx(0.5, abs=0.05)
 
@@ -165,8 +166,9 @@ def test_all_derivatives(expansion, normalisation):
         value_channels=1,
         expansion=expansion,
         normalisation=normalisation,
-        accuracy=ExpansionOptions(tolerance=0.1, design_radius=1.0),
-        radial=RadialOptions(fmm_num_kappa=2),
+        tolerance=0.1,
+        design_radius=1.0,
+        num_kappa=2,
     )
     positions = torch.tensor([[0.3, 0.2, 0.1], [1, 2, 3], [1, 2, 3]], dtype=torch.float64)
     inputs = (
@@ -194,5 +196,5 @@ def test_all_derivatives(expansion, normalisation):
 )
 def test_refuses_in_one_line(option, value):
     with pytest.raises(ValueError, match=option) as caught:
-        FarFieldOptions(**{"channels": 4, "lmax": 1, option: value})
+        build(**{option: value})
     assert str(value) in str(caught.value) and "\n" not in str(caught.value)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.special import erf, spherical_jn
 
-from farfield.models.far_field.spectrum import MODES, RadialOptions, RadialSpectrum
+from farfield.models.far_field.spectrum import MODES, RadialSpectrum, SpectrumOptions
 
 
 def radial_function(spectrum: RadialSpectrum, l: int, distances: torch.Tensor) -> torch.Tensor:
@@ -23,7 +23,7 @@ def test_starts_as_a_smoothed_coulomb_kernel():
     resolve r and the band is wide enough.
     """
     spectrum = RadialSpectrum(
-        0, 1, RadialOptions(fmm_num_kappa=40, fmm_kappa_max=4.0, fmm_radial_low_kappa_bias=18.0)
+        0, 1, SpectrumOptions(num_kappa=40, kappa_max=4.0, low_kappa_bias=18.0)
     )
     width = 6 / 4.0
     distances = torch.linspace(1, 25, 30, dtype=torch.float64)
@@ -38,7 +38,7 @@ def test_starts_as_a_smoothed_coulomb_kernel():
 @pytest.mark.parametrize("l", [0, 1, 2])
 def test_tails_fall_like_multipoles(l):
     spectrum = RadialSpectrum(
-        2, 1, RadialOptions(fmm_num_kappa=40, fmm_kappa_max=4.0, fmm_radial_low_kappa_bias=18.0)
+        2, 1, SpectrumOptions(num_kappa=40, kappa_max=4.0, low_kappa_bias=18.0)
     )
     near, far = radial_function(
         spectrum, l, torch.tensor([12.0, 24.0], dtype=torch.float64)
@@ -54,7 +54,7 @@ def test_modes_share_what_they_say(mode):
     spectrum = RadialSpectrum(
         2,
         3,
-        RadialOptions(fmm_radial_coeffs_mode=mode, fmm_kappa_grid="uniform", fmm_kappa_min=0.2),
+        SpectrumOptions(radial_mode=mode, kappa_grid="uniform", kappa_min=0.2),
     )
     before = spectrum().detach()
     assert before.shape == (3, 3, 8)
@@ -68,7 +68,7 @@ def test_modes_share_what_they_say(mode):
 
 
 def test_fixed_coefficients_keep_a_learned_gain():
-    spectrum = RadialSpectrum(1, 2, RadialOptions(fmm_learnable_radial_coeffs=False))
+    spectrum = RadialSpectrum(1, 2, SpectrumOptions(learnable_radial=False))
     assert [name for name, _ in spectrum.named_parameters()] == ["gain"]
     assert float(spectrum()[0].sum(-1)[0].detach()) == pytest.approx(0.05)
 
@@ -78,7 +78,7 @@ def test_original_grid():
     degree.
     """
     spectrum = RadialSpectrum(
-        2, 1, RadialOptions(8, 1.0, 1.4, fmm_kappa_grid="uniform", fmm_radial_low_kappa_bias=2.0)
+        2, 1, SpectrumOptions(8, 1.0, 1.4, kappa_grid="uniform", low_kappa_bias=2.0)
     )
     assert spectrum.wave_numbers[0] == 1.0 and spectrum.wave_numbers[-1] == pytest.approx(1.4)
     coefficients = spectrum().detach()
@@ -91,16 +91,16 @@ def test_original_grid():
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("fmm_kappa_max", 0.0),
-        ("fmm_kappa_max", -1.0),
-        ("fmm_kappa_max", math.nan),
-        ("fmm_kappa_min", 0.9),
-        ("fmm_num_kappa", 0),
-        ("fmm_radial_coeffs_mode", "per_head"),
-        ("fmm_kappa_grid", "chebyshev"),
+        ("kappa_max", 0.0),
+        ("kappa_max", -1.0),
+        ("kappa_max", math.nan),
+        ("kappa_min", 1.9),
+        ("num_kappa", 0),
+        ("radial_mode", "per_head"),
+        ("kappa_grid", "chebyshev"),
     ],
 )
 def test_refuses_in_one_line(option, value):
     with pytest.raises(ValueError, match=option) as caught:
-        RadialOptions(**{option: value})
+        SpectrumOptions(**{option: value})
     assert str(value) in str(caught.value) and "\n" not in str(caught.value)

@@ -1,15 +1,13 @@
-"""Heads: sums over atoms in float64, constants that survive casts, strain that stretches positions
-and cells alike.
-"""
+"""Heads of energies: constants that survive casts, vectors that turn with the features."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.heads.energy import AtomicReference, EnergyHead, VectorHead
-from farfield.models.potential import strained
 from tests.support.turns import orthogonal, turned
 
 NONE = torch.empty(0, dtype=torch.long)
@@ -26,23 +24,10 @@ def head(dtype=torch.float64) -> EnergyHead:
     return EnergyHead(4).to(dtype)
 
 
-def test_energy_is_a_sum_over_the_atoms_of_each_graph():
-    model, x = head(), features()
-    each = EnergyHead.forward(
-        model, GraphIndex(NONE, NONE, torch.ones(5, dtype=torch.long)), x, NUMBERS
-    )
-    expected = torch.stack([each[:3].sum(), each.new_zeros(()), each[3:].sum()])
-    torch.testing.assert_close(model(GRAPH, x, NUMBERS), expected, rtol=0, atol=1e-14)
-
-
-def test_energy_reads_scalars_only():
+def test_energy_of_an_atom_reads_its_scalars_only():
     model, x = head(), features()
     other = torch.cat([x[:, :1], 2 * x[:, 1:]], 1)
-    assert torch.equal(model(GRAPH, x, NUMBERS), model(GRAPH, other, NUMBERS))
-
-
-def test_energy_is_float64_whatever_the_features_are():
-    assert head(torch.float32)(GRAPH, features(torch.float32), NUMBERS).dtype == torch.float64
+    assert model(x).shape == (5,) and torch.equal(model(x), model(other))
 
 
 def test_reference_is_a_sum_over_elements():
@@ -72,12 +57,12 @@ def test_reference_is_a_sum_over_elements():
     ],
 )
 def test_reference_keeps_its_type_and_numbers(cast):
-    model = head(torch.float32)
-    model.reference.set({1: -13.587222780835477}, scale=1 / 3, shift=0.1)
-    before = {name: buffer.clone() for name, buffer in model.reference.named_buffers()}
-    for name, buffer in cast(model).reference.named_buffers():
+    model = nn.Sequential(AtomicReference()).float()
+    model[0].set({1: -13.587222780835477}, scale=1 / 3, shift=0.1)
+    before = {name: buffer.clone() for name, buffer in model[0].named_buffers()}
+    for name, buffer in cast(model)[0].named_buffers():
         assert buffer.dtype == before[name].dtype and torch.equal(buffer, before[name]), name
-    assert set(model.state_dict()) >= {"reference.energy", "reference.scale", "reference.shift"}
+    assert set(model.state_dict()) >= {"0.energy", "0.scale", "0.shift"}
 
 
 def test_setting_a_reference_again_forgets_the_first():
@@ -95,26 +80,3 @@ def test_vectors_turn_with_the_features():
         torch.testing.assert_close(
             model(turned(x, matrix, 2)), model(x) @ matrix.T, rtol=0, atol=1e-13
         )
-
-
-def test_strain_stretches_positions_and_cells_alike():
-    """Fractional coordinates stay, the derivative is that of ``r (1 + symmetric strain)``."""
-    generator = torch.Generator().manual_seed(0)
-    positions = torch.randn(5, 3, generator=generator, dtype=torch.float64)
-    cell = torch.randn(3, 3, 3, generator=generator, dtype=torch.float64)
-    strain, moved, stretched = strained(GRAPH, positions, cell)
-    assert torch.equal(moved, positions) and torch.equal(stretched, cell)
-    (slope,) = torch.autograd.grad(
-        moved[4] @ torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), strain, retain_graph=True
-    )
-    outer = torch.outer(positions[4], torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
-    torch.testing.assert_close(slope[2], (outer + outer.T) / 2)
-    assert not slope[:2].any()
-    fractional = moved[:3] @ torch.linalg.inv(stretched[0])
-    (slope,) = torch.autograd.grad(fractional.square().sum(), strain)
-    assert float(slope.abs().max()) <= 1e-9
-
-
-def test_cells_without_volume_are_refused():
-    with pytest.raises(ValueError, match="volume > 0 Angstrom.*got 0.0"):
-        strained(GRAPH, torch.zeros(5, 3), torch.zeros(3, 3, 3))

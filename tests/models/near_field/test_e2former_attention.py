@@ -14,7 +14,7 @@ from farfield.models.near_field.e2former_attention import (
     ORDERS,
     WEIGHTS,
     NearFieldAttention,
-    NearFieldOptions,
+    NearFieldShape,
 )
 from farfield.models.near_field.edge_geometry import NearFieldGeometry
 from farfield.models.near_field.scores import SCORES
@@ -37,7 +37,15 @@ def attention(order: str = "first-order", seed: int = 0, **choices) -> NearField
     """Two heads, all parameters random, float64."""
     torch.manual_seed(seed)
     layer = NearFieldAttention(
-        NearFieldOptions(LMAX, CHANNELS, 2, HIDDEN, attention_order=order, score_width=4, **choices)
+        NearFieldShape(
+            heads=2,
+            score_width=4,
+            attention_order=order,
+            lmax=LMAX,
+            channels=CHANNELS,
+            hidden=HIDDEN,
+            **choices,
+        )
     ).double()
     with torch.no_grad():
         for parameter in layer.parameters():
@@ -355,7 +363,10 @@ def test_geometry_is_made_once_for_all_layers():
             "must be one of math, memory_efficient, flash, got 'fast'",
         ),
         ({"convolution_form": "node", "kernel_implementation": "flash"}, "form 'node' subtracts"),
-        ({"typical_neighbours": 0.0}, "typical_neighbours must be > 0, got 0.0"),
+        (
+            {"typical_neighbours": 0.0},
+            "typical_neighbours of the near field must be > 0 and finite, got 0.0",
+        ),
         (
             {"attention_order": "all-order", "channels": 8},
             "divides 8 channels by 4 and over 4 heads; choose channels that are a multiple of 16",
@@ -364,4 +375,4 @@ def test_geometry_is_made_once_for_all_layers():
 )
 def test_bad_choices_are_refused(choices, message):
     with pytest.raises(ValueError, match=message):
-        NearFieldOptions(**{"lmax": 2, "channels": 16, **choices})
+        NearFieldShape(**{"lmax": 2, "channels": 16, **choices})

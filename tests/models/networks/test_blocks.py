@@ -11,7 +11,7 @@ from torch import nn
 from farfield.models.far_field.attention import FarFieldOptions
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.layers.radial import polynomial_envelope
-from farfield.models.near_field.e2former_attention import ORDERS, NearFieldOptions
+from farfield.models.near_field.e2former_attention import ORDERS, NearFieldShape
 from farfield.models.near_field.edge_geometry import NearFieldGeometry
 from farfield.models.networks.blocks import (
     ATTENTIONS,
@@ -27,13 +27,13 @@ from farfield.models.networks.blocks import (
 )
 from tests.laws import cutoff_graph
 
-NEAR = NearFieldOptions(lmax=2, channels=8, heads=2, hidden=6, score_width=4)
+NEAR = NearFieldShape(lmax=2, channels=8, heads=2, hidden=6, score_width=4)
 FAR = FarFieldOptions(
-    channels=8, lmax=2, heads=2, key_features=2, value_channels=2, expansion="pairwise"
+    heads=2, key_features=2, value_channels=2, kernel_lmax=2, kappa_max=0.8, expansion="pairwise"
 )
 
 
-def options(attention: str, **change) -> BlockOptions:
+def options(attention: str, far_weight: float = 1.0, **change) -> BlockOptions:
     """Of a small block; the near field has the order that ``attention`` asks for."""
     order = ATTENTIONS[attention].near_order
     near = None if order is None else dataclasses.replace(NEAR, attention_order=order)
@@ -42,10 +42,10 @@ def options(attention: str, **change) -> BlockOptions:
         "norm": "rms_norm_sh",
         "feed_forward": "gate",
         "drop_path": 0.0,
-        "long_scale": 1.0,
         **change,
     }
-    return BlockOptions(near, FAR, **chosen)
+    far = dataclasses.replace(FAR, weight=far_weight)
+    return BlockOptions(2, 8, near, far, typical_atoms=20.0, **chosen)
 
 
 def scene(nodes: int = 6) -> Scene:
@@ -119,7 +119,7 @@ def test_every_order_has_its_hybrid():
         ({"ffn_channels": 0}, "must be >= 1, got 0"),
         ({"drop_path": 1.0}, r"in \[0, 1\), got 1.0"),
         ({"drop_path": -0.1}, r"in \[0, 1\), got -0.1"),
-        ({"long_scale": float("nan")}, "long_scale must be finite, got nan"),
+        ({"far_weight": float("nan")}, "weight of the far field must be finite, got nan"),
     ],
 )
 def test_bad_options_are_refused(change, quoted):
@@ -166,7 +166,7 @@ def test_hybrid_is_near_plus_scaled_far():
 
 
 def test_long_scale_starts_where_it_is_told():
-    assert HybridLayer(options("hybrid-zero-order", long_scale=0.25)).long_scale.item() == 0.25
+    assert HybridLayer(options("hybrid-zero-order", far_weight=0.25)).long_scale.item() == 0.25
 
 
 @pytest.mark.parametrize("attention", ["zero-order", "fmm-node", "hybrid-first-order"])

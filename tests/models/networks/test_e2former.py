@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from farfield.models.batch import AtomBatch
-from farfield.models.factory import build_model
+from farfield.models.factory import build_model, default_config
 from farfield.models.far_field.attention import FEATURE_MAPS, NORMALISATIONS
 from farfield.models.far_field.spectrum import KAPPA_GRIDS, MODES
 from farfield.models.graph_ops import GraphIndex
@@ -24,7 +24,7 @@ from farfield.models.near_field.e2former_attention import WEIGHTS
 from farfield.models.near_field.scores import SCORES
 from farfield.models.near_field.wigner_convolution import FORMS
 from farfield.models.networks.blocks import ATTENTIONS
-from farfield.models.networks.e2former_options import PRESETS, E2FormerOptions, parse_irreps
+from farfield.models.networks.e2former_options import PRESETS, parse_irreps
 from tests.laws import DGL_KERNELS, Case, CutoffSuite, ModelCases, ModelSuite, cutoff_graph
 
 CUTOFF = 4.0
@@ -35,14 +35,14 @@ SMALL = {
     "layers": 1,
     "cutoff": CUTOFF,
     "radial_size": 4,
-    "kernel_implementation": "math",
+    "near_kernel_implementation": "math",
     "radial_hidden": 8,
     "element_size": 3,
-    "heads": 2,
-    "score_width": 4,
+    "near_heads": 2,
+    "near_score_width": 4,
     "avg_degree": 4.0,
     "avg_atoms": 5.0,
-    "attention_weights": "softmax",
+    "near_weights": "softmax",
     "norm": "rms_norm_sh",
     "feed_forward": "gate",
     "far_heads": 2,
@@ -51,17 +51,18 @@ SMALL = {
     "far_kernel_lmax": 1,
     "far_expansion": "pairwise",
     "far_design_radius": 12.0,
-    "fmm_num_kappa": 2,
+    "far_num_kappa": 2,
 }
 CHOICES = (
     "schedule",
-    "attention_weights",
+    "near_weights",
     "norm",
     "feed_forward",
-    "kernel_implementation",
+    "near_kernel_implementation",
     "far_expansion",
 )
-DEFAULTS = {name: getattr(E2FormerOptions(), name) for name in CHOICES}
+DEFAULT_VALUES = default_config("e2former")
+DEFAULTS = {name: DEFAULT_VALUES[name] for name in CHOICES}
 EXACT_KERNELS = [
     name for name in KERNELS if name != "flash"
 ]  # which computes in half precision and has a test of its own
@@ -94,17 +95,17 @@ def case(name: str, **options) -> Case:
 
 def once(option: str, names, **more) -> list[Case]:
     """A case for each name of a registry but the one all other cases have."""
-    default = SMALL.get(option, getattr(E2FormerOptions(), option))
+    default = SMALL.get(option, DEFAULT_VALUES[option])
     return [case(f"{option}-{name}", **{option: name, **more}) for name in names if name != default]
 
 
 NEAR_CASES = [
     case("two-layers", layers=2),
     *once("schedule", [name for name in ATTENTIONS if "fmm" not in name and "hybrid" not in name]),
-    *once("score", SCORES),
-    *once("attention_weights", WEIGHTS),
-    *once("convolution_form", FORMS),
-    *once("kernel_implementation", EXACT_KERNELS),
+    *once("near_score", SCORES),
+    *once("near_weights", WEIGHTS),
+    *once("near_convolution_form", FORMS),
+    *once("near_kernel_implementation", EXACT_KERNELS),
     *once("norm", NORMS),
     *once("radial_basis", RADIAL_BASES),
     *once("feed_forward", FEED_FORWARDS),
@@ -125,13 +126,13 @@ OTHER_CASES = [
     case("cosine", envelope="cosine"),  # its second derivatives jump at the cutoff
     *once("far_feature_map", FEATURE_MAPS, schedule="hybrid-first-order"),
     *once("far_normalisation", NORMALISATIONS, schedule="hybrid-first-order"),
-    *once("fmm_kappa_grid", KAPPA_GRIDS, schedule="hybrid-first-order"),
-    *once("fmm_radial_coeffs_mode", MODES, schedule="hybrid-first-order"),
+    *once("far_kappa_grid", KAPPA_GRIDS, schedule="hybrid-first-order"),
+    *once("far_radial_mode", MODES, schedule="hybrid-first-order"),
     case(
         "far-values-of-degree-0",
         schedule="hybrid-first-order",
         far_value_lmax=0,
-        fmm_learnable_radial_coeffs=False,
+        far_learnable_radial=False,
     ),
     case("defaults", **DEFAULTS),
 ]
@@ -279,7 +280,7 @@ def test_every_parameter_learns(double):
     assert not silent
 
 
-LATTICE = {"schedule": "hybrid-first-order", "far_expansion": "auto", "fmm_kappa_max": 3.0}
+LATTICE = {"schedule": "hybrid-first-order", "far_expansion": "auto", "far_kappa_max": 3.0}
 
 
 @pytest.mark.parametrize("options", [{}, LATTICE], ids=["near", "lattice"])
@@ -397,7 +398,7 @@ def test_drop_path_only_while_training():
 def test_flash_is_close_to_math():
     """Products in half precision change answers by rounding of that precision, no more."""
     batch = draw()
-    exact, fast = made()(batch), made(kernel_implementation="flash")(batch)
+    exact, fast = made()(batch), made(near_kernel_implementation="flash")(batch)
     difference = (exact["forces"] - fast["forces"]).abs().max() / exact["forces"].abs().max()
     assert 0 < float(difference) <= 5e-2
 
@@ -435,7 +436,7 @@ def test_edges_that_end_before_the_cutoff_are_refused():
 
 @pytest.mark.parametrize(
     "options",
-    [DEFAULTS, {"score": "dot_alpha"}, {"schedule": "all-order"}],
+    [DEFAULTS, {"near_score": "dot_alpha"}, {"schedule": "all-order"}],
     ids=["defaults", "dot", "all-order"],
 )
 def test_longer_edges_count_for_nothing(options, double):

@@ -16,12 +16,11 @@ from torch import Tensor
 from farfield.dataloader.chemistry.bonds import BOND_KINDS
 from farfield.models.batch import AtomBatch
 from farfield.models.edges import edge_vectors
-from farfield.models.factory import build_model
+from farfield.models.factory import build_model, network_class, network_names
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.heads.property_readouts import READOUTS, fit_scaling, references
 from farfield.models.layers.edge_embedding import NUM_BOND_KINDS
 from farfield.models.near_field.edge_frames import EdgeBasis
-from farfield.models.networks.property_networks import PRESETS
 from tests.laws import Case, CutoffSuite, ModelCases, ModelSuite, complete_graph, cutoff_graph
 
 CUTOFF = 4.0
@@ -47,17 +46,18 @@ SE3 = {
 E2FORMER = {
     "name": "e2former_properties",
     "irreps": "8x0e+8x1o+8x2e",
+    "schedule": "first-order",
     "layers": 1,
     "cutoff": CUTOFF,
     "radial_hidden": 8,
     "element_size": 3,
-    "heads": 2,
-    "score_width": 4,
+    "near_heads": 2,
+    "near_score_width": 4,
     "avg_degree": 4.0,
     "far_expansion": "pairwise",
     "far_heads": 2,
-    "fmm_num_kappa": 2,
-    "kernel_implementation": "math",
+    "far_num_kappa": 2,
+    "near_kernel_implementation": "math",
     **ASKED,
 }
 near_graph = functools.partial(cutoff_graph, cutoff=CUTOFF)
@@ -332,7 +332,7 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", network_names("properties"))
 @pytest.mark.parametrize(
     ("change", "quoted"), MISTAKES, ids=[str(change) for change, _ in MISTAKES]
 )
@@ -344,11 +344,11 @@ def test_mistakes_in_options(name, change, quoted):
     )
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", network_names("properties"))
 def test_presets_build_from_small_to_large(name):
-    assert list(PRESETS[name]) == ["small", "base", "published"]
+    assert list(network_class(name).presets) == ["small", "base", "published"]
     sizes = [
-        sum(p.numel() for p in build_model({"name": name, **preset}).parameters())
-        for preset in PRESETS[name].values()
+        sum(p.numel() for p in build_model({"name": name, "preset": preset}).parameters())
+        for preset in network_class(name).presets
     ]
     assert sizes == sorted(sizes)

@@ -12,7 +12,7 @@ from farfield.models.far_field.expansions.auto import AutoExpansion
 from farfield.models.far_field.expansions.lattice import LatticeExpansion
 from farfield.models.far_field.expansions.multipole import MultipoleExpansion
 from farfield.models.far_field.expansions.pairwise import PairwiseExpansion
-from farfield.models.far_field.spectrum import RadialOptions, RadialSpectrum
+from farfield.models.far_field.spectrum import RadialSpectrum, SpectrumOptions
 from tests.support.draws import draw
 from tests.support.far_field_clouds import CORNERS, ball, batch, features
 
@@ -83,7 +83,7 @@ def test_break_even_grows_with_moments_and_falls_with_the_cost_of_a_pair():
 
 
 def test_cells_go_to_the_lattice_sum_and_wave_numbers_must_suit_it():
-    spectrum = RadialSpectrum(1, 2, RadialOptions(fmm_num_kappa=4, fmm_kappa_max=2.0)).double()
+    spectrum = RadialSpectrum(1, 2, SpectrumOptions(num_kappa=4, kappa_max=2.0)).double()
     graph, cell = batch([5]), 7.0 * torch.eye(3, dtype=torch.float64)[None]
     inputs = graph, ball(graph, 3.0), *features(graph), spectrum().detach(), cell
     found = AutoExpansion(spectrum.wave_numbers, 1)(*inputs)

@@ -20,7 +20,7 @@ from farfield.models.far_field.expansions.lattice import (
     reciprocal_vectors,
 )
 from farfield.models.far_field.expansions.pairwise import PairwiseExpansion
-from farfield.models.far_field.spectrum import RadialOptions, RadialSpectrum
+from farfield.models.far_field.spectrum import RadialSpectrum, SpectrumOptions
 from farfield.models.graph_ops import broadcast_nodes
 from farfield.models.so3.harmonics import solid_harmonics
 from farfield.models.so3.irreps import degree_of_row
@@ -76,7 +76,7 @@ def default_spectrum(lmax: int = 3) -> tuple[tuple[float, ...], Tensor]:
     """The wave numbers of the default options stretched to 2.4 / Angstrom, random coefficients of
     two heads.
     """
-    spectrum = RadialSpectrum(lmax, 2, RadialOptions(fmm_kappa_max=2.4))
+    spectrum = RadialSpectrum(lmax, 2, SpectrumOptions(kappa_max=2.4))
     return spectrum.wave_numbers, draw(lmax + 1, 2, len(spectrum.wave_numbers), seed=8)
 
 
@@ -378,9 +378,8 @@ def test_nothing_jumps_when_a_vector_enters_the_sphere():
 
 def attention(**options) -> FarFieldAttention:
     torch.manual_seed(0)
-    return FarFieldAttention(
-        FarFieldOptions(**{"channels": 6, "lmax": 2, "heads": 2, "expansion": "lattice", **options})
-    ).double()
+    choices = {"value_channels": 4, "kernel_lmax": 2, "kappa_max": 0.8, "expansion": "lattice"}
+    return FarFieldAttention(6, 2, FarFieldOptions(**{**choices, **options})).double()
 
 
 def test_attention_in_a_crystal_turns_with_it():
@@ -416,7 +415,7 @@ def test_messages_of_a_supercell(normalisation, factor):
 
 def test_a_cell_without_vectors_has_no_far_field_and_says_so_once():
     graph, positions, cells = crystals(cells=torch.stack([CELLS[0], CELLS[1] * 3, CELLS[2]]))
-    spectrum = RadialSpectrum(2, 2).double()
+    spectrum = RadialSpectrum(2, 2, SpectrumOptions(kappa_max=0.8)).double()
     expansion = LatticeExpansion(spectrum.wave_numbers, 2)
     with pytest.warns(
         UserWarning,
@@ -480,11 +479,9 @@ def test_refuses_directions_in_one_line(flags, cell, message):
     )
 
 
-@pytest.mark.parametrize(
-    "options", [{"fmm_kappa_min": 0.1}, {"fmm_kappa_grid": "uniform"}], ids=str
-)
+@pytest.mark.parametrize("options", [{"kappa_min": 0.1}, {"kappa_grid": "uniform"}], ids=str)
 def test_refuses_wave_numbers_that_are_no_quadrature(options):
     refused(
-        "fmm_kappa_grid gauss_legendre with fmm_kappa_min 0",
-        lambda: attention(radial=RadialOptions(**options)),
+        "kappa_grid gauss_legendre with kappa_min 0",
+        lambda: attention(**options),
     )

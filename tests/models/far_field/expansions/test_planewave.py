@@ -325,7 +325,7 @@ def test_expected_error_of_a_graph_past_all_use_is_quick_and_large():
     [
         (
             {"rule": "designs"},
-            "rule of the far field's directions must be one of lebedev, .* got 'designs'",
+            "rule of the far field must be one of lebedev, .* got 'designs'",
         ),
         ({"directions": 25}, "no lebedev rule of 25 directions; the nearest has 26"),
         (

@@ -84,8 +84,8 @@ COMMON = {
     "radial_basis": "bessel",
     "radial_size": 8,
     "radial_hidden": 32,
-    "heads": 2,
-    "score_width": 4,
+    "near_heads": 2,
+    "near_score_width": 4,
     "drop_path": 0.0,
     # two atoms act on one another by the product of learned charges, a sum that is neither averaged
     # nor cut off
@@ -96,10 +96,11 @@ COMMON = {
     "far_value_channels": 4,
     # Gauss-Legendre nodes up to 0.8: spacing <= pi / r for r < 30 Angstrom; the near field has the
     # shorter waves
-    "fmm_num_kappa": 8,
-    "fmm_kappa_max": 0.8,
+    "far_kernel_lmax": 2,
+    "far_num_kappa": 8,
+    "far_kappa_max": 0.8,
     "far_expansion": "pairwise",
-    "long_scale": 1.0,
+    "far_weight": 1.0,
 }
 TRAINING = {
     "optimizer": "adam",
@@ -176,8 +177,8 @@ CHARGES = {
     "schedule": "hybrid-first-order1",
     "model": {
         "far_kernel_lmax": 0,
-        "fmm_learnable_radial_coeffs": False,
-        "fmm_radial_init_scale": 1.0,
+        "far_learnable_radial": False,
+        "far_radial_scale": 1.0,
     },
 }
 # Scalars and vectors and one hybrid layer (beside two near ones) say all about a sum over pairs; 32
@@ -348,7 +349,9 @@ def network(problem: Problem, model: str) -> dict[str, object]:
     if schedule is None:
         return hybrid
     channels = matched_channels(
-        count_weights(hybrid), lambda n: problem.model_options(schedule, n), int(COMMON["heads"])
+        count_weights(hybrid),
+        lambda n: problem.model_options(schedule, n),
+        int(COMMON["near_heads"]),
     )
     return problem.model_options(schedule, channels)
 

@@ -50,8 +50,8 @@ SCENES: dict[str, tuple[Callable[[], Structures], int]] = {
     "large": (large, 64),
     "small": (small, 32),
 }  # structures, channels
-VARIANTS = {kernel: {"kernel_implementation": kernel} for kernel in KERNELS} | {
-    "node form": {"convolution_form": "node"}
+VARIANTS = {kernel: {"near_kernel_implementation": kernel} for kernel in KERNELS} | {
+    "node form": {"near_convolution_form": "node"}
 }
 WITHOUT_CONVOLUTION = "zero-order"
 MEMORY_SCENE, MEMORY_ORDER = "large", "first-order"

@@ -37,8 +37,7 @@ from farfield.common.command_line import OptionParser, run_script
 from farfield.dataloader.datasets.potential_data import MoleculeDataset
 from farfield.dataloader.storage.files import write_json
 from farfield.dataloader.structures import Structures
-from farfield.models.networks.e2former import E2Former
-from farfield.models.networks.e2former_options import E2FormerOptions
+from farfield.models.factory import build_model
 
 CUTOFF, LMAX = 5.0, 2
 SCHEDULES = {"near": "first-order", "hybrid": "hybrid-first-order"}
@@ -50,6 +49,13 @@ COLUMNS = {
     "milliseconds": "ms",
     "ratio": "/ hybrid",
     "memory": "peak MB",
+}
+# the far field of the published rows
+FAR_FIELD = {
+    "far_heads": 4,
+    "far_value_channels": 4,
+    "far_kernel_lmax": 2,
+    "far_kappa_max": 0.8,
 }
 
 
@@ -97,7 +103,8 @@ def training_step(
         "cutoff": CUTOFF,
         "far_design_radius": radius,
     }
-    model = E2Former(E2FormerOptions(**sizes, **averages, **options)).train()
+    config = {"name": "e2former", **FAR_FIELD, **sizes, **averages, **options}
+    model = build_model(config).train()
 
     def run() -> tuple[torch.Tensor, ...]:
         """Energy and forces, with a graph for the gradient of the weights."""

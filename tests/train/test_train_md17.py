@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from farfield.common import checkpoint
+from farfield.common.command_line import plain
 from farfield.common.session import Interrupted
 from farfield.dataloader.prepared_folder import load_statistics
-from farfield.models.networks.e2former_options import PRESETS, E2FormerOptions
+from farfield.models.factory import build_model
+from farfield.models.networks.e2former_options import PRESETS
 from farfield.preprocess import preprocess_md17
 from farfield.train import evaluate, launch, train_md17
 from farfield.train.tasks.energy_forces import BASELINE
@@ -136,7 +138,7 @@ def test_the_network_is_told_what_its_data_are_like(data):
     assert config.model.far_design_radius == statistics.design_radius
     assert config_for(data, "--avg-degree", "7").model.avg_degree == 7.0
     trainer, _ = launch.build_trainer(config)
-    reference = trainer.model.energy.reference
+    reference = trainer.model.reference
     assert (
         reference.scale.item() == statistics.force_rms
         and reference.energy[6].item() == statistics.references[6]
@@ -173,9 +175,7 @@ def test_presets_stand_behind_what_is_given(data, name):
             assert config.model[key] == value, key
     given = read(["--data-path", str(data), "--preset", name, "--irreps", "8x0e+8x1o"])
     assert given.model.irreps == "8x0e+8x1o"
-    E2FormerOptions(
-        **{key: value for key, value in config.model.items() if key not in ("preset", "name")}
-    )
+    build_model(plain(config.model))
 
 
 def test_the_last_rate_of_a_time_budget_is_small(data, tmp_path):

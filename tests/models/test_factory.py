@@ -176,7 +176,7 @@ E2FORMER_MISTAKES = [
     ({"irreps": "8x0e"}, ["degrees 0 and 1", "'8x0e'"]),
     ({"irreps": "9x0e+9x1o", "schedule": "first-order"}, ["9 channels", "heads"]),
     ({"schedule": "second-order", "irreps": "4x0e+4x1o"}, ["second-order", "4 channels"]),
-    ({"schedule": "third-order"}, ["'third-order'", "did you mean"]),
+    ({"schedule": "third-order"}, ["'third-order'", "known: zero-order"]),
     ({"layers": 0}, ["layers must be >= 1", "0"]),
     ({"cutoff": 0}, ["cutoff must be > 0", "0.0"]),
     ({"avg_degree": -1.0}, ["avg_degree must be > 0", "-1.0"]),

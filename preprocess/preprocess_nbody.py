@@ -30,7 +30,7 @@ from functools import partial
 import numpy as np
 
 from farfield.common.command_line import OptionParser, run_script
-from farfield.common.monitor import progress_bar
+from farfield.common.log import progress_bar
 from farfield.dataloader.datasets.nbody_data import (
     DRAW_ORDER,
     NBodyDataset,

@@ -31,7 +31,7 @@ from collections.abc import Callable
 import numpy as np
 
 from farfield.common.command_line import OptionParser, add_config_option, run_script
-from farfield.common.monitor import progress_bar
+from farfield.common.log import progress_bar
 from farfield.dataloader.chemistry.bonds import BondTable
 from farfield.dataloader.chemistry.molecule_graphs import GRAPH_RULES, graph_rule
 from farfield.dataloader.datasets.property_data import (

@@ -15,7 +15,7 @@ import numpy as np
 from ase.data import chemical_symbols
 from tqdm import tqdm
 
-from farfield.common.monitor import progress_bar
+from farfield.common.log import progress_bar
 from farfield.dataloader.graphs import NeighborStore, check_cutoff
 from farfield.dataloader.label_statistics import Statistics
 from farfield.dataloader.prepared_folder import (

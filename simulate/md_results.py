@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from farfield.common import checkpoint, monitor
+from farfield.common import checkpoint, figures
 from farfield.common.command_line import saved_config
+from farfield.common.log import RunLog, write_json
 from farfield.simulate.dynamics import ENSEMBLES, LOG, TRAJECTORY, Simulation, read_log
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ UNITS = {
 }
 
 
-def finish(simulation: Simulation, config, log: monitor.RunLog) -> dict:
+def finish(simulation: Simulation, config, log: RunLog) -> dict:
     """Write ``results.json`` and ``plots/energies.png`` of a run and print its results."""
     folder, records = simulation.folder, read_log(simulation.folder)
     results = summarise(records, len(simulation.atoms))
@@ -45,8 +46,8 @@ def finish(simulation: Simulation, config, log: monitor.RunLog) -> dict:
         "config": saved_config(config),
         "versions": checkpoint.package_versions(),
     }
-    monitor.write_json(folder / "results.json", content)
-    monitor.save_figure(folder / "plots" / "energies.png", draw_energies(records))
+    write_json(folder / "results.json", content)
+    figures.save_figure(folder / "plots" / "energies.png", draw_energies(records))
 
     # what the user sees
     log(
@@ -88,7 +89,7 @@ def summarise(log: dict[str, np.ndarray], atoms: int) -> dict[str, float]:
 
 def draw_energies(log: dict[str, np.ndarray]) -> Figure:
     """Energies less their first values, and the temperature, over time."""
-    figure = monitor.new_figure((9, 3.8))
+    figure = figures.new_figure((9, 3.8))
     left, right = figure.subplots(1, 2)
     time = log["time_fs"] / 1000
     for name in ("potential", "kinetic", "total"):

@@ -28,8 +28,9 @@ import shlex
 import torch
 from ase import Atoms
 
-from farfield.common import checkpoint, monitor
+from farfield.common import checkpoint
 from farfield.common.command_line import OptionParser, add_config_option, find_device, run_script
+from farfield.common.log import RunLog, progress_bar
 from farfield.common.precision import PRECISIONS
 from farfield.common.run_folder import prepare_run_folder, save_config
 from farfield.common.session import Interrupted
@@ -168,7 +169,7 @@ def simulate(config) -> dict | None:
     """One run from start to results; None if ``--pause-after`` ended the session."""
     folder = Path(config.run.run_dir)
     torch.set_num_threads(config.run.threads)
-    log = monitor.RunLog()
+    log = RunLog()
 
     # whatever cannot run is refused here, before anything is written
     potential = moving_potential(config)
@@ -207,7 +208,7 @@ def moving_potential(config) -> FarfieldCalculator:
 
 def integrate(simulation: Simulation, config) -> bool:
     """Run to the last step with a progress bar; False if ``--pause-after`` ended the session."""
-    bar = monitor.progress_bar(
+    bar = progress_bar(
         config.dynamics.steps,
         initial=simulation.step,
         unit="step",
@@ -252,7 +253,7 @@ def main(argv: list[str] | None = None) -> None:
         hint = f"; continue with: {again}" if begun else ""
         raise Interrupted(f"{str(stop) or 'interrupted'}{hint}") from None
     if results is None:
-        log = monitor.RunLog()
+        log = RunLog()
         log(f"paused after {config.run.pause_after} steps; continue with: {again}")
 
 

@@ -24,8 +24,9 @@ import argparse
 import torch
 from easydict import EasyDict
 
-from farfield.common import checkpoint, monitor
+from farfield.common import checkpoint
 from farfield.common.command_line import find_device, run_script
+from farfield.common.log import RunLog, format_table, write_json
 from farfield.common.precision import PRECISIONS
 from farfield.models.choices import check_choice
 from farfield.train.tasks import TASKS, find_task
@@ -112,9 +113,9 @@ def main(argv: list[str] | None = None):
     rows = evaluate_checkpoint(
         options.checkpoint, options.split, options.data_path, options.device, options.energy_offset
     )
-    monitor.RunLog()(f"{options.split} split, {options.checkpoint}\n{monitor.format_table(rows)}")
+    RunLog()(f"{options.split} split, {options.checkpoint}\n{format_table(rows)}")
     if options.json:
-        monitor.write_json(
+        write_json(
             options.json, {"checkpoint": options.checkpoint, "split": options.split, "rows": rows}
         )
 

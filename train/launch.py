@@ -16,8 +16,9 @@ from pathlib import Path
 
 from easydict import EasyDict
 
-from farfield.common import checkpoint, monitor
+from farfield.common import checkpoint
 from farfield.common.command_line import OptionParser, saved_config
+from farfield.common.log import RunLog, format_table, write_json
 from farfield.common.plugins import import_named_files
 from farfield.common.precision import PRECISIONS
 from farfield.common.session import Interrupted
@@ -95,7 +96,7 @@ class Script:
             raise Interrupted(f"{reason}; go on with: {again}" if begun else reason) from None
 
         if results is None and config.run.pause_after:
-            monitor.RunLog()(f"paused after {config.run.pause_after} epochs; go on with: {again}")
+            RunLog()(f"paused after {config.run.pause_after} epochs; go on with: {again}")
 
 
 def train(config: EasyDict) -> dict | list[dict] | None:
@@ -116,7 +117,7 @@ def build_trainer(config: EasyDict) -> tuple[Trainer, Parts]:
     device = prepare_process(config)
     parts = find_task(config.task).build(config)
     folder = Path(config.run.run_dir)
-    log = monitor.RunLog(folder / "log.txt")
+    log = RunLog(folder / "log.txt")
     return Trainer(
         parts.model, parts.task, parts.train, parts.val, config, folder, device, log
     ), parts
@@ -185,8 +186,8 @@ def train_all(config: EasyDict, plan: Plan) -> list[dict] | None:
 
     rows = plan.summarise(results)
     path = parent / "results.json"
-    log = monitor.RunLog(parent / "log.txt")
-    log(f"{plan.title}, test split\n{monitor.format_table(rows)}\nresults {path}")
+    log = RunLog(parent / "log.txt")
+    log(f"{plan.title}, test split\n{format_table(rows)}\nresults {path}")
     tables = [one["test"] for one in results]
-    monitor.write_json(path, {"test": rows, "test_of_run": tables, "config": saved_config(config)})
+    write_json(path, {"test": rows, "test_of_run": tables, "config": saved_config(config)})
     return rows

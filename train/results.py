@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from farfield.common import checkpoint, monitor, run_folder
+from farfield.common import checkpoint, figures, run_folder
 from farfield.common.command_line import saved_config
+from farfield.common.log import format_table, write_json
 from farfield.common.session import Interrupted, SignalWatch
+from farfield.train import plots
 from farfield.train.former_runs import current_config
 from farfield.train.run_options import FREE_ON_RESUME
 from farfield.train.tasks.task import evaluate_model
@@ -89,16 +91,14 @@ def _finish(trainer: Trainer, test_loader) -> dict:
         "config": saved_config(trainer.config),
         "history": trainer.history,
     }
-    monitor.write_json(trainer.folder / "results.json", results)
-    plots = trainer.folder / "plots"
+    write_json(trainer.folder / "results.json", results)
+    pictures = trainer.folder / "plots"
     reference = next(iter(trainer.best["baselines"].values()), {})
-    curves = monitor.draw_curves(
-        trainer.history, trainer.task.curves, reference, trainer.task.units
-    )
-    monitor.save_figure(plots / "learning_curve.png", curves)
+    curves = plots.draw_curves(trainer.history, trainer.task.curves, reference, trainer.task.units)
+    figures.save_figure(pictures / "learning_curve.png", curves)
     if result.pairs:
-        monitor.save_figure(plots / "predictions.png", monitor.draw_pairs(result.pairs))
-        monitor.save_figure(plots / "errors.png", monitor.draw_errors(result.pairs))
+        figures.save_figure(pictures / "predictions.png", plots.draw_pairs(result.pairs))
+        figures.save_figure(pictures / "errors.png", plots.draw_errors(result.pairs))
     report(trainer, results)
     return results
 
@@ -117,7 +117,7 @@ def report(trainer: Trainer, results: dict):
             f"note: {results['skipped_steps']} of {results['steps']} steps had a non-finite loss "
             "or gradient and changed no weight"
         )
-    log(monitor.format_table(results["test"]))
+    log(format_table(results["test"]))
     log(
         f"results {folder / 'results.json'}   plots {folder / 'plots'}   checkpoint "
         f"{folder / checkpoint.BEST}   "

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from farfield.common import checkpoint, monitor
+from farfield.common import checkpoint
 from farfield.common.command_line import plain, saved_config
 from farfield.common.precision import PRECISIONS
 from farfield.common.run_folder import check_same_run
@@ -31,6 +31,7 @@ from farfield.common.session import Interrupted, SignalWatch, cpu_seconds
 from farfield.dataloader.storage.files import json_checksum
 from farfield.train.data_order import EpochLoader
 from farfield.train.former_runs import current_config
+from farfield.train.monitor import Monitor
 from farfield.train.optimizers import SCHEDULES, averaged_model, build_optimizer
 from farfield.train.run_options import FREE_ON_RESUME
 from farfield.train.tasks.task import Task, evaluate_model
@@ -76,7 +77,7 @@ class Trainer:
                        needs; stored in every checkpoint
         folder         run folder, made by `run_folder.prepare_run_folder`
         device         where the model computes
-        log            `monitor.RunLog`
+        log            `RunLog`
     """
 
     def __init__(
@@ -125,9 +126,7 @@ class Trainer:
         total = (
             None if timed else self.total_steps
         )  # the bar foretells the end only where steps decide it
-        self.monitor = monitor.Monitor(
-            self.folder, total, self.position.step, self.config.run.progress
-        )
+        self.monitor = Monitor(self.folder, total, self.position.step, self.config.run.progress)
         first_epoch, pause = self.position.epoch, self.config.run.pause_after
         try:
             with SignalWatch() as self.signals:

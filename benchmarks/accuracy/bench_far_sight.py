@@ -50,8 +50,8 @@ from benchmarks import harness  # before torch: it sets the thread count
 import numpy as np  # isort: skip
 from easydict import EasyDict
 
-from farfield.common import monitor
 from farfield.common.command_line import OptionParser, run_script
+from farfield.common.log import RunLog
 from farfield.dataloader.batch_plan import BatchPlan
 from farfield.dataloader.datasets.potential_data import MoleculeDataset
 from farfield.dataloader.label_statistics import Statistics
@@ -391,7 +391,7 @@ def train(
     model = restore_network(config)
     set_references(model, problem.statistics)
     loaders = problem.loaders(config.training.batch_size, seed)
-    log = monitor.RunLog(folder / "log.txt")
+    log = RunLog(folder / "log.txt")
     prepare_run_folder(folder, resume=True, overwrite=False)
     save_config(folder, config)
     trainer = Trainer(

@@ -39,7 +39,7 @@ import numpy as np  # isort: skip
 import torch
 
 from farfield.common.command_line import OptionParser, run_script
-from farfield.common.monitor import progress_bar
+from farfield.common.log import progress_bar
 from farfield.dataloader.chemistry.molecule_graphs import GRAPH_RULES, graph_rule
 from farfield.dataloader.datasets.property_data import (
     BASIS,

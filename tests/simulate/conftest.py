@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from farfield.common import checkpoint, monitor
+from farfield.common import checkpoint, figures
 from farfield.train import train_md17
 from tests.support.md_data import SMALL, make_data
 
@@ -23,7 +23,7 @@ def trained(data, tmp_path_factory):
     def train(*options):
         folder = tmp_path_factory.mktemp("run")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(monitor, "save_figure", lambda path, figure: None)
+            patch.setattr(figures, "save_figure", lambda path, figure: None)
             train_md17.main(
                 [
                     "--run-dir",

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from farfield.common import monitor
 from farfield.common.command_line import OptionParser, run_script
+from farfield.common.log import RunLog
 from farfield.common.precision import PRECISIONS
 from farfield.dataloader.storage.files import array_checksum
 from farfield.train.data_order import EpochLoader
@@ -164,7 +164,7 @@ def toy_trainer(folder, *arguments, task=None, dropout=0.2, size=40):
         config,
         folder,
         device,
-        monitor.RunLog(folder / "log.txt"),
+        RunLog(folder / "log.txt"),
     )
     if config.run.resume and (found := trainer.resumable()) is not None:
         trainer.restore(found)

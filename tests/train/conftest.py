@@ -2,7 +2,7 @@
 
 import pytest
 
-from farfield.common import monitor
+from farfield.common import figures
 
 
 @pytest.fixture(scope="module")
@@ -11,5 +11,5 @@ def no_plots():
     time.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(monitor, "save_figure", lambda path, figure: None)
+        patch.setattr(figures, "save_figure", lambda path, figure: None)
         yield

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from farfield.common.monitor import progress_bar
+from farfield.common.log import progress_bar
 from farfield.dataloader.batch_plan import BatchPlan
 from farfield.dataloader.chemistry.bonds import BondTable
 from farfield.dataloader.chemistry.molecule_graphs import graph_rule

@@ -1,0 +1,69 @@
+"""What a script says: lines, progress bars, tables, and results as json."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from tqdm import tqdm
+
+from farfield.dataloader.storage import files
+
+
+class RunLog:
+    """Lines for the reader: on the terminal (above the progress bar) and, if ``path`` is given,
+    appended to a file.
+    """
+
+    def __init__(self, path=None):
+        self.path = path
+
+    def __call__(self, text: str):
+        if self.path is not None:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(text + "\n")
+        try:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+        except BrokenPipeError:  # who read along has gone (| head); the run goes on
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
+
+
+def progress_bar(total: int | None, **more) -> tqdm:
+    """A bar on stderr; where that is a file, a line every 20 seconds."""
+    return tqdm(
+        total=total, mininterval=0.2 if sys.stderr.isatty() else 20.0, dynamic_ncols=True, **more
+    )
+
+
+def write_json(path, content):
+    """Write ``content`` atomically; numbers that json does not know (nan, inf) become null."""
+    files.write_json(path, _finite(content))
+
+
+def _finite(value):
+    if isinstance(value, Mapping):
+        return {str(key): _finite(content) for key, content in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(content) for content in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def format_table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows of a table as aligned text; columns in the order of the first row."""
+    columns = list(rows[0])
+    cells = [columns] + [[_cell(row.get(column, "")) for column in columns] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    lines = []
+    for line in cells:
+        padded = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
+        lines.append("  ".join([line[0].ljust(widths[0]), *padded[1:]]).rstrip())
+    return "\n".join(lines)
+
+
+def _cell(value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -11,6 +11,7 @@ import torch
 
 from farfield.models.far_field.attention import FEATURE_MAPS, FarFieldAttention, FarFieldOptions
 from farfield.models.so3.irreps import num_rows
+from tests.support.derivatives import assert_all_derivatives
 from tests.support.draws import draw
 from tests.support.far_field_clouds import CORNERS, OPEN, ball, batch
 from tests.support.turns import orthogonal, relative_error, turned
@@ -176,8 +177,7 @@ def test_all_derivatives(expansion, normalisation):
         draw(3, 4, 1, seed=1).requires_grad_(),
         *model.parameters(),
     )
-    assert torch.autograd.gradcheck(lambda positions, x, *_: model(graph, positions, x), inputs)
-    assert torch.autograd.gradgradcheck(lambda positions, x, *_: model(graph, positions, x), inputs)
+    assert_all_derivatives(lambda positions, x, *_: model(graph, positions, x), inputs)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from farfield.models.far_field.expansions.lattice import LatticeExpansion
 from farfield.models.far_field.expansions.multipole import MultipoleExpansion
 from farfield.models.far_field.expansions.pairwise import PairwiseExpansion
 from farfield.models.far_field.spectrum import RadialSpectrum, SpectrumOptions
+from tests.support.derivatives import assert_all_derivatives
 from tests.support.draws import draw
 from tests.support.far_field_clouds import CORNERS, ball, batch, features
 
@@ -64,8 +65,7 @@ def test_derivatives_of_a_mixed_batch():
         for part in (ball(graph, 2.0), *features(graph, (1, 1, 1)), draw(2, 1, 2, seed=8))
     ]
     expansion = Mixed(KAPPA, 1, ExpansionOptions(tolerance=0.1, design_radius=2.0))
-    assert torch.autograd.gradcheck(lambda *x: expansion(graph, *x), inputs)
-    assert torch.autograd.gradgradcheck(lambda *x: expansion(graph, *x), inputs)
+    assert_all_derivatives(lambda *x: expansion(graph, *x), inputs)
 
 
 def test_break_even_grows_with_moments_and_falls_with_the_cost_of_a_pair():

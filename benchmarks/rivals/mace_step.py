@@ -1,14 +1,15 @@
-"""One training step of mace-torch after the other, on request; run by ``bench_training_step.py``
-with the python of its environment.
+"""Training steps of mace-torch on request; run by ``bench_training_step.py``.
 
-    python benchmarks/rivals/mace_step.py geometry.npz --irreps 64x0e+64x1o+64x2e
+    .venv-mace/bin/python benchmarks/rivals/mace_step.py geometry.npz --irreps 64x0e+64x1o+64x2e
 
-Reads one line from standard input for each step (energy, forces, gradient of all weights, no
-optimiser) and answers with its CPU milliseconds and the peak memory of the process in MB above the
-loaded program. Imports nothing of this repository.
+Says first how many weights and edges there are. Then reads one line from standard input for each
+step (energy, forces, gradient of all weights, no optimiser), and answers with its CPU milliseconds
+and the peak memory of the process in MB above the loaded program. All answers are lines of JSON.
+Imports nothing of this repository, because its python has mace-torch alone.
 """
 
 import argparse
+import json
 import os
 import pathlib
 import sys
@@ -30,24 +31,25 @@ from mace.tools import torch_geometric  # noqa: E402
 
 def peak_mb() -> float:
     """Largest resident memory of this process so far."""
-    line = next(
-        line
-        for line in pathlib.Path("/proc/self/status").read_text().splitlines()
-        if line.startswith("VmHWM")
-    )
-    return int(line.split()[1]) / 1e3
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1e3
+    raise SystemExit("the kernel reports no VmHWM: memory is measured on Linux only")
 
 
-def main():
-    """Build the network, then answer."""
+def read_options() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("geometry")
-    parser.add_argument("--irreps", required=True)
-    parser.add_argument("--cutoff", type=float, default=5.0)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    parser.add_argument("geometry", help="npz file with numbers (atoms,) and positions (atoms, 3)")
+    parser.add_argument("--irreps", required=True, help="hidden features, as e3nn writes them")
+    parser.add_argument("--cutoff", type=float, default=5.0, help="reach of the edges, Angstrom")
+    return parser.parse_args()
+
+
+def build(options: argparse.Namespace) -> tuple[torch.nn.Module, data.AtomicData]:
+    """The network and the structure, with labels that are all zero."""
     torch.manual_seed(0)
     with np.load(options.geometry, allow_pickle=False) as file:
         numbers, positions = file["numbers"], file["positions"]
@@ -81,15 +83,27 @@ def main():
         atomic_inter_scale=1.0,
         atomic_inter_shift=0.0,
     )
+    return model, atoms
+
+
+def main():
+    """Build the network, then answer."""
+    options = read_options()
+    torch.set_num_threads(1)
+    model, atoms = build(options)
     batch = next(iter(torch_geometric.dataloader.DataLoader([atoms], batch_size=1))).to_dict()
     loaded = peak_mb()
-    print(sum(w.numel() for w in model.parameters()), atoms.edge_index.shape[1], flush=True)
+    weights = sum(weight.numel() for weight in model.parameters())
+    print(json.dumps({"weights": weights, "edges": atoms.edge_index.shape[1]}), flush=True)
+
     for _ in sys.stdin:
         start = time.process_time()
         out = model(batch, training=True)
         model.zero_grad(set_to_none=True)
         (out["energy"].square().mean() + out["forces"].square().mean()).backward()
-        print(1e3 * (time.process_time() - start), peak_mb() - loaded, flush=True)
+        milliseconds = 1e3 * (time.process_time() - start)
+        answer = {"milliseconds": milliseconds, "memory": peak_mb() - loaded}
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""A training step of E2Former on a large molecule, near field and hybrid, beside mace-torch of the
-same channels and layers.
+"""A training step of E2Former on a large molecule, near field and hybrid, and of mace-torch.
 
-    # ours alone
+    # Farfield alone
     python -m benchmarks.speed.bench_training_step
-    # environment: compare_mace.py
+
+    # with mace-torch; benchmarks/rivals/compare_mace.py says how to make its environment
     python -m benchmarks.speed.bench_training_step --mace-python .venv-mace/bin/python
 
 One structure (a generated double-walled nanotube, 370 atoms, edges up to 5 Angstrom, or
-``--geometry``), 2 layers, lmax 2; a step is energy, forces and the gradient of all weights, without
-an optimiser. Medians of CPU milliseconds of one thread, all programs taking turns (mace-torch waits
-in a process of its own); memory is the peak of a fresh process above the loaded program.
+``--geometry``), 2 layers, lmax 2, and the same channels for all networks. A step is energy, forces
+and the gradient of all weights, without an optimiser. Times are medians of CPU milliseconds of one
+thread, all programs taking turns (mace-torch in a process of its own); memory is the peak of a
+fresh process above the loaded program.
 """
 
 from __future__ import annotations
@@ -21,11 +22,10 @@ if not __package__:  # `python benchmarks/speed/bench_training_step.py` in a che
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import contextlib
-import os
+import functools
 import statistics
-import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from benchmarks import harness  # before torch: it sets the thread count
 
@@ -33,6 +33,7 @@ import numpy as np  # isort: skip
 import torch
 
 from benchmarks.speed.near_field_cases import double_walled_nanotube, load_geometry
+from benchmarks.worker import Worker
 from farfield.common.command_line import OptionParser, run_script
 from farfield.dataloader.datasets.potential_data import MoleculeDataset
 from farfield.dataloader.storage.files import write_json
@@ -50,7 +51,7 @@ COLUMNS = {
     "ratio": "/ hybrid",
     "memory": "peak MB",
 }
-# the far field of the published rows
+# The far field of the published rows.
 FAR_FIELD = {
     "far_heads": 4,
     "far_value_channels": 4,
@@ -60,19 +61,19 @@ FAR_FIELD = {
 
 
 def structures_of(numbers: np.ndarray, positions: np.ndarray) -> Structures:
-    """Equally large structures, numbers (structures, atoms) and positions (structures, atoms, 3),
-    slightly off their symmetric places.
+    """Equally large structures, slightly off their symmetric places.
+
+    numbers: (structures, atoms). positions: (structures, atoms, 3), Angstrom.
     """
     count, atoms = numbers.shape
-    positions = (
-        positions + 0.05 * np.random.default_rng(0).standard_normal(positions.shape)
-    ).reshape(-1, 3)
-    labels = {"energy": np.zeros(count), "forces": np.zeros_like(positions)}
+    noise = 0.05 * np.random.default_rng(0).standard_normal(positions.shape)
+    positions = (positions + noise).reshape(-1, 3)
     return Structures(
         atomic_numbers=numbers.reshape(-1),
         positions=positions,
         counts=np.full(count, atoms),
-        **labels,
+        energy=np.zeros(count),
+        forces=np.zeros_like(positions),
     )
 
 
@@ -85,25 +86,22 @@ def structure(geometry: str | None) -> Structures:
 def training_step(
     name: str, structures: Structures, channels: int, schedule: str, **options
 ) -> harness.Program:
-    """E2Former of two layers and degrees 0 .. ``LMAX`` on all structures at once, its lengths and
-    averages those of the structures.
-    """
+    """E2Former of two layers and degrees 0 .. ``LMAX`` on all structures at once."""
     batch = MoleculeDataset(structures, CUTOFF)[range(len(structures))].to(dtype=torch.float32)
     torch.manual_seed(0)
-    averages = {
-        "avg_degree": batch.num_edges / batch.num_nodes,
-        "avg_atoms": batch.num_nodes / batch.num_graphs,
-    }
-    radius = float(batch.positions.norm(dim=1).max())  # the data set puts centroids at zero
-    irreps = "+".join(f"{channels}x{l}{'eo'[l % 2]}" for l in range(LMAX + 1))
     sizes = {
-        "irreps": irreps,
+        "irreps": "+".join(f"{channels}x{l}{'eo'[l % 2]}" for l in range(LMAX + 1)),
         "schedule": schedule,
         "layers": 2,
         "cutoff": CUTOFF,
-        "far_design_radius": radius,
     }
-    config = {"name": "e2former", **FAR_FIELD, **sizes, **averages, **options}
+    # What a training script reads off its data; the data set puts centroids at zero.
+    measured = {
+        "avg_degree": batch.num_edges / batch.num_nodes,
+        "avg_atoms": batch.num_nodes / batch.num_graphs,
+        "far_design_radius": float(batch.positions.norm(dim=1).max()),
+    }
+    config = {"name": "e2former", **FAR_FIELD, **sizes, **measured, **options}
     model = build_model(config).train()
 
     def run() -> tuple[torch.Tensor, ...]:
@@ -119,95 +117,70 @@ def ours(name: str, channels: int, geometry: str | None) -> harness.Program:
     return training_step(name, structure(geometry), channels, SCHEDULES[name])
 
 
-@contextlib.contextmanager
-def mace(
-    python: str, irreps: str, geometry: Path
-) -> Iterator[tuple[dict, Callable[[], tuple[float, float]]]]:
-    """mace-torch in a process of its own: what it is, and a function for one step -> (CPU ms, peak
-    MB).
-    """
-    script = Path(__file__).with_name("mace_step.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    command = [python, str(script), str(geometry), "--irreps", irreps, "--cutoff", str(CUTOFF)]
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment,
-    ) as process:
-        weights, edges = (int(part) for part in _answer(process))
-
-        def step() -> tuple[float, float]:
-            process.stdin.write("step\n")
-            process.stdin.flush()
-            milliseconds, memory = (float(part) for part in _answer(process))
-            return milliseconds, memory
-
-        yield {"program": f"mace-torch {irreps}", "weights": weights, "edges": edges}, step
-        process.stdin.close()
+def start_mace(python: str, irreps: str, geometry: Path) -> Worker:
+    """mace-torch in a process of its own."""
+    script = str(Path(__file__).parents[1] / "rivals" / "mace_step.py")
+    command = [python, script, str(geometry), "--irreps", irreps, "--cutoff", str(CUTOFF)]
+    return Worker(command, hint="benchmarks/rivals/mace_step.py by itself says why")
 
 
-def _answer(process: subprocess.Popen) -> list[str]:
-    """The next line of numbers; RuntimeError if the process has ended instead."""
-    for line in process.stdout:
-        parts = line.split()
-        with contextlib.suppress(ValueError):
-            [float(part) for part in parts]
-            if len(parts) == 2:
-                return parts
-    raise RuntimeError(
-        "mace-torch ended without an answer; try benchmarks/rivals/mace_step.py by itself "
-        "to see why"
-    )
+def mace_step(worker: Worker, row: dict) -> float:
+    """CPU milliseconds of one step; its memory is kept in ``row``."""
+    answer = worker.ask("step")
+    row["memory"] = answer["memory"]
+    return answer["milliseconds"]
+
+
+def our_step(program: harness.Program) -> float:
+    """CPU milliseconds of one step."""
+    return 1e3 * harness.seconds(program.train)
+
+
+def our_programs(options) -> list[tuple[dict, Callable[[], float]]]:
+    """Rows of our networks without their times, and their steps."""
+    found = []
+    for name in SCHEDULES:
+        program = ours(name, options.channels, options.geometry)
+        arguments = (name, options.channels, options.geometry)
+        row = {
+            "program": f"Farfield {name}",
+            "weights": program.num_parameters,
+            "edges": structure_edges(options.geometry),
+            "memory": harness.peak_memory_mb(ours, arguments, "train"),
+        }
+        found.append((row, functools.partial(our_step, program)))
+    return found
+
+
+def mace_programs(options, stack: contextlib.ExitStack) -> list[tuple[dict, Callable[[], float]]]:
+    """Rows of mace-torch without their times, and their steps; ``stack`` ends the processes."""
+    place = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "geometry.npz"
+    one = structure(options.geometry)
+    np.savez(place, numbers=one.atomic_numbers, positions=one.positions)
+    found = []
+    for pattern in MACE_IRREPS:
+        irreps = pattern.format(options.channels)
+        worker = stack.enter_context(start_mace(options.mace_python, irreps, place))
+        row = {"program": f"mace-torch {irreps}", **worker.start}
+        found.append((row, functools.partial(mace_step, worker, row)))
+    return found
 
 
 def rows_of(options) -> list[dict]:
     """A row for every program."""
-    rows, steps = [], {}
     with contextlib.ExitStack() as stack:
-        for name in SCHEDULES:
-            program = ours(name, options.channels, options.geometry)
-            edges = structure_edges(options.geometry)
-            memory = harness.peak_memory_mb(
-                ours, (name, options.channels, options.geometry), "train"
-            )
-            rows.append(
-                {
-                    "program": f"Farfield {name}",
-                    "weights": program.num_parameters,
-                    "edges": edges,
-                    "memory": memory,
-                }
-            )
-            steps[rows[-1]["program"]] = lambda program=program: (
-                1e3 * harness.seconds(program.train)
-            )
+        programs = our_programs(options)
         if options.mace_python:
-            place = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "geometry.npz"
-            one = structure(options.geometry)
-            np.savez(place, numbers=one.atomic_numbers, positions=one.positions)
-            for pattern in MACE_IRREPS:
-                row, step = stack.enter_context(
-                    mace(options.mace_python, pattern.format(options.channels), place)
-                )
-                rows.append(row)
-                steps[row["program"]] = lambda step=step, row=row: _noted(row, *step())
-        times = {name: [] for name in steps}
-        for _ in range(options.rounds + 1):  # the first one warms up
-            for name, step in steps.items():
-                times[name].append(step())
-    for row in rows:
-        row["milliseconds"] = statistics.median(times[row["program"]][1:])
-    hybrid = next(row for row in rows if row["program"] == "Farfield hybrid")["milliseconds"]
+            programs += mace_programs(options, stack)
+
+        # The programs take turns; the first round warms up.
+        rounds = [[step() for _, step in programs] for _ in range(options.rounds + 1)]
+
+    rows = [row for row, _ in programs]
+    for row, *times in zip(rows, *rounds[1:], strict=True):
+        row["milliseconds"] = statistics.median(times)
+    hybrid = next(row["milliseconds"] for row in rows if row["program"] == "Farfield hybrid")
     return [{**row, "ratio": row["milliseconds"] / hybrid} for row in rows]
-
-
-def _noted(row: dict, milliseconds: float, memory: float) -> float:
-    """Keep the memory of a step in its row."""
-    row["memory"] = memory
-    return milliseconds
 
 
 def structure_edges(geometry: str | None) -> int:

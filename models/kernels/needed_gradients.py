@@ -2,9 +2,11 @@
 
 A pass for some of the leaves, ``autograd.grad(energy, positions)`` or ``backward(inputs=weights)``,
 leaves out whatever leads to none of them. Torch's own operations are told so; a
-``torch.autograd.Function`` is told only which inputs are part of a graph at all, and would make
-gradients that are then thrown away: those by the positions in the pass that trains on forces, those
-by the weights in molecular dynamics.
+``torch.autograd.Function`` is only told which inputs are part of a graph at all, and would compute
+gradients that are then thrown away: by the positions in the pass that trains on forces, by the
+weights in molecular dynamics.
+
+Cost: a microsecond for each argument.
 """
 
 from __future__ import annotations
@@ -14,16 +16,14 @@ from torch.autograd.function import FunctionCtx
 
 
 def needed_inputs(ctx: FunctionCtx) -> tuple[bool, ...]:
-    """For each argument of the forward, whether the running backward pass goes on to it; to be
-    called in ``backward``.
+    """For each argument of the forward, whether the running backward pass goes on to it.
 
-    At most ``ctx.needs_input_grad``. The engine is asked as in torch's
-    ``register_multi_grad_hook``; for leaves it refuses the question, and they always count as
-    wanted.
+    To be called in ``backward``. True at most where ``ctx.needs_input_grad`` is. The engine is
+    asked as in torch's ``register_multi_grad_hook``; it refuses the question for leaves, which
+    therefore always count as needed.
     """
-    nodes = (
-        node for node, _ in ctx.next_functions if node is not None
-    )  # one for each argument that needs a gradient
+    # one node for each argument that needs a gradient
+    nodes = (node for node, _ in ctx.next_functions if node is not None)
     return tuple(needed and _runs(next(nodes)) for needed in ctx.needs_input_grad)
 
 

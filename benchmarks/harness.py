@@ -1,9 +1,9 @@
 """Tools of the benchmarks: what a step costs in time and memory, and how two programs compare.
 
-Time. CPU seconds of the process (``time.process_time``, user + system), which a busy neighbour on
-the machine disturbs less than the wall clock; on a GPU the wall clock between two synchronisations.
+Time. CPU seconds of the process (``time.process_time``, user + system), because other work on the
+machine disturbs them less than the wall clock; on a GPU, wall seconds between synchronisations.
 Programs are compared *interleaved*: one after the other in every round, so that a slow minute of
-the machine meets all of them, and the ratio is also taken round by round.
+the machine slows all of them, and the ratio is also taken round by round.
 
 Memory. Growth of the resident set above the loaded program: in a fresh process, after everything is
 built, the high-water mark of the process is reset, the step runs once, and the mark is read. Blocks
@@ -24,20 +24,23 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # libraries read it once, when they are loaded
 
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
+from farfield.models.choices import check_choice  # noqa: E402
+
 STEPS = ("forward", "train")
 
 
 @dataclasses.dataclass
 class Program:
-    """A network bound to its inputs: ``run() -> tuple of output tensors``, and the module that
-    holds its parameters.
+    """A network bound to its inputs.
+
+    module: holds the parameters. run: computes the outputs, a tuple of tensors.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Program:
 
     @property
     def num_parameters(self) -> int:
+        """Number of weights."""
         return sum(p.numel() for p in self.module.parameters())
 
     def forward(self) -> None:
@@ -61,8 +65,9 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """How many times longer another program takes: ratio of the medians, and the smallest and
-    largest ratio within one round.
+    """How many times longer another program takes than ours.
+
+    value: ratio of the medians. least, most: smallest and largest ratio within one round.
     """
 
     value: float
@@ -74,13 +79,13 @@ class Ratio:
 
 
 def seconds(function: Callable[[], None], device: torch.device | str = "cpu") -> float:
-    """Cost of one call: CPU seconds of this process, or wall seconds between synchronisations on a
-    GPU.
-    """
+    """Cost of one call: CPU seconds of this process; on a GPU, wall seconds."""
     if torch.device(device).type != "cuda":
         start = time.process_time()
         function()
         return time.process_time() - start
+
+    # Kernels run on after their launch: wait for them before reading the clock.
     torch.cuda.synchronize(device)
     start = time.perf_counter()
     function()
@@ -94,14 +99,17 @@ def interleave(
     device: torch.device | str = "cpu",
     warm_up: int = 1,
 ) -> dict[str, list[float]]:
-    """Seconds of every task in every round, the tasks taking turns; ``warm_up`` untimed rounds go
-    before.
+    """Seconds of every task in every round, the tasks taking turns.
+
+    rounds: timed rounds, at least 1 (ValueError). warm_up: untimed rounds before them.
     """
     if rounds < 1:
         raise ValueError(f"rounds must be >= 1, got {rounds}")
+
     for _ in range(warm_up):
         for task in tasks.values():
             task()
+
     times: dict[str, list[float]] = {name: [] for name in tasks}
     for _ in range(rounds):
         for name, task in tasks.items():
@@ -132,9 +140,10 @@ def _resident_growth(function: Callable[[], None]) -> float:
     start = _status_mb("VmRSS")
     try:
         pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-    except OSError:
+    except OSError:  # a kernel that forbids it: the mark of the whole process has to do
         function()
         return max(0.0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6 - start)
+
     function()
     return max(0.0, _status_mb("VmHWM") - start)
 
@@ -145,13 +154,12 @@ def _build_and_measure(build: Callable[..., Program], arguments: tuple, step: st
 
 
 def peak_memory_mb(build: Callable[..., Program], arguments: tuple, step: str) -> float:
-    """Peak MB (10^6 bytes) of one ``step`` ("forward" or "train") of ``build(*arguments)`` above
-    the loaded program, in a fresh process.
+    """Peak MB (10^6 bytes) of one step above the loaded program, in a fresh process.
 
-    ``build`` must be a function at the top of a module, its arguments picklable.
+    build: a function at the top of a module. arguments: its arguments, picklable. step: "forward"
+    or "train".
     """
-    if step not in STEPS:
-        raise ValueError(f"step must be one of {', '.join(STEPS)}, got {step!r}")
+    check_choice("step", step, STEPS)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_build_and_measure, (build, arguments, step))
 
@@ -181,43 +189,45 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _gpu(device: torch.device | str) -> dict[str, str]:
+    """The name of a GPU; nothing for the CPU."""
+    if torch.device(device).type != "cuda":
+        return {}
+    return {"gpu": torch.cuda.get_device_name(device)}
+
+
 def environment(
     packages: tuple[str, ...] = ("torch", "dgl", "e3nn", "numpy"),
     device: torch.device | str = "cpu",
 ) -> dict:
-    """What a reader needs to judge the numbers: processor, threads, allocator and its settings,
-    versions.
-    """
-    settings = {
-        k: v
-        for k, v in os.environ.items()
-        if k.startswith("MALLOC_") or k in ("GLIBC_TUNABLES", "LD_PRELOAD")
+    """What a reader needs to judge the numbers: processor, threads, allocator, versions."""
+    allocator_settings = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("MALLOC_") or name in ("GLIBC_TUNABLES", "LD_PRELOAD")
     }
-    report = {
+    versions = {name: version for name in packages if (version := _version(name))}
+    return {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "allocator": " ".join([*platform.libc_ver(), "malloc"]),
-        "allocator_settings": settings,
+        "allocator_settings": allocator_settings,
         "python": platform.python_version(),
-        "versions": {name: version for name in packages if (version := _version(name))},
+        "versions": versions,
+        **_gpu(device),
     }
-    if torch.device(device).type == "cuda":
-        report["gpu"] = torch.cuda.get_device_name(device)
-    return report
 
 
 def describe_environment(report: dict) -> str:
     """The report of :func:`environment` in two lines."""
-    settings = (
-        ", ".join(f"{k}={v}" for k, v in report["allocator_settings"].items()) or "default settings"
-    )
-    versions = ", ".join(
-        f"{k} {v}" for k, v in {"python": report["python"], **report["versions"]}.items()
-    )
-    machine = f"{report['gpu']}, host " if "gpu" in report else ""
+    settings = ", ".join(f"{key}={value}" for key, value in report["allocator_settings"].items())
+    packages = {"python": report["python"], **report["versions"]}
+    versions = ", ".join(f"{name} {version}" for name, version in packages.items())
+
+    gpu = f"{report['gpu']}, host " if "gpu" in report else ""
     cpu = f"{report['cpu']}, {report['cores']} cores, {report['threads']} thread(s)"
-    return f"{machine}{cpu}, {report['allocator']} ({settings})\n{versions}"
+    return f"{gpu}{cpu}, {report['allocator']} ({settings or 'default settings'})\n{versions}"
 
 
 def start(
@@ -225,8 +235,9 @@ def start(
     output: str | None = None,
     device: torch.device | str = "cpu",
 ) -> dict:
-    """Begin measuring: refuse an output file without a folder, take one thread, print the
-    environment; its report.
+    """Begin measuring: take one thread, print the environment, and return its report.
+
+    output: file for the rows; FileNotFoundError if its folder does not exist.
     """
     if output:
         check_folder(output)
@@ -237,34 +248,42 @@ def start(
 
 
 def table(rows: list[dict], columns: dict[str, str]) -> str:
-    """Rows as aligned text; ``columns`` maps keys of a row to headings, a missing value prints as a
-    dash.
-    """
-    cells = [list(columns.values())] + [[_cell(row.get(key)) for key in columns] for row in rows]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    lines = (zip(line, widths, strict=True) for line in cells)
-    return "\n".join(
-        "  ".join(text.rjust(w) if i else text.ljust(w) for i, (text, w) in enumerate(line))
-        for line in lines
+    """Rows as aligned text, a missing value as a dash; columns: keys of a row -> headings."""
+    lines = [list(columns.values())]
+    lines += [[_cell(row.get(key)) for key in columns] for row in rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
+    return "\n".join(_aligned(line, widths) for line in lines)
+
+
+def _aligned(line: list[str], widths: list[int]) -> str:
+    """The first column to the left, all others to the right."""
+    first, *others = (
+        text.rjust(width) if column else text.ljust(width)
+        for column, (text, width) in enumerate(zip(line, widths, strict=True))
     )
+    return "  ".join([first, *others])
 
 
-def _cell(value) -> str:
+def _cell(value: object) -> str:
+    """A value as text: about three digits of a float."""
     if value is None:
         return "-"
-    return (
-        f"{value:.0f}"
-        if isinstance(value, float) and value >= 100
-        else f"{value:.2f}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
+
+
+def chosen(text: str, known: Iterable[str], flag: str) -> list[str]:
+    """Names of a list "a,b", or all that are ``known`` for "all"; ValueError for any other."""
+    known = list(known)
+    names = known if text == "all" else text.split(",")
+    for name in names:
+        check_choice(flag, name, known)
+    return names
 
 
 def check_folder(path: str | pathlib.Path) -> None:
-    """FileNotFoundError unless the folder of an output file exists: asked before the measuring, not
-    after.
-    """
+    """Raise FileNotFoundError, before any measuring, unless an output file has a folder."""
     path = pathlib.Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(
@@ -273,7 +292,7 @@ def check_folder(path: str | pathlib.Path) -> None:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose complaints are a ``ValueError`` of one line."""
+    """An argument parser whose errors are a ``ValueError`` of one line."""
 
     def error(self, message: str):
         raise ValueError(f"{message.removeprefix('argument ')} (--help lists all options)")

@@ -47,8 +47,8 @@ QM9_COUNT = 130_831  # molecules of QM9 without the uncharacterised ones
 FILE_HINT = "give an npz file with the index lists train, val and test"
 
 # what a protocol can divide
-STRUCTURES = "structures with energies and forces"
-MOLECULES = "molecules with properties"
+FOR_STRUCTURES = "structures with energies and forces"
+FOR_MOLECULES = "molecules with properties"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ PROTOCOLS: Registry[Protocol] = Registry("split")
 
 
 def protocol(
-    name: str, *reads: str, divides: tuple[str, ...] = (STRUCTURES,), uses_shares: bool = False
+    name: str, *reads: str, divides: tuple[str, ...] = (FOR_STRUCTURES,), uses_shares: bool = False
 ):
     """Decorator that registers a dividing function as the protocol ``name``."""
 
@@ -106,7 +106,7 @@ def protocol(
 
 
 def protocols_for(what: str) -> list[str]:
-    """Names of the protocols that divide ``what`` (STRUCTURES or MOLECULES)."""
+    """Names of the protocols that divide ``what`` (FOR_STRUCTURES or FOR_MOLECULES)."""
     return [name for name, rule in PROTOCOLS.items() if what in rule.divides]
 
 
@@ -134,7 +134,7 @@ def _with_defaults(options: SplitOptions, train: int, val: int) -> SplitOptions:
     )
 
 
-@protocol("random", "train", "val", "test", "seed", divides=(STRUCTURES, MOLECULES))
+@protocol("random", "train", "val", "test", "seed", divides=(FOR_STRUCTURES, FOR_MOLECULES))
 def _random(count: int, options: SplitOptions) -> Indices:
     if too_small_for_usual_sizes(count, options):
         return _fractions(count, options)
@@ -272,7 +272,7 @@ def _time(count: int, options: SplitOptions) -> Indices:
     )
 
 
-@protocol("file", "path", divides=(STRUCTURES, MOLECULES))
+@protocol("file", "path", divides=(FOR_STRUCTURES, FOR_MOLECULES))
 def _file(count: int, options: SplitOptions) -> Indices:
     if options.path is None:
         raise ValueError(
@@ -283,20 +283,20 @@ def _file(count: int, options: SplitOptions) -> Indices:
     return tuple(content[name] for name in SPLITS)
 
 
-@protocol("3dml", "train", "val", "test", divides=(MOLECULES,))
+@protocol("3dml", "train", "val", "test", divides=(FOR_MOLECULES,))
 def _3dml(count: int, options: SplitOptions) -> Indices:
     options = _qm9_sizes("3dml", count, options, 100_000, 18_000)
     return take(count, options, np.arange(count))
 
 
-@protocol("nvidia", "train", "val", "test", "seed", divides=(MOLECULES,))
+@protocol("nvidia", "train", "val", "test", "seed", divides=(FOR_MOLECULES,))
 def _nvidia(count: int, options: SplitOptions) -> Indices:
     options = _qm9_sizes("nvidia", count, options, 100_000, 17_748)
     generator = torch.Generator().manual_seed(options.seed)
     return take(count, options, torch.randperm(count, generator=generator).numpy())
 
 
-@protocol("cormorant", "train", "val", "test", "seed", divides=(MOLECULES,))
+@protocol("cormorant", "train", "val", "test", "seed", divides=(FOR_MOLECULES,))
 def _cormorant(count: int, options: SplitOptions) -> Indices:
     options = _qm9_sizes("cormorant", count, options, 100_000, 17_748)
     generator = np.random.RandomState(options.seed)  # noqa: NPY002 - the published order

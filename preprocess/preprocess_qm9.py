@@ -1,5 +1,4 @@
-"""Preprocess QM9, or any npz file of molecules with properties: labels in fixed units, splits,
-graphs, bond kinds and edge bases.
+"""Preprocess QM9, or any npz file of molecules with properties.
 
     # archive of 133,885 files, downloaded
     python -m preprocess.preprocess_qm9 --out data/qm9
@@ -11,10 +10,11 @@ graphs, bond kinds and edge bases.
         --train 16000 --val 2000 --out data/mine
     python -m preprocess.preprocess_qm9 --graph complete --workers 8 --out data/qm9_complete
 
-What is written: see dataloader.datasets.property_data. Graphs and bases are made by ``--workers``
-processes in pieces (see preprocess.basis_shards); the same command goes on after an interruption or
-a kill, uses again what fits its settings and checksums, and refuses the rest. Units of all labels:
-see dataloader.sources.qm9.TARGETS. Without a network, the message says which file to put where.
+It writes labels in fixed units, splits, graphs, bond kinds and edge bases (see
+dataloader.datasets.property_data). Graphs and bases are made by ``--workers`` processes in shards
+(see preprocess.basis_shards); the same command goes on after an interruption or a kill, uses again
+what fits its settings and checksums, and refuses the rest. Units of all labels: see
+dataloader.sources.qm9_targets. Without a network, the message says which file to put where.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ if not __package__:  # `python preprocess/preprocess_qm9.py` in a checkout
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
+from easydict import EasyDict
+from tqdm import tqdm
 
-from farfield.common.command_line import OptionParser, add_config_option, run_script
+from farfield.common.command_line import OptionParser, Section, add_config_option, run_script
 from farfield.common.log import progress_bar
 from farfield.dataloader.chemistry.bonds import BondTable
 from farfield.dataloader.chemistry.molecule_graphs import GRAPH_RULES, graph_rule
@@ -42,8 +43,10 @@ from farfield.dataloader.datasets.property_data import (
     SPLIT_FILE,
 )
 from farfield.dataloader.sources import qm9
-from farfield.dataloader.sources.download import fetch
-from farfield.dataloader.split_protocols import SPLITS
+from farfield.dataloader.sources.download import RAW_FOLDER, RAW_FOLDER_HELP, RemoteFile, fetch
+from farfield.dataloader.sources.qm9 import QM9_FORMS
+from farfield.dataloader.sources.qm9_assembly import Report
+from farfield.dataloader.split_protocols import FOR_MOLECULES, SPLITS, protocols_for
 from farfield.dataloader.splits import Split, SplitOptions, make_split
 from farfield.dataloader.storage import files
 from farfield.dataloader.storage.basis_cache import BasisCache, CacheSettings
@@ -51,106 +54,120 @@ from farfield.dataloader.storage.files import REBUILD_HINT
 from farfield.dataloader.structures import Structures
 from farfield.preprocess.basis_shards import PIECES, make_basis
 from farfield.preprocess.manifest import Manifest, being_made, remove
+from farfield.preprocess.structure_folder import READING_BAR_DELAY
 
 FORMAT = 1
 LMAX = 3  # of the published networks: degrees 0 .. 3
 BONDS = "bonds.npz"  # of a source that has them
+OWN_FILE = "npz"  # form of QM9 that --file reads
 SHARES = {"train": 0.8, "val": 0.1}  # of a random split of other data than QM9
-# source -> file -> (numbers that are left out, progress of a bar) -> molecules, bonds or None,
-# report
-READERS: dict[str, Callable] = {
-    "archive": qm9.read_archive,
-    "sdf": qm9.read_sdf,
-    "edge": qm9.read_edge_npz,
-    "npz": qm9.read_ragged,
-}
 
 
 @dataclasses.dataclass(frozen=True)
 class MoleculeSource:
     """Where the molecules come from.
 
-    paths: the file, and the list of uncharacterised molecules if there is one. obtain: brings them
-    if they are not there. words: what the reading depends on. read: ``() -> (structures, bonds or
-    None, report)``.
+    form: a name in QM9_FORMS. paths: the file, and the list of uncharacterised molecules if there
+    is one. remotes: public files that are downloaded into ``folder``. limit: only the first
+    molecules (None: all).
     """
 
+    form: str
     paths: tuple[Path, ...]
-    obtain: Callable[[], object]
-    words: dict
-    read: Callable[[], tuple[Structures, BondTable | None, object]]
+    folder: Path
+    remotes: tuple[RemoteFile, ...] = ()
+    limit: int | None = None
+
+    @property
+    def words(self) -> dict:
+        """What the reading depends on, stored with the data."""
+        return {"source": self.form, "limit": self.limit}
+
+    def obtain(self) -> None:
+        """Download the public files that are missing."""
+        for remote in self.remotes:
+            fetch(remote, self.folder, _download_bar)
+
+    def read(self) -> tuple[Structures, BondTable | None, Report]:
+        """Molecules, bonds or None, and a report of what was left out."""
+        left_out = qm9.read_uncharacterised(self.paths[1]) if len(self.paths) > 1 else None
+        with _bar(None, f"read {self.paths[0].name}", delay=READING_BAR_DELAY) as bar:
+            structures, bonds, report = QM9_FORMS[self.form].read(
+                self.paths[0], left_out, bar.update
+            )
+        if self.limit is None:
+            return structures, bonds, report
+        return structures[: self.limit], None if bonds is None else bonds[: self.limit], report
 
 
 def build_parser() -> OptionParser:
     """All options of the script."""
     parser = OptionParser("preprocess_qm9", __doc__)
     add_config_option(parser)
-    data = parser.section("data", "where the molecules come from")
+    _add_data_options(parser.section("data", "where the molecules come from"))
+    _add_split_options(parser.section("split", "which molecules train, validate and test"))
+    _add_graph_options(parser.section("graphs", "which atoms are neighbours, and edge features"))
+    return parser
+
+
+def _add_data_options(data: Section) -> None:
     data.add("--out", str, "data/qm9", help="folder to write to")
     data.add(
         "--source",
         str,
         None,
-        choices=list(READERS),
-        help="which published file (default archive), or npz with --file",
+        choices=list(QM9_FORMS),
+        help=f"published form of QM9 (default archive), or {OWN_FILE} for --file",
     )
-    data.add(
-        "--data-path",
-        str,
-        "data/raw",
-        help="folder with the published files; what is missing is downloaded there",
-    )
+    data.add("--data-path", str, RAW_FOLDER, help=RAW_FOLDER_HELP)
     data.add(
         "--file",
         str,
         None,
-        help="npz file with n_atoms, Z, R and properties in QM9's units instead",
+        help="npz file of your own with n_atoms, Z, R and properties in QM9's units",
     )
     data.add(
         "--uncharacterised",
         str,
         None,
-        help="list of molecules to leave out of --file (published files: that of QM9)",
+        help="list of molecules to leave out of --file (published forms: as QM9 lists them)",
     )
-    data.add("--limit", int, None, low=1, help="only the first so many molecules")
+    data.add("--limit", int, None, low=1, help="number of molecules to take, the first ones")
     data.add("--rebuild", bool, False, help="replace what is in the folder")
-    split = parser.section("split", "which molecules train, validate and test")
+
+
+def _add_split_options(split: Section) -> None:
     split.add(
         "--split",
         str,
         "random",
         key="name",
-        choices=["random", "3dml", "nvidia", "cormorant", "file"],
-        help="protocol",
+        choices=protocols_for(FOR_MOLECULES),
+        help="split protocol",
     )
-    for part in SPLITS:
-        split.add(
-            f"--{part}",
-            int,
-            None,
-            low=1,
-            help=f"molecules of the {part} split (default: the protocol's)",
-        )
+    for name in SPLITS:
+        words = f"number of molecules of the {name} split (default: as the protocol says)"
+        split.add(f"--{name}", int, None, low=1, help=words)
+    split.add("--split-seed", int, 0, low=0, high=2**32 - 1, help="seed of the random order")
     split.add(
-        "--split-seed", int, 0, low=0, high=2**32 - 1, help="seed of the protocol's random numbers"
+        "--split-path", str, None, help="npz file with index lists train, val, test (--split file)"
     )
-    split.add(
-        "--split-path", str, None, help="npz file with index lists train, val, test (split file)"
-    )
-    graphs = parser.section("graphs", "who sees whom, and what is known of an edge")
+
+
+def _add_graph_options(graphs: Section) -> None:
     graphs.add(
         "--graph",
         str,
         "bonds",
         choices=list(GRAPH_RULES),
-        help="edges: chemical bonds, pairs within --cutoff, or all pairs",
+        help="edges: chemical bonds, pairs closer than --cutoff, or all pairs",
     )
-    graphs.add("--cutoff", float, 5.0, above=0, help="Angstrom, of --graph cutoff")
+    graphs.add("--cutoff", float, 5.0, above=0, help="cutoff of --graph cutoff, Angstrom")
     graphs.add(
         "--bond-kinds",
         bool,
         None,
-        help="kinds of the bonds as edge features (default: but for --graph cutoff)",
+        help="kinds of the bonds as edge features (default: yes, except for --graph cutoff)",
     )
     graphs.add(
         "--lmax",
@@ -158,83 +175,81 @@ def build_parser() -> OptionParser:
         LMAX,
         low=1,
         high=11,
-        help="largest degree of the edge basis, that of the network",
+        help="largest degree of the edge basis; must be the degree of the network",
     )
-    graphs.add("--workers", int, 1, low=1, help="processes that make graphs and bases")
-    return parser
+    graphs.add("--workers", int, 1, low=1, help="number of processes that make graphs and bases")
 
 
-def choose_source(data) -> MoleculeSource:
+def choose_source(data: EasyDict) -> MoleculeSource:
     """The source of the options; ``ValueError`` or ``FileNotFoundError`` for options and files that
     do not fit.
     """
-    name = data.source or ("npz" if data.file else "archive")
-    if (name == "npz") != (data.file is not None):
+    form = data.source or (OWN_FILE if data.file else "archive")
+    if (form == OWN_FILE) != (data.file is not None):
+        verb = "needs" if form == OWN_FILE else "excludes"
+        raise ValueError(f"--source {form} {verb} --file, got --file {data.file}")
+    if form != OWN_FILE and data.uncharacterised:
         raise ValueError(
-            f"--source {name} {'needs' if name == 'npz' else 'excludes'} --file, got --file "
-            f"{data.file}"
-        )
-    if name != "npz" and data.uncharacterised:
-        raise ValueError(
-            f"--uncharacterised {data.uncharacterised} is for --file; --source {name} has its "
+            f"--uncharacterised {data.uncharacterised} is for --file; --source {form} has its "
             "list in --data-path"
         )
+
     folder = Path(data.data_path)
-    paths = [Path(path) for path in (data.file, data.uncharacterised) if path]
-    remotes = [] if name == "npz" else [qm9.SOURCES[name], qm9.UNCHARACTERISED]
+    if form != OWN_FILE:
+        remotes = (QM9_FORMS[form].remote, qm9.UNCHARACTERISED)
+        paths = tuple(folder / remote.name for remote in remotes)
+        return MoleculeSource(form, paths, folder, remotes, data.limit)
+    paths = tuple(Path(path) for path in (data.file, data.uncharacterised) if path)
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path} does not exist; give --file or --uncharacterised an existing file"
             )
-    paths += [folder / remote.name for remote in remotes]
-
-    def obtain():
-        for remote in remotes:
-            fetch(
-                remote,
-                folder,
-                lambda total, done, file=remote.name: _bar(total, file, unit="B", initial=done),
-            )
-
-    def read():
-        left_out = qm9.read_uncharacterised(paths[1]) if len(paths) > 1 else None
-        if name in ("archive", "sdf"):
-            with _bar(None, f"read {paths[0].name}") as bar:
-                return READERS[name](paths[0], left_out, bar.update)
-        return READERS[name](paths[0], left_out)
-
-    return MoleculeSource(tuple(paths), obtain, {"source": name, "limit": data.limit}, read)
+    return MoleculeSource(form, paths, folder, limit=data.limit)
 
 
-def _bar(total: int | None, what: str, unit: str = "molecule", initial: int = 0):
-    return progress_bar(total, desc=what, unit=unit, initial=initial, unit_scale=True)
+def _bar(total: int | None, what: str, **more) -> tqdm:
+    return progress_bar(total, desc=what, unit="molecule", unit_scale=True, **more)
 
 
-def split_options(split, count: int) -> SplitOptions:
-    """Options of the protocol; a random split without sizes is 110,000 / 10,000 / rest of QM9, else
-    80 / 10 / 10 %.
+def _download_bar(name: str, total: int | None, done: int) -> tqdm:
+    return progress_bar(total, initial=done, desc=name, unit="B", unit_scale=True)
+
+
+def split_options(split: EasyDict, count: int) -> SplitOptions:
+    """Options of the protocol for ``count`` molecules.
+
+    A random split without sizes is 110,000 / 10,000 / rest of QM9, and 80 / 10 / 10 % of other
+    data.
     """
-    sizes = {part: split[part] for part in SPLITS}
+    sizes = {name: split[name] for name in SPLITS}
     if split.name == "random" and sizes["train"] is None and sizes["val"] is None:
-        whole = count == qm9.WHOLE_COUNT - qm9.UNCHARACTERISED_COUNT
-        sizes |= (
-            qm9.RANDOM_SIZES
-            if whole
-            else {part: max(1, round(share * count)) for part, share in SHARES.items()}
-        )
+        if count == qm9.WHOLE_COUNT - qm9.UNCHARACTERISED_COUNT:
+            sizes |= qm9.RANDOM_SIZES
+        else:
+            sizes |= {name: max(1, round(share * count)) for name, share in SHARES.items()}
     return SplitOptions(**sizes, seed=split.split_seed, path=split.split_path)
 
 
-def make_folder(config, source: MoleculeSource):
-    """Write everything that ``config.data.out`` lacks and print what is in it; ``ValueError`` or
-    ``OSError`` with one line.
+def make_folder(config: EasyDict, source: MoleculeSource) -> None:
+    """Write everything that ``config.data.out`` lacks and print what is in it.
+
+    ``ValueError`` or ``OSError`` with one line.
     """
     folder, graphs = Path(config.data.out), config.graphs
     rule = graph_rule(graphs.graph, graphs.cutoff)
     bond_kinds = graphs.graph != "cutoff" if graphs.bond_kinds is None else graphs.bond_kinds
-    settings = {"format": FORMAT, "reading": source.words, "split": dict(config.split)}
-    settings |= {"graph_rule": rule, "lmax": graphs.lmax, "bond_kinds": bond_kinds}
+
+    # everything that the files depend on
+    settings = {
+        "format": FORMAT,
+        "reading": source.words,
+        "split": dict(config.split),
+        "graph_rule": rule,
+        "lmax": graphs.lmax,
+        "bond_kinds": bond_kinds,
+    }
+
     with being_made(folder):
         if config.data.rebuild:
             remove_all(folder)
@@ -253,7 +268,7 @@ def make_folder(config, source: MoleculeSource):
     report(folder, structures, cache)
 
 
-def remove_all(folder: Path):
+def remove_all(folder: Path) -> None:
     """Remove what this script has written into ``folder``."""
     remove(
         folder / name
@@ -261,30 +276,25 @@ def remove_all(folder: Path):
     )
 
 
-def make_molecules(folder: Path, source: MoleculeSource, settings: dict, split):
-    """Write molecules.npz, bonds.npz if the source has bonds, and split.npz, whatever of them is
-    not there.
-    """
+def make_molecules(folder: Path, source: MoleculeSource, settings: dict, split: EasyDict) -> None:
+    """Write the molecules, their bonds if the source has them, and the split, where missing."""
     manifest = Manifest(folder / MANIFEST, settings, [MOLECULES, BONDS, SPLIT_FILE])
-    if all(
-        path.is_file() for path in source.paths
-    ):  # finished data stay good when their source is gone
-        manifest.check_source({"molecules": source.paths})
+    sources = {"molecules": source.paths}
+
+    # finished data stay good when the files that they came from are gone
+    if all(path.is_file() for path in source.paths):
+        manifest.check_source(sources)
     finished = manifest.finished.keys()
-    if {MOLECULES, SPLIT_FILE} <= finished and (
-        BONDS in finished or not manifest.content.get("has_bonds")
-    ):
+    bonds_finished = BONDS in finished or not manifest.content.get("has_bonds")
+    if {MOLECULES, SPLIT_FILE} <= finished and bonds_finished:
         return
+
     source.obtain()
-    manifest.check_source({"molecules": source.paths})
+    manifest.check_source(sources)
     structures, bonds, words = source.read()
     print(words)
-    limit = settings["reading"]["limit"]
-    if limit is not None:
-        structures, bonds = structures[:limit], None if bonds is None else bonds[:limit]
-    made = make_split(
-        split.name, len(structures), structures.data_hash, split_options(split, len(structures))
-    )
+    count = len(structures)
+    made = make_split(split.name, count, structures.data_hash, split_options(split, count))
     manifest.content["has_bonds"] = bonds is not None
     if bonds is not None:
         manifest.add(BONDS, lambda path: save_bonds(path, bonds))
@@ -307,15 +317,17 @@ def report(folder: Path, structures: Structures, cache: BasisCache):
     """Print what the folder holds."""
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     split = Split.load(folder / SPLIT_FILE)
-    parts = " / ".join(str(len(getattr(split, part))) for part in SPLITS)
+    sizes = " / ".join(str(len(getattr(split, name))) for name in SPLITS)
     print(
-        f"{folder}: {size / 1e6:.1f} MB, split {split.settings['name']} {parts} with seed "
+        f"{folder}: {size / 1e6:.1f} MB, split {split.settings['name']} {sizes} with seed "
         f"{split.settings['seed']}"
     )
     print(structures.summary())
-    edges = f"{cache.num_edges} undirected edges, {cache.num_edges / len(cache):.2f} a molecule"
+
+    per_molecule = cache.num_edges / len(cache)
     print(
-        f"graphs {cache.settings.graph_rule}: {edges}; basis of lmax {cache.settings.lmax}, "
+        f"graphs {cache.settings.graph_rule}: {cache.num_edges} undirected edges, "
+        f"{per_molecule:.2f} per molecule; basis of lmax {cache.settings.lmax}, "
         f"{cache.num_bytes / 1e6:.1f} MB"
     )
 

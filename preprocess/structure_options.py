@@ -12,9 +12,9 @@ from farfield.common.command_line import OptionParser, Section
 from farfield.dataloader.sources.own_files import OwnFiles
 from farfield.dataloader.sources.source_registry import Source
 from farfield.dataloader.split_protocols import (
+    FOR_STRUCTURES,
     PROTOCOLS,
     SPLITS,
-    STRUCTURES,
     SplitOptions,
     protocols_for,
 )
@@ -50,7 +50,7 @@ def add_split_options(parser: OptionParser) -> None:
         str,
         None,
         key="name",
-        choices=protocols_for(STRUCTURES),
+        choices=protocols_for(FOR_STRUCTURES),
         help="split protocol (default: usual for the source; files of your own: 80 / 10 / 10 %)",
     )
     for name in SPLITS:

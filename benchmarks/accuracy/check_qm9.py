@@ -40,7 +40,7 @@ from scipy import constants
 
 from farfield.common.command_line import OptionParser, run_script
 from farfield.dataloader.chemistry.bonds import perceive
-from farfield.dataloader.sources.qm9 import read_ragged
+from farfield.dataloader.sources.qm9_arrays import read_ragged
 from farfield.dataloader.sources.qm9_targets import (
     ATOMISED,
     ELEMENTS,

@@ -48,6 +48,7 @@ from farfield.dataloader.datasets.property_data import (
     open_bond_kinds,
 )
 from farfield.dataloader.sources import qm9
+from farfield.dataloader.sources.qm9_arrays import read_ragged
 from farfield.dataloader.storage.basis_cache import BasisCache, CacheSettings
 from farfield.dataloader.storage.files import write_json
 from farfield.dataloader.structures import Structures, rows_of
@@ -98,9 +99,7 @@ def build_parser() -> OptionParser:
 
 def read_molecules(options) -> Structures:
     """The molecules of all files, in order."""
-    parts = [
-        qm9.read_ragged(Path(options.data_path) / name)[0] for name in options.files.split(",")
-    ]
+    parts = [read_ragged(Path(options.data_path) / name)[0] for name in options.files.split(",")]
     for part in parts:
         part.names = None
     return Structures.concatenate(parts)[: options.limit]

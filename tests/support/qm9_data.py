@@ -7,10 +7,12 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+from ase import units as ase_units
 from ase.build import molecule
 from ase.data import chemical_symbols
 
-from farfield.dataloader.sources.qm9_targets import FREE_ATOMS, LINE, TABLE
+from farfield.dataloader.chemistry.bonds import perceive
+from farfield.dataloader.sources.qm9_targets import FREE_ATOMS, LINE, TABLE, TARGETS
 from farfield.dataloader.structures import Structures
 
 NAMES = (
@@ -157,3 +159,28 @@ def edge_arrays(
         "dst": dst,
         "targets": table.astype(dtype),
     }
+
+
+def labelled_molecules():
+    """Molecules, their labels in the units of QM9's files, and their perceived bonds."""
+    whole = molecules()
+    return whole, raw_labels(whole), perceive(whole)
+
+
+def assert_same(structures, whole, raw, positions=1e-9, energies=1e-9):
+    """The structures are ``whole`` with the labels ``raw``, in the project's units."""
+    assert np.array_equal(structures.atomic_numbers, whole.atomic_numbers) and np.array_equal(
+        structures.counts, whole.counts
+    )
+    assert (
+        np.abs(structures.positions - whole.positions).max() < positions
+        and structures.energy is None
+    )
+    for name in TABLE:
+        factor = {"hartree": ase_units.Hartree, "kcal/mol": ase_units.Hartree / 627.509}.get(
+            TARGETS[name].file_unit, 1.0
+        )
+        assert structures.extra[name].dtype == np.float64
+        assert np.abs(structures.extra[name] - factor * raw[name]).max() < energies * (
+            1 if factor != 1 else 1e4
+        ), name

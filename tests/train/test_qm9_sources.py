@@ -30,17 +30,17 @@ def published(tmp_path_factory):
         f"{number}.xyz": qm9_data.xyz_text(whole, number - 1, number, raw)
         for number in range(1, len(whole) + 1)
     }
-    qm9_data.write_archive(folder / qm9.SOURCES["archive"].name, texts)
+    qm9_data.write_archive(folder / qm9.QM9_FORMS["archive"].remote.name, texts)
     sdf = qm9_data.sdf_text(whole, found.table.ends, found.orders, found.table.counts)
     qm9_data.write_archive(
-        folder / qm9.SOURCES["sdf"].name,
+        folder / qm9.QM9_FORMS["sdf"].remote.name,
         {"gdb9.sdf": sdf, "gdb9.sdf.csv": qm9_data.table_text(raw)},
         "w:gz",
     )
     kinds = found.table.kinds.copy()
     kinds[0] = KIND
     np.savez(
-        folder / qm9.SOURCES["edge"].name,
+        folder / qm9.QM9_FORMS["edge"].remote.name,
         **qm9_data.edge_arrays(whole, found.table.ends, kinds, found.table.counts, raw),
     )
     listed = [LEFT_OUT, *range(101, 100 + qm9.UNCHARACTERISED_COUNT)]

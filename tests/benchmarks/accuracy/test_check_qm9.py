@@ -7,7 +7,7 @@ import pytest
 from scipy import constants
 
 from benchmarks.accuracy import check_qm9
-from farfield.dataloader.sources import qm9
+from farfield.dataloader.sources.qm9_arrays import read_ragged
 from farfield.dataloader.sources.qm9_targets import HARTREE
 from farfield.dataloader.structures import Structures
 from tests.support.qm9_data import molecules, raw_labels
@@ -131,7 +131,7 @@ def test_wrong_data_are_found(tmp_path, capsys, name, change, row):
 
 def test_units_of_the_check_are_those_of_the_reader(tmp_path):
     consistent(tmp_path / "a.npz")
-    structures, _, _ = qm9.read_ragged(tmp_path / "a.npz")
+    structures, _, _ = read_ragged(tmp_path / "a.npz")
     assert (structures.extra["H"] - structures.extra["U"]) / HARTREE == pytest.approx(
         0.000944, abs=1e-6
     )

@@ -10,10 +10,13 @@ from ase import units as ase_units
 from ase.data import atomic_masses_common
 from scipy import constants
 
-from farfield.dataloader.chemistry.bonds import BOND_KINDS, perceive
+from farfield.dataloader.chemistry.bonds import BOND_KINDS
 from farfield.dataloader.sources import qm9
-from farfield.dataloader.sources.qm9_targets import FREE_ATOMS, TABLE, TARGETS, free_atom_energy
+from farfield.dataloader.sources.qm9_archives import read_archive, read_sdf
+from farfield.dataloader.sources.qm9_arrays import read_edge_npz, read_ragged
+from farfield.dataloader.sources.qm9_targets import FREE_ATOMS, free_atom_energy
 from tests.support import qm9_data
+from tests.support.qm9_data import assert_same, labelled_molecules
 
 METHANE = """5
 gdb 1\t157.7118\t157.70997\t157.70699\t0.\t13.21\t-0.3877\t0.1171\t0.5048\t35.3641\
@@ -29,35 +32,9 @@ InChI=1S/CH4/h1H4\tInChI=1S/CH4/h1H4
 """
 
 
-def data():
-    """Molecules, their labels in the units of QM9's files, and what perception says of their
-    bonds.
-    """
-    whole = qm9_data.molecules()
-    return whole, qm9_data.raw_labels(whole), perceive(whole)
-
-
-def assert_same(structures, whole, raw, positions=1e-9, energies=1e-9):
-    assert np.array_equal(structures.atomic_numbers, whole.atomic_numbers) and np.array_equal(
-        structures.counts, whole.counts
-    )
-    assert (
-        np.abs(structures.positions - whole.positions).max() < positions
-        and structures.energy is None
-    )
-    for name in TABLE:
-        factor = {"hartree": ase_units.Hartree, "kcal/mol": ase_units.Hartree / 627.509}.get(
-            TARGETS[name].file_unit, 1.0
-        )
-        assert structures.extra[name].dtype == np.float64
-        assert np.abs(structures.extra[name] - factor * raw[name]).max() < energies * (
-            1 if factor != 1 else 1e4
-        ), name
-
-
 def test_molecule_one_as_published(tmp_path):
     qm9_data.write_archive(tmp_path / "one.tar.bz2", {"dsgdb9nsd_000001.xyz": METHANE})
-    structures, bonds, report = qm9.read_archive(tmp_path / "one.tar.bz2")
+    structures, bonds, report = read_archive(tmp_path / "one.tar.bz2")
     assert (report.read, report.kept, bonds, structures.names.tolist()) == (1, 1, None, ["C"])
     assert (
         structures.positions[2].tolist() == [1.0117308433, 1.4637511618, 2.765748e-4]
@@ -85,7 +62,7 @@ def twenty_files() -> tuple[dict[str, str], dict[int, str], list[int]]:
     """Files of numbers 1 .. 20 in no order, reason for each broken one, and the numbers of the good
     ones.
     """
-    whole, raw, _ = data()
+    whole, raw, _ = labelled_molecules()
     texts = {
         number: qm9_data.xyz_text(whole, (number - 1) % len(whole), number, raw)
         for number in range(1, 21)
@@ -139,7 +116,7 @@ def test_twenty_files_of_which_eleven_are_broken(tmp_path, folder):
     else:
         qm9_data.write_archive(path, members)
     done = []
-    structures, _, report = qm9.read_archive(
+    structures, _, report = read_archive(
         path, uncharacterised=np.array([18, 5]), progress=done.append
     )
     good.remove(18)
@@ -153,7 +130,7 @@ def test_twenty_files_of_which_eleven_are_broken(tmp_path, folder):
     assert "8 of 20 molecules, left out: 1 uncharacterised, 11 broken (" in str(report) and str(
         report
     ).endswith("; ...)")
-    whole, raw, _ = data()
+    whole, raw, _ = labelled_molecules()
     for place, number in enumerate(good):
         here = (number - 1) % len(whole)
         one, same = structures[place], whole[here]
@@ -161,13 +138,13 @@ def test_twenty_files_of_which_eleven_are_broken(tmp_path, folder):
 
 
 def test_all_forms_hold_the_same(tmp_path):
-    whole, raw, found = data()
+    whole, raw, found = labelled_molecules()
     texts = {
         f"{number}.xyz": qm9_data.xyz_text(whole, number - 1, number, raw)
         for number in range(1, len(whole) + 1)
     }
     qm9_data.write_archive(tmp_path / "archive", texts)
-    assert_same(qm9.read_archive(tmp_path / "archive")[0], whole, raw)
+    assert_same(read_archive(tmp_path / "archive")[0], whole, raw)
 
     keys = {"U0": "u0", "U": "u298", "H": "h298", "G": "g298", "Cv": "cv"}
     arrays = {
@@ -180,7 +157,7 @@ def test_all_forms_hold_the_same(tmp_path):
         R=whole.positions,
         **arrays,
     )
-    assert_same(qm9.read_ragged(tmp_path / "ragged.npz")[0], whole, raw)
+    assert_same(read_ragged(tmp_path / "ragged.npz")[0], whole, raw)
 
     sdf, table = (
         qm9_data.sdf_text(whole, found.table.ends, found.orders, found.table.counts),
@@ -192,7 +169,7 @@ def test_all_forms_hold_the_same(tmp_path):
     (tmp_path / "gdb9.sdf").write_text(sdf)
     (tmp_path / "gdb9.sdf.csv").write_text(table)
     for path in (tmp_path / "gdb9.tar.gz", tmp_path / "gdb9.sdf"):
-        structures, bonds, report = qm9.read_sdf(path)
+        structures, bonds, report = read_sdf(path)
         assert_same(structures, whole, raw, positions=6e-5)
         assert (
             np.array_equal(bonds.ends, found.table.ends)
@@ -205,7 +182,7 @@ def test_all_forms_hold_the_same(tmp_path):
             whole, found.table.ends, found.table.kinds, found.table.counts, raw, dtype
         )
         np.savez(tmp_path / "edge.npz", **edges)
-        structures, bonds, _ = qm9.read_edge_npz(tmp_path / "edge.npz")
+        structures, bonds, _ = read_edge_npz(tmp_path / "edge.npz")
         assert_same(
             structures, whole, raw, positions=1e-6, energies=1e-5 if dtype is np.float32 else 1e-9
         )
@@ -218,7 +195,7 @@ def test_all_forms_hold_the_same(tmp_path):
 
 
 def test_broken_entries_of_the_sdf(tmp_path):
-    whole, raw, found = data()
+    whole, raw, found = labelled_molecules()
     blocks = qm9_data.sdf_text(whole, found.table.ends, found.orders, found.table.counts).split(
         "$$$$\n"
     )[:-1]
@@ -229,9 +206,7 @@ def test_broken_entries_of_the_sdf(tmp_path):
     raw["gap"][8] = np.nan
     (tmp_path / "gdb9.sdf").write_text("$$$$\n".join([*blocks, ""]))
     (tmp_path / "gdb9.sdf.csv").write_text(qm9_data.table_text(raw))
-    structures, bonds, report = qm9.read_sdf(
-        tmp_path / "gdb9.sdf", uncharacterised=np.array([1, 3])
-    )
+    structures, bonds, report = read_sdf(tmp_path / "gdb9.sdf", uncharacterised=np.array([1, 3]))
     left = [1, 3, 5, 7, 9, 10, 11, 12, 13]
     assert (
         structures.extra["gdb_id"].tolist() == [place + 1 for place in left]
@@ -247,97 +222,7 @@ def test_broken_entries_of_the_sdf(tmp_path):
     with pytest.raises(
         ValueError, match=r"gdb9\.sdf: 13 rows of properties for 14 molecules; download it again"
     ):
-        qm9.read_sdf(tmp_path / "gdb9.sdf")
-
-
-def test_numbers_and_units_of_the_edge_file(tmp_path, monkeypatch):
-    whole, raw, found = data()
-    edges = qm9_data.edge_arrays(
-        whole, found.table.ends, found.table.kinds, found.table.counts, raw
-    )
-    np.savez(tmp_path / "edge.npz", **edges)
-    monkeypatch.setattr(qm9, "WHOLE_COUNT", len(whole) + 2)
-    monkeypatch.setattr(qm9, "UNCHARACTERISED_COUNT", 2)
-    structures, _, report = qm9.read_edge_npz(
-        tmp_path / "edge.npz", uncharacterised=np.array([1, 4])
-    )
-    assert structures.extra["gdb_id"].tolist() == [
-        2,
-        3,
-        *range(5, len(whole) + 3),
-    ] and report.kept == len(whole)
-    table = edges["targets"].copy()
-    table[:, TABLE.index("U0")] /= 27.2
-    np.savez(tmp_path / "edge.npz", **edges | {"targets": table})
-    with pytest.raises(ValueError, match=r"U0 and U0_atom disagree by .* eV .*: not in eV\?"):
-        qm9.read_edge_npz(tmp_path / "edge.npz")
-    np.savez(tmp_path / "edge.npz", **edges | {"src": edges["src"] + 3})
-    with pytest.raises(
-        ValueError,
-        match="src and dst must be atoms inside their molecule; download qm9_edge.npz again",
-    ):
-        qm9.read_edge_npz(tmp_path / "edge.npz")
-
-
-def test_ragged_file_with_vectors_or_geometry_only(tmp_path):
-    whole = qm9_data.molecules(("H2O", "CH4", "NH3"))
-    arrays = {
-        "n_atoms": whole.counts,
-        "Z": whole.atomic_numbers.astype(np.uint8),
-        "R": whole.positions.astype(np.float32),
-    }
-    np.savez(tmp_path / "a.npz", **arrays, gdb_id=[7, 5, 6])
-    structures, bonds, report = qm9.read_ragged(tmp_path / "a.npz", uncharacterised=np.array([6]))
-    assert (
-        structures.extra.keys() == {"gdb_id"}
-        and structures.counts.tolist() == [5, 3]
-        and bonds is None
-        and report.uncharacterised == 1
-    )
-    vectors = np.array([[0, 0, 0.2081943], [np.nan, 0, 0], [1, 2, 3]])
-    np.savez(
-        tmp_path / "a.npz",
-        **arrays,
-        dipole=vectors,
-        binding_energy=[1.0, 2.0, 3.0],
-        smiles=["O", "C", "N"],
-    )
-    structures, _, report = qm9.read_ragged(tmp_path / "a.npz")
-    assert report.broken == [
-        ("molecule 1", "dipole is not finite")
-    ] and structures.names.tolist() == ["O", "N"]
-    assert structures.extra["dipole"][0] == pytest.approx([0, 0, 1], abs=1e-6) and structures.extra[
-        "binding_energy"
-    ].tolist() == [1, 3]
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        (
-            {"mu": [1.0]},
-            r"mu must have the shape \(3,\) for 3 molecules, got \(1,\); give an npz file with "
-            r"n_atoms, Z, R",
-        ),
-        ({"R": np.zeros((4, 3))}, r"R must have the shape \(12, 3\)"),
-        ({"u0": [1.0] * 3, "U0": [1.0] * 3}, "has U0 and u0 for U0; keep one of them"),
-        (
-            {"R": np.full((12, 3), np.inf)},
-            "0 of 3 molecules, left out: 0 uncharacterised, 3 broken .molecule 0: positions are "
-            "not finite",
-        ),
-        (
-            {"Z": np.full(12, 15), "u0": [-1.0] * 3},
-            r"free atoms of QM9 are Z = \[1, 6, 7, 8, 9\], got Z = 15; leave U0 out",
-        ),
-    ],
-)
-def test_ragged_file_that_does_not_fit(tmp_path, change, message):
-    whole = qm9_data.molecules(("H2O", "CH4", "NH3"))
-    arrays = {"n_atoms": whole.counts, "Z": whole.atomic_numbers, "R": whole.positions}
-    np.savez(tmp_path / "a.npz", **arrays | change)
-    with pytest.raises(ValueError, match=rf"a\.npz.*{message}"):
-        qm9.read_ragged(tmp_path / "a.npz")
+        read_sdf(tmp_path / "gdb9.sdf")
 
 
 def test_list_of_uncharacterised(tmp_path):
@@ -362,7 +247,7 @@ def test_list_of_uncharacterised(tmp_path):
 
 
 def test_missing_damaged_and_empty_files(tmp_path):
-    for read in (qm9.read_archive, qm9.read_sdf, qm9.read_edge_npz, qm9.read_ragged):
+    for read in (read_archive, read_sdf, read_edge_npz, read_ragged):
         with pytest.raises(FileNotFoundError, match="does not exist"):
             read(tmp_path / "nothing")
         (tmp_path / "noise").write_bytes(b"no archive at all" * 100)
@@ -373,14 +258,14 @@ def test_missing_damaged_and_empty_files(tmp_path):
     )
     (tmp_path / "cut").write_bytes((tmp_path / "cut").read_bytes()[:-200])
     with pytest.raises(ValueError, match="cut is damaged or no tar archive"):
-        qm9.read_archive(tmp_path / "cut")
+        read_archive(tmp_path / "cut")
     qm9_data.write_archive(tmp_path / "empty", {"readme": "x"})
     with pytest.raises(ValueError, match="empty: 0 of 0 molecules"):
-        qm9.read_archive(tmp_path / "empty")
+        read_archive(tmp_path / "empty")
     with pytest.raises(
         ValueError, match=r"empty has no member gdb9\.sdf; give the archive gdb9\.tar\.gz"
     ):
-        qm9.read_sdf(tmp_path / "empty")
+        read_sdf(tmp_path / "empty")
 
 
 def test_free_atoms_add_up():

@@ -20,7 +20,8 @@ from farfield.common.configuration import IMPORTED_FILES, plain
 from farfield.common.plugins import FLAG
 from farfield.common.precision import PRECISIONS
 from farfield.models.choices import check_choice
-from farfield.models.factory import MODELS, build_model
+from farfield.models.factory import build_model
+from farfield.models.network import NETWORKS
 
 Restore = Callable[[EasyDict], nn.Module]  # configuration -> the network, without its weights
 
@@ -72,7 +73,7 @@ class TrainedRun:
         from the training, such as ``stress=True``.
         """
         check_choice("dtype", dtype, PRECISIONS)
-        self.check_registered("network", self.config.model.get("name"), MODELS)
+        self.check_registered("network", self.config.model.get("name"), NETWORKS)
         config = EasyDict(plain(self.config))
         config.model.update(changes)
         model = restore(config)

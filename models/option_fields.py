@@ -28,7 +28,6 @@ from farfield.models.choices import nearest
 
 MAIN = object()
 DERIVED = object()
-NO_DEFAULT = dataclasses.MISSING
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,19 +80,27 @@ class OptionField:
 @functools.cache
 def option_fields(options_class: type) -> dict[str, OptionField]:
     """All options of an options class by flat name, groups included, in order of definition."""
-    return {field.name: field for field in _walk(options_class, options_class(), ())}
+    return {field.name: field for field in _walk(options_class, None, ())}
 
 
-def _walk(options_class: type, defaults: Any, path: tuple[str, ...]) -> Iterator[OptionField]:
+def _walk(options_class: type, group: Any, path: tuple[str, ...]) -> Iterator[OptionField]:
+    """Options of a class; ``group``: the instance whose values are the defaults, if it is one."""
     hints = _annotations(options_class)
     for field in dataclasses.fields(options_class):
         hint, *notes = hints[field.name]
         here = (*path, field.name)
-        default = getattr(defaults, field.name)
+        default = _default(field) if group is None else getattr(group, field.name)
         if dataclasses.is_dataclass(hint):
             yield from _walk(hint, default, here)
         elif DERIVED not in notes:
             yield _option_field(here, hint, notes, default)
+
+
+def _default(field: dataclasses.Field) -> Any:
+    """Default of a field; None where it has none."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None if field.default is dataclasses.MISSING else field.default
 
 
 def _annotations(options_class: type) -> dict[str, tuple]:
@@ -136,7 +143,7 @@ def canonical(
     """
     fields = option_fields(options_class)
     aliases = {alias.name: (field, alias) for field in fields.values() for alias in field.aliases}
-    base = flat_values(options_class()) | dict(defaults or {})
+    base = {name: field.default for name, field in fields.items()} | dict(defaults or {})
 
     flat: dict[str, Any] = {}
     translated: dict[str, Any] = {}

@@ -95,7 +95,9 @@ def source_from(options: EasyDict, kind: type[Source]) -> Source:
     """The source ``kind`` with the values of its options; ``ValueError`` or ``FileNotFoundError``
     for values that it refuses.
     """
-    return kind(**{field.name: options[field.name] for field in dataclasses.fields(kind)})
+    source = kind(**{field.name: options[field.name] for field in dataclasses.fields(kind)})
+    source.check()
+    return source
 
 
 def own_files_or_none(options: EasyDict) -> OwnFiles | None:

@@ -21,8 +21,7 @@ OptionalSwitch = bool | None
 class OwnFiles(Source):
     """Files of your own, npz or extended xyz.
 
-    Files of one split are separated by commas. ``ValueError`` or ``FileNotFoundError`` for a file
-    that is missing, given twice or of an unknown format.
+    Files of one split are separated by commas.
     """
 
     file: Annotated[
@@ -58,7 +57,10 @@ class OwnFiles(Source):
         "whether the cells of --file repeat (default: as extended xyz says; npz needs the option)",
     ] = None
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """``ValueError`` or ``FileNotFoundError`` for a file that is missing, given twice or of an
+        unknown format.
+        """
         if not self.file:
             raise ValueError(
                 "no file of structures was given; name extended xyz or npz files, e.g. mine.xyz"

@@ -90,6 +90,12 @@ class Source(abc.ABC):
         """
         return {}
 
+    def check(self) -> None:  # noqa: B027 - most sources have nothing to check
+        """Refuse options that do not fit, before anything is downloaded or written.
+
+        ``ValueError`` or ``FileNotFoundError`` with one line.
+        """
+
     def obtain(self, open_bar: Callable) -> None:
         """Bring the files that are missing, e.g. by dataloader.sources.download.fetch.
 

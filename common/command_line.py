@@ -15,9 +15,10 @@ and leaves with exit code 2. Scripts import all they need from here; nothing slo
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from easydict import EasyDict
 
@@ -28,7 +29,7 @@ from farfield.common.device import find_device
 from farfield.common.option_files import FileOptions, KnownOptions, read_options_file
 from farfield.common.option_values import Limits, Option
 from farfield.common.script import run_script
-from farfield.models.option_fields import option_fields
+from farfield.models.option_fields import Alias, option_fields
 
 __all__ = [
     "OptionParser",
@@ -44,6 +45,18 @@ UNSET = object()
 Reader = Callable[[dict], dict]  # flat values -> {key: value} for options that nobody named
 
 
+class Conversion(NamedTuple):
+    """A published name whose value changes another option: ``lmax`` changes ``irreps``.
+
+    option: reads the published name. target: key of the option that changes. convert: (value, value
+    of the target so far) -> value of the target.
+    """
+
+    option: Option
+    target: str
+    convert: Callable[[Any, Any], Any]
+
+
 class Section:
     """A group of options; :meth:`add` declares one, :meth:`add_fields` those of a dataclass."""
 
@@ -51,6 +64,7 @@ class Section:
         self.name = name
         self.options: dict[str, Option] = {}
         self.aliases: dict[str, str] = {}
+        self.conversions: dict[str, Conversion] = {}
         self._group = group
         self._parser = parser
 
@@ -136,8 +150,11 @@ class Section:
                 origin=origin,
                 text=field.help,
             )
-            aliases = [alias.name for alias in field.aliases if alias.convert is None]
-            self._declare(option, main=field.main, aliases=aliases)
+            same = [alias.name for alias in field.aliases if alias.convert is None]
+            self._declare(option, main=field.main, aliases=same)
+            for alias in field.aliases:
+                if alias.convert is not None:
+                    self._declare_conversion(alias, option)
 
     def _of_script(self, key: str, default: Any, origin: str | None) -> tuple[Any, str | None]:
         """Default and origin of an option, of which the script may know a better default."""
@@ -155,6 +172,20 @@ class Section:
             self._add_argument(_flag(name), option, argparse.SUPPRESS)
             self.aliases[name] = option.key
         self.options[option.key] = option
+
+    def _declare_conversion(self, alias: Alias, target: Option) -> None:
+        """Accept a published name whose value changes the option ``target``."""
+        option = dataclasses.replace(
+            target,
+            flag=_flag(alias.name),
+            key=alias.name,
+            kind=alias.kind or target.kind,
+            default=None,
+            choices=None,
+            origin=None,
+        )
+        self._add_argument(option.flag, option, argparse.SUPPRESS)
+        self.conversions[alias.name] = Conversion(option, target.key, alias.convert)
 
     def _add_argument(self, flag: str, option: Option, text: str) -> argparse.Action:
         if option.kind is bool:
@@ -211,7 +242,10 @@ class OptionParser(OneLineParser):
 
     def known_options(self) -> KnownOptions:
         """All options by section, as a yaml file may name them."""
-        sections = {name: section.options for name, section in self.sections.items()}
+        sections = {
+            name: section.options | {key: one.option for key, one in section.conversions.items()}
+            for name, section in self.sections.items()
+        }
         aliases = {
             alias: key
             for section in self.sections.values()
@@ -231,9 +265,10 @@ class OptionParser(OneLineParser):
         ``--config`` leaves them out, so they are measured again. ``config.imports`` lists the files
         of ``--import``, for the record: no file is executed because a configuration names it.
         """
-        sections = {name: section.options for name, section in self.sections.items()}
         defaults = {
-            key: option.default for options in sections.values() for key, option in options.items()
+            key: option.default
+            for section in self.sections.values()
+            for key, option in section.options.items()
         }
         given = self._given(argv, defaults)
         template, resumed = self._files(given, defaults)
@@ -242,11 +277,14 @@ class OptionParser(OneLineParser):
         from_template = {
             key: value for key, value in template.values.items() if key not in template.decided
         }
-        chosen = resumed.values | from_template | given
+        chosen, changes = self._chosen([resumed.values, from_template, given])
 
         found = measured(defaults | chosen) if measured else {}
         preset = presets(defaults | chosen) if presets else {}
         values = defaults | preset | found | chosen
+        for key, value in changes.items():
+            conversion = self._conversions()[key]
+            values[conversion.target] = conversion.convert(value, values[conversion.target])
 
         config: dict[str, Any] = {"task": self.task}
         decided = (set(found) - set(chosen)) | (resumed.decided - set(given))
@@ -254,13 +292,34 @@ class OptionParser(OneLineParser):
             config[DECIDED_BY_DATA] = sorted(decided)
         if imports := plugins.imported_files() or list(resumed.imports):
             config[IMPORTED_FILES] = imports
-        for name, options in sections.items():
-            config[name] = {key: values[key] for key in options}
+        for name, section in self.sections.items():
+            config[name] = {key: values[key] for key in section.options}
         return EasyDict(config)
+
+    def _conversions(self) -> dict[str, Conversion]:
+        return {
+            key: conversion
+            for section in self.sections.values()
+            for key, conversion in section.conversions.items()
+        }
+
+    def _chosen(self, sources: Sequence[Mapping]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Values of options, and of published names that change one; the last source wins."""
+        chosen: dict[str, Any] = {}
+        changes: dict[str, Any] = {}
+        for source in sources:
+            for key, conversion in self._conversions().items():
+                if conversion.target in source:
+                    changes.pop(key, None)
+                if key in source:
+                    changes[key] = source[key]
+            chosen |= {key: value for key, value in source.items() if key not in changes}
+        return chosen, changes
 
     def _given(self, argv, defaults: Mapping[str, Any]) -> dict[str, Any]:
         """Values that the command line names, ``config`` among them."""
-        unset = argparse.Namespace(config=None, **dict.fromkeys(defaults, UNSET))
+        names = [*defaults, *self._conversions()]
+        unset = argparse.Namespace(config=None, **dict.fromkeys(names, UNSET))
         found = vars(self.parse_args(plugins.import_named_files(argv), unset))
         return {key: value for key, value in found.items() if value is not UNSET}
 

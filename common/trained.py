@@ -20,8 +20,7 @@ from farfield.common.configuration import IMPORTED_FILES, plain
 from farfield.common.plugins import FLAG
 from farfield.common.precision import PRECISIONS
 from farfield.models.choices import check_choice
-from farfield.models.factory import build_model
-from farfield.models.network import NETWORKS
+from farfield.models.factory import build_model, network_class, network_names
 
 Restore = Callable[[EasyDict], nn.Module]  # configuration -> the network, without its weights
 
@@ -73,13 +72,24 @@ class TrainedRun:
         from the training, such as ``stress=True``.
         """
         check_choice("dtype", dtype, PRECISIONS)
-        self.check_registered("network", self.config.model.get("name"), NETWORKS)
+        self.check_registered("network", self.config.model.get("name"), network_names())
         config = EasyDict(plain(self.config))
         config.model.update(changes)
         model = restore(config)
         checkpoint.load_weights(model, self.weights, self.path)
         model = model.to(device=device, dtype=PRECISIONS[dtype])
         return model.eval().requires_grad_(False)
+
+    def check_predicts(self, what: str) -> None:
+        """Raise ValueError unless the network predicts ``what`` ("potential", ...)."""
+        name = self.config.model.get("name")
+        self.check_registered("network", name, network_names())
+        found = network_class(name).predicts
+        if found != what:
+            raise ValueError(
+                f"checkpoint {self.path} holds the network {name!r}, which predicts {found}; give "
+                f"the checkpoint of a {what}"
+            )
 
     def check_registered(self, what: str, name: object, known: Iterable[str]) -> None:
         """Raise ValueError unless ``name`` is registered, saying which file registers it."""

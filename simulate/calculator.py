@@ -26,9 +26,8 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from farfield.common.precision import PRECISIONS
 from farfield.common.trained import TrainedRun
 from farfield.dataloader.from_ase import batch_from_atoms
-
-# tasks whose networks are potentials; the former names are those of older checkpoints
-TASKS = ("energy_forces", "md17", "md22")
+from farfield.models.network import POTENTIAL
+from farfield.models.potential import Potential
 
 
 class FarfieldCalculator(Calculator):
@@ -61,18 +60,17 @@ class FarfieldCalculator(Calculator):
         super().__init__()
         self.path, self.device, self.dtype_name = Path(path), torch.device(device), dtype
         self._run = TrainedRun.read(path, self.device)
-        self._check_task()
-        self._networks: dict[bool, torch.nn.Module] = {}
+        self._run.check_predicts(POTENTIAL)
+        self._networks: dict[bool, Potential] = {}
 
         # what the network can say follows from its training
-        options = self._run.config.model
-        reference = self._network(stress=False).reference
+        potential = self._network(stress=False)
         self.dtype = PRECISIONS[dtype]
-        self.cutoff = float(options.cutoff)
-        self.conservative = options.forces == "conservative"
-        self.elements = sorted(reference.values())
+        self.cutoff = float(potential.cutoff)
+        self.conservative = potential.forces == "conservative"
+        self.elements = sorted(potential.reference.values())
         self.implemented_properties = ["energy", "free_energy"]
-        if options.forces != "none":
+        if potential.forces != "none":
             self.implemented_properties.append("forces")
         if self.conservative:
             self.implemented_properties.append("stress")
@@ -104,15 +102,7 @@ class FarfieldCalculator(Calculator):
             stress = prediction["stress"][0].double().cpu().numpy()
             self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
 
-    def _check_task(self) -> None:
-        task = self._run.config.get("task")
-        if task not in TASKS:
-            raise ValueError(
-                f"checkpoint {self.path} is of the task {task!r}, which has no energies; give a "
-                "checkpoint of train_potential, train_md17 or train_md22"
-            )
-
-    def _network(self, stress: bool) -> torch.nn.Module:
+    def _network(self, stress: bool) -> Potential:
         """The network with or without stress; both have the same weights."""
         if stress not in self._networks:
             self._networks[stress] = self._run.network(self.device, self.dtype_name, stress=stress)

@@ -28,6 +28,7 @@ FREE_ON_RESUME = frozenset(
         "pause_after",
         "progress",
         "data_path",
+        "graph",
         "epochs",
         "max_cpu_minutes",
         "max_minutes",

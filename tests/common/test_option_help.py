@@ -3,11 +3,13 @@
 import dataclasses
 import subprocess
 import sys
+from typing import Annotated
 
 import pytest
 
 from farfield.common.command_line import OptionParser
 from farfield.models.choices import nearest
+from farfield.models.option_fields import Alias
 
 
 def parser_of(*sections, **settings):
@@ -110,3 +112,29 @@ def test_reading_a_command_line_imports_nothing_slow():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_published_name_may_change_another_option(tmp_path):
+    def with_lmax(lmax, irreps):
+        return irreps.split("x")[0] + f"x{lmax}"
+
+    @dataclasses.dataclass(frozen=True)
+    class Options:
+        irreps: Annotated[str, "features", Alias("lmax", int, with_lmax)] = "8x1"
+
+    def irreps(*argv):
+        parser = OptionParser("toy", "a toy")
+        parser.add_argument("--config")
+        parser.section("model", "net").add_fields(Options)
+        presets = {"irreps": "16x1"}
+        return parser.parse_config(list(argv), lambda values: presets).model.irreps
+
+    file = tmp_path / "options.yaml"
+    file.write_text("lmax: 3")
+    assert irreps() == "16x1"
+    assert irreps("--lmax", "2") == "16x2"
+    assert irreps("--lmax", "2", "--irreps", "4x1") == "4x2"
+    assert irreps("--config", str(file)) == "16x3"
+    assert irreps("--config", str(file), "--irreps", "4x1") == "4x1"
+    with pytest.raises(ValueError, match="--lmax: must be a whole number, got 'two'"):
+        irreps("--lmax", "two")

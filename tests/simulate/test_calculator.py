@@ -119,11 +119,11 @@ def test_what_it_was_not_trained_on_is_refused(potential, molecule):
 
 def test_checkpoints_of_other_tasks_are_refused(potential, tmp_path):
     content = checkpoint.read_run(potential)
-    content["config"]["task"] = "qm9"
+    content["config"]["model"]["name"] = "se3_transformer_nbody"
     checkpoint.save_checkpoint(tmp_path / "c.pt", content)
     with pytest.raises(
         ValueError,
-        match="of the task 'qm9', which has no energies; give a checkpoint of train_potential",
+        match="holds the network 'se3_transformer_nbody', which predicts nbody; give the",
     ):
         FarfieldCalculator(tmp_path / "c.pt")
     with pytest.raises(FileNotFoundError, match="does not exist"):

@@ -13,6 +13,7 @@ from farfield.common import checkpoint
 from farfield.common.session import Interrupted
 from farfield.dataloader.datasets.nbody_data import simulate_nbody
 from farfield.train import evaluate, launch, train_nbody
+from farfield.train.prediction import load
 from farfield.train.tasks.nbody import (
     NBodyTask,
     build_task,
@@ -334,3 +335,28 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_at_the_beginning(
 def test_a_checkpoint_of_another_model_is_refused(whole, data):
     with pytest.raises(ValueError, match=r"model.channels is 4 there and 8 here"):
         train_nbody.main(["--run-dir", str(whole[0]), "--resume", "--channels", "8"])
+
+
+def test_particles_in_memory_get_the_predictions_of_the_data_set(whole, data):
+    folder, _ = whole
+    model = load(folder / checkpoint.BEST)
+    loader = split_loader(model.config, "test")
+    dataset = loader.dataset
+    with torch.no_grad():
+        expected = model.network(dataset[range(len(dataset))])
+
+    simulation, start = dataset.windows(range(len(dataset)))
+    arrays = {
+        "positions": dataset.positions[simulation, start],
+        "velocities": dataset.velocities[simulation, start],
+        "charges": dataset.charges[simulation],
+    }
+    samples = [{name: rows[k] for name, rows in arrays.items()} for k in range(len(dataset))]
+    for name in ("displacement", "velocity_change"):
+        found = np.concatenate([result[name] for result in model.predict(samples, max_atoms=12)])
+        np.testing.assert_allclose(found, expected[name].numpy(), rtol=1e-4, atol=1e-5)
+    assert model.predict(samples[0])["displacement"].shape == (5, 3)
+
+    del samples[2]["charges"]
+    with pytest.raises(ValueError, match="sample 2 needs .* got .*; add charges"):
+        model.predict(samples)

@@ -5,6 +5,7 @@ cached and computed bases.
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from easydict import EasyDict
 
 from farfield.common import checkpoint
@@ -13,6 +14,7 @@ from farfield.models.heads.property_readouts import fit_scaling
 from farfield.preprocess import preprocess_qm9
 from farfield.train import evaluate, launch, train_qm9
 from farfield.train.network_options import chosen_network
+from farfield.train.prediction import load
 from farfield.train.tasks.properties import PropertyTask, parse_weights
 from farfield.train.tasks.property_baselines import LINEAR, MEAN, Baselines
 from tests.support.qm9_data import molecules
@@ -218,6 +220,33 @@ def test_a_basis_of_larger_degrees_serves_as_well(data, file, tmp_path):
     )
     for key, value in one["test"][0].items():
         assert key == "row" or value == pytest.approx(two["test"][0][key], rel=1e-3)
+
+
+def test_molecules_in_memory_get_the_predictions_of_the_data_set(whole, data):
+    name, folder, _ = whole
+    dataset = PropertyDataset.open(data[name], "test", targets=TARGETS.split(","), basis=False)
+    model = load(folder / checkpoint.BEST)
+    with torch.no_grad():
+        expected = model.network(dataset[range(len(dataset))])
+
+    structures = [dataset.structures[index] for index in range(len(dataset))]
+    atoms = [Atoms(one.atomic_numbers, one.positions) for one in structures]
+    results = model.predict(atoms, max_atoms=20)
+    for target, values in expected.items():
+        found = np.array([result[target] for result in results])
+        np.testing.assert_allclose(found, values.numpy(), rtol=1e-5, atol=1e-5)
+    assert model.units["homo"] == "eV" and model.units["mu"] == "D"
+
+    # runs of earlier versions do not say their graphs; their data folder does
+    content = checkpoint.read_run(folder / checkpoint.BEST)
+    del content["config"]["data"]["graph"]
+    checkpoint.save_checkpoint(folder / "old.pt", content)
+    again = load(folder / "old.pt").predict(atoms[0])
+    assert again["homo"] == pytest.approx(results[0]["homo"], rel=1e-4)
+    content["config"]["data"]["data_path"] = "gone"
+    checkpoint.save_checkpoint(folder / "old.pt", content)
+    with pytest.raises(ValueError, match="does not say which graphs its molecules had"):
+        load(folder / "old.pt")
 
 
 def test_predictions_are_in_units(whole, data):

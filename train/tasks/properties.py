@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from farfield.common.command_line import OptionParser
 from farfield.common.precision import PRECISIONS
+from farfield.dataloader.chemistry.molecule_graphs import GRAPH_RULES
 from farfield.dataloader.datasets.property_data import PropertyDataset, PropertyFolder
 from farfield.dataloader.sources.qm9_targets import TARGETS
 from farfield.dataloader.split_protocols import SPLITS
@@ -96,6 +97,7 @@ class PropertyTask(Task):
             "avg_degree": float(edges_per_atom) or 1.0,
             "far_design_radius": max(1.0, radius),
             "bond_kinds": train.bond_kinds is not None,
+            "graph": train.graph_rule["kind"],
         }
 
         # the radial functions resolve the longest edge of the folder
@@ -227,6 +229,8 @@ def add_data_options(parser: OptionParser) -> None:
     """Where the molecules lie, and what limits a batch."""
     data = parser.section("data", "what is learned from")
     data.add("--data-path", str, "data/qm9", main=True, help="folder made by preprocess_qm9")
+    graph = "graphs of the molecules: bonds, pairs within a cutoff, or all pairs"
+    data.add("--graph", str, None, choices=list(GRAPH_RULES), decided="the data", help=graph)
     data.add("--max-atoms-per-batch", int, None, low=1, help="largest number of atoms in a batch")
     data.add(
         "--max-edges-per-batch",
@@ -308,6 +312,14 @@ def check_graphs(config, dataset: PropertyDataset) -> None:
     reads.
     """
     folder, model, rule = config.data.data_path, config.model, dataset.graph_rule
+
+    # runs of earlier versions do not say their graph
+    graph = config.data.get("graph") or rule["kind"]
+    if graph != rule["kind"]:
+        raise ValueError(
+            f"{folder} holds the graphs {rule['kind']!r}, the network reads {graph!r}; preprocess "
+            f"with --graph {graph}, or train with --graph {rule['kind']}"
+        )
     if rule["kind"] == "cutoff" and model.cutoff > rule["cutoff"]:
         raise ValueError(
             f"{folder} holds pairs within {rule['cutoff']} Angstrom, the network asks for "

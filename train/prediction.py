@@ -1,0 +1,272 @@
+"""Predictions of a trained network for structures in memory, many at once.
+
+    import farfield
+    from ase.io import read
+
+    model = farfield.load("runs/ethanol/checkpoint_best.pt")
+    for result in model.predict(read("molecules.xyz", ":")):
+        print(result["energy"], result["forces"])            # eV, eV/Angstrom
+
+What a network predicts decides which predictor :func:`load` returns:
+
+| predicts | reads | gives |
+|---|---|---|
+| potential | structures of ASE | energy, forces, and stress of crystals |
+| properties | molecules of ASE; bonds are found from the geometry | one value for each target |
+| nbody | positions, velocities, charges | displacement and velocity change |
+
+Structures share batches with a limit of atoms, open and periodic ones apart. Cost: that of the
+network; batches of small molecules are several times faster than one molecule after the other.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.stress import full_3x3_to_voigt_6_stress
+from torch import Tensor
+
+from farfield.common.device import find_device
+from farfield.common.precision import PRECISIONS
+from farfield.common.trained import TrainedRun
+from farfield.dataloader.chemistry.molecule_graphs import graph_rule
+from farfield.dataloader.datasets.property_data import read_settings
+from farfield.dataloader.from_ase import (
+    batch_from_atoms,
+    check_structures,
+    molecule_batch_from_atoms,
+)
+from farfield.dataloader.particles import check_sample, particle_batch
+from farfield.dataloader.sources.qm9_targets import TARGETS
+from farfield.models.batch import AtomBatch
+from farfield.models.choices import Registry
+from farfield.train.tasks import TASKS, find_task
+from farfield.train.tasks.task_registry import task_name
+
+PREDICTORS: Registry[type[Predictor]] = Registry("predictor")
+
+
+def load(path: str | Path, device: str | torch.device = "cpu", dtype: str = "float32") -> Predictor:
+    """The trained network of a checkpoint, ready to predict.
+
+    path: checkpoint_best.pt or checkpoint_last.pt of a run. dtype: arithmetic of the network,
+    "float32" or "float64". Raises FileNotFoundError or ValueError in one line.
+    """
+    device = find_device(str(device))
+    run = TrainedRun.read(path, device)
+    run.check_registered("task", task_name(run.config.get("task")), TASKS)
+    task = find_task(run.config.task)
+    return PREDICTORS.find(task.predicts)(run, task, device, dtype)
+
+
+class Predictor(ABC):
+    """A trained network and the batches it reads.
+
+    Attributes
+        path     of the checkpoint
+        config   configuration of its run
+        units    name of a prediction -> unit
+        network  the network, in evaluation mode
+    """
+
+    max_atoms = 450  # in a batch, unless one structure has more
+
+    def __init__(self, run: TrainedRun, task: type, device: torch.device, dtype: str):
+        self.run, self.path, self.config = run, run.path, run.config
+        self.task, self.device, self.dtype_name = task, device, dtype
+        self.network = run.network(device, dtype, task.restore)
+        self.dtype = PRECISIONS[dtype]
+        self.units: dict[str, str] = {}
+
+    def predict(self, samples: Any, max_atoms: int | None = None) -> Any:
+        """Predictions for one sample (a dict), or for a list of them (a list, in their order).
+
+        samples: see the class. max_atoms: limit of a batch; a smaller one needs less memory.
+        """
+        if self.is_single(samples):
+            return self.predict([samples], max_atoms)[0]
+        samples = list(samples)
+        self.check(samples)
+        results: list[dict] = [{}] * len(samples)
+        for chosen in self._batches(samples, max_atoms or self.max_atoms):
+            group = [samples[index] for index in chosen]
+            for index, result in zip(chosen, self._predict_batch(group), strict=True):
+                results[index] = result
+        return results
+
+    def check(self, samples: Sequence) -> None:
+        """Raise ValueError, with its place in the list, for a sample that no network can read."""
+        if samples:
+            check_structures(samples)
+
+    def is_single(self, samples: Any) -> bool:
+        """Whether ``samples`` is one structure and not a list of them."""
+        return isinstance(samples, Atoms)
+
+    def size(self, sample: Any) -> int:
+        """Number of atoms of a sample."""
+        return len(sample)
+
+    def kind(self, sample: Any) -> Any:
+        """What the samples of one batch have in common."""
+        return tuple(sample.pbc.tolist())
+
+    def _batches(self, samples: Sequence, max_atoms: int) -> Iterator[list[int]]:
+        """Indices of the samples of every batch: one kind, at most ``max_atoms`` or one sample."""
+        kinds: dict[Any, list[int]] = {}
+        for index, sample in enumerate(samples):
+            kinds.setdefault(self.kind(sample), []).append(index)
+
+        for indices in kinds.values():
+            batch, atoms = [], 0
+            for index in indices:
+                size = self.size(samples[index])
+                if batch and atoms + size > max_atoms:
+                    yield batch
+                    batch, atoms = [], 0
+                batch.append(index)
+                atoms += size
+            yield batch
+
+    @abstractmethod
+    def _predict_batch(self, samples: Sequence) -> list[dict]:
+        """Predictions for samples of one kind."""
+
+
+@PREDICTORS.register("potential")
+class PotentialPredictor(Predictor):
+    """Energy, forces and stress of structures of ASE.
+
+    A result holds energy (float, eV), forces (atoms, 3) where the network predicts them, and for
+    crystals and conservative forces stress (6,), ASE's sign and Voigt order. Energies are on the
+    scale of the training data: they contain the reference energies of the elements.
+    """
+
+    def __init__(self, run: TrainedRun, task: type, device: torch.device, dtype: str):
+        super().__init__(run, task, device, dtype)
+        self.units = {"energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
+        self.cutoff = float(self.network.cutoff)
+        self._with_stress = None
+
+    def _predict_batch(self, samples: Sequence[Atoms]) -> list[dict]:
+        batch = batch_from_atoms(samples, self.cutoff, self.dtype, self.device)
+        crystals = bool(samples[0].pbc.all())
+        prediction = self._network_for(crystals)(batch)
+
+        # energies (graphs,), forces (graph, atoms of it, 3), stress (graphs, 3, 3)
+        results = [{"energy": value} for value in prediction["energy"].double().tolist()]
+        if "forces" in prediction:
+            _add(results, "forces", _by_graph(batch, prediction["forces"]))
+        if "stress" in prediction:
+            stress = prediction["stress"].double().cpu().numpy()
+            _add(results, "stress", [full_3x3_to_voigt_6_stress(one) for one in stress])
+        return results
+
+    def _network_for(self, crystals: bool):
+        """The network, or the same network with stress for crystals."""
+        if not crystals or self.network.forces != "conservative":
+            return self.network
+        if self._with_stress is None:
+            restore = self.task.restore
+            self._with_stress = self.run.network(self.device, self.dtype_name, restore, stress=True)
+        return self._with_stress
+
+
+@PREDICTORS.register("properties")
+class PropertyPredictor(Predictor):
+    """Properties of open molecules of ASE.
+
+    A result holds target -> float, or (3,) for a vector, in the units of ``units``. Graphs are made
+    as for the training; bonds are found from the geometry where the graph or the network reads
+    them.
+    """
+
+    max_atoms = 2000
+
+    def __init__(self, run: TrainedRun, task: type, device: torch.device, dtype: str):
+        super().__init__(run, task, device, dtype)
+        self.units = {name: TARGETS[name].unit for name in self.network.readouts}
+        self.graph_rule = _rule_of(run)
+        self.bond_kinds = bool(self.config.model.get("bond_kinds"))
+
+    def _predict_batch(self, samples: Sequence[Atoms]) -> list[dict]:
+        batch = molecule_batch_from_atoms(
+            samples, self.graph_rule, self.bond_kinds, self.dtype, self.device
+        )
+        results: list[dict] = [{} for _ in samples]
+        for name, values in self.network(batch).items():
+            columns = values.double().cpu().numpy()
+            _add(results, name, columns.tolist() if columns.ndim == 1 else list(columns))
+        return results
+
+
+def _rule_of(run: TrainedRun) -> dict:
+    """Settings of the graphs that a network of properties was trained on."""
+    data = run.config.get("data", {})
+    kind = data.get("graph")
+    if kind is None:
+        # checkpoints of earlier versions do not say it, but their data folder does
+        try:
+            kind = read_settings(data["data_path"])["graph_rule"]["kind"]
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"checkpoint {run.path} does not say which graphs its molecules had, and its data "
+                f"folder cannot be read ({error}); bring the folder back, or train again"
+            ) from None
+    return graph_rule(kind, run.config.model.cutoff)
+
+
+@PREDICTORS.register("nbody")
+class NBodyPredictor(Predictor):
+    """Motion of particles over the horizon of the training.
+
+    A sample is a dict with positions (bodies, 3), velocities (bodies, 3), charges (bodies,), and
+    for springs also springs (bodies, bodies). A result holds displacement and velocity_change
+    (bodies, 3), and the waypoints on the way where the network predicts them.
+    """
+
+    def __init__(self, run: TrainedRun, task: type, device: torch.device, dtype: str):
+        super().__init__(run, task, device, dtype)
+        self.units = dict(task.units)
+
+    def check(self, samples: Sequence[Mapping]) -> None:
+        """Raise ValueError for a sample that lacks an array or has one of a wrong shape."""
+        for index, sample in enumerate(samples):
+            check_sample(sample, index)
+
+    def is_single(self, samples: Any) -> bool:
+        """Whether ``samples`` is one dict."""
+        return isinstance(samples, Mapping)
+
+    def size(self, sample: Mapping) -> int:
+        """Number of bodies."""
+        return len(sample["charges"])
+
+    def kind(self, sample: Mapping) -> bool:
+        """Whether the bodies hang on springs."""
+        return "springs" in sample
+
+    def _predict_batch(self, samples: Sequence[Mapping]) -> list[dict]:
+        batch = particle_batch(samples).to(device=self.device, dtype=self.dtype)
+        results: list[dict] = [{} for _ in samples]
+        for name, values in self.network(batch).items():
+            _add(results, name, _by_graph(batch, values))
+        return results
+
+
+def _by_graph(batch: AtomBatch, values: Tensor) -> list[np.ndarray]:
+    """Rows (nodes, ...) of every graph, float64."""
+    counts = batch.graph.nodes_per_graph.tolist()
+    return [part.double().cpu().numpy() for part in values.split(counts)]
+
+
+def _add(results: Sequence[dict], name: str, values: Sequence) -> None:
+    """Give every result its value of ``name``."""
+    for result, value in zip(results, values, strict=True):
+        result[name] = value

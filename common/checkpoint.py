@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from farfield.common.checkpoint_formats import FORMAT, READABLE, converted
 from farfield.dataloader.storage.files import atomic_write
 
-FORMAT = 2
 PACKAGES = ("torch", "dgl", "e3nn", "numpy", "farfield")
 LAST, BEST = "checkpoint_last.pt", "checkpoint_best.pt"
 MAYBE = (dict, type(None))
@@ -130,13 +130,14 @@ def read_checkpoint(path, device="cpu") -> dict:
         raise ValueError(
             f"checkpoint {path} is damaged or not a checkpoint ({reason}); {mend}"
         ) from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") not in READABLE:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        formats = " and ".join(map(str, READABLE))
         raise ValueError(
-            f"checkpoint {path} has format {found}, this version reads {FORMAT}; train again or "
+            f"checkpoint {path} has format {found}, this version reads {formats}; train again or "
             "use the version that wrote it"
         )
-    return content
+    return converted(content)
 
 
 def read_run(path, device="cpu") -> dict:

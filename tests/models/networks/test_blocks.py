@@ -91,7 +91,7 @@ def test_schedules(text, layers, expected):
         ("first-order6+", 2, ["'first-order6+'", "without a name"]),
         ("6", 2, ["without a name"]),
         ("first-ordre2", 2, ["'first-ordre'", "did you mean 'first-order'?"]),
-        ("hybrid-fmm-node", 2, ["'hybrid-fmm-node'", "did you mean"]),
+        ("hybrid-fmm-node", 2, ["'hybrid-fmm-node'", "known: zero-order"]),
         ("zzz", 2, ["'zzz'", "known: zero-order", "fmm-node"]),
         ("first-order0", 2, ["'first-order'", "at least once, got 0"]),
         ("first-order", 0, ["at least once, got 0"]),

@@ -1,18 +1,21 @@
-"""Farfield beside mace-torch: the same data, split, thread and CPU minutes, one after the other.
+"""Farfield and mace-torch: the same data, split, thread and CPU minutes, one after the other.
 
-    # alone: it wants e3nn 0.4
-    python3.11 -m venv .venv-mace && .venv-mace/bin/pip install torch==2.13.0 mace-torch==0.3.16
+    # an environment for mace-torch alone: it needs e3nn 0.4
+    python3.11 -m venv .venv-mace
+    .venv-mace/bin/pip install torch==2.13.0 mace-torch==0.3.16
+
     python -m preprocess.preprocess_md17 --molecule ethanol --out data/md17/ethanol
     python -m benchmarks.rivals.compare_mace --data-path data/md17/ethanol --minutes 30
-    # near field alone
-    python -m benchmarks.rivals.compare_mace --data-path data/md17/ethanol -- \\
-        --schedule first-order1+second-order1
+
+    # the near field alone
+    python -m benchmarks.rivals.compare_mace --data-path data/md17/ethanol \\
+        -- --schedule first-order1+second-order1
 
 Farfield trains by ``train.train_md17`` with the edges of the folder (further options after ``--``),
 mace-torch with r_max 5 by ``mace_program.py`` with the settings named there. The table gives errors
-of the validation split against CPU minutes of training, then those of the test split; checkpoints
-and settings of neither are chosen on the test split. Finished programs are not run again: their
-results are in ``--run-dir``.
+of the validation split against CPU minutes of training, then errors of the test split; neither
+program chooses checkpoints or settings on the test split. Finished programs are not run again:
+their results are in ``--run-dir``.
 """
 
 from __future__ import annotations
@@ -37,47 +40,29 @@ COLUMNS = {
     "minutes": "CPU minutes",
     "steps": "steps",
     "split": "split",
+    "energy": "energy MAE meV",
+    "forces": "force MAE meV/A",
 }
-COLUMNS |= {"energy": "energy MAE meV", "forces": "force MAE meV/A"}
 
 
 def run_mace(options, folder: Path) -> list[dict]:
     """Rows of mace-torch."""
     target = folder / f"mace_{options.minutes:g}.json"
     if not target.exists():
-        script = Path(__file__).with_name("mace_program.py")
-        command = [
-            options.mace_python,
-            str(script),
-            options.data_path,
-            "--minutes",
-            f"{options.minutes:g}",
-            "--json",
-            str(target),
-        ]
-        start([*command, "--seed", str(options.seed)])
+        script = str(Path(__file__).with_name("mace_program.py"))
+        command = [options.mace_python, script, options.data_path]
+        command += ["--minutes", f"{options.minutes:g}", "--seed", str(options.seed)]
+        start([*command, "--json", str(target)])
+
     report = json.loads(target.read_text())
     common = {"program": f"mace-torch {report['options']['irreps']}", "weights": report["weights"]}
-    rows = [
-        {
-            **common,
-            "split": "validation",
-            "minutes": at["minutes"],
-            "steps": at["step"],
-            **errors_of(at),
-        }
-        for at in report["curve"]
-    ]
-    return [
-        *rows,
-        {
-            **common,
-            "split": "test",
-            "minutes": report["minutes"],
-            "steps": report["steps"],
-            **errors_of(report["test"]),
-        },
-    ]
+    rows = []
+    for at in report["curve"]:
+        place = {"split": "validation", "minutes": at["minutes"], "steps": at["step"]}
+        rows.append({**common, **place, **errors_of(at)})
+    place = {"split": "test", "minutes": report["minutes"], "steps": report["steps"]}
+    rows.append({**common, **place, **errors_of(report["test"])})
+    return rows
 
 
 def errors_of(report: dict) -> dict[str, float]:
@@ -86,10 +71,11 @@ def errors_of(report: dict) -> dict[str, float]:
 
 
 def run_farfield(options, folder: Path, more: Sequence[str]) -> list[dict]:
-    """Rows of our program."""
+    """Rows of our program; more: further options of its training script."""
     run = folder / f"farfield_{options.minutes:g}"
     own = ["--data-path", options.data_path, "--seed", str(options.seed), *more]
     results = farfield_results("train.train_md17", run, options.minutes, own)
+
     common = {
         "program": f"Farfield {results['config']['model']['schedule']}",
         "weights": results["parameters"],
@@ -103,10 +89,8 @@ def run_farfield(options, folder: Path, more: Sequence[str]) -> list[dict]:
         }
         for row in results["history"]
     ]
-    return [
-        *curve_rows(common, history, options.minutes),
-        {**common, "split": "test", **errors_on_test(results)},
-    ]
+    rows = curve_rows(common, history, options.minutes)
+    return [*rows, {**common, "split": "test", **errors_on_test(results)}]
 
 
 def errors_on_test(results: dict) -> dict[str, float]:
@@ -133,7 +117,7 @@ def build_parser() -> OptionParser:
         ".venv-mace/bin/python",
         help="python of the environment that has mace-torch",
     )
-    bench.add("--seed", int, 0, low=0, help="of both programs")
+    bench.add("--seed", int, 0, low=0, help="seed of both programs")
     bench.add("--json", str, None, help="file for the rows")
     return parser
 
@@ -147,9 +131,11 @@ def main(argv: list[str] | None = None):
             f"there is no train.npz in {options.data_path}; make it with python -m "
             "preprocess.preprocess_md17"
         )
+
     folder = Path(options.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     rows = run_mace(options, folder) + run_farfield(options, folder, more)
+
     print(harness.describe_environment(harness.environment(("torch",))))
     print(harness.table(rows, COLUMNS))
     if options.json:

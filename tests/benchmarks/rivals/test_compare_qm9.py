@@ -1,6 +1,4 @@
-"""The tables of the comparison on QM9: the simple fits, what is read of a run, which runs may stand
-side by side.
-"""
+"""The tables of the comparison on QM9: simple fits, what is read of a run, which runs compare."""
 
 import json
 from pathlib import Path
@@ -80,12 +78,12 @@ def test_labels_of_validation_and_test_do_not_enter_the_fits():
     )  # the label comes nearer to the mean
 
 
-def test_errors_of_all_targets_are_wanted():
+def test_errors_of_all_targets_are_needed():
     names = {target: f"{target} of it" for target in UNITS}
     row = {f"{target} of it": 1.0 for target in UNITS} | {"gap": 5.0}
     assert errors_of(row, names, Path("run")) == errors(1.0)
     del row["gap of it"]
-    with pytest.raises(ValueError, match="run has no error of gap; .*--run-dir"):
+    with pytest.raises(ValueError, match="run has no error of gap: .*--run-dir"):
         errors_of(row, names, Path("run"))
 
 
@@ -191,7 +189,7 @@ def test_runs_on_another_split_are_refused_and_other_graphs_are_not(tmp_path):
             ]
         else:
             with pytest.raises(
-                ValueError, match=f"learned from .*{name}, which splits other molecules"
+                ValueError, match=f"learned from .*{name}, whose molecules or split"
             ):
                 compare_qm9.PROGRAMS["e2former"](options(folders["data"]), tmp_path, [])
 
@@ -202,7 +200,7 @@ def test_missing_data_and_unknown_programs_are_refused_in_one_line(tmp_path):
         match="molecules.npz does not exist; .*python -m preprocess.preprocess_qm9",
     ):
         main(["--data-path", str(tmp_path), "--run-dir", str(tmp_path / "runs")])
-    with pytest.raises(ValueError, match="--programs must be of painn, .* got 'dimenet'"):
+    with pytest.raises(ValueError, match="--programs must be one of painn, .* got 'dimenet'"):
         main(
             [
                 "--data-path",

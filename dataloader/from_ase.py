@@ -21,7 +21,7 @@ from farfield.dataloader.chemistry.bonds import perceive_bonds
 from farfield.dataloader.chemistry.molecule_graphs import molecule_graphs
 from farfield.dataloader.datasets.property_data import BOND_KINDS, centred_positions
 from farfield.dataloader.graphs import find_neighbors
-from farfield.dataloader.storage.basis_cache import directed_edges
+from farfield.dataloader.storage.edge_layout import directed_edges
 from farfield.dataloader.structures import Structures
 from farfield.models.batch import AtomBatch
 from farfield.models.graph_ops import GraphIndex

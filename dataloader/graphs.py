@@ -207,7 +207,7 @@ class NeighborStore:
         found = manifest["settings"].get("cutoff")
         if cutoff is not None and found != cutoff:
             raise ValueError(
-                f"{folder} holds the neighbours within {found} Angstrom, wanted is {cutoff}; "
+                f"{folder} holds the neighbours within {found} Angstrom, but {cutoff} is needed; "
                 f"{REBUILD_HINT} --cutoff {cutoff}"
             )
         array_store.check_data(folder, manifest, data_hash, REBUILD_HINT)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from farfield.dataloader.storage.basis_cache import complete_pairs, directed_edges
+from farfield.dataloader.storage.edge_layout import complete_pairs, directed_edges
 from farfield.models.batch import AtomBatch
 from farfield.models.graph_ops import GraphIndex
 

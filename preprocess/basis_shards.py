@@ -1,11 +1,11 @@
-"""Graphs, edge bases and bond kinds of many molecules, made by several processes in pieces that
-outlast a kill.
+"""Graphs, edge bases and bond kinds of many molecules, made by several processes in shards that
+survive a kill.
 
-A piece is :data:`PIECE` molecules: a small basis cache and the bond kinds of its edges, in
-``pieces/00012/``, with the hash of what it was made from. Pieces of an interrupted run are used
-again if their settings, data and checksums fit, and made again if not. When all are there they are
-laid end to end into ``basis/`` and ``bond_kinds/``, and removed. Until then both stand on the disk.
-Cost per molecule of 18 atoms: see `benchmarks/speed/bench_qm9_cache.py`.
+A shard is :data:`MOLECULES_PER_SHARD` molecules: a small basis cache and the bond kinds of its
+edges, in ``pieces/00012/``, with the hash of what it was made from. Shards of an interrupted run
+are used again if their settings, data and checksums fit, and made again if not. When all are
+finished they are laid end to end into ``basis/`` and ``bond_kinds/``, and removed; until then both
+are on the disk. Cost per molecule of 18 atoms: see `benchmarks/speed/bench_qm9_cache.py`.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from farfield.dataloader.datasets.property_data import (
     write_bond_kinds,
 )
 from farfield.dataloader.storage import files
-from farfield.dataloader.storage.basis_cache import (
-    BasisCache,
-    CacheSettings,
-)
+from farfield.dataloader.storage.basis_cache import BasisCache
+from farfield.dataloader.storage.basis_rows import CacheSettings
 from farfield.dataloader.structures import Structures
 
-PIECE = 4096  # molecules
-PIECES = "pieces"
+MOLECULES_PER_SHARD = 4096
+SHARDS = "pieces"  # folder of the shards
 
 
-class Piece(NamedTuple):
-    """One piece to be made: its folder, its molecules, their bonds (None: perceived where they are
-    needed), what is wanted of it.
+class Shard(NamedTuple):
+    """One shard to be made.
+
+    bonds: of the molecules (None: perceived where they are needed). settings: of the basis.
+    bond_kinds: whether kinds of the bonds are made.
     """
 
     folder: Path
@@ -56,13 +56,14 @@ class Piece(NamedTuple):
 
     @property
     def data_hash(self) -> str:
-        """Identifies everything the piece is made from beside the settings."""
+        """Identifies everything the shard is made from besides the settings."""
         bonds = [] if self.bonds is None else [self.bonds.ends, self.bonds.kinds, self.bonds.counts]
         return files.json_checksum([self.structures.data_hash, files.array_checksum(*bonds)])
 
     def open(self) -> tuple[BasisCache, np.ndarray | None]:
-        """Basis and bond kinds of the finished piece, every byte verified; ``FileNotFoundError`` or
-        ``ValueError`` if it is not there.
+        """Basis and bond kinds of the finished shard, every byte verified.
+
+        ``FileNotFoundError`` or ``ValueError`` if it is not finished or does not fit.
         """
         data_hash, rule = self.data_hash, self.settings.graph_rule
         basis = BasisCache.open(
@@ -70,73 +71,80 @@ class Piece(NamedTuple):
         )
         if basis.settings != self.settings or len(basis) != len(self.structures):
             raise ValueError(
-                f"{self.folder} holds {len(basis)} graphs of {basis.settings}, wanted is "
-                f"{self.settings}"
+                f"{self.folder} holds {len(basis)} graphs of {basis.settings}, but "
+                f"{self.settings} is needed"
             )
+
         if not self.bond_kinds:
             return basis, None
         return basis, open_bond_kinds(self.folder / BOND_KINDS, data_hash, rule, basis.num_edges)
 
 
-def make_piece(piece: Piece) -> int:
-    """Make a piece that is not there whole; the number of its molecules."""
+def make_shard(shard: Shard) -> int:
+    """Make a shard unless it is finished; the number of its molecules."""
     try:
-        piece.open()
+        shard.open()
     except (ValueError, OSError):
-        shutil.rmtree(piece.folder, ignore_errors=True)
-        bonds = piece.bonds
-        if bonds is None and (piece.bond_kinds or piece.settings.graph_rule["kind"] == "bonds"):
-            bonds = perceive_bonds(piece.structures)
-        kinds: list[np.ndarray] = []
-        graphs = molecule_graphs(
-            piece.structures, bonds, piece.settings.graph_rule, kinds if piece.bond_kinds else None
-        )
-        BasisCache.build(piece.folder / BASIS, graphs, piece.settings, piece.data_hash)
-        if piece.bond_kinds:
-            write_bond_kinds(
-                piece.folder / BOND_KINDS, kinds, piece.data_hash, piece.settings.graph_rule
-            )
-    return len(piece.structures)
+        shutil.rmtree(shard.folder, ignore_errors=True)
+        _build(shard)
+    return len(shard.structures)
 
 
-def pieces_of(
+def _build(shard: Shard) -> None:
+    rule = shard.settings.graph_rule
+    bonds = shard.bonds
+    if bonds is None and (shard.bond_kinds or rule["kind"] == "bonds"):
+        bonds = perceive_bonds(shard.structures)
+
+    # the graphs append the kinds of their edges while they are made
+    kinds: list[np.ndarray] = []
+    graphs = molecule_graphs(shard.structures, bonds, rule, kinds if shard.bond_kinds else None)
+    BasisCache.build(shard.folder / BASIS, graphs, shard.settings, shard.data_hash)
+    if shard.bond_kinds:
+        write_bond_kinds(shard.folder / BOND_KINDS, kinds, shard.data_hash, rule)
+
+
+def shards_of(
     folder: Path,
     structures: Structures,
     bonds: BondTable | None,
     settings: CacheSettings,
     bond_kinds: bool,
-) -> list[Piece]:
-    """All pieces of the molecules, in order."""
-    pieces = []
-    for number, first in enumerate(range(0, len(structures), PIECE)):
-        part = slice(first, first + PIECE)
+) -> list[Shard]:
+    """All shards of the molecules, in order."""
+    shards = []
+    for number, first in enumerate(range(0, len(structures), MOLECULES_PER_SHARD)):
+        part = slice(first, first + MOLECULES_PER_SHARD)
+        place = folder / SHARDS / f"{number:05d}"
         own = None if bonds is None else bonds[part]
-        pieces.append(
-            Piece(folder / PIECES / f"{number:05d}", structures[part], own, settings, bond_kinds)
-        )
-    return pieces
+        shards.append(Shard(place, structures[part], own, settings, bond_kinds))
+    return shards
 
 
-def make_pieces(pieces: list[Piece], workers: int, progress: Callable[[int], None]):
-    """Make all pieces that are not there whole, with so many processes (1: in this one);
-    ``progress`` gets numbers of molecules.
+def make_shards(shards: list[Shard], workers: int, progress: Callable[[int], object]) -> None:
+    """Make all shards that are not finished.
+
+    workers: number of processes (1: this one). progress: called with the number of molecules done
+    since the last call.
     """
     if workers == 1:
-        for piece in pieces:
-            progress(make_piece(piece))
+        for shard in shards:
+            progress(make_shard(shard))
         return
+
+    # fresh processes: a fork of a process with threads may hang
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, max(1, len(pieces))), context, _start_worker) as pool:
+    with ProcessPoolExecutor(min(workers, max(1, len(shards))), context, _start_worker) as pool:
         try:
-            for finished in as_completed([pool.submit(make_piece, piece) for piece in pieces]):
+            for finished in as_completed([pool.submit(make_shard, shard) for shard in shards]):
                 progress(finished.result())
         except BaseException:
-            pool.shutdown(cancel_futures=True)  # pieces that are being made are finished and stay
+            pool.shutdown(cancel_futures=True)  # shards that are being made are finished and stay
             raise
 
 
 def _start_worker():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the parent's affair
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles an interruption
     torch.set_num_threads(1)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
@@ -146,16 +154,18 @@ def _leave_with_parent():
     os._exit(1)
 
 
-def join_pieces(folder: Path, pieces: list[Piece], data_hash: str, progress: Callable[[int], None]):
-    """Lay the finished pieces end to end into ``folder/basis`` and ``folder/bond_kinds`` and remove
-    them.
+def join_shards(
+    folder: Path, shards: list[Shard], data_hash: str, progress: Callable[[int], object]
+) -> None:
+    """Lay the finished shards end to end into ``folder/basis`` and ``folder/bond_kinds``, and
+    remove them.
     """
-    opened = [piece.open() for piece in pieces]
-    if pieces[0].bond_kinds:
-        rule = pieces[0].settings.graph_rule
+    opened = [shard.open() for shard in shards]
+    if shards[0].bond_kinds:
+        rule = shards[0].settings.graph_rule
         write_bond_kinds(folder / BOND_KINDS, [kinds for _, kinds in opened], data_hash, rule)
     BasisCache.concatenate(folder / BASIS, [basis for basis, _ in opened], data_hash, progress)
-    shutil.rmtree(folder / PIECES)
+    shutil.rmtree(folder / SHARDS)
 
 
 def make_basis(
@@ -167,23 +177,23 @@ def make_basis(
     workers: int,
     bar: Callable,
 ) -> BasisCache:
-    """The basis cache and the bond kinds of all molecules in ``folder``, opened and verified if
-    they are there, else made.
+    """The basis cache of all molecules in ``folder``, opened and verified if it exists, else made.
 
-    bar: ``bar(total, what)`` is a context that gives a progress bar. ``ValueError`` or ``OSError``:
-    one line.
+    The kinds of the bonds are made with it. bar: ``bar(total, what)`` is a context that gives a
+    progress bar. ``ValueError`` or ``OSError`` with one line.
     """
     data_hash, rule = structures.data_hash, settings.graph_rule
     if not (folder / BASIS).exists():
-        pieces = pieces_of(folder, structures, bonds, settings, bond_kinds)
+        shards = shards_of(folder, structures, bonds, settings, bond_kinds)
         with bar(len(structures), f"graphs and basis ({rule['kind']})") as shown:
-            make_pieces(pieces, workers, shown.update)
-        with bar(len(structures), "laid end to end") as shown:
-            join_pieces(folder, pieces, data_hash, shown.update)
+            make_shards(shards, workers, shown.update)
+        with bar(len(structures), "join shards") as shown:
+            join_shards(folder, shards, data_hash, shown.update)
+
     cache = BasisCache.open(
         folder / BASIS, data_hash=data_hash, lmax=settings.lmax, graph_rule=rule
     )
     if bond_kinds:
         open_bond_kinds(folder / BOND_KINDS, data_hash, rule, cache.num_edges)
-    shutil.rmtree(folder / PIECES, ignore_errors=True)
+    shutil.rmtree(folder / SHARDS, ignore_errors=True)
     return cache

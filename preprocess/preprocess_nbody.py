@@ -49,14 +49,9 @@ from farfield.dataloader.sources.nbody_simulation import (
     integrate,
 )
 from farfield.dataloader.storage import files
-from farfield.dataloader.storage.basis_cache import (
-    COMPLETE,
-    DTYPES,
-    BasisCache,
-    CacheSettings,
-    GraphEdges,
-    complete_pairs,
-)
+from farfield.dataloader.storage.basis_cache import BasisCache
+from farfield.dataloader.storage.basis_rows import DTYPES, CacheSettings
+from farfield.dataloader.storage.edge_layout import COMPLETE, GraphEdges, complete_pairs
 from farfield.models.networks.nbody_transformer import NBodyOptions
 from farfield.preprocess.manifest import Manifest, being_made, remove
 from farfield.train.tasks.nbody_windows import PROTOCOLS

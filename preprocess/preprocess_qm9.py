@@ -49,10 +49,11 @@ from farfield.dataloader.sources.qm9_assembly import Report
 from farfield.dataloader.split_protocols import FOR_MOLECULES, SPLITS, protocols_for
 from farfield.dataloader.splits import Split, SplitOptions, make_split
 from farfield.dataloader.storage import files
-from farfield.dataloader.storage.basis_cache import BasisCache, CacheSettings
+from farfield.dataloader.storage.basis_cache import BasisCache
+from farfield.dataloader.storage.basis_rows import CacheSettings
 from farfield.dataloader.storage.files import REBUILD_HINT
 from farfield.dataloader.structures import Structures
-from farfield.preprocess.basis_shards import PIECES, make_basis
+from farfield.preprocess.basis_shards import SHARDS, make_basis
 from farfield.preprocess.manifest import Manifest, being_made, remove
 from farfield.preprocess.structure_folder import READING_BAR_DELAY
 
@@ -272,7 +273,7 @@ def remove_all(folder: Path) -> None:
     """Remove what this script has written into ``folder``."""
     remove(
         folder / name
-        for name in (MANIFEST, SPLIT_FILE, MOLECULES, BONDS, BASIS, BOND_KINDS, PIECES)
+        for name in (MANIFEST, SPLIT_FILE, MOLECULES, BONDS, BASIS, BOND_KINDS, SHARDS)
     )
 
 

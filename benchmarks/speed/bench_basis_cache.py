@@ -40,13 +40,9 @@ import numpy as np  # isort: skip
 import torch
 
 from farfield.common.command_line import OptionParser, run_script
-from farfield.dataloader.storage.basis_cache import (
-    COMPLETE,
-    BasisCache,
-    CacheSettings,
-    GraphEdges,
-    complete_pairs,
-)
+from farfield.dataloader.storage.basis_cache import BasisCache
+from farfield.dataloader.storage.basis_rows import CacheSettings
+from farfield.dataloader.storage.edge_layout import COMPLETE, GraphEdges, complete_pairs
 from farfield.dataloader.storage.files import write_json
 from farfield.models.complete_graphs import complete_graphs
 from farfield.models.edges import edge_vectors

@@ -49,7 +49,8 @@ from farfield.dataloader.datasets.property_data import (
 )
 from farfield.dataloader.sources import qm9
 from farfield.dataloader.sources.qm9_arrays import read_ragged
-from farfield.dataloader.storage.basis_cache import BasisCache, CacheSettings
+from farfield.dataloader.storage.basis_cache import BasisCache
+from farfield.dataloader.storage.basis_rows import CacheSettings
 from farfield.dataloader.storage.files import write_json
 from farfield.dataloader.structures import Structures, rows_of
 from farfield.models.edges import edge_vectors

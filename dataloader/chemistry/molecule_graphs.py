@@ -20,7 +20,7 @@ import numpy as np
 from farfield.dataloader.chemistry.bonds import BondTable
 from farfield.dataloader.datasets.property_data import centred_positions
 from farfield.dataloader.graphs import check_cutoff
-from farfield.dataloader.storage.basis_cache import GraphEdges, complete_pairs
+from farfield.dataloader.storage.edge_layout import GraphEdges, complete_pairs
 from farfield.dataloader.structures import Structures
 from farfield.models.choices import check_choice
 

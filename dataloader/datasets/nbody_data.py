@@ -28,7 +28,8 @@ import torch
 
 from farfield.dataloader.sources.nbody_simulation import FRAME_TIME, simulate_nbody
 from farfield.dataloader.storage import files
-from farfield.dataloader.storage.basis_cache import COMPLETE, BasisCache, why_unusable
+from farfield.dataloader.storage.basis_cache import BasisCache, why_unusable
+from farfield.dataloader.storage.edge_layout import COMPLETE
 from farfield.dataloader.storage.files import REBUILD_HINT
 from farfield.models.batch import AtomBatch
 from farfield.models.choices import check_choice

@@ -15,7 +15,8 @@ from farfield.dataloader.from_ase import (
     molecule_batch_from_atoms,
     structures_from_atoms,
 )
-from farfield.dataloader.storage.basis_cache import BasisCache, CacheSettings
+from farfield.dataloader.storage.basis_cache import BasisCache
+from farfield.dataloader.storage.basis_rows import CacheSettings
 from tests.support.molecule_data import random_crystals, random_structures
 
 MOLECULES = [molecule(name) for name in ("C6H6", "CH3CH2OH", "H2O", "HCN")]

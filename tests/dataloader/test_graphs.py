@@ -144,7 +144,7 @@ def refusal(folder, data_hash, **more) -> str:
 
 def test_graphs_of_something_else_are_refused(stored):
     folder, data_hash = stored
-    assert "holds the neighbours within 3.7 Angstrom, wanted is 5.0" in refusal(
+    assert "holds the neighbours within 3.7 Angstrom, but 5.0 is needed" in refusal(
         folder, data_hash, cutoff=5.0
     )
     assert "belongs to another data set" in refusal(folder, "other")

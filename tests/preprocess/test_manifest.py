@@ -39,11 +39,11 @@ def test_a_kill_after_a_file_and_before_its_checksum_makes_it_again(tmp_path):
 
 def test_other_settings_damage_and_files_of_strangers_are_refused(tmp_path):
     (tmp_path / "a").write_text("stranger")
-    with pytest.raises(ValueError, match="a stands there without m.json; give --rebuild"):
+    with pytest.raises(ValueError, match="a exists without m.json; give --rebuild"):
         Manifest(tmp_path / "m.json", {"seed": 1}, ["a"])
     (tmp_path / "a").unlink()
     Manifest(tmp_path / "m.json", {"seed": 1}, ["a"]).add("a", write("one"))
-    with pytest.raises(ValueError, match="holds data with seed 1, wanted is 2; give --rebuild"):
+    with pytest.raises(ValueError, match="holds data with seed 1, but 2 is needed; give --rebuild"):
         Manifest(tmp_path / "m.json", {"seed": 2}, ["a"])
     (tmp_path / "a").write_text("onf")
     with pytest.raises(

@@ -180,11 +180,13 @@ def test_damage_and_other_settings_are_refused_and_rebuilt(made, tmp_path):
         path.write_bytes(whole)
     with pytest.raises(
         ValueError,
-        match="holds data with seed 42, wanted is 7; give --rebuild to replace them, or "
+        match="holds data with seed 42, but 7 is needed; give --rebuild to replace them, or "
         "another --out",
     ):
         run(folder, "--seed", "7")
-    with pytest.raises(ValueError, match="holds the basis of lmax 2, wanted is lmax 1.*--rebuild"):
+    with pytest.raises(
+        ValueError, match="holds the basis of lmax 2, but lmax 1 is needed.*--rebuild"
+    ):
         run(folder, "--lmax", "1")
     with pytest.raises(ValueError, match="give --rebuild to replace it"):
         run(folder, "--cache-dtype", "float16")
@@ -212,7 +214,7 @@ def test_strangers_files_are_not_overwritten(tmp_path):
     (tmp_path / "nbody_train.npz").write_bytes(b"something of the user")
     with pytest.raises(
         ValueError,
-        match=r"nbody_train\.npz stands there without nbody_manifest\.json; give --rebuild",
+        match=r"nbody_train\.npz exists without nbody_manifest\.json; give --rebuild",
     ):
         run(tmp_path)
     assert (tmp_path / "nbody_train.npz").read_bytes() == b"something of the user"

@@ -13,7 +13,7 @@ from farfield.common.session import Interrupted
 from farfield.dataloader.datasets.property_data import PropertyDataset
 from farfield.dataloader.splits import Split
 from farfield.dataloader.storage.basis_cache import BasisCache
-from farfield.preprocess import basis_shards as graph_pieces
+from farfield.preprocess import basis_shards
 from farfield.preprocess.preprocess_qm9 import main
 from tests.support.processes import Script
 
@@ -41,8 +41,8 @@ def source(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def small_pieces(monkeypatch):
-    monkeypatch.setattr(graph_pieces, "PIECE", 8)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(basis_shards, "MOLECULES_PER_SHARD", 8)
 
 
 def run(source, folder, *more: str):
@@ -92,7 +92,7 @@ def test_folder_holds_splits_labels_and_graphs(made, source, capsys):
 
 def test_second_run_changes_nothing(made, source, monkeypatch):
     before, stamps = content(made), {path: path.stat().st_mtime_ns for path in made.rglob("*")}
-    monkeypatch.setattr(graph_pieces, "make_piece", None)
+    monkeypatch.setattr(basis_shards, "make_shard", None)
     run(source, made)
     assert content(made) == before and {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
@@ -144,20 +144,20 @@ def test_other_graphs_and_processes_and_a_limit(source, tmp_path, graph, kinds):
 
 def interrupt_after(monkeypatch, count: int):
     """Let ``count`` pieces be made, then interrupt."""
-    make, done = graph_pieces.make_piece, []
+    make, done = basis_shards.make_shard, []
 
-    def make_some(piece):
+    def make_some(shard):
         if len(done) == count:
             raise KeyboardInterrupt
-        done.append(piece.folder)
-        return make(piece)
+        done.append(shard.folder)
+        return make(shard)
 
-    monkeypatch.setattr(graph_pieces, "make_piece", make_some)
+    monkeypatch.setattr(basis_shards, "make_shard", make_some)
     return make
 
 
 @pytest.mark.parametrize("damage", ["nothing", "flipped", "lost", "half"])
-def test_pieces_of_an_interrupted_run_are_used_again_if_they_are_whole(
+def test_shards_of_an_interrupted_run_are_used_again_if_they_are_whole(
     made, source, tmp_path, monkeypatch, damage
 ):
     folder = tmp_path / "qm9"
@@ -180,7 +180,7 @@ def test_pieces_of_an_interrupted_run_are_used_again_if_they_are_whole(
         shutil.rmtree(pieces / "00001" / "bond_kinds")
     elif damage == "half":
         target.write_bytes(target.read_bytes()[:-100])
-    monkeypatch.setattr(graph_pieces, "make_piece", make)
+    monkeypatch.setattr(basis_shards, "make_shard", make)
     built = []
     build = BasisCache.build
     monkeypatch.setattr(
@@ -197,10 +197,10 @@ def test_pieces_of_an_interrupted_run_are_used_again_if_they_are_whole(
 def test_killed_in_the_middle_is_finished_by_the_same_command(made, source, tmp_path):
     folder = tmp_path / "qm9"
     program = "import sys; from farfield.preprocess import basis_shards as g\n"
-    program += "g.PIECE = 8; m = g.make_piece\n"
+    program += "g.MOLECULES_PER_SHARD = 8; m = g.make_shard\n"
     program += (
-        "import time\ndef slow(piece):\n    n = m(piece); time.sleep(0.3); return "
-        "n\ng.make_piece = slow\n"
+        "import time\ndef slow(shard):\n    n = m(shard); time.sleep(0.3); return "
+        "n\ng.make_shard = slow\n"
     )
     program += "from farfield.preprocess.preprocess_qm9 import main; main(sys.argv[1:])"
     script = Script("-c", program, "--file", str(source), "--out", str(folder))
@@ -257,9 +257,9 @@ def test_a_damaged_manifest_is_refused_or_its_files_are_made_again(made, source,
 
 def test_other_settings_and_sources_are_refused(made, source, tmp_path):
     for more, message in (
-        (["--graph", "complete"], "graph_rule {'kind': 'bonds'}, wanted is {'kind': 'complete'}"),
-        (["--lmax", "2"], "lmax 3, wanted is 2"),
-        (["--no-bond-kinds"], "bond_kinds True, wanted is False"),
+        (["--graph", "complete"], "graph_rule {'kind': 'bonds'}, but {'kind': 'complete'}"),
+        (["--lmax", "2"], "lmax 3, but 2 is needed"),
+        (["--no-bond-kinds"], "bond_kinds True, but False"),
         (["--split-seed", "1"], "holds data with split"),
         (["--limit", "10"], "holds data with reading"),
     ):

@@ -115,16 +115,16 @@ def test_damage_and_other_settings_are_refused_and_rebuilt(made, tmp_path):
         (folder / name).write_bytes(whole)
     with pytest.raises(
         ValueError,
-        match="holds data with cutoff 2.5, wanted is 3.0; give --rebuild to replace them, or "
+        match="holds data with cutoff 2.5, but 3.0 is needed; give --rebuild to replace them, or "
         "another --out",
     ):
         run(folder, "--cutoff", "3")
     with pytest.raises(
-        ValueError, match="holds data with split_options .*'seed': 0.*, wanted is .*'seed': 1"
+        ValueError, match="holds data with split_options .*'seed': 0.*, but .*'seed': 1.* is needed"
     ):
         run(folder, "--split-seed", "1")
     with pytest.raises(
-        ValueError, match=r"holds the neighbours within 2\.5 Angstrom, wanted is 3\.0"
+        ValueError, match=r"holds the neighbours within 2\.5 Angstrom, but 3\.0 is needed"
     ):
         MoleculeDataset.open(folder, "val", cutoff=3.0)
     assert content(folder) == content(made)
@@ -136,7 +136,7 @@ def test_damage_and_other_settings_are_refused_and_rebuilt(made, tmp_path):
 def test_strangers_files_are_not_overwritten(tmp_path):
     (tmp_path / "train.npz").write_bytes(b"something of the user")
     with pytest.raises(
-        ValueError, match=r"train\.npz stands there without manifest\.json; give --rebuild"
+        ValueError, match=r"train\.npz exists without manifest\.json; give --rebuild"
     ):
         run(tmp_path)
     assert (tmp_path / "train.npz").read_bytes() == b"something of the user"

@@ -228,7 +228,7 @@ BAD = [
         "--layers 3 changes nothing: every part of --schedule hybrid-first-order1 has its count",
     ),
     (["--preset", "huge"], "must be one of small, base, paper, got 'huge'"),
-    (["--cutoff", "4"], "holds the neighbours within 5.0 Angstrom, wanted is 4.0"),
+    (["--cutoff", "4"], "holds the neighbours within 5.0 Angstrom, but 4.0 is needed"),
     (["--data-path", "/nowhere"], "/nowhere/statistics.json does not exist"),
     (["--max-atoms-per-batch", "2"], "has . atoms, a batch may have 2"),
     (["--lr-schedule", "none"], "must be one of constant, cosine, plateau"),

@@ -17,7 +17,9 @@ from farfield.dataloader.datasets.nbody_data import (
     read_nbody,
 )
 from farfield.dataloader.sources.nbody_simulation import draw_starts, integrate
-from farfield.dataloader.storage.basis_cache import COMPLETE, BasisCache, CacheSettings
+from farfield.dataloader.storage.basis_cache import BasisCache
+from farfield.dataloader.storage.basis_rows import CacheSettings
+from farfield.dataloader.storage.edge_layout import COMPLETE
 from farfield.models.edges import edge_vectors
 from farfield.models.near_field.edge_frames import EdgeBasis
 from farfield.preprocess.preprocess_nbody import graphs_of
@@ -170,7 +172,7 @@ def test_cache_of_other_data_is_refused(folder, tmp_path):
         ValueError, match="belongs to other data than .*nbody_train.npz; .*--rebuild"
     ):
         NBodyDataset(tmp_path, "train", 5, cache=cache)
-    with pytest.raises(ValueError, match="holds the basis of lmax 3, wanted is lmax 2"):
+    with pytest.raises(ValueError, match="holds the basis of lmax 3, but lmax 2 is needed"):
         NBodyDataset(folder, "train", 5).open_cache(2)
 
 

@@ -16,7 +16,7 @@ from farfield.dataloader.datasets.property_data import (
     open_bond_kinds,
 )
 from farfield.dataloader.storage import basis_cache
-from farfield.dataloader.storage.basis_cache import CacheSettings
+from farfield.dataloader.storage.basis_rows import CacheSettings
 from farfield.dataloader.structures import Structures
 from farfield.models.edges import edge_vectors
 from farfield.models.heads.property_readouts import fit_scaling, references

@@ -10,15 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from farfield.dataloader.storage import files
-from farfield.dataloader.storage.basis_cache import (
-    COMPLETE,
-    BasisCache,
-    CacheSettings,
-    GraphEdges,
-    complete_pairs,
-    why_unusable,
-)
+from farfield.dataloader.storage import basis_rows, files
+from farfield.dataloader.storage.basis_cache import BasisCache, why_unusable
+from farfield.dataloader.storage.basis_rows import CacheSettings
+from farfield.dataloader.storage.edge_layout import COMPLETE, GraphEdges, complete_pairs
 from farfield.models.complete_graphs import complete_graphs
 from farfield.models.edges import edge_vectors
 from farfield.models.near_field.edge_frames import EdgeBasis
@@ -139,10 +134,8 @@ def test_half_precision_halves_the_frames_and_says_what_it_costs(tmp_path):
 
 
 def test_many_steps_of_building_equal_one(tmp_path, monkeypatch, ragged):
-    from farfield.dataloader.storage import basis_cache
-
     positions, cache = ragged
-    monkeypatch.setattr(basis_cache, "EDGES_PER_STEP", 4)
+    monkeypatch.setattr(basis_rows, "EDGES_PER_STEP", 4)
     done = []
     graphs = iter(make_graphs(positions, 1.5))
     other = BasisCache.build(
@@ -288,19 +281,18 @@ def test_truncated_and_missing_files_are_refused(complete):
 
 def test_caches_of_something_else_are_refused(complete):
     folder, wanted = complete
-    assert "holds the basis of lmax 2, wanted is lmax 3" in refusal(folder, wanted, lmax=3)
+    assert "holds the basis of lmax 2, but lmax 3 is needed" in refusal(folder, wanted, lmax=3)
     assert "belongs to another data set" in refusal(folder, wanted, data_hash="hash of other data")
-    assert (
-        "graph rule {'kind': 'complete'}, wanted is {'kind': 'cutoff', 'cutoff': 1.5}"
-        in refusal(folder, wanted, graph_rule=CUTOFF)
+    assert "graph rule {'kind': 'complete'}, but {'kind': 'cutoff', 'cutoff': 1.5}" in refusal(
+        folder, wanted, graph_rule=CUTOFF
     )
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["checksum"]
     arrays = {name: value for name, value in manifest["arrays"].items() if name != "packed"}
     cases = {
-        "describes 'farfield basis cache' of the format version 99, wanted is": {"format": 99},
-        "is of another program (it has no settings)": {"settings": None},
-        "is of another program (it has no array packed)": {"arrays": arrays},
+        "describes 'farfield basis cache' of the format version 99, but": {"format": 99},
+        "was written by another program (it has no settings)": {"settings": None},
+        "was written by another program (it has no array packed)": {"arrays": arrays},
     }
     for message, change in cases.items():
         foreign = manifest | change

@@ -326,7 +326,7 @@ BAD = [
     ),
     (["--weight-stress", "1"], "has no stress; give --weight-stress 0"),
     (["--stress"], "has no cells, so there is no stress to predict"),
-    (["--cutoff", "4"], "holds the neighbours within 5.0 Angstrom, wanted is 4.0"),
+    (["--cutoff", "4"], "holds the neighbours within 5.0 Angstrom, but 4.0 is needed"),
 ]
 
 

@@ -1,5 +1,4 @@
-"""E2Former's attention inside a cutoff: invariant weights for each edge and head, equivariant
-values by kernels of several orders.
+"""E2Former's attention inside a cutoff: invariant weights, equivariant values of several orders.
 
     w_ij[c] = a_ij,h(c) g(e_ij)[c],        a_ij = u(r_ij) softmax_j(score_ij; u),
 
@@ -8,26 +7,28 @@ summed depends on the order:
 
     zero-order      out_i = Lin( sum_j w_ij (.) x_j )
     first-order     out_i = convolution of order 1 of V x with weights w
-                    (``wigner6j.py``)
+                    (``wigner_convolution.py``)
     second-order    the same of order 2, values V x of half as many channels
-    all-order       all three, with C, C/2 and C/4 channels from the same a, gated: G_1 zero + G_2
-                    first + (1 - G_2) second
+    all-order       all three, with C, C/2 and C/4 channels from the same a, gated:
+                    G_1 zero + G_2 first + (1 - G_2) second
 
 The envelope enters the softmax as a factor of every exponential and once more on the weight, so
 energy and forces are continuous when a neighbour crosses the cutoff, even the only one. Weights
-"softplus": ``u softplus(score) / typical_neighbours``, no sum over neighbours. Cost: linear in
-edges; channels are mixed on nodes only.
+"softplus": ``u softplus(score) / typical_neighbours``, no sum over neighbours.
+
+Cost: linear in edges; channels are mixed on nodes only.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from farfield.models.choices import check_at_least, check_choices, check_positive
+from farfield.models.choices import Registry, check_at_least, check_choices, check_positive
 from farfield.models.graph_ops import edge_softmax
 from farfield.models.kernels.harmonic_sum import KERNELS
 from farfield.models.layers.linear import EquivariantLinear
@@ -36,22 +37,27 @@ from farfield.models.near_field.scores import SCORES
 from farfield.models.near_field.wigner_convolution import CANCELS, FORMS, WignerConvolution
 from farfield.models.option_fields import MAIN, Alias
 
+# name -> (logits (edges, heads), geometry, typical_neighbours) -> weights (edges, heads)
+WEIGHTS: Registry[Callable[[Tensor, NearFieldGeometry, float], Tensor]] = Registry("weights")
 
+# name -> branch of a NearFieldShape; its attribute ``narrowest`` divides the channels
+ORDERS: Registry[type[nn.Module]] = Registry("attention order")
+
+
+@WEIGHTS.register("softmax")
 def softmax_weights(
     logits: Tensor, geometry: NearFieldGeometry, typical_neighbours: float
 ) -> Tensor:
-    """Smooth softmax over the neighbours of each node (edges, heads)."""
+    """Smooth softmax over the neighbours of each node."""
     return edge_softmax(geometry.graph, logits, geometry.envelope) * geometry.envelope
 
 
+@WEIGHTS.register("softplus")
 def softplus_weights(
     logits: Tensor, geometry: NearFieldGeometry, typical_neighbours: float
 ) -> Tensor:
-    """Weights of which none depends on another neighbour (edges, heads)."""
+    """Weights that do not depend on other neighbours."""
     return nn.functional.softplus(logits) * geometry.envelope / typical_neighbours
-
-
-WEIGHTS = {"softmax": softmax_weights, "softplus": softplus_weights}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,9 +140,7 @@ class NearFieldShape(NearFieldOptions):
 
 
 class EdgeWeights(nn.Module):
-    """``w_ij[c] = a_ij,h(c) g(e_ij)[c]``: (edges, heads) and the invariants to (edges,
-    channels).
-    """
+    """``w_ij[c] = a_ij,h(c) g(e_ij)[c]`` with g linear in the edge invariants."""
 
     def __init__(self, hidden: int, channels: int, heads: int):
         super().__init__()
@@ -145,12 +149,13 @@ class EdgeWeights(nn.Module):
         nn.init.ones_(self.radial.bias)
 
     def forward(self, attention: Tensor, geometry: NearFieldGeometry) -> Tensor:
-        radial = self.radial(geometry.invariants).unflatten(
-            -1, (self.heads, self.radial.out_features // self.heads)
-        )
+        """(edges, heads) -> (edges, channels)."""
+        channels_of_head = self.radial.out_features // self.heads
+        radial = self.radial(geometry.invariants).unflatten(-1, (self.heads, channels_of_head))
         return (radial * attention.unsqueeze(-1)).flatten(1)
 
 
+@ORDERS.register("zero-order")
 class ZeroOrder(nn.Module):
     """Weighted sum of the neighbours' features, then a linear map: no direction in the message."""
 
@@ -163,10 +168,10 @@ class ZeroOrder(nn.Module):
         self.out = EquivariantLinear(options.lmax, options.channels, options.channels, bias=True)
 
     def forward(self, x: Tensor, attention: Tensor, geometry: NearFieldGeometry) -> Tensor:
+        """x (nodes, rows, channels), attention (edges, heads) -> (nodes, rows, channels)."""
         weights = self.weights(attention, geometry)
-        return self.out(
-            self.kernel(geometry.edge_slots, geometry.harmonics(0), weights, x).squeeze(1)
-        )
+        sums = self.kernel(geometry.edge_slots, geometry.harmonics(0), weights, x)
+        return self.out(sums.squeeze(1))
 
 
 class ConvolutionOrder(nn.Module):
@@ -188,10 +193,12 @@ class ConvolutionOrder(nn.Module):
         self.bias = nn.Parameter(torch.zeros(options.channels))
 
     def forward(self, x: Tensor, attention: Tensor, geometry: NearFieldGeometry) -> Tensor:
+        """x (nodes, rows, channels), attention (edges, heads) -> (nodes, rows, channels)."""
         out = self.convolution(self.value(x), self.weights(attention, geometry), geometry)
         return torch.cat([out[:, :1] + self.bias, out[:, 1:]], 1)
 
 
+@ORDERS.register("first-order")
 class FirstOrder(ConvolutionOrder):
     """Convolution of order 1 with all channels."""
 
@@ -201,6 +208,7 @@ class FirstOrder(ConvolutionOrder):
         super().__init__(options, 1, self.narrowest)
 
 
+@ORDERS.register("second-order")
 class SecondOrder(ConvolutionOrder):
     """Convolution of order 2 with half the channels."""
 
@@ -210,9 +218,11 @@ class SecondOrder(ConvolutionOrder):
         super().__init__(options, 2, self.narrowest)
 
 
+@ORDERS.register("all-order")
 class AllOrder(nn.Module):
-    """``G_1 zero + G_2 first + (1 - G_2) second``, gates ``G = sigmoid(Lin(sum_j u_ij e_ij) +
-    Lin(x_i, l = 0))`` for each channel.
+    """``G_1 zero + G_2 first + (1 - G_2) second`` with gates G of each node and channel.
+
+    ``G = sigmoid(Lin(sum_j u_ij e_ij) + Lin(x_i, l = 0))``.
     """
 
     narrowest = 4
@@ -225,27 +235,19 @@ class AllOrder(nn.Module):
         self.gate = nn.Linear(options.channels + options.hidden, 2 * options.channels)
 
     def forward(self, x: Tensor, attention: Tensor, geometry: NearFieldGeometry) -> Tensor:
+        """x (nodes, rows, channels), attention (edges, heads) -> (nodes, rows, channels)."""
         gates = torch.sigmoid(self.gate(torch.cat([x[:, 0], geometry.surroundings], -1)))
         gate_zero, gate_first = gates.unsqueeze(1).chunk(2, -1)
+
         first, second = self.first(x, attention, geometry), self.second(x, attention, geometry)
-        return (
-            gate_zero * self.zero(x, attention, geometry) + second + gate_first * (first - second)
-        )
-
-
-ORDERS = {
-    "zero-order": ZeroOrder,
-    "first-order": FirstOrder,
-    "second-order": SecondOrder,
-    "all-order": AllOrder,
-}
+        zero = self.zero(x, attention, geometry)
+        return gate_zero * zero + second + gate_first * (first - second)
 
 
 class NearFieldAttention(nn.Module):
-    """Attention over the edges inside the cutoff: ``forward(x (nodes, rows, channels), geometry) ->
-    (nodes, rows, channels)``.
+    """Attention over the edges inside the cutoff.
 
-    The residual connection and the norm are the block's.
+    The residual connection and the norm belong to the block (``networks/blocks.py``).
     """
 
     def __init__(self, options: NearFieldShape):

@@ -1,5 +1,4 @@
-"""Edge basis: all that geometry alone gives an edge, that is its length and the Wigner matrices
-into its own frame.
+"""Edge basis: the length of every edge, and the Wigner matrices into its own frame.
 
 Frame. A convolution is cheapest in a frame whose polar axis (y in e3nn's convention) is the edge:
 there a kernel only mixes components of equal |m| (Passaro & Zitnick 2023, eSCN, sec. 3.2). The
@@ -10,17 +9,19 @@ gives the same output *and* the same derivatives. We take, for the unit vector u
     R = [[1 - a^2/(1+b), -a, -ac/(1+b)], [a, b, c], [-ac/(1+b), -c, 1 - c^2/(1+b)]],
 
 which is smooth on the whole half sphere (no pole, no arc cosine), and for b < 0 the frame of -u
-followed by a half turn about z, which only changes signs of components. Hence one row serves both
-directions of an undirected edge.
+followed by a half turn about z, which only changes signs of components. Hence one stored frame
+serves both directions of an undirected edge.
 
 Packing. The inverse of R is R conjugated with the half turn about the polar axis, so D^l_{m'm} =
-(-1)^(m+m') D^l_{mm'}: the upper triangles are enough, 6 + 15 + 28 = 49 numbers for l = 1..3 instead
-of 83.
+(-1)^(m+m') D^l_{mm'}: the upper triangles are enough, 6 + 15 + 28 = 49 values for l = 1 .. 3
+instead of 83.
 
 Degrees above 1 follow from D^(l-1) x D^1 by the Clebsch-Gordan isometry: polynomial in R, hence
 exact derivatives of any order. An edge of zero length has no direction: its matrices are zero for l
->= 1, so that only scalars pass, with finite gradients. Cost at lmax 3: 0.9 microseconds per edge to
-compute (`benchmarks/speed/bench_basis_cache.py`), less to read from a cache.
+>= 1, so that only scalars pass, with finite gradients.
+
+Cost at lmax 3: 0.9 microseconds per edge to compute (``benchmarks/speed/bench_basis_cache.py``),
+less to read from a cache.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ from farfield.models.so3.irreps import degree_slice, num_rows, rows_by_order, ta
 
 
 def packed_size(lmax: int) -> int:
-    """Independent numbers of the Wigner matrices of degrees 1 .. lmax: 6, 21, 49, 94 for lmax 1, 2,
-    3, 4.
+    """Independent values of the Wigner matrices of degrees 1 .. lmax.
+
+    6, 21, 49, 94 for lmax 1, 2, 3, 4.
     """
     return sum((2 * l + 1) * (l + 1) for l in range(1, lmax + 1))
 
@@ -44,31 +46,29 @@ def packed_size(lmax: int) -> int:
 def packed_frames(vectors: Tensor, lmax: int) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
     """Length, packed Wigner matrices and half-turn flag of edge vectors (edges, 3).
 
-    Returns length (edges,), packed, for each degree l = 1 .. lmax the upper triangle (edges, (2l +
-    1)(l + 1)), and flipped (edges,) bool. The packed numbers belong to the edge turned into the
-    half space y >= 0; the opposite edge has the same numbers and the opposite flag.
+    Returns length (edges,); packed, for each degree l = 1 .. lmax the upper triangle (edges, (2l +
+    1)(l + 1)); flipped (edges,) bool. The packed values belong to the edge turned into the half
+    space y >= 0; the opposite edge has the same values and the opposite flag.
     """
+    # an edge of zero length is computed as if it had length 1, then emptied
     squared = vectors.square().sum(-1)
     empty = squared == 0
     length = torch.where(empty, 1.0, squared).sqrt()
     flipped = vectors[:, 1] < 0
-    unit = vectors * (torch.where(flipped, -1.0, 1.0).to(vectors.dtype) / length).unsqueeze(-1)
+    inverse = torch.where(flipped, -1.0, 1.0).to(vectors.dtype) / length
+    unit = vectors * inverse.unsqueeze(-1)
+
     matrices = _wigner(_smallest_rotation(unit), lmax)
     packed = [
         matrix[:, _triangle(l, matrix.device)]
         for l, matrix in zip(range(1, lmax + 1), matrices, strict=True)
     ]
-    return (
-        torch.where(empty, 0.0, length),
-        tuple(torch.where(empty.unsqueeze(-1), 0.0, part) for part in packed),
-        flipped,
-    )
+    emptied = tuple(torch.where(empty.unsqueeze(-1), 0.0, part) for part in packed)
+    return torch.where(empty, 0.0, length), emptied, flipped
 
 
 def _smallest_rotation(unit: Tensor) -> Tensor:
-    """Rotation (edges, 3, 3) that takes unit vectors (edges, 3) with y >= 0 to the polar axis y by
-    the smallest angle.
-    """
+    """Smallest rotation (edges, 3, 3) of unit vectors (edges, 3), y >= 0, to the polar axis y."""
     a, b, c = unit.unbind(-1)
     scale = 1 / (1 + b)
     off = -a * c * scale
@@ -77,8 +77,9 @@ def _smallest_rotation(unit: Tensor) -> Tensor:
 
 
 def _wigner(rotation: Tensor, lmax: int) -> list[Tensor]:
-    """Wigner matrices [(edges, (2l + 1)^2) for l = 1..lmax] of rotations (edges, 3, 3) in e3nn's
-    basis, where D^1 is the rotation itself.
+    """Wigner matrices of rotations (edges, 3, 3): (edges, (2l + 1)^2) for each l = 1 .. lmax.
+
+    In e3nn's basis, where D^1 is the rotation itself.
     """
     first = rotation.flatten(1)
     matrices = [first]
@@ -92,42 +93,50 @@ def _wigner(rotation: Tensor, lmax: int) -> list[Tensor]:
 def _raise_degree(l: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Matrix ((2l - 1)^2 9, (2l + 1)^2) that takes D^(l-1) x D^1 to D^l = C^T (D^(l-1) x D^1) C."""
     isometry = clebsch_gordan(l - 1, 1, l)
-    table = torch.einsum("ipa,jqb->ijpqab", isometry, isometry)
+    products = torch.einsum("ipa,jqb->ijpqab", isometry, isometry)
     size = 2 * l + 1
-    return table.reshape((2 * l - 1) ** 2 * 9, size * size).to(dtype=dtype, device=device)
+    return products.reshape((2 * l - 1) ** 2 * 9, size * size).to(dtype=dtype, device=device)
 
 
 @table
 def _triangle(l: int, device: torch.device) -> Tensor:
+    """Flat places of the upper triangle of D^l: ((2l + 1)(l + 1),) int64."""
     row, column = torch.triu_indices(2 * l + 1, 2 * l + 1)
     return (row * (2 * l + 1) + column).to(device)
 
 
 @table
 def _unpacking(lmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Where each entry of the dense rotation stands in [1, 0, packed], (rows^2,), and its sign for
-    plain and flipped edges (2, rows^2).
+    """How the dense rotation is read from [1, 0, packed].
+
+    Returns the place of each entry (rows^2,) int64, and its sign for plain and for flipped edges
+    (2, rows^2).
     """
     rows = num_rows(lmax)
-    source = torch.ones(rows, rows, dtype=torch.long)  # column 1 holds zeros
+    source = torch.ones(rows, rows, dtype=torch.long)  # place 1 holds a zero
     sign = torch.ones(2, rows, rows, dtype=dtype)
-    source[0, 0] = 0
+    source[0, 0] = 0  # the scalar: place 0 holds a one
+
     start = 2
-    turn = _wigner(
-        torch.diag(torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64)).unsqueeze(0), lmax
-    )
+    half_turn = torch.diag(torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64))
+    turn = _wigner(half_turn.unsqueeze(0), lmax)
     for l in range(1, lmax + 1):
         size, block = 2 * l + 1, degree_slice(l)
+
+        # both triangles read the same values
         row, column = torch.triu_indices(size, size)
         position = torch.arange(start, start + len(row))
         upper = torch.zeros(size, size, dtype=torch.long).index_put((row, column), position)
         source[block, block] = upper.index_put((column, row), position)
+
+        # below the diagonal (-1)^(m+m'), and the signs of the half turn for flipped edges
         below = torch.tril(torch.ones(size, size, dtype=torch.bool), -1)
         order = torch.arange(size)
         odd = (order.view(-1, 1) + order) % 2 == 1
         sign[:, block, block] = torch.where(below & odd, -1.0, 1.0).to(dtype)
         sign[1, block] *= turn[l - 1].view(size, size).diagonal().to(dtype).unsqueeze(-1)
         start += len(row)
+
     by_order = rows_by_order(lmax)
     return source[by_order].flatten().to(device), sign[:, by_order].flatten(1).to(device)
 
@@ -136,9 +145,12 @@ def _unpacking(lmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Ten
 class EdgeBasis:
     """Lengths and packed frames of the directed edges of a batch.
 
-    length (edges,) in the units of the positions; packed: numbers (stored, (2l + 1)(l + 1)) of the
-    frames for each degree l = 1 .. lmax; flipped (edges,) bool. rows (edges,) int64: which stored
-    frame is that of an edge, since opposite edges share one; None: each has its own.
+    Attributes
+        length    (edges,), in the unit of the positions
+        packed    (stored, (2l + 1)(l + 1)) values of the frames, for each degree l = 1 .. lmax
+        flipped   (edges,) bool
+        rows      (edges,) int64: the stored frame of each edge, since opposite edges share one;
+                  None where each edge has its own
     """
 
     length: Tensor
@@ -157,13 +169,11 @@ class EdgeBasis:
         return len(self.packed)
 
     def up_to(self, lmax: int) -> EdgeBasis:
-        """The part of degrees 0 .. lmax, which is the basis of that lmax. Raises ValueError for
-        degrees that this basis has not.
-        """
+        """The part of degrees 0 .. lmax; ValueError for degrees that this basis does not have."""
         if lmax > self.lmax:
             raise ValueError(
-                f"the edge basis has lmax {self.lmax}, the network {lmax}: rebuild it with "
-                f"--lmax {lmax}"
+                f"the edge basis has lmax {self.lmax} but the model needs lmax {lmax}; preprocess "
+                f"with --lmax {lmax}, or train with --lmax {self.lmax}"
             )
         return self if lmax == self.lmax else dataclasses.replace(self, packed=self.packed[:lmax])
 
@@ -186,11 +196,11 @@ class EdgeBasis:
         )
 
     def rotation(self) -> Tensor:
-        """Dense rotation into the edge frame, (edges, rows by |m|, rows by degree), rows = (lmax +
-        1)^2.
+        """Dense rotation into the frame of the edge: (edges, rows by |m|, rows by degree).
 
-        Row order of the result is :func:`models.so3.irreps.rows_by_order`. Block sparse but dense
-        in memory: one batched product with it is three times faster than one product per degree.
+        The first order of rows is :func:`farfield.models.so3.irreps.rows_by_order`. Block sparse
+        but dense in memory: one batched product with it is three times faster than one product per
+        degree.
         """
         source, sign = _unpacking(self.lmax, self.length.dtype, self.length.device)
         unit = self.length.new_ones(self.packed[0].shape[0], 1)

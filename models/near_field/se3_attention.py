@@ -1,14 +1,16 @@
 """Attention of the SE(3)-Transformer over edges, with one fused key/value convolution.
 
-    a_ij = softmax_j( <k_ij, q_i> / sqrt(d) ),    out_i = sum_j a_ij v_ij,    (k_ij, v_ij) =
-                                                  conv(x_j; r_ij),    q_i = W x_i
+    a_ij = softmax_j( <k_ij, q_i> / sqrt(d) ),        out_i = sum_j a_ij v_ij,
+    (k_ij, v_ij) = conv(x_j; r_ij),                   q_i = W x_i
 
 (Fuchs et al. 2020, eqs. 10-11.) One convolution gives keys and values together: one gather, one
-rotation, one radial network. Heads are blocks of channels, keys and values have ``channels //
+rotation, one radial network. Heads are blocks of channels; keys and values have ``channels //
 value_divisor`` channels. An envelope u(r) enters the softmax as a factor of every exponential and
 once more on the weight, so that a neighbour which crosses the cutoff neither appears nor vanishes
-abruptly, even when it is the only one. Memory: no tensor larger than (edges, rows, 2 channels //
-value_divisor) and the edge rotations.
+abruptly, even when it is the only one.
+
+Cost: the convolution (``frame_convolution.py``), linear in edges. Memory: no tensor larger than
+(edges, rows, 2 channels // value_divisor) and the rotations of the edges.
 """
 
 from __future__ import annotations
@@ -19,20 +21,27 @@ import math
 import torch
 from torch import Tensor, nn
 
+from farfield.models.choices import check_choice
 from farfield.models.graph_ops import GraphIndex, edge_softmax, gather_dst, gather_src, sum_edges
 from farfield.models.layers.linear import EquivariantLinear
 from farfield.models.layers.self_interaction import SELF_INTERACTIONS
 from farfield.models.near_field.frame_convolution import EdgeFrameConvolution
 from farfield.models.so3.irreps import num_rows
 
+SKIPS = ("cat", "sum")
+
 
 @dataclasses.dataclass
 class EdgeGeometry:
-    """What all layers of a network share about the edges of a batch.
+    """What all layers of an SE(3)-Transformer share about the edges of a batch.
 
-    rotation (edges, rows, rows), length (edges,), envelope (edges, 1), hidden (edges,
-    radial_hidden) of the radial trunk, vectors (edges, k, 3) or None: vector edge features that
-    join the source features.
+    Attributes
+        graph      topology
+        rotation   (edges, rows, rows) into the frame of the edge
+        length     (edges,)
+        envelope   (edges, 1)
+        hidden     (edges, radial_hidden), from the radial trunk
+        vectors    (edges, k, 3) vector edge features that join the source features, or None
     """
 
     graph: GraphIndex
@@ -45,11 +54,13 @@ class EdgeGeometry:
 
 @dataclasses.dataclass(frozen=True)
 class AttentionShape:
-    """Sizes of an attention layer; keys and values have ``channels_out // value_divisor`` channels
-    each.
+    """Sizes of an attention layer.
 
-    relative_position: None, "add" (the edge vector is added to the first degree-1 source channel)
-    or "cat" (it joins as a further channel).
+    value_divisor: keys and values have ``channels_out // value_divisor`` channels each. heads:
+    divide these channels. edge_vectors: number of vector edge features. relative_position: None,
+    "add" (the edge vector is added to the first degree-1 source channel) or "cat" (it joins as a
+    further channel). pseudo: pseudo channels in and out. Raises ValueError for sizes that do not
+    divide, and for other relative positions.
     """
 
     lmax: int
@@ -94,25 +105,19 @@ def _divisors(number: int) -> list[int]:
 
 
 class EdgeAttention(nn.Module):
-    """One attention block: fused key/value convolution, softmax over incoming edges, skip
-    connection and self-interaction.
+    """One attention block: convolution, softmax over edges, skip connection, self-interaction.
 
-    ``forward(x (nodes, rows, channels_in), geometry) -> (nodes, rows, channels_out)``.
-    ``skip="cat"`` mixes [messages, x] by the self-interaction ("linear" per degree, or
-    "attentive"); ``skip="sum"`` adds mixed messages to x.
+    self_interaction: a name in ``SELF_INTERACTIONS``, how channels are mixed. skip: "cat" mixes
+    [messages, x], "sum" adds mixed messages to x. Raises ValueError for other names, and for "sum"
+    with unequal channels in and out.
     """
 
     def __init__(
         self, shape: AttentionShape, *, self_interaction: str = "linear", skip: str = "cat"
     ):
         super().__init__()
-        if self_interaction not in SELF_INTERACTIONS:
-            raise ValueError(
-                f"self_interaction must be one of {', '.join(SELF_INTERACTIONS)}, got "
-                f"{self_interaction!r}"
-            )
-        if skip not in ("cat", "sum"):
-            raise ValueError(f"skip must be 'cat' or 'sum', got {skip!r}")
+        check_choice("self_interaction", self_interaction, SELF_INTERACTIONS)
+        check_choice("skip", skip, SKIPS)
         if skip == "sum" and shape.channels_in != shape.channels_out:
             raise ValueError(
                 f"skip 'sum' needs equal channels in and out, got {shape.channels_in} and "
@@ -120,6 +125,8 @@ class EdgeAttention(nn.Module):
             )
         self.shape, self.skip = shape, skip
         pseudo, values, pseudo_values = shape.pseudo, shape.values, shape.pseudo_values
+
+        # keys and values of one convolution; vectors of the edge join its input
         extra = shape.edge_vectors + (shape.relative_position == "cat")
         self.query = EquivariantLinear(
             shape.lmax, shape.channels_in, values, pseudo_in=pseudo, pseudo_out=pseudo_values
@@ -132,40 +139,43 @@ class EdgeAttention(nn.Module):
             pseudo_in=pseudo,
             pseudo_out=2 * pseudo_values,
         )
+
+        # the skip connection "cat" widens the input of the self-interaction
         mix_in = values + (shape.channels_in if skip == "cat" else 0)
         pseudo_mix = pseudo_values + (pseudo if skip == "cat" else 0)
         self.mix = SELF_INTERACTIONS[self_interaction](
             shape.lmax, mix_in, shape.channels_out, pseudo_in=pseudo_mix, pseudo_out=pseudo
         )
+
+        # (rows values, heads): sums products of keys and queries into the logits of each head
+        rows = num_rows(shape.lmax)
         head = torch.arange(values) // (values // shape.heads)
-        indicator = (
-            nn.functional.one_hot(head, shape.heads)
-            .to(torch.get_default_dtype())
-            .repeat(num_rows(shape.lmax), 1)
-        )
-        self.register_buffer(
-            "head_sum", indicator / math.sqrt(values * num_rows(shape.lmax)), persistent=False
-        )
+        belongs = nn.functional.one_hot(head, shape.heads).to(torch.get_default_dtype())
+        head_sum = belongs.repeat(rows, 1) / math.sqrt(values * rows)
+        self.register_buffer("head_sum", head_sum, persistent=False)
 
     def forward(self, x: Tensor, geometry: EdgeGeometry) -> Tensor:
         """(nodes, rows, channels_in) -> (nodes, rows, channels_out)."""
         graph, values = geometry.graph, self.shape.values
-        messages = self.convolution(
-            self._source(x, geometry), geometry.rotation, geometry.hidden, self._along(geometry)
-        )
+        source, along = self._source(x, geometry), self._along(geometry)
+        messages = self.convolution(source, geometry.rotation, geometry.hidden, along)
         keys, value = self._split(messages)
+
         agreement = keys * gather_dst(graph, self.query(x))  # (edges, rows, values)
         logits = agreement.flatten(1) @ self.head_sum  # (edges, heads)
         weights = edge_softmax(graph, logits, geometry.envelope) * geometry.envelope
+
         weighted = value * weights.repeat_interleave(values // self.shape.heads, -1).unsqueeze(1)
         received = sum_edges(graph, weighted)
+
         if self.skip == "sum":
             return x + self.mix(received)
         return self.mix(self._join(received, x))
 
     def _source(self, x: Tensor, geometry: EdgeGeometry) -> Tensor:
-        """Source features (edges, rows, channels_in + extra); vector edge features stand in front,
-        the pseudo channels stay last.
+        """Source features with the vectors of the edge: (edges, rows, extra + channels_in).
+
+        The vectors stand in front, so that the pseudo channels stay last.
         """
         source = gather_src(geometry.graph, x)
         extra = []
@@ -175,11 +185,14 @@ class EdgeAttention(nn.Module):
             extra.append(geometry.vectors)
         if not extra:
             return source
+
+        # degree 1 of extra channels; all their other rows are zero
         vectors = torch.cat(extra, 1).transpose(1, 2)  # (edges, 3, extra)
         above = num_rows(self.shape.lmax) - 4
         return torch.cat([nn.functional.pad(vectors, (0, 0, 1, above)), source], -1)
 
     def _along(self, geometry: EdgeGeometry) -> Tensor | None:
+        """Length of the edge vector that is added to the source: (edges,), or None."""
         return geometry.length if self.shape.relative_position == "add" else None
 
     def _split(self, messages: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,6 +200,8 @@ class EdgeAttention(nn.Module):
         values, pseudo = self.shape.values, self.shape.pseudo_values
         if not pseudo:
             return messages.chunk(2, -1)
+
+        # the convolution puts all pseudo channels last
         true = values - pseudo
         key_true, value_true, key_pseudo, value_pseudo = messages.split(
             [true, true, pseudo, pseudo], -1
@@ -194,16 +209,16 @@ class EdgeAttention(nn.Module):
         return torch.cat([key_true, key_pseudo], -1), torch.cat([value_true, value_pseudo], -1)
 
     def _join(self, received: Tensor, x: Tensor) -> Tensor:
+        """Messages and features in one tensor, true channels of both first."""
         pseudo = self.shape.pseudo
         if not pseudo:
             return torch.cat([received, x], -1)
-        cut_received, cut_x = received.shape[-1] - self.shape.pseudo_values, x.shape[-1] - pseudo
-        return torch.cat(
-            [
-                received[..., :cut_received],
-                x[..., :cut_x],
-                received[..., cut_received:],
-                x[..., cut_x:],
-            ],
-            -1,
-        )
+        true_received = received.shape[-1] - self.shape.pseudo_values
+        true_x = x.shape[-1] - pseudo
+        parts = [
+            received[..., :true_received],
+            x[..., :true_x],
+            received[..., true_received:],
+            x[..., true_x:],
+        ]
+        return torch.cat(parts, -1)

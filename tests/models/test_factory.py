@@ -152,7 +152,7 @@ MISTAKES = [
     ({"radial_basis": "fourier"}, ["raw, bessel, gaussian, log_gaussian", "'fourier'"]),
     ({"relative_position": "sum"}, ["None, 'add' or 'cat'", "'sum'"]),
     ({"self_interaction": "mlp"}, ["linear, attentive", "'mlp'"]),
-    ({"skip": "none"}, ["'cat' or 'sum'", "'none'"]),
+    ({"skip": "none"}, ["cat, sum", "'none'"]),
     ({"norm": "batch"}, ["layer, bias", "'batch'"]),
     ({"pseudo_channels": -1}, ["0 .. 7", "-1"]),
     ({"pseudo_channels": 8}, ["0 .. 7", "8"]),

@@ -128,10 +128,10 @@ def test_small_dot_score_is_small():
 
 
 @pytest.mark.parametrize("name", ["dot_alpha", "dot_alpha_small"])
-def test_pieces_change_nothing(name, monkeypatch):
+def test_chunks_of_edges_change_nothing(name, monkeypatch):
     found = []
     for piecewise in (False, True):
-        monkeypatch.setattr(DotScore, "piece", 7)
+        monkeypatch.setattr(DotScore, "edges_per_chunk", 7)
         score, (x, geometry) = make(name, piecewise=piecewise), scene()
         logits = score(x, geometry)
         tensors = [x, geometry.positions, *score.parameters()]
@@ -140,8 +140,8 @@ def test_pieces_change_nothing(name, monkeypatch):
         )
         second = torch.autograd.grad(sum(part.square().sum() for part in first), tensors)
         found.append([logits, *first, *second])
-    for pieces, whole in zip(*found, strict=True):
-        assert relative_error(pieces, whole) < 1e-12
+    for whole, chunked in zip(*found, strict=True):
+        assert relative_error(chunked, whole) < 1e-12
 
 
 @EVERY_SCORE

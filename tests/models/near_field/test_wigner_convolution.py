@@ -15,11 +15,13 @@ from farfield.models.near_field.edge_geometry import NearFieldGeometry
 from farfield.models.near_field.wigner_convolution import (
     FORMS,
     WignerConvolution,
-    binomial_scale,
-    coupling_paths,
     edge_form,
     node_form,
-    source_moments,
+)
+from farfield.models.near_field.wigner_tables import (
+    binomial_scale,
+    coupling_paths,
+    source_products,
 )
 from farfield.models.so3.coupling import clebsch_gordan
 from farfield.models.so3.harmonics import solid_harmonics
@@ -183,7 +185,7 @@ def test_only_paths_that_keep_parity_are_there():
         (0, 2),
         (2, 2),
     ]
-    assert [source_moments(order, 2)[-1].rows.stop for order in range(3)] == [9, 21, 50]
+    assert [source_products(order, 2)[-1].rows.stop for order in range(3)] == [9, 21, 50]
 
 
 @ORDERS

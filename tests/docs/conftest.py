@@ -2,7 +2,6 @@
 
 import pytest
 
-from farfield.common import figures
 from farfield.preprocess import preprocess_md17
 from farfield.train import train_md17
 
@@ -15,7 +14,6 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("documents")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(figures, "save_figure", lambda path, figure: None)
         preprocess_md17.main(["--sample", "--out", "data/ethanol_sample"])
         run = ["--data-path", "data/ethanol_sample", "--run-dir", "runs/ethanol"]
         train_md17.main([*run, *TINY, "--epochs", "1", "--max-cpu-minutes", "0.02"])

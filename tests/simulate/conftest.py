@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from farfield.common import checkpoint, figures
+from farfield.common import checkpoint
 from farfield.train import train_md17
 from tests.support.md_data import SMALL, make_data
 
@@ -22,22 +22,8 @@ def trained(data, tmp_path_factory):
 
     def train(*options):
         folder = tmp_path_factory.mktemp("run")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(figures, "save_figure", lambda path, figure: None)
-            train_md17.main(
-                [
-                    "--run-dir",
-                    str(folder),
-                    "--data-path",
-                    str(data),
-                    *SMALL,
-                    "--epochs",
-                    "5",
-                    "--lr",
-                    "0.02",
-                    *options,
-                ]
-            )
+        paths = ["--run-dir", str(folder), "--data-path", str(data)]
+        train_md17.main([*paths, *SMALL, "--epochs", "5", "--lr", "0.02", *options])
         return folder / checkpoint.BEST
 
     return train

@@ -119,7 +119,7 @@ def test_a_signal_leaves_a_state_and_says_how_to_go_on(potential, tmp_path, monk
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
 
 
-def test_the_record_is_what_the_potential_says(potential, tmp_path):
+def test_the_record_is_what_the_potential_says(potential, tmp_path, plots):
     run(tmp_path / "md", potential, "--steps", "20", "--dtype", "float64")
     log, frames = (
         dynamics.read_log(tmp_path / "md"),

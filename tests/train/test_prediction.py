@@ -10,8 +10,6 @@ from farfield.train import train_md17
 from farfield.train.prediction import load
 from tests.support.md_data import SMALL, make_data
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 
 @pytest.fixture(scope="module")
 def potential(tmp_path_factory):

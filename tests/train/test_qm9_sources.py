@@ -13,7 +13,6 @@ from farfield.train import train_qm9
 from tests.support import qm9_data
 from tests.support.run_results import results_of
 
-pytestmark = pytest.mark.usefixtures("no_plots")
 LEFT_OUT = 2  # number of a molecule in the list of uncharacterised ones
 KIND = 3  # of the first bond of methane in DGL's file, which is a single one otherwise
 

@@ -20,8 +20,6 @@ from tests.support.md_data import SMALL, config_for, make_data
 from tests.support.molecule_data import random_structures
 from tests.support.run_results import assert_equal_checkpoints, results_of, without_clocks
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):

@@ -11,8 +11,6 @@ from tests.support.md_data import SMALL, config_for, make_data
 from tests.support.molecule_data import random_structures
 from tests.support.run_results import results_of
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):

@@ -24,8 +24,6 @@ from farfield.train.tasks.nbody_windows import split_loader
 from farfield.train.tasks.task import Evaluation
 from tests.support.run_results import assert_equal_checkpoints, results_of, without_clocks
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 SMALL = [
     "--no-progress",
     "--layers",

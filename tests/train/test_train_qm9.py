@@ -20,8 +20,6 @@ from farfield.train.tasks.property_baselines import LINEAR, MEAN, Baselines
 from tests.support.qm9_data import molecules
 from tests.support.run_results import results_of, without_clocks
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 TARGETS = "alpha,homo,mu,U0,dipole"
 SMALL = [
     "--no-progress",

@@ -252,7 +252,7 @@ def test_patience_stops_and_stays_stopped(tmp_path):
     assert again.position.epoch == 4
 
 
-def test_the_best_checkpoint_is_the_best_validation_and_gives_its_error_again(tmp_path):
+def test_the_best_checkpoint_is_the_best_validation_and_gives_its_error_again(tmp_path, plots):
     trainer = toy_trainer(tmp_path, "--epochs", "6", "--ema-decay", "0.9")
     trainer.fit()
     results = finish_run(trainer, trainer.val_loader)
@@ -267,7 +267,7 @@ def test_the_best_checkpoint_is_the_best_validation_and_gives_its_error_again(tm
     assert list((tmp_path / "tensorboard").iterdir())
 
 
-def test_a_signal_while_results_are_written_waits_for_them(tmp_path):
+def test_a_signal_while_results_are_written_waits_for_them(tmp_path, plots):
     class Stops(ToyTask):
         def table(self, evaluation):
             os.kill(os.getpid(), signal.SIGINT)

@@ -66,7 +66,7 @@ class TrainedRun:
         restore: Restore = restore_network,
         **changes: Any,
     ) -> nn.Module:
-        """The trained network, in evaluation mode, without gradients for its weights.
+        """The trained network, in evaluation mode.
 
         restore: builds the network (a task knows how). changes: options of the model that differ
         from the training, such as ``stress=True``.
@@ -78,7 +78,7 @@ class TrainedRun:
         model = restore(config)
         checkpoint.load_weights(model, self.weights, self.path)
         model = model.to(device=device, dtype=PRECISIONS[dtype])
-        return model.eval().requires_grad_(False)
+        return model.eval()
 
     def check_predicts(self, what: str) -> None:
         """Raise ValueError unless the network predicts ``what`` ("potential", ...)."""

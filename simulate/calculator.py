@@ -105,5 +105,6 @@ class FarfieldCalculator(Calculator):
     def _network(self, stress: bool) -> Potential:
         """The network with or without stress; both have the same weights."""
         if stress not in self._networks:
-            self._networks[stress] = self._run.network(self.device, self.dtype_name, stress=stress)
+            network = self._run.network(self.device, self.dtype_name, stress=stress)
+            self._networks[stress] = network.requires_grad_(False)
         return self._networks[stress]

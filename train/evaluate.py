@@ -1,17 +1,25 @@
-"""The test table of a run again, from its checkpoint alone.
+"""Judge a trained network: the test table of its run again, or predictions for any file.
 
+    # the table of the run, from its checkpoint alone
     python -m train.evaluate runs/nbody/checkpoint_best.pt
     python -m train.evaluate runs/nbody/checkpoint_best.pt --data-path elsewhere --split val \\
         --json rows.json
     python -m train.evaluate runs/md17/checkpoint_best.pt --data-path data/larger \\
         --energy-offset per-composition
+    # any file that ASE reads, with or without labels
+    python -m train.evaluate runs/md17/checkpoint_best.pt --input in.xyz --output out.xyz
 
-Model, protocol and data path come from the configuration inside the checkpoint; the averaged
-weights are used where averaging was on. The numbers are those of the run's ``results.json``. On
-other molecules than those of the training (size transfer) energies may have another zero:
-``--energy-offset per-composition`` takes the mean error of each composition off before the energies
-are judged.
+The first form reads model, protocol and data path from the configuration inside the checkpoint, and
+gives the values of the run's ``results.json``. On molecules of another size or composition than the
+training, energies may have another zero: ``--energy-offset per-composition`` subtracts the mean
+error of each composition before the energies are judged.
+
+``--input`` needs no preprocessing: structures of any file get energy, forces and stress, or the
+properties that the network was trained on. ``--output`` writes them as extended xyz; where the file
+has labels, their errors are printed. The averaged weights are used where averaging was on.
 """
+
+from __future__ import annotations
 
 import sys
 from pathlib import Path
@@ -20,51 +28,49 @@ if not __package__:  # `python train/evaluate.py` in a checkout
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
+import time
 
 import torch
-from easydict import EasyDict
 
-from farfield.common import checkpoint
+from farfield.common.argument_parser import OneLineParser
 from farfield.common.command_line import find_device, run_script
 from farfield.common.log import RunLog, format_table, write_json
+from farfield.common.plugins import FLAG, HELP, import_named_files
 from farfield.common.precision import PRECISIONS
+from farfield.common.trained import TrainedRun
+from farfield.dataloader.split_protocols import SPLITS
 from farfield.models.choices import check_choice
 from farfield.train.tasks import TASKS, find_task
 from farfield.train.tasks.energy_force_errors import OFFSETS
 from farfield.train.tasks.task import evaluate_model
 from farfield.train.tasks.task_registry import task_name
 
-
-class _OneLineParser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise ValueError(f"{message.removeprefix('argument ')} (--help lists all options)")
+# options that go with a split of a data set, and with a file
+OF_SPLIT = ("data_path", "split", "energy_offset")
+OF_FILE = ("output", "energy_key", "forces_key", "stress_key")
 
 
 def evaluate_checkpoint(
-    path,
+    path: str | Path,
     split: str = "test",
-    data_path=None,
+    data_path: str | Path | None = None,
     device: torch.device | str = "cpu",
     energy_offset: str = "none",
 ) -> list[dict]:
-    """Rows of the table of ``split``; ``data_path`` takes the place of the one in the checkpoint,
-    ``energy_offset``: see `OFFSETS`.
+    """Rows of the table of a split.
 
-    Raises ``ValueError`` or ``FileNotFoundError`` for a checkpoint or data that are missing,
-    damaged or foreign.
+    path: of the checkpoint. data_path: folder of the data (None: as in the checkpoint).
+    energy_offset: name in `OFFSETS`. Raises FileNotFoundError or ValueError for a checkpoint or
+    data that are missing, damaged or of something else.
     """
     check_choice("energy_offset", energy_offset, OFFSETS)
     device = find_device(str(device))
-    content = checkpoint.read_run(path, device)
-    config = EasyDict(content["config"])
-    for what, name, known in (
-        ("task", task_name(config.get("task")), TASKS),
-        ("precision", config.training.precision, PRECISIONS),
-    ):
-        if name not in known:
-            raise ValueError(
-                f"checkpoint {path} is of the unknown {what} {name!r}; known: {', '.join(known)}"
-            )
+    run = TrainedRun.read(path, device)
+    run.check_registered("task", task_name(run.config.get("task")), TASKS)
+    config, precision = run.config, run.config.training.precision
+    check_choice(f"precision of checkpoint {path}", precision, PRECISIONS)
+
+    # only some tasks know offsets
     found = find_task(config.task)
     more = {} if energy_offset == "none" else {"energy_offset": energy_offset}
     if more and "energy_offset" not in found.evaluation_options:
@@ -72,52 +78,104 @@ def evaluate_checkpoint(
             f"--energy-offset {energy_offset} is for energies; {path} is of the task "
             f"{config.task!r}, leave it out"
         )
+
     if data_path is not None:
         config.data.data_path = str(data_path)
     torch.set_num_threads(config.run.threads)
-    model = found.restore(config)
-    checkpoint.load_weights(model, checkpoint.evaluation_weights(content), path)
-    (task, loader), precision = (
-        found.evaluation(config, split, model, **more),
-        config.training.precision,
-    )
-    model = model.to(device=device, dtype=PRECISIONS[precision])
+    model = run.network(device, precision, found.restore)
+    task, loader = found.evaluation(config, split, model, **more)
     return task.table(evaluate_model(model, task, loader, device, precision))
 
 
-def main(argv: list[str] | None = None):
+def evaluate_file(options: argparse.Namespace, log: RunLog) -> list[dict]:
+    """Predict the structures of ``--input``; returns the rows of errors, none without labels."""
+    from farfield.train import file_predictions
+    from farfield.train.prediction import load
+
+    model = load(options.checkpoint, options.device)
+    keys = {"energy": options.energy_key, "forces": options.forces_key}
+    keys["stress"] = options.stress_key
+    start = time.perf_counter()
+    atoms, predictions, labels = file_predictions.predict_file(model, options.input, keys)
+    seconds = time.perf_counter() - start
+    log(f"{options.input}: {len(atoms)} structures, {1000 * seconds / len(atoms):.3g} ms each")
+
+    # which labels were read, and what the predictions are worth
+    for quantity, found in labels.items():
+        log(f"label {quantity}: {found.key!r} of {found.count()} structures")
+    rows = file_predictions.error_table(atoms, predictions, labels, model.units)
+    if rows:
+        log(format_table(rows))
+    else:
+        log(f"no labels of {', '.join(model.units)} in the file; predictions alone")
+
+    if options.output:
+        file_predictions.write_predictions(options.output, atoms, predictions, labels)
+        log(f"predictions {options.output}")
+    return rows
+
+
+def build_parser() -> OneLineParser:
+    """All options of the script."""
+    parser = OneLineParser(__doc__, usage="%(prog)s CHECKPOINT [options]")
+    checkpoint = "checkpoint_best.pt or checkpoint_last.pt of a run"
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=checkpoint)
+    device = "cpu, cuda, cuda:1, ... (default cpu)"
+    parser.add_argument("--device", default="cpu", help=device)
+    parser.add_argument("--json", metavar="FILE", help="json file to write the rows to as well")
+    # import_named_files takes the option out of the arguments: here it is for the help alone
+    parser.add_argument(FLAG, metavar="FILE", help=HELP)
+
+    data = parser.add_argument_group("a split of the data of the run")
+    folder = "folder of the data, where it has moved or other data are judged"
+    data.add_argument("--data-path", metavar="DIR", help=folder)
+    data.add_argument("--split", choices=SPLITS, help="split of the data (default test)")
+    offset = "what energy errors may be shifted by (default none)"
+    data.add_argument("--energy-offset", choices=tuple(OFFSETS), help=offset)
+
+    file = parser.add_argument_group("a file of structures")
+    read = "file of any format that ASE reads; energies in eV, lengths in Angstrom"
+    file.add_argument("--input", metavar="FILE", help=read)
+    written = "extended xyz file to write the predictions to"
+    file.add_argument("--output", metavar="FILE", help=written)
+    for quantity in ("energy", "forces", "stress"):
+        words = f"name of the {quantity} in the file (default: {quantity}, REF_{quantity}, ...)"
+        file.add_argument(f"--{quantity}-key", metavar="NAME", help=words)
+    return parser
+
+
+def read_options(argv: list[str] | None = None) -> argparse.Namespace:
+    """The options of a command line; ValueError for options that do not go together."""
+    options = build_parser().parse_args(import_named_files(argv))
+    for name in OF_FILE if options.input is None else OF_SPLIT:
+        if getattr(options, name) is None:
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        if options.input is None:
+            raise ValueError(f"{flag} is for a file of structures; add --input FILE")
+        raise ValueError(f"{flag} and --input exclude each other; leave one of them out")
+    for flag, path in (("--json", options.json), ("--output", options.output)):
+        if path is not None and (Path(path).is_dir() or not Path(path).parent.is_dir()):
+            raise ValueError(f"{flag} {path}: give a file in a folder that exists")
+    return options
+
+
+def main(argv: list[str] | None = None) -> None:
     """Entry point of the command line."""
-    parser = _OneLineParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help="checkpoint_best.pt or checkpoint_last.pt of a run"
-    )
-    parser.add_argument("--data-path", help="folder of the data, if it has moved")
-    parser.add_argument("--split", choices=("train", "val", "test"), default="test")
-    parser.add_argument(
-        "--energy-offset",
-        choices=tuple(OFFSETS),
-        default="none",
-        help="what energy errors may be shifted by",
-    )
-    parser.add_argument("--json", metavar="FILE", help="also write the rows to this file")
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args(argv)
-    if options.json is not None and (
-        Path(options.json).is_dir() or not Path(options.json).parent.is_dir()
-    ):
-        raise ValueError(f"--json {options.json}: give a file in a folder that exists")
-    rows = evaluate_checkpoint(
-        options.checkpoint, options.split, options.data_path, options.device, options.energy_offset
-    )
-    RunLog()(f"{options.split} split, {options.checkpoint}\n{format_table(rows)}")
-    if options.json:
-        write_json(
-            options.json, {"checkpoint": options.checkpoint, "split": options.split, "rows": rows}
+    options, log = read_options(argv), RunLog()
+    found = {"checkpoint": options.checkpoint}
+    if options.input is not None:
+        found |= {"input": options.input, "rows": evaluate_file(options, log)}
+    else:
+        split = options.split or "test"
+        offset = options.energy_offset or "none"
+        rows = evaluate_checkpoint(
+            options.checkpoint, split, options.data_path, options.device, offset
         )
+        log(f"{split} split, {options.checkpoint}\n{format_table(rows)}")
+        found |= {"split": split, "rows": rows}
+    if options.json:
+        write_json(options.json, found)
 
 
 if __name__ == "__main__":

@@ -76,11 +76,12 @@ class Predictor(ABC):
     """
 
     max_atoms = 450  # in a batch, unless one structure has more
+    reads_structures = True  # of ASE
 
     def __init__(self, run: TrainedRun, task: type, device: torch.device, dtype: str):
         self.run, self.path, self.config = run, run.path, run.config
         self.task, self.device, self.dtype_name = task, device, dtype
-        self.network = run.network(device, dtype, task.restore)
+        self.network = run.network(device, dtype, task.restore).requires_grad_(False)
         self.dtype = PRECISIONS[dtype]
         self.units: dict[str, str] = {}
 
@@ -230,6 +231,8 @@ class NBodyPredictor(Predictor):
     for springs also springs (bodies, bodies). A result holds displacement and velocity_change
     (bodies, 3), and the waypoints on the way where the network predicts them.
     """
+
+    reads_structures = False
 
     def __init__(self, run: TrainedRun, task: type, device: torch.device, dtype: str):
         super().__init__(run, task, device, dtype)

@@ -1,12 +1,21 @@
-"""Laws of predictions: the same in a batch, alone, in any order, and from the calculator."""
+"""Laws of predictions: the same in a batch, alone, in any order, and from the calculator; files
+get them too, and errors where they have labels.
+"""
 
+import json
+import re
+
+import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 
+import farfield
 from farfield.common import checkpoint
 from farfield.simulate.calculator import FarfieldCalculator
-from farfield.train import train_md17
+from farfield.train import evaluate, train_md17
+from farfield.train.file_predictions import find_labels
 from farfield.train.prediction import load
 from tests.support.md_data import SMALL, make_data
 
@@ -78,3 +87,96 @@ def test_checkpoints_that_cannot_be_read_are_one_line(potential, tmp_path):
     checkpoint.save_checkpoint(tmp_path / "network.pt", content)
     with pytest.raises(ValueError, match="unknown network 'mine'; known: .*e2former"):
         load(tmp_path / "network.pt")
+
+
+@pytest.fixture
+def predicted(potential, structures):
+    """Structures and what the potential says of them."""
+    return structures, farfield.load(potential).predict(structures)
+
+
+def write_with_labels(path, structures, predictions, energy, forces):
+    """Predictions shifted by 10 meV and 20 meV/Angstrom as labels under the given names."""
+    frames = []
+    for atoms, prediction in zip(structures, predictions, strict=True):
+        frame = atoms.copy()
+        frame.info |= {energy: prediction["energy"] - 0.01, "name": "mine"}
+        frame.arrays[forces] = prediction["forces"] + 0.02
+        frames.append(frame)
+    ase.io.write(path, frames, format="extxyz")
+
+
+def test_a_file_without_labels_gets_predictions(potential, predicted, tmp_path, capsys):
+    structures, predictions = predicted
+    ase.io.write(tmp_path / "in.xyz", structures, format="extxyz")
+    evaluate.main(
+        [str(potential), "--input", str(tmp_path / "in.xyz"), "--output", str(tmp_path / "out.xyz")]
+    )
+    assert "no labels of energy, forces, stress" in capsys.readouterr().out
+    for atoms, result in zip(ase.io.read(tmp_path / "out.xyz", ":"), predictions, strict=True):
+        assert atoms.get_potential_energy() == pytest.approx(result["energy"], abs=1e-5)
+        np.testing.assert_allclose(atoms.get_forces(), result["forces"], atol=1e-5)
+        if "stress" in result:
+            np.testing.assert_allclose(atoms.get_stress(), result["stress"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("energy", "forces", "options"),
+    [
+        ("REF_energy", "DFT_forces", []),
+        ("E", "F", ["--energy-key", "E", "--forces-key", "F"]),
+    ],
+)
+def test_labels_are_named_and_judged(
+    potential, predicted, tmp_path, capsys, energy, forces, options
+):
+    file, rows = tmp_path / "in.xyz", tmp_path / "rows.json"
+    write_with_labels(file, *predicted, energy, forces)
+    output = ["--output", str(tmp_path / "out.xyz"), "--json", str(rows)]
+    evaluate.main([str(potential), "--input", str(file), *output, *options])
+
+    said = capsys.readouterr().out
+    assert f"label energy: '{energy}' of 10 structures" in said
+    assert f"label forces: '{forces}' of 10 structures" in said
+    found = {row["quantity"]: row for row in json.loads(rows.read_text())["rows"]}
+    assert found["energy"]["mae"] == pytest.approx(10, abs=0.1)
+    assert found["energy"]["unit"] == "meV" and found["energy"]["structures"] == 10
+    assert found["forces"]["max"] == pytest.approx(20, abs=0.1)
+    assert found["forces"]["unit"] == "meV/Angstrom"
+
+    # the labels are gone, everything else is kept
+    written = ase.io.read(tmp_path / "out.xyz")
+    assert written.info["name"] == "mine"
+    assert energy not in written.info and forces not in written.arrays
+
+
+def test_structures_without_a_label_are_not_judged(predicted):
+    structures, predictions = predicted
+    atoms = [one.copy() for one in structures]
+    atoms[3].calc = SinglePointCalculator(atoms[3], energy=1.0)
+    labels = find_labels(atoms, ["energy", "forces"], {})
+    assert list(labels) == ["energy"] and labels["energy"].count() == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--output", "out.xyz"], "--output is for a file of structures; add --input FILE"),
+        (["--input", "a.xyz", "--split", "val"], "--split and --input exclude each other"),
+        (["--input", "none.xyz"], "--input none.xyz does not exist"),
+        (["--input", "a.xyz", "--output", "no/folder.xyz"], "give a file in a folder that exists"),
+        (["--inptu", "a.xyz"], "unknown option --inptu; did you mean --input?"),
+        (["--split", "vall"], "--split: invalid choice"),
+    ],
+)
+def test_bad_options_are_one_line(potential, options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ValueError, OSError), match=re.escape(message)) as error:
+        evaluate.main([str(potential), *options])
+    assert "\n" not in str(error.value)
+
+
+def test_a_key_that_no_structure_has_is_named(potential, predicted, tmp_path):
+    write_with_labels(tmp_path / "in.xyz", *predicted, "E", "F")
+    with pytest.raises(ValueError, match="no structure has the energy 'Q'; the file holds E, F, "):
+        evaluate.main([str(potential), "--input", str(tmp_path / "in.xyz"), "--energy-key", "Q"])

@@ -249,8 +249,12 @@ def test_bad_input_is_refused_before_a_run_folder_is_made(data, tmp_path, argume
     "section, key, message",
     [
         ("data", "protocol", "protocol must be one of p1000, p500, got 'other'"),
-        ("training", "precision", "is of the unknown precision 'other'; known: float32"),
-        ("model", "name", "network must be one of .*se3_transformer_nbody, .*got 'other'"),
+        (
+            "training",
+            "precision",
+            "precision of checkpoint .* must be one of float32, float64, got 'other'",
+        ),
+        ("model", "name", "unknown network 'other'; known: .*se3_transformer_nbody, "),
     ],
 )
 def test_a_checkpoint_of_another_version_is_one_line(whole, tmp_path, section, key, message):

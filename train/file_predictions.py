@@ -1,0 +1,184 @@
+"""Predictions for the structures of a file, and their errors where the file has labels.
+
+    atoms, predictions, labels = predict_file(farfield.load(checkpoint), "in.xyz", {})
+    rows = error_table(atoms, predictions, labels, model.units)
+    write_predictions("out.xyz", atoms, predictions, labels)
+
+A label is found by its name in the file: ``energy``, ``forces``, ``stress`` as ASE reads them, or
+the usual names of published sets (``REF_energy``, ``DFT_forces``); a property by the name of the
+target. Units of a file are eV, Angstrom, and for properties the units of the project. Cost: that of
+the network.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from farfield.dataloader.from_ase import read_structures
+from farfield.dataloader.sources.qm9_targets import TARGETS
+from farfield.dataloader.storage import files
+from farfield.train.prediction import Predictor
+
+PREFIXES = ("", "REF_", "ref_", "DFT_", "dft_", "TRUE_", "true_")
+MEV = 1000.0  # in an eV
+STRESS_ORDER = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # Voigt, as in ASE
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """Values that a file gives for one quantity.
+
+    key     their name in the file
+    values  one for each structure, None where it has no label
+    """
+
+    key: str
+    values: list[np.ndarray | None]
+
+    def count(self) -> int:
+        """Number of structures with a label."""
+        return sum(value is not None for value in self.values)
+
+
+def find_labels(
+    atoms: Sequence[Atoms], quantities: Sequence[str], keys: Mapping[str, str | None]
+) -> dict[str, Labels]:
+    """Labels of the structures by quantity; quantities without a label are left out.
+
+    keys: name in the file where the user gave one; ValueError if no structure has it.
+    """
+    held = [_held(one) for one in atoms]
+    found = {}
+    for quantity in quantities:
+        given = keys.get(quantity)
+        names = [given] if given else [prefix + quantity for prefix in PREFIXES]
+        key = next((name for name in names if any(name in one for one in held)), None)
+        if key is not None:
+            values = [_value(one, key, quantity, atoms[k]) for k, one in enumerate(held)]
+            found[quantity] = Labels(key, values)
+        elif given:
+            there = ", ".join(sorted({name for one in held for name in one})) or "nothing more"
+            raise ValueError(f"no structure has the {quantity} {given!r}; the file holds {there}")
+    return found
+
+
+def _held(atoms: Atoms) -> dict[str, Any]:
+    """All values of a structure by the name in its file."""
+    results = {} if atoms.calc is None else atoms.calc.results
+    return {**atoms.info, **atoms.arrays, **results}
+
+
+def _value(held: Mapping, key: str, quantity: str, atoms: Atoms) -> np.ndarray | None:
+    if held.get(key) is None:
+        return None
+    try:
+        values = np.asarray(held[key], np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{quantity} {key!r} must be numbers, got {held[key]!r}") from None
+
+    # 3 x 3 stress as Voigt components
+    if quantity == "stress" and values.size == 9:
+        values = np.array([values.reshape(3, 3)[place] for place in STRESS_ORDER])
+    shape = {"energy": (), "forces": (len(atoms), 3), "stress": (6,)}.get(quantity, values.shape)
+    if values.shape != shape:
+        raise ValueError(f"{quantity} {key!r} must have the shape {shape}, got {values.shape}")
+    return values
+
+
+def error_table(
+    atoms: Sequence[Atoms],
+    predictions: Sequence[Mapping],
+    labels: Mapping[str, Labels],
+    units: Mapping[str, str],
+) -> list[dict]:
+    """Rows of mean absolute, root mean square and largest errors of every labelled quantity.
+
+    Errors are per structure for scalars, per component for forces, stress and other vectors.
+    """
+    rows = []
+    for quantity, found in labels.items():
+        chosen = [
+            k
+            for k, value in enumerate(found.values)
+            if value is not None and quantity in predictions[k]
+        ]
+        if not chosen:
+            continue
+        errors = [predictions[k][quantity] - found.values[k] for k in chosen]
+        unit, factor = _shown_unit(quantity, units[quantity])
+        rows.append(_row(quantity, unit, factor, errors))
+        if quantity == "energy":
+            per_atom = [error / len(atoms[k]) for k, error in zip(chosen, errors, strict=True)]
+            rows.append(_row("energy per atom", "meV/atom", MEV, per_atom))
+    return rows
+
+
+def _row(quantity: str, unit: str, factor: float, errors: Sequence) -> dict:
+    flat = factor * np.concatenate([np.ravel(error) for error in errors])
+    return {
+        "quantity": quantity,
+        "unit": unit,
+        "structures": len(errors),
+        "mae": float(np.abs(flat).mean()),
+        "rmse": float(np.sqrt(np.square(flat).mean())),
+        "max": float(np.abs(flat).max()),
+    }
+
+
+def _shown_unit(quantity: str, unit: str) -> tuple[str, float]:
+    """Unit of a table, and its factor."""
+    if quantity in TARGETS:
+        return TARGETS[quantity].shown_unit, TARGETS[quantity].shown_factor
+    return (unit.replace("eV", "meV", 1), MEV) if unit.startswith("eV") else (unit, 1.0)
+
+
+def predict_file(
+    model: Predictor, path: str | Path, keys: Mapping[str, str | None]
+) -> tuple[list[Atoms], list[dict], dict[str, Labels]]:
+    """Structures of a file, their predictions, and the labels that the file has."""
+    if not model.reads_structures:
+        raise ValueError(
+            f"--input reads structures, but {model.path} predicts the motion of particles; use "
+            "farfield.load(...).predict"
+        )
+    atoms = read_structures(path, option="--input")
+    if not atoms:
+        raise ValueError(f"--input {path} holds no structure; give another file")
+    labels = find_labels(atoms, list(model.units), keys)
+    return atoms, model.predict(atoms), labels
+
+
+def write_predictions(
+    path: str | Path,
+    atoms: Sequence[Atoms],
+    predictions: Sequence[Mapping],
+    labels: Mapping[str, Labels],
+) -> None:
+    """Write the structures with their predictions as extended xyz, atomically.
+
+    Energy, forces and stress stand where ASE looks for them, properties under their names. Labels
+    of the file are left out; everything else that it says of a structure is kept.
+    """
+    from ase.io import write  # half a second that --help does not wait for
+
+    read = {found.key for found in labels.values()}
+    frames = []
+    for one, prediction in zip(atoms, predictions, strict=True):
+        frame = one.copy()
+        for name in read | set(prediction):
+            frame.info.pop(name, None)
+            frame.arrays.pop(name, None)
+        results = {k: v for k, v in prediction.items() if k in ("energy", "forces", "stress")}
+        if results:
+            frame.calc = SinglePointCalculator(frame, **results)
+        frame.info |= {k: v for k, v in prediction.items() if k not in results}
+        frames.append(frame)
+    with files.atomic_write(path) as temporary:
+        write(temporary, frames, format="extxyz")

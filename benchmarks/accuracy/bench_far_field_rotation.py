@@ -1,17 +1,20 @@
-"""Rotation error of the far field: 25 fixed directions, as E2Former-FMM ships, against expansions
-that turn with the atoms.
+"""Rotation error of the far field: fixed directions against expansions that turn with the atoms.
 
-    python benchmarks/accuracy/bench_far_field_rotation.py
-    python benchmarks/accuracy/bench_far_field_rotation.py --largest 10 --json rotation.json
+    python -m benchmarks.accuracy.bench_far_field_rotation
+    python -m benchmarks.accuracy.bench_far_field_rotation --largest 10 --json rotation.json
 
 Kernel sum alone at the band of the public program (8 evenly spaced kappa from 1.0 to 1.4, its
 falling coefficients, degrees l <= 2), float64, atoms evenly in a ball of radius R (Angstrom),
 non-negative queries and keys. The error of a degree is ``|f(turned atoms) - D f(atoms)| /
-|f(atoms)|``, the worst of several random turns. 25 directions: 5 Gauss-Legendre circles of 5
-azimuths. multipole: the addition theorem with as many moments as a tolerance of 1e-5 asks for, and
-with those of degrees <= 3 alone, which is wrong for large R and turns exactly all the same.
-planewave: Gauss-Legendre directions, as many as that tolerance asks for. Last column: error of the
-worst degree against the sum over all pairs.
+|f(atoms)|``, the worst of several random turns. Programs:
+
+    25 directions   5 Gauss-Legendre circles of 5 azimuths, as E2Former-FMM ships
+    multipole       the addition theorem, with as many moments as a tolerance of 1e-5 needs
+    degrees <= 3    the same with moments of degrees <= 3 alone: wrong for large R, and yet it turns
+                    exactly
+    planewave       Gauss-Legendre directions, as many as the tolerance needs
+
+The last column is the error of the worst degree against the sum over all pairs.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from pathlib import Path
 if not __package__:  # `python benchmarks/accuracy/bench_far_field_rotation.py` in a checkout
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+import dataclasses
 import warnings
 
 from benchmarks import harness  # before torch: it sets the thread count
@@ -31,10 +35,12 @@ from torch import Tensor, nn
 
 from farfield.common.command_line import OptionParser, run_script
 from farfield.dataloader.storage.files import write_json
-from farfield.models.far_field.expansion import ExpansionOptions
-from farfield.models.far_field.expansions.multipole import MultipoleExpansion
-from farfield.models.far_field.expansions.pairwise import PairwiseExpansion
-from farfield.models.far_field.expansions.planewave import PlaneWaveExpansion
+from farfield.models.far_field.expansion import Expansion, ExpansionOptions
+from farfield.models.far_field.expansions import (
+    MultipoleExpansion,
+    PairwiseExpansion,
+    PlaneWaveExpansion,
+)
 from farfield.models.far_field.spectrum import RadialSpectrum, SpectrumOptions
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.so3.harmonics import spherical_harmonics
@@ -56,20 +62,20 @@ COLUMNS = {
 }
 
 
-def programs(wave_numbers: tuple[float, ...], radius: float) -> dict[str, nn.Module]:
+def programs(wave_numbers: tuple[float, ...], radius: float) -> dict[str, Expansion]:
     """What is compared, made for a ball of ``radius`` Angstrom."""
     options = ExpansionOptions(TOLERANCE, 1.001 * radius, rule="gauss_legendre")
-    fixed = ExpansionOptions(
-        TOLERANCE, 1.001 * radius, rule="gauss_legendre", directions=FIXED_DIRECTIONS
-    )
+    fixed = dataclasses.replace(options, directions=FIXED_DIRECTIONS)
+    low_degrees = (FIXED_DEGREE,) * len(wave_numbers)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "25 directions of rule")  # what it says is measured here
+        # The warning quotes the error to expect, which is measured here.
+        warnings.filterwarnings("ignore", "25 directions of rule")
         shipped = PlaneWaveExpansion(wave_numbers, LMAX, fixed)
     return {
         "25 directions": shipped,
         "multipole": MultipoleExpansion(wave_numbers, LMAX, options),
         f"multipole, degrees <= {FIXED_DEGREE}": MultipoleExpansion(
-            wave_numbers, LMAX, options, (FIXED_DEGREE,) * len(wave_numbers)
+            wave_numbers, LMAX, options, low_degrees
         ),
         "planewave": PlaneWaveExpansion(wave_numbers, LMAX, options),
     }
@@ -88,76 +94,71 @@ def turns(count: int) -> list[Tensor]:
 def turn_of_rows(turn: Tensor) -> Tensor:
     """D of kernel rows, ``Y(turn u) = D Y(u)``, as averages over directions: (rows, rows)."""
     directions, weights = (torch.from_numpy(part) for part in RULES["lebedev"](2 * LMAX))
-    before, after = (
-        spherical_harmonics(directions, LMAX),
-        spherical_harmonics(directions @ turn.T, LMAX),
-    )
+    before = spherical_harmonics(directions, LMAX)
+    after = spherical_harmonics(directions @ turn.T, LMAX)
     return (2 * degree_of_row(LMAX) + 1) * (after.T @ (weights[:, None] * before))
 
 
 def inputs(atoms: int) -> tuple[GraphIndex, Tensor, tuple[Tensor, ...]]:
-    """One graph: points of a unit ball about their centroid, the farthest on its surface; queries,
-    keys and values.
-    """
+    """One graph, points evenly in a unit ball (the farthest on its surface), random features."""
     torch.manual_seed(0)
     kind = {"dtype": torch.float64}
-    points = nn.functional.normalize(torch.randn(atoms, 3, **kind), dim=1) * torch.rand(
-        atoms, 1, **kind
-    ) ** (1 / 3)
+    directions = nn.functional.normalize(torch.randn(atoms, 3, **kind), dim=1)
+    points = directions * torch.rand(atoms, 1, **kind) ** (1 / 3)
     points = points - points.mean(0)
+    points = points / points.norm(dim=1).max()
+
     none = torch.zeros(0, dtype=torch.long)
     graph = GraphIndex(none, none, torch.tensor([atoms]))
-    weights = (torch.rand(atoms, HEADS, FEATURES, **kind) for _ in range(2))
-    return (
-        graph,
-        points / points.norm(dim=1).max(),
-        (*weights, torch.randn(atoms, HEADS, VALUES, **kind)),
-    )
+    queries = torch.rand(atoms, HEADS, FEATURES, **kind)
+    keys = torch.rand(atoms, HEADS, FEATURES, **kind)
+    values = torch.randn(atoms, HEADS, VALUES, **kind)
+    return graph, points, (queries, keys, values)
 
 
 def of_degrees(difference: Tensor, whole: Tensor) -> list[float]:
-    """Norm of a difference relative to the whole, (nodes, heads, rows, values), degree by
-    degree.
+    """Norm of a difference relative to the whole, degree by degree.
+
+    Both are (nodes, heads, rows, values).
     """
-    return [
-        float(difference[:, :, degree_slice(l)].norm() / whole[:, :, degree_slice(l)].norm())
-        for l in range(LMAX + 1)
-    ]
+    found = []
+    for l in range(LMAX + 1):
+        rows = degree_slice(l)
+        found.append(float(difference[:, :, rows].norm() / whole[:, :, rows].norm()))
+    return found
 
 
 @torch.no_grad()
 def rotation_rows(radii: tuple[float, ...], atoms: int, count: int) -> list[dict]:
-    """A row for every radius and program; errors are numbers."""
+    """A row for every radius and program; count: random turns."""
     graph, unit, features = inputs(atoms)
     spectrum = RadialSpectrum(LMAX, HEADS, BAND).double()
+    arguments = (*features, spectrum())
     rotations = [(turn, turn_of_rows(turn)) for turn in turns(count)]
+
     rows = []
     for radius in radii:
-        positions, arguments = radius * unit, (*features, spectrum())
+        positions = radius * unit
         exact = PairwiseExpansion(spectrum.wave_numbers, LMAX)(graph, positions, *arguments)
         for name, expansion in programs(spectrum.wave_numbers, radius).items():
             here = expansion(graph, positions, *arguments)
-            each = [
-                of_degrees(
-                    expansion(graph, positions @ turn.T, *arguments) - rows_turn @ here, here
-                )
-                for turn, rows_turn in rotations
-            ]
-            worst = {f"turn{l}": max(errors[l] for errors in each) for l in range(LMAX + 1)}
-            error = max(of_degrees(here - exact, exact))
-            rows.append(
-                {"radius": radius, "program": name, "moments": expansion.moments}
-                | worst
-                | {"error": error}
-            )
+
+            # Errors of each turn and degree.
+            errors = []
+            for turn, rows_turn in rotations:
+                there = expansion(graph, positions @ turn.T, *arguments)
+                errors.append(of_degrees(there - rows_turn @ here, here))
+
+            row = {"radius": radius, "program": name, "moments": expansion.moments}
+            row |= {f"turn{l}": max(each[l] for each in errors) for l in range(LMAX + 1)}
+            rows.append(row | {"error": max(of_degrees(here - exact, exact))})
     return rows
 
 
 def printed(row: dict) -> dict:
     """Errors with two digits."""
-    return row | {
-        key: f"{row[key]:.1e}" for key in COLUMNS if key.startswith("turn") or key == "error"
-    }
+    errors = [key for key in COLUMNS if key.startswith("turn") or key == "error"]
+    return row | {key: f"{row[key]:.1e}" for key in errors}
 
 
 def build_parser() -> OptionParser:
@@ -175,16 +176,12 @@ def main(argv: list[str] | None = None):
     """Entry point of the command line."""
     options = build_parser().parse_config(argv).bench
     report = harness.start(("torch", "scipy"), options.json)
-    rows = rotation_rows(
-        tuple(radius for radius in RADII if radius <= options.largest),
-        options.atoms,
-        options.rotations,
-    )
+    radii = tuple(radius for radius in RADII if radius <= options.largest)
+    rows = rotation_rows(radii, options.atoms, options.rotations)
     print(harness.table([printed(row) for row in rows], COLUMNS))
     if options.json:
-        write_json(
-            options.json, {"environment": report, "options": dict(options), "rotation": rows}
-        )
+        tables = {"rotation": rows}
+        write_json(options.json, {"environment": report, "options": dict(options), **tables})
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ def test_rotational_constants_of_a_diatomic_and_under_motion():
     reduced = (
         1.00782503223 * 18.99840316273 / (1.00782503223 + 18.99840316273) * constants.atomic_mass
     )
-    wanted = constants.hbar / (4 * np.pi * reduced * 0.81e-20) / 1e9
+    expected = constants.hbar / (4 * np.pi * reduced * 0.81e-20) / 1e9
     found = check_qm9.rotational_constants(pair)[0]
-    assert found[1:] == pytest.approx([wanted, wanted], rel=1e-6) and found[0] > 1e6
+    assert found[1:] == pytest.approx([expected, expected], rel=1e-6) and found[0] > 1e6
     whole = molecules(("C6H6", "CH3OH"))
     turn = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]
     moved = Structures(whole.atomic_numbers, whole.positions @ turn + 7, whole.counts)
@@ -135,5 +135,5 @@ def test_units_of_the_check_are_those_of_the_reader(tmp_path):
     assert (structures.extra["H"] - structures.extra["U"]) / HARTREE == pytest.approx(
         0.000944, abs=1e-6
     )
-    with pytest.raises(ValueError, match="give --data-path a ragged npz file of QM9"):
+    with pytest.raises(ValueError, match="--data-path is missing; give a ragged npz file of QM9"):
         check_qm9.main([])

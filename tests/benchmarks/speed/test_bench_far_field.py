@@ -2,11 +2,11 @@
 
 import torch
 
-from benchmarks.speed.bench_far_field import (
+from benchmarks.speed.bench_far_field import exponents
+from benchmarks.speed.far_field_programs import (
     LMAX,
     RADIUS,
     PlaneWaveBaseline,
-    exponents,
     inputs,
     reduced,
     wave_numbers,

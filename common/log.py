@@ -53,17 +53,29 @@ def _finite(value):
     return value
 
 
-def format_table(rows: Sequence[Mapping[str, object]]) -> str:
-    """Rows of a table as aligned text; columns in the order of the first row."""
+def format_table(rows: Sequence[Mapping[str, object]], width: int = 120) -> str:
+    """Rows of a table as aligned text of at most ``width`` characters where possible.
+
+    Columns stand in the order of the first row. A table that is too wide is turned: one line a
+    column, the first column on top.
+    """
     columns = list(rows[0])
     cells = [columns] + [[_cell(row.get(column, "")) for column in columns] for row in rows]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    text = _aligned(cells)
+    if max(map(len, text)) > width:
+        text = _aligned([list(line) for line in zip(*cells, strict=True)])
+    return "\n".join(text)
+
+
+def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of equal columns: the first one left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
-    for line in cells:
-        padded = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
-        lines.append("  ".join([line[0].ljust(widths[0]), *padded[1:]]).rstrip())
-    return "\n".join(lines)
+    for first, *others in cells:
+        padded = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *padded]).rstrip())
+    return lines
 
 
-def _cell(value) -> str:
+def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

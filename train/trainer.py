@@ -1,70 +1,38 @@
 """The one training loop: steps, validation, selection of the best, checkpoints, budgets, signals.
 
-It knows nothing of any data set: a `Task` says what the loss, the metrics and the table are. One
-step is
-
-    g = sum over the accumulated batches of (samples of the batch / samples of the step) * grad loss
-    g <- g min(1, clip / |g|),   then the optimiser, then the average of the weights
-
-A step with a non-finite loss or gradient changes no weight; it is counted, and too many in a row
-end the run. Everything that decides the next number (weights, averages, optimiser, schedule,
-position in the data order, random states) is in ``checkpoint_last.pt``; on the CPU, with the same
-seed, machine and thread count, a continued run is bit-identical to an uninterrupted one (sums on a
-GPU have no fixed order). Only a CPU- or wall-minute budget brings the clock into the numbers.
+It knows nothing of any data set: a `Task` says what the loss, the errors and the table are. A step
+is in ``step.py``, the end of a run in ``budget.py``, resuming in ``checkpointing.py``. Steps with a
+non-finite loss or gradient are counted, and too many in a row end the run. Only a budget of minutes
+brings the clock into the results.
 """
+
+from __future__ import annotations
 
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from farfield.common import checkpoint
-from farfield.common.command_line import plain, saved_config
+from farfield.common.log import RunLog
 from farfield.common.precision import PRECISIONS
-from farfield.common.run_folder import check_same_run
-from farfield.common.session import Interrupted, SignalWatch, cpu_seconds
+from farfield.common.session import Interrupted, SignalWatch
 from farfield.dataloader.storage.files import json_checksum
+from farfield.train import checkpointing
+from farfield.train.budget import Budget, Position
 from farfield.train.data_order import EpochLoader
-from farfield.train.former_runs import current_config
 from farfield.train.monitor import Monitor
 from farfield.train.optimizers import SCHEDULES, averaged_model, build_optimizer
-from farfield.train.run_options import FREE_ON_RESUME
-from farfield.train.tasks.task import Task, evaluate_model
+from farfield.train.run_plots import RunPlots
+from farfield.train.step import OptimiserStep, StepResult
+from farfield.train.tasks.task import Evaluation, Task, evaluate_model
+from farfield.train.words import epoch_line
 
-# options that a resumed run may change, at the price of other numbers
-CHANGES_NUMBERS = (
-    ("run", "threads"),
-    ("training", "epochs"),
-    ("training", "max_cpu_minutes"),
-    ("training", "max_minutes"),
-)
 PICTURES = 4  # predictions-vs-targets pictures in tensorboard, evenly spaced over the run
-
-
-@dataclass
-class Position:
-    """Where a run stands: finished epochs, batches done in the next one, steps, and the clocks over
-    all sessions.
-
-    waiting: seconds of wall time in which training waited for its next batch.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    skipped: int = 0
-    skipped_in_row: int = 0
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    waiting: float = 0.0
-    sums: dict[str, float] = field(
-        default_factory=dict
-    )  # of this epoch: name -> sum over samples; "samples" -> their number
 
 
 class Trainer:
@@ -75,7 +43,7 @@ class Trainer:
         train, val     `EpochLoader`s of data sets that have a ``data_hash``
         config         EasyDict with ``task``, ``run``, ``training`` and whatever else the task
                        needs; stored in every checkpoint
-        folder         run folder, made by `run_folder.prepare_run_folder`
+        folder         run folder, made by `results.prepare_run_folder`
         device         where the model computes
         log            `RunLog`
     """
@@ -89,115 +57,96 @@ class Trainer:
         config,
         folder: Path,
         device: torch.device,
-        log,
+        log: RunLog,
     ):
         self.options = config.training
-        self.task, self.train_loader, self.val_loader = task, train, val
+        self.task = task
+        self.train_loader, self.val_loader = train, val
         self.config, self.folder, self.device, self.log = config, Path(folder), device, log
         self.dtype = PRECISIONS[self.options.precision]
+
+        # what learns
         self.model = model.to(device=device, dtype=self.dtype)
-        self.averaged = (
-            averaged_model(self.model, self.options.ema_decay)
-            if self.options.ema_decay > 0
-            else None
-        )
+        decay = self.options.ema_decay
+        self.averaged = averaged_model(self.model, decay) if decay > 0 else None
         self.optimizer = build_optimizer(self.model, self.options)
-        self.weights = [
-            weight for group in self.optimizer.param_groups for weight in group["params"]
-        ]
         self.schedule = SCHEDULES[self.options.lr_schedule](self.optimizer, self.options)
-        self.position = Position()
+
+        # what is remembered
+        self.budget = Budget(self.options, len(train))
         self.history: list[dict] = []
         self.best: dict | None = None
         self.data_hash = json_checksum([train.dataset.data_hash, val.dataset.data_hash])
-        self.total_steps = self.options.epochs * math.ceil(
-            len(train) / self.options.accumulate
-        )  # of ragged epochs about as many
-        self._clock = (time.monotonic(), cpu_seconds())
+        self.plots = RunPlots(self.folder / "plots", task)
+
+    @property
+    def position(self) -> Position:
+        """Where the run stands."""
+        return self.budget.position
 
     def fit(self) -> bool:
         """Train to the end of the plan; False if ``run.pause_after`` ended the session before.
+
         Raises `Interrupted` after a signal.
         """
-        self._clock = (time.monotonic(), cpu_seconds())
-        if not self._open():
+        self.budget.start_session()
+        if not self._is_open():
             return True
-        timed = self.options.max_cpu_minutes or self.options.max_minutes
-        total = (
-            None if timed else self.total_steps
-        )  # the bar foretells the end only where steps decide it
-        self.monitor = Monitor(self.folder, total, self.position.step, self.config.run.progress)
-        first_epoch, pause = self.position.epoch, self.config.run.pause_after
+
+        finished = False
+        self.step = OptimiserStep(
+            self.model, self.task, self.optimizer, self.averaged, self.options.clip_norm
+        )
+        self.monitor = Monitor(self.folder, self.position.step, self.config.run.progress)
         try:
             with SignalWatch() as self.signals:
-                while self._open():
-                    if pause and self.position.epoch - first_epoch >= pause:
-                        return False
-                    self._epoch()
-                    self._stop_if_signalled()
-                if self.position.epoch > first_epoch and not (
-                    self.history and self.history[-1]["epoch"] == self.position.epoch
-                ):
-                    self._validate({})  # the clock ran out between an epoch and its validation
-                    self.save(checkpoint.LAST)
+                finished = self._fit_epochs()
         finally:
             self.monitor.close()
+            if not finished:
+                self.plots.write(self.history, self.best)
+        return finished
+
+    def _fit_epochs(self) -> bool:
+        """Epochs until the plan is done; False at the pause that ``run.pause_after`` asks for."""
+        first_epoch, pause = self.position.epoch, self.config.run.pause_after
+        while self._is_open():
+            if pause and self.position.epoch - first_epoch >= pause:
+                return False
+            self._epoch()
+            self._stop_if_signalled()
+
+        # the clock may run out between an epoch and its validation
+        is_validated = bool(self.history) and self.history[-1]["epoch"] == self.position.epoch
+        if self.position.epoch > first_epoch and not is_validated:
+            self._validate({})
+            self.save(checkpoint.LAST)
         return True
 
-    def _open(self) -> bool:
-        """Whether something is left to do; an epoch that was begun is always brought to its
-        validation.
-        """
+    def _is_open(self) -> bool:
+        """Whether something is left to do; an epoch that was begun is brought to its validation."""
         return self.position.batch > 0 or not self.ended_by()
 
     def ended_by(self) -> str | None:
-        """What has ended the run (``epochs``, ``budget``, ``patience``), or None while it goes
-        on.
-        """
+        """What has ended the run (``epochs``, ``budget``, ``patience``), None while it goes on."""
         stale = len(self.history) - self.best["validation"] if self.best else 0
-        if self.options.patience and stale >= self.options.patience:
-            return "patience"
-        if self.position.epoch >= self.options.epochs:
-            return "epochs"
-        return "budget" if self.progress() >= 1 else None
-
-    def progress(self) -> float:
-        """Fraction of the plan that is done: the largest of epochs, CPU minutes and wall
-        minutes.
-        """
-        self._read_clocks()
-        parts = [
-            (self.position.epoch + self.position.batch / max(1, len(self.train_loader)))
-            / self.options.epochs
-        ]
-        if self.options.max_cpu_minutes:
-            parts.append(self.position.cpu_seconds / 60 / self.options.max_cpu_minutes)
-        if self.options.max_minutes:
-            parts.append(self.position.seconds / 60 / self.options.max_minutes)
-        return max(parts)
-
-    def _read_clocks(self):
-        now = (time.monotonic(), cpu_seconds())
-        self.position.seconds += now[0] - self._clock[0]
-        self.position.cpu_seconds += now[1] - self._clock[1]
-        self._clock = now
+        return self.budget.ended_by(stale)
 
     def _epoch(self):
         position = self.position
         self.model.train()
         batches = self.train_loader.epoch(position.epoch, position.batch)
-        while (done := self.progress()) < 1 and (group := self._next_group(batches)):
+
+        while (done := self.budget.progress()) < 1 and (group := self._next_group(batches)):
             self.task.progress = done
             self._step([batch.to(device=self.device, dtype=self.dtype) for batch in group])
-            if self.options.checkpoint_every and position.step % self.options.checkpoint_every == 0:
+            every = self.options.checkpoint_every
+            if every and position.step % every == 0:
                 self.save(checkpoint.LAST)
             self._stop_if_signalled()
-        train_means = {
-            name: total / position.sums["samples"]
-            for name, total in position.sums.items()
-            if name != "samples"
-        }
-        position.epoch, position.batch, position.sums = position.epoch + 1, 0, {}
+
+        train_means = position.means()
+        position.end_epoch()
         if position.epoch % self.options.validate_every == 0 or self.ended_by():
             self._validate(train_means)
         self.save(checkpoint.LAST)
@@ -211,213 +160,107 @@ class Trainer:
 
     def _step(self, group: list):
         start = time.perf_counter()
-        rate = self.optimizer.param_groups[0]["lr"]
-        samples = [self.task.samples(batch) for batch in group]
-        scalars, finite = self._gradient(group, samples)
-        norm = (
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
-            if finite
-            else torch.tensor(math.nan)
-        )
-        if finite and bool(torch.isfinite(norm)):
-            self.optimizer.step()
-            if self.averaged is not None:
-                self.averaged.update_parameters(self.model)
-            self.position.skipped_in_row = 0
-            for name, value in {**scalars, "samples": 1.0}.items():
-                self.position.sums[name] = self.position.sums.get(name, 0.0) + value * sum(samples)
+        position = self.position
+        result = self.step(group)
+        if result.taken:
+            position.skipped_in_row = 0
+            position.add_samples(result.scalars, result.samples)
         else:
-            self._skipped(scalars["loss"], rate)
-        self.optimizer.zero_grad()
-        self.position.step += 1
-        self.position.batch += len(group)
-        progress = self.progress()
+            self._skipped(result)
+
+        # the next rate, the bar and, now and then, a row of tensorboard
+        position.step += 1
+        position.batch += len(group)
+        progress = self.budget.progress()
         self.schedule.after_step(progress)
-        self.monitor.step(scalars["loss"], self.position.epoch, progress)
-        if self.position.step % self.options.log_every == 0:
-            values = {f"train/{name}": value for name, value in scalars.items()}
-            seconds = time.perf_counter() - start
-            values |= {
-                "train/learning_rate": rate,
-                "train/gradient_norm": float(norm),
-                "train/seconds_per_step": seconds,
-            }
-            self.monitor.scalars(values, self.position.step)
+        self.monitor.step(result.scalars["loss"], position.epoch, progress)
+        if position.step % self.options.log_every == 0:
+            self.monitor.training_row(result, time.perf_counter() - start, position.step)
 
-    def _gradient(self, group: list, samples: list[int]) -> tuple[dict[str, float], bool]:
-        """Accumulate the gradient of the mean over all samples of the group -> (logged means,
-        whether every loss was finite).
-        """
-        scalars: dict[str, float] = {}
-        for batch, count in zip(group, samples, strict=True):
-            share = count / sum(samples)
-            loss, parts = self.task.loss(self.model, batch)
-            for name, value in {"loss": loss.detach(), **parts}.items():
-                scalars[name] = scalars.get(name, 0.0) + share * float(value)
-            if not math.isfinite(scalars["loss"]):
-                return scalars, False
-            (share * loss).backward(inputs=self.weights)  # not by the positions
-        return scalars, True
-
-    def _skipped(self, loss: float, rate: float):
-        self.position.skipped += 1
-        self.position.skipped_in_row += 1
-        if self.position.skipped_in_row >= self.options.max_bad_steps:
+    def _skipped(self, result: StepResult):
+        """Count a step that changed nothing; ``ValueError`` when there are too many in a row."""
+        position, limit = self.position, self.options.max_bad_steps
+        position.skipped += 1
+        position.skipped_in_row += 1
+        if position.skipped_in_row >= limit:
             raise ValueError(
-                f"training diverged: {self.position.skipped_in_row} steps in a row with a "
-                "non-finite loss or gradient "
-                f"(step {self.position.step}, loss {loss:.4g}, learning rate {rate:.3g}, limit "
-                "--max-bad-steps "
-                f"{self.options.max_bad_steps}); lower --lr or --clip-norm"
+                f"training diverged: {position.skipped_in_row} steps in a row with a non-finite "
+                f"loss or gradient (step {position.step}, loss {result.scalars['loss']:.4g}, "
+                f"learning rate {result.rate:.3g}, limit --max-bad-steps {limit}); lower --lr or "
+                "--clip-norm"
             )
 
     def _validate(self, train_means: Mapping[str, float]):
+        """Errors of the validation split: history, best checkpoint, log, tensorboard, plots."""
         evaluated = self.averaged.module if self.averaged is not None else self.model
-        result = evaluate_model(
-            evaluated, self.task, self.val_loader, self.device, self.options.precision
-        )
+        precision = self.options.precision
+        result = evaluate_model(evaluated, self.task, self.val_loader, self.device, precision)
         score = float(self.task.selection(result))
-        before, now = self.history[-1]["progress"] if self.history else 0.0, self.progress()
-        row = {
+        progress_before = self.history[-1]["progress"] if self.history else 0.0
+        row = self._history_row(train_means, result, score)
+        self.history.append(row)
+
+        is_best = math.isfinite(score) and (self.best is None or score < self.best["selection"])
+        if is_best:
+            self.best = {
+                "validation": len(self.history),
+                "epoch": self.position.epoch,
+                "selection": score,
+                "metrics": result.metrics,
+                "baselines": result.baselines,
+            }
+        self.schedule.after_validation(score)
+
+        # best before last: a kill in between repeats this validation instead of losing the best
+        if is_best:
+            self.save(checkpoint.BEST)
+
+        self.monitor.validation_row({**result.metrics, "selection": score}, self.position.step)
+        quarter_before, quarter = (
+            math.floor(progress * PICTURES) for progress in (progress_before, row["progress"])
+        )
+        if result.pairs and quarter_before < quarter:
+            self.monitor.picture(result.pairs, self.task.units, self.position.step)
+        self.log(epoch_line(row, self.task, self.budget.seconds_left(), is_best))
+        self.plots.after_validation(self.history, self.best, result.pairs)
+
+    def _history_row(
+        self, train_means: Mapping[str, float], result: Evaluation, score: float
+    ) -> dict[str, float]:
+        """One line of the history: place, clocks, rate, means of the training, errors."""
+        progress = self.budget.progress()
+        return {
             "epoch": self.position.epoch,
             "step": self.position.step,
             "cpu_minutes": self.position.cpu_seconds / 60,
             "minutes": self.position.seconds / 60,
-            "progress": now,
+            "progress": progress,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             **{f"train_{name}": value for name, value in train_means.items()},
             **result.metrics,
             "selection": score,
         }
-        self.history.append(row)
-        better = math.isfinite(score) and (self.best is None or score < self.best["selection"])
-        if better:
-            self.best = {
-                "validation": len(self.history),
-                "epoch": self.position.epoch,
-                "selection": score,
-            }
-            self.best |= {"metrics": result.metrics, "baselines": result.baselines}
-        self.schedule.after_validation(score)
-        if better:
-            self.save(
-                checkpoint.BEST
-            )  # before `last`: a kill in between repeats this validation instead of losing the best
-        values = {**result.metrics, "selection": score}
-        self.monitor.scalars(
-            {f"validation/{name}": value for name, value in values.items()}, self.position.step
-        )
-        if result.pairs and math.floor(before * PICTURES) < math.floor(now * PICTURES):
-            self.monitor.picture(result.pairs, self.position.step)
-        shown = "  ".join(f"{name} {result.metrics[name]:.4g}" for name in self.task.curves)
-        self.log(
-            f"epoch {row['epoch']:4d}  step {row['step']:6d}  cpu {row['cpu_minutes']:.2f} min  "
-            f"train {train_means.get('loss', math.nan):.4g}  validation: {shown}  selection "
-            f"{score:.4g}{' *' if better else ''}"
-        )
 
     def _stop_if_signalled(self):
         if self.signals.stop is not None:
             self.save(checkpoint.LAST)
             place = f"epoch {self.position.epoch}, batch {self.position.batch}"
-            raise Interrupted(
-                f"{self.signals.stop}: saved {self.folder / checkpoint.LAST} at {place}"
-            )
-
-    def state(self) -> dict:
-        """Content of a checkpoint."""
-        self._read_clocks()
-        return {
-            "config": saved_config(self.config),
-            "weights": self.model.state_dict(),
-            "averaged": None if self.averaged is None else self.averaged.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "position": asdict(self.position),
-            "random": checkpoint.random_states(self.device),
-            "history": self.history,
-            "best": self.best,
-            "units": dict(self.task.units),
-            "versions": checkpoint.package_versions(),
-            "data": self.data_hash,
-        }
+            path = self.folder / checkpoint.LAST
+            raise Interrupted(f"{self.signals.stop}: saved {path} at {place}")
 
     def save(self, name: str):
         """Write the checkpoint ``name`` of the run folder, atomically."""
-        checkpoint.save_checkpoint(self.folder / name, self.state())
-
-    def _newer_best(self, best: dict | None) -> dict | None:
-        """``best``, or what ``checkpoint_best.pt`` says if a kill came between the two checkpoints
-        of a validation.
-        """
-        path = self.folder / checkpoint.BEST
-        written = checkpoint.read_run(path, self.device)["best"] if path.exists() else None
-        return (
-            written
-            if written and (best is None or written["selection"] < best["selection"])
-            else best
-        )
+        checkpoint.save_checkpoint(self.folder / name, checkpointing.state_of(self))
 
     def resumable(self) -> dict | None:
-        """Content of ``checkpoint_last.pt``, None if there is none; ``ValueError`` if it is of
-        another configuration or other data.
+        """Content of ``checkpoint_last.pt``, None if there is none; changes nothing.
+
+        ``ValueError`` if it belongs to another configuration or other data.
         """
-        path = self.folder / checkpoint.LAST
-        if not path.exists():
-            return None
-        content = checkpoint.read_run(path, self.device)
-        saved = current_config(content["config"])
-        check_same_run(path, saved, plain(self.config), FREE_ON_RESUME)
-        if content["data"] != self.data_hash:
-            reason = "it was trained and validated on other structures or labels than these"
-            raise ValueError(
-                f"cannot resume {path}: {reason}; give the data it began with, or start another "
-                "run with --run-dir"
-            )
-        return content
+        return checkpointing.find_resumable(self)
 
     def restore(self, content: dict):
-        """Continue from what :meth:`resumable` has found; ``ValueError`` if it is of another model,
-        or not whole.
-        """
-        path = self.folder / checkpoint.LAST
-        checkpoint.load_weights(self.model, content["weights"], path)
-        if self.averaged is not None:
-            checkpoint.load_weights(self.averaged, content["averaged"] or {}, path)
-        try:
-            self.optimizer.load_state_dict(content["optimizer"])
-            self.schedule.load_state_dict(content["schedule"])
-            self.position = Position(**content["position"])
-            checkpoint.restore_random_states(
-                {name: _on_cpu(state) for name, state in content["random"].items()}, self.device
-            )
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"checkpoint {path} is not whole ({error}); start another run with --run-dir"
-            ) from None
-        self.history, self.best = content["history"], self._newer_best(content["best"])
-        self.log(
-            f"goes on from {path}: epoch {self.position.epoch}, batch {self.position.batch}, "
-            f"step {self.position.step}"
-        )
-        for name, version in checkpoint.package_versions().items():
-            if content["versions"].get(name) != version:
-                self.log(
-                    f"note: {name} was {content['versions'].get(name)} and is {version} now; the "
-                    "run may not continue bit-identically"
-                )
-        then, now = content["config"], self.config
-        changed = [
-            key for section, key in CHANGES_NUMBERS if then[section][key] != now[section][key]
-        ]
-        if changed:
-            self.log(
-                f"note: changed since the run began: {', '.join(changed)}; it does not continue "
-                "bit-identically"
-            )
-
-
-def _on_cpu(state):
-    if isinstance(state, Tensor):
-        return state.cpu()
-    return [_on_cpu(item) for item in state] if isinstance(state, list) else state
+        """Continue from what :meth:`resumable` has found, and say what is different."""
+        checkpointing.restore(self, content)
+        for line in checkpointing.notes_on(self, content):
+            self.log(line)

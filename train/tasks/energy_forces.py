@@ -35,6 +35,7 @@ from farfield.train.network_options import check_layers, restore_network
 from farfield.train.tasks.energy_force_errors import (
     ENERGY_UNITS,
     LABELS,
+    MEV,
     OFFSETS,
     WITHOUT_UNIT,
     element_counts,
@@ -52,7 +53,10 @@ ATOMS_PER_BATCH = 72  # of training, where no batch size is named: 8 molecules o
 
 # part of the loss -> metric of the learning curve
 CURVES = {"energy": "energy_mae", "forces": "force_mae", "stress": "stress_mae"}
-LABEL_UNITS = {"energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
+
+# part of the loss -> quantity of the pictures, and its unit
+QUANTITIES = {"energy": "energy less references", "forces": "forces", "stress": "stress"}
+LABEL_UNITS = {"energy": "eV", "forces": "eV/A", "stress": "eV/A^3"}
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,9 @@ class EnergyForceTask(Task):
     def __init__(self, loss: StructureLoss, late: LateWeights, energy_offset: str = "none"):
         self.objective, self.late, self.energy_offset = loss, late, energy_offset
         self.curves = [metric for part, metric in CURVES.items() if part in loss.weights]
-        self.units = LABEL_UNITS | metric_units("meV")
+        self.training_curves = _training_curves(loss)
+        self.units = {QUANTITIES[part]: unit for part, unit in LABEL_UNITS.items()}
+        self.units |= metric_units("meV")
 
     # ---- before a run
 
@@ -209,11 +215,7 @@ class EnergyForceTask(Task):
             row["energy"] = OFFSETS[self.energy_offset](row["energy"], composition)
 
         pairs = {
-            f"{LABELS[part]} ({LABEL_UNITS[part]})".replace("_", " "): (
-                targets[part] + errors[part],
-                targets[part],
-            )
-            for part in targets
+            QUANTITIES[part]: (targets[part] + errors[part], targets[part]) for part in targets
         }
         total, _ = self.objective(
             {part: torch.from_numpy(error) for part, error in errors.items()},
@@ -237,6 +239,17 @@ class EnergyForceTask(Task):
                 }
                 rows.append({"row": label, "units": f"{unit}, {unit}/A", **values})
         return rows
+
+
+def _training_curves(loss: StructureLoss) -> dict[str, tuple[str, float]]:
+    """Errors of the validation split that a part of the loss measures on the training split too."""
+    found = {"selection": ("loss", 1.0)}
+    if loss.costs["energy"] == "mae" and "energy" in loss.weights:
+        metric = "energy_per_atom_mae" if loss.per_atom else "energy_mae"
+        found[metric] = ("energy", MEV)
+    if loss.costs["forces"] == "vector_norm" and "forces" in loss.weights:
+        found["force_norm_mae"] = ("forces", MEV)
+    return found
 
 
 def _over_split(

@@ -54,6 +54,8 @@ class NBodyTask(Task):
     units = {
         "displacement": "length of the simulation",
         "velocity_change": "length per time of the simulation",
+        "x": "length^2",
+        "v": "(length/time)^2",
     }
 
     def __init__(
@@ -62,6 +64,8 @@ class NBodyTask(Task):
         self.time = FRAME_TIME * horizon
         self.objective = loss or WeightedLoss("mse", dict.fromkeys(QUANTITIES.values(), 1.0))
         self.waypoint_weight = waypoint_weight
+        if self.objective.cost is LOSSES["mse"]:
+            self.training_curves = {short: (name, 1.0) for short, name in QUANTITIES.items()}
 
     # ---- before a run
 

@@ -174,9 +174,7 @@ class PropertyTask(Task):
             }
             errors[row] = errors_of(guess, target)
 
-        pairs = {
-            f"{name} ({TARGETS[name].unit})": (found[name], target[name]) for name in self.targets
-        }
+        pairs = {name: (found[name], target[name]) for name in self.targets}
         return Evaluation(errors_of(found, target), errors, pairs)
 
     def _over_split(self, model: nn.Module, batches: Iterable):

@@ -74,9 +74,11 @@ class Task(ABC):
     predicts: word of the networks that can be trained (``Network.predicts``). default_network: name
     of the network that a script trains unless ``--model`` names another.
 
-    curves: errors that the log and the learning curve show. units: unit of each error and each
-    predicted quantity. progress: fraction of the run that is done when a step begins, for losses
-    that change on the way; the trainer sets it.
+    curves: errors that the log and the learning curve show. training_curves: error -> (part of the
+    loss that is the same quantity on the training split, factor to the unit of the error);
+    "selection" stands for the score. units: unit of each error and each predicted quantity.
+    progress: fraction of the run that is done when a step begins, for losses that change on the
+    way; the trainer sets it.
     """
 
     predicts: ClassVar[str]
@@ -87,6 +89,7 @@ class Task(ABC):
     evaluation_options: ClassVar[Mapping[str, Sequence[str]]] = {}  # of `evaluation`: their choices
 
     curves: Sequence[str] = ()
+    training_curves: Mapping[str, tuple[str, float]] = {}
     units: Mapping[str, str] = {}
     progress = 0.0
 

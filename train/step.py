@@ -1,0 +1,96 @@
+"""One optimiser step over the batches of a group:
+
+    g = sum over the batches of (samples of the batch / samples of the step) * grad loss
+    g <- g min(1, clip / |g|),   then the optimiser, then the average of the weights
+
+A step with a non-finite loss or gradient changes no weight.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from farfield.train.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step has done.
+
+    Arguments
+        scalars        loss and its parts, means over the samples of the step
+        gradient_norm  before clipping; nan where the loss was not finite
+        rate           learning rate of the step
+        samples        samples of all batches
+        taken          whether weights changed
+    """
+
+    scalars: dict[str, float]
+    gradient_norm: Tensor
+    rate: float
+    samples: int
+    taken: bool
+
+
+class OptimiserStep:
+    """``step(batches)``: one step with the gradient over all ``batches``.
+
+    Arguments
+        model, task  what learns, and what
+        optimizer    over all trainable weights of the model
+        averaged     moving average of the weights, or None
+        clip_norm    largest norm of the gradient
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        optimizer: torch.optim.Optimizer,
+        averaged: AveragedModel | None,
+        clip_norm: float,
+    ):
+        self.model, self.task = model, task
+        self.optimizer, self.averaged, self.clip_norm = optimizer, averaged, clip_norm
+        self._weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+
+    def __call__(self, batches: Sequence) -> StepResult:
+        rate = self.optimizer.param_groups[0]["lr"]
+        samples = [self.task.samples(batch) for batch in batches]
+
+        scalars, finite = self._gradient(batches, samples)
+        norm = torch.tensor(math.nan)
+        if finite:
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+
+        taken = finite and bool(torch.isfinite(norm))
+        if taken:
+            self.optimizer.step()
+            if self.averaged is not None:
+                self.averaged.update_parameters(self.model)
+        self.optimizer.zero_grad()
+        return StepResult(scalars, norm, rate, sum(samples), taken)
+
+    def _gradient(self, batches: Sequence, samples: Sequence[int]) -> tuple[dict[str, float], bool]:
+        """Accumulate the gradient of the mean over all samples.
+
+        Returns the means for the log, and whether every loss was finite.
+        """
+        scalars: dict[str, float] = {}
+        for batch, count in zip(batches, samples, strict=True):
+            share = count / sum(samples)
+            loss, parts = self.task.loss(self.model, batch)
+            for name, value in {"loss": loss.detach(), **parts}.items():
+                scalars[name] = scalars.get(name, 0.0) + share * float(value)
+            if not math.isfinite(scalars["loss"]):
+                return scalars, False
+
+            # positions may ask for a gradient too, which no step needs
+            (share * loss).backward(inputs=self._weights)
+        return scalars, True

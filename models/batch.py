@@ -153,6 +153,7 @@ class AtomBatch:
                 f"{self.num_nodes} nodes in as many graphs: a label may belong to either; split "
                 "the batch without labels, or without its empty graphs"
             )
+
         rows = {name: value.shape[0] for name, value in self.labels.items()}
         wrong = [name for name, n in rows.items() if n not in (self.num_nodes, self.num_graphs)]
         if wrong:

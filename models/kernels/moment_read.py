@@ -161,11 +161,14 @@ class ReadForm:
     def _shapes(self, given: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
         """Shapes of all arguments, one of which may be missing."""
         rows, moments = self.shape
+        nodes, graphs = sum(self.sizes), len(self.sizes)
+
+        # the sizes that the argument which is missing does not tell
         have = {name: tuple(tensor.shape) for name, tensor in given.items()}
         heads = have["query"][1] if "query" in have else have["out"][1]
         features = have["query"][2] if "query" in have else have["moment"][3]
         values = have["out"][3] if "out" in have else have["moment"][4]
-        nodes, graphs = sum(self.sizes), len(self.sizes)
+
         return {
             "factor": (nodes, *self.target_factors.shape(rows, moments)),
             "scale": (heads, rows, moments),

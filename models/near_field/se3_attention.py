@@ -32,8 +32,8 @@ SKIPS = ("cat", "sum")
 
 
 @dataclasses.dataclass
-class EdgeGeometry:
-    """What all layers of an SE(3)-Transformer share about the edges of a batch.
+class FrameGeometry:
+    """What all layers of an SE(3)-Transformer share about the edges of a batch, and their frames.
 
     Attributes
         graph      topology
@@ -78,6 +78,8 @@ class AttentionShape:
             raise ValueError(
                 f"relative_position must be None, 'add' or 'cat', got {self.relative_position!r}"
             )
+
+        # heads are blocks of the channels of keys and values
         if self.channels_out % self.value_divisor:
             raise ValueError(
                 f"value_divisor must divide channels: {self.channels_out} channels, "
@@ -154,7 +156,7 @@ class EdgeAttention(nn.Module):
         head_sum = belongs.repeat(rows, 1) / math.sqrt(values * rows)
         self.register_buffer("head_sum", head_sum, persistent=False)
 
-    def forward(self, x: Tensor, geometry: EdgeGeometry) -> Tensor:
+    def forward(self, x: Tensor, geometry: FrameGeometry) -> Tensor:
         """(nodes, rows, channels_in) -> (nodes, rows, channels_out)."""
         graph, values = geometry.graph, self.shape.values
         source, along = self._source(x, geometry), self._along(geometry)
@@ -172,7 +174,7 @@ class EdgeAttention(nn.Module):
             return x + self.mix(received)
         return self.mix(self._join(received, x))
 
-    def _source(self, x: Tensor, geometry: EdgeGeometry) -> Tensor:
+    def _source(self, x: Tensor, geometry: FrameGeometry) -> Tensor:
         """Source features with the vectors of the edge: (edges, rows, extra + channels_in).
 
         The vectors stand in front, so that the pseudo channels stay last.
@@ -191,7 +193,7 @@ class EdgeAttention(nn.Module):
         above = num_rows(self.shape.lmax) - 4
         return torch.cat([nn.functional.pad(vectors, (0, 0, 1, above)), source], -1)
 
-    def _along(self, geometry: EdgeGeometry) -> Tensor | None:
+    def _along(self, geometry: FrameGeometry) -> Tensor | None:
         """Length of the edge vector that is added to the source: (edges,), or None."""
         return geometry.length if self.shape.relative_position == "add" else None
 

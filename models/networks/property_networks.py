@@ -31,7 +31,7 @@ from farfield.models.graph_ops import sum_edges
 from farfield.models.heads.property_readouts import READOUTS, PropertyHeads, choose_readouts
 from farfield.models.layers.edge_embedding import EdgeScalars
 from farfield.models.near_field.edge_frames import EdgeBasis
-from farfield.models.near_field.se3_attention import EdgeGeometry
+from farfield.models.near_field.se3_attention import FrameGeometry
 from farfield.models.network import NETWORKS, PROPERTIES, Network, Output
 from farfield.models.networks.e2former import E2FormerBackbone, keep_variance
 from farfield.models.networks.e2former_options import PRESETS as E2FORMER_PRESETS
@@ -216,7 +216,7 @@ class Surroundings(nn.Module):
         self.linear = nn.Linear(options.radial_hidden, (options.lmax + 1) * channels)
         self.register_buffer("degree", degree_of_row(options.lmax), persistent=False)
 
-    def forward(self, geometry: EdgeGeometry) -> Tensor:
+    def forward(self, geometry: FrameGeometry) -> Tensor:
         harmonics = geometry.rotation[:, : self.lmax + 1].sum(1)  # (edges, rows)
         weights = self.linear(geometry.hidden) * (geometry.envelope * self.scale)
         weights = weights.unflatten(1, (self.lmax + 1, self.channels)).index_select(1, self.degree)

@@ -35,7 +35,7 @@ from farfield.models.near_field.edge_frames import EdgeBasis
 from farfield.models.near_field.se3_attention import (
     AttentionShape,
     EdgeAttention,
-    EdgeGeometry,
+    FrameGeometry,
 )
 from farfield.models.option_fields import DERIVED, MAIN, Alias
 from farfield.models.so3.irreps import channel_parity, num_rows
@@ -151,7 +151,7 @@ class SE3Layers(nn.Module):
         basis: EdgeBasis,
         edge_scalars: Tensor | None = None,
         edge_vectors: Tensor | None = None,
-    ) -> EdgeGeometry:
+    ) -> FrameGeometry:
         """Rotations, envelope and trunk features of the edges; edge_scalars (edges, k),
         edge_vectors (edges, k, 3).
         """
@@ -159,7 +159,7 @@ class SE3Layers(nn.Module):
         envelope = ENVELOPES[self.options.envelope](basis.length / self.options.cutoff).unsqueeze(
             -1
         )
-        return EdgeGeometry(
+        return FrameGeometry(
             graph,
             basis.rotation(),
             basis.length,
@@ -168,7 +168,7 @@ class SE3Layers(nn.Module):
             edge_vectors,
         )
 
-    def forward(self, x: Tensor, geometry: EdgeGeometry) -> Tensor:
+    def forward(self, x: Tensor, geometry: FrameGeometry) -> Tensor:
         for block, norm in zip(self.blocks, self.norms, strict=True):
             x = norm(block(x, geometry))
         return x

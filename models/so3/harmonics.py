@@ -164,6 +164,7 @@ class _SolidHarmonics(Function):
 
     @staticmethod
     def backward(ctx, cotangent: Tensor) -> tuple:
+        """``<G_l, D_a S_(l-1)>``, from the values alone."""
         (values,) = ctx.saved_tensors
         return _Contraction.apply(cotangent.contiguous(), values), None
 
@@ -185,6 +186,7 @@ class _Contraction(Function):
 
     @staticmethod
     def backward(ctx, cotangent: Tensor) -> tuple:
+        """T without G, and T without S."""
         left, right = ctx.saved_tensors
         by_left, by_right = needed_inputs(ctx)
         return (
@@ -209,6 +211,7 @@ class _Directional(Function):
 
     @staticmethod
     def backward(ctx, cotangent: Tensor) -> tuple:
+        """T without the vectors, and T without S."""
         vectors, right = ctx.saved_tensors
         by_vectors, by_right = needed_inputs(ctx)
         return (
@@ -233,6 +236,7 @@ class _Transposed(Function):
 
     @staticmethod
     def backward(ctx, cotangent: Tensor) -> tuple:
+        """T without G, and T without the vectors."""
         left, vectors = ctx.saved_tensors
         by_left, by_vectors = needed_inputs(ctx)
         return (

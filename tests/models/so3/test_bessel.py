@@ -14,9 +14,9 @@ from scipy.special import eval_legendre, spherical_jn, spherical_yn
 from torch import Tensor
 
 from benchmarks.speed.bench_special_functions import ARGUMENTS, bessel_error, exact_bessel
-from farfield.models.so3.bessel import bessel_mixture, leading_term, scaled_bessel, spherical_bessel
-from farfield.models.so3.harmonics import solid_harmonics, spherical_harmonics
-from farfield.models.so3.irreps import degree_of_row, degree_slice
+from farfield.models.so3.bessel import leading_term, scaled_bessel, spherical_bessel
+from farfield.models.so3.harmonics import spherical_harmonics
+from farfield.models.so3.irreps import degree_of_row
 from tests.support.draws import draw
 
 TOP = 60
@@ -297,60 +297,6 @@ def test_plane_wave():
     torch.testing.assert_close(total, torch.exp(1j * x * cosine), rtol=0, atol=1e-13)
 
 
-# waves that are smooth at the origin
-
-
-def smooth_waves(vectors: Tensor, kappa: float, size: float, lmax: int) -> Tensor:
-    """j_l(kappa r) Y_lm without a division by r."""
-    radial = leading_term(vectors.new_tensor(kappa * size), lmax) * scaled_bessel(
-        (kappa * vectors).square().sum(-1), lmax
-    )
-    return radial[..., degree_of_row(lmax)] * solid_harmonics(vectors / size, lmax)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "bar"), [(torch.float32, 1e-5), (torch.float64, 2e-14)], ids=["float32", "float64"]
-)
-@pytest.mark.parametrize("kappa", [0.02, 0.3, 1.6])
-def test_smooth_waves_neither_overflow_nor_lose_digits(kappa, dtype, bar):
-    """In a ball of radius 20 to degree 40, against the product of the two functions in float64."""
-    lmax, size = 40, 20.0
-    directions = draw(50, 3, seed=2)
-    lengths = torch.linspace(0, size, 50, dtype=torch.float64)[:, None]
-    vectors = (lengths * directions / directions.norm(dim=-1, keepdim=True)).to(dtype)
-    found = smooth_waves(vectors, kappa, size, lmax).double()
-    exact_vectors = vectors.double()
-    radial = spherical_bessel(kappa * exact_vectors.norm(dim=-1), lmax)[:, degree_of_row(lmax)]
-    expected = radial * spherical_harmonics(exact_vectors, lmax)
-    assert float((found - expected).abs().max()) <= bar
-    largest = spherical_bessel(kappa * lengths[:, 0], lmax).abs().amax(0)
-    for l in range(lmax + 1):
-        if largest[l] > 1e-30:
-            assert float((found - expected)[:, degree_slice(l)].abs().max()) <= 10 * bar * float(
-                largest[l]
-            )
-
-
-def test_smooth_waves_obey_helmholtz():
-    """Laplacian B = -kappa^2 B, at r = 0 as elsewhere, for every component."""
-    kappa, lmax = 0.8, 5
-    vectors = draw(4, 3, seed=3)
-    vectors[0] = 0
-    vectors.requires_grad_(True)
-    waves = smooth_waves(vectors, kappa, 3.0, lmax)
-    for row in range(waves.shape[1]):
-        (gradient,) = torch.autograd.grad(waves[:, row].sum(), vectors, create_graph=True)
-        laplacian = sum(
-            torch.autograd.grad(gradient[:, a].sum(), vectors, retain_graph=True)[0][:, a]
-            for a in range(3)
-        )
-        torch.testing.assert_close(
-            laplacian, -(kappa**2) * waves[:, row].detach(), rtol=0, atol=1e-13
-        )
-    call = functools.partial(smooth_waves, kappa=kappa, size=3.0, lmax=lmax)
-    assert torch.autograd.gradcheck(call, vectors) and torch.autograd.gradgradcheck(call, vectors)
-
-
 # input
 
 
@@ -371,66 +317,3 @@ def test_bad_input_is_refused(function):
         function(torch.ones(2), -1)
     with pytest.raises(ValueError, match="got torch.int64"):
         function(torch.ones(2, dtype=torch.int64), 3)
-
-
-# sums over wave numbers
-
-
-def mixture_as_written(squared: Tensor, wave_numbers: Tensor, weights: Tensor) -> Tensor:
-    functions = scaled_bessel(
-        squared[:, None] * wave_numbers.square(), weights.shape[0] - 1
-    )  # (n, q, l)
-    return torch.einsum("nql,lhq->lhn", functions, weights)
-
-
-@pytest.mark.parametrize("ahead", [0, 1, 2])
-@pytest.mark.parametrize("lmax", [0, 1, 5, 7])
-def test_mixture_is_the_sum_it_says(lmax, ahead):
-    """Values and the derivatives of three orders by r^2, also beyond those foreseen, and by the
-    weights.
-    """
-    squared, kappa = (
-        torch.linspace(0, 200, 61, dtype=torch.float64),
-        torch.tensor([0.05, 0.4, 1.1], dtype=torch.float64),
-    )
-    weights, upstream = draw(lmax + 1, 2, 3, seed=4), draw(lmax + 1, 2, 61, seed=5)
-    columns = []
-    for function in (functools.partial(bessel_mixture, ahead=ahead), mixture_as_written):
-        leaves = [tensor.clone().requires_grad_(True) for tensor in (squared, weights)]
-        value = (function(leaves[0], kappa, leaves[1]) * upstream).sum((0, 1))
-        column = [value]
-        for _ in range(3):
-            column += torch.autograd.grad(
-                column[-2 if len(column) > 1 else 0].sum(), leaves, create_graph=True
-            )
-        columns.append(column)
-    for found, expected in zip(*columns, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
-
-
-@pytest.mark.parametrize("ahead", [0, 2])
-def test_derivatives_of_mixtures_match_differences(ahead):
-    """Those of the derivatives as well: a network trained on forces takes them by the weights and
-    by the positions.
-    """
-    kappa = torch.tensor([0.3, 1.0], dtype=torch.float64)
-    squared = torch.tensor([0.0, 0.7, 30.0], dtype=torch.float64, requires_grad=True)
-    weights = draw(3, 2, 2, seed=6).requires_grad_(True)
-
-    def call(squared: Tensor, weights: Tensor) -> Tensor:
-        return bessel_mixture(squared, kappa, weights, ahead)
-
-    def slope(squared: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(
-            call(squared, weights).square().sum(), (squared, weights), create_graph=True
-        )
-
-    assert torch.autograd.gradcheck(call, (squared, weights)) and torch.autograd.gradgradcheck(
-        call, (squared, weights)
-    )
-    assert torch.autograd.gradgradcheck(slope, (squared, weights))
-
-
-def test_mixtures_refuse_what_they_cannot_foresee():
-    with pytest.raises(ValueError, match="ahead must be >= 0 orders of derivatives, got -1"):
-        bessel_mixture(torch.ones(2), torch.ones(1), torch.ones(1, 1, 1), -1)

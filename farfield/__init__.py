@@ -5,7 +5,7 @@
     model = farfield.load("runs/ethanol/checkpoint_best.pt")              # predict(structures)
     atoms.calc = farfield.FarfieldCalculator("runs/ethanol/checkpoint_best.pt")
     network = farfield.build_model({"name": "e2former"})
-    data = farfield.MoleculeDataset("data/ethanol_sample", "train")
+    data = farfield.MoleculeDataset.open("data/ethanol_sample", "train")
 
 These names are imported when they are asked for; everything else has its own place,
 ``farfield.models``, ``farfield.train``, ... The folders beside this file are relative links to the

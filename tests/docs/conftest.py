@@ -1,16 +1,20 @@
-"""A folder with what the documents work on: tiny data and a checkpoint trained for a moment."""
+"""Folders with what the documents work on: tiny data and a checkpoint trained for a moment."""
+
+import shutil
 
 import pytest
 
 from farfield.preprocess import preprocess_md17
 from farfield.train import train_md17
+from tests.support import documents
+from tests.support.registries import restore_registries, saved_registries
 
 TINY = ["--irreps", "4x0e+4x1o", "--schedule", "hybrid-first-order1", "--no-progress"]
 
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
-    """``data/ethanol_sample``, ``runs/ethanol`` and ``mine.xyz``, as after ``make train``."""
+    """``data/ethanol_sample`` and ``runs/ethanol``, as after ``make train``."""
     folder = tmp_path_factory.mktemp("documents")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -18,3 +22,38 @@ def prepared(tmp_path_factory):
         run = ["--data-path", "data/ethanol_sample", "--run-dir", "runs/ethanol"]
         train_md17.main([*run, *TINY, "--epochs", "1", "--max-cpu-minutes", "0.02"])
     return folder
+
+
+@pytest.fixture(scope="session")
+def folder_of_page(tmp_path_factory):
+    """Page -> the folder where its commands are typed, with the files that the page shows."""
+    folders = {}
+
+    def find(page: str):
+        if page not in folders:
+            folders[page] = tmp_path_factory.mktemp("page")
+            documents.write_files(page, folders[page])
+        return folders[page]
+
+    return find
+
+
+@pytest.fixture
+def equipped_folder(prepared, folder_of_page, monkeypatch):
+    """Page -> its folder with data and checkpoint; the test works there."""
+
+    def equip(page: str):
+        folder = folder_of_page(page)
+        shutil.copytree(prepared, folder, dirs_exist_ok=True)
+        monkeypatch.chdir(folder)
+        return folder
+
+    return equip
+
+
+@pytest.fixture
+def new_process():
+    """Registries as in a new process: called before a command; all is undone after the test."""
+    state = saved_registries()
+    yield lambda: restore_registries(state)
+    restore_registries(state)

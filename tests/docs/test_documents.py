@@ -6,11 +6,11 @@ import shlex
 import pytest
 
 from tests.support import documents
-from tests.support.documents import PAGES, ROOT, Understood, script_of
+from tests.support.documents import PAGES, ROOT, Understood
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 OTHER_PROGRAMS = ("tensorboard", "pip", "git")  # of others: their options are not checked
-COMMANDS = [(page, command) for page in PAGES for command in documents.commands(page)]
+COMMANDS = [(page, words) for page in PAGES for words in documents.commands(page)]
 NAME_OF_FILE = re.compile(r"[\w.-]+(/[\w.-]+)+\.(py|md|toml|txt|yml|svg)|[A-Z]+\.md")
 
 
@@ -20,17 +20,22 @@ def test_every_block_says_what_it_is(page):
         assert block.language in documents.LANGUAGES, f"{page}:{block.line}"
 
 
-@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[command for _, command in COMMANDS])
-def test_command_is_understood(page, command, monkeypatch):
-    words = shlex.split(command)
+@pytest.mark.parametrize(
+    ("page", "words"), COMMANDS, ids=[shlex.join(words) for _, words in COMMANDS]
+)
+def test_command_is_understood(page, words, folder_of_page, monkeypatch, request):
+    if "--import" in words:
+        request.getfixturevalue("new_process")()
     if words[0] == "make":
         for target in words[1:]:
             assert "=" in target or re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), target
     elif words[0] == "python":
-        module, arguments = script_of(words)
+        module, arguments = documents.script_of(words)
+        monkeypatch.chdir(folder_of_page(page))
+        script = documents.load_script(module)
         documents.stop_after_options(monkeypatch)
         with pytest.raises(Understood):
-            documents.run_script(module, arguments)
+            script.main(arguments)
     else:
         assert words[0] in OTHER_PROGRAMS, f"{page}: {words[0]!r} is not a program of this project"
 
@@ -51,9 +56,10 @@ def test_links_lead_to_files(page):
 
 
 def test_a_wrong_option_would_be_found(monkeypatch):
+    script = documents.load_script("train.train_md17")
     documents.stop_after_options(monkeypatch)
     with pytest.raises(ValueError, match="no-such-option"):
-        documents.run_script("train.train_md17", ["--no-such-option", "1"])
+        script.main(["--no-such-option", "1"])
 
 
 def test_the_readme_is_short():

@@ -41,6 +41,18 @@ class Block(NamedTuple):
         found = re.search(r'title="([^"]+)"', self.extras)
         return found[1] if found else None
 
+    @property
+    def commands(self) -> list[list[str]]:
+        """Words of the commands of a shell block; ``&&`` and comments are taken apart."""
+        found = []
+        for line in self.code.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            while "&&" in words:
+                found.append(words[: words.index("&&")])
+                words = words[words.index("&&") + 1 :]
+            found.append(words)
+        return [words for words in found if words]
+
 
 def read(page: str) -> str:
     """Text of a page."""
@@ -62,35 +74,23 @@ def inline_code(page: str) -> list[str]:
     return INLINE.findall(FENCE.sub("", read(page)))
 
 
-def commands(page: str) -> list[str]:
-    """Commands of the shell blocks, one a line, and inline commands of scripts."""
-    found = []
-    for block in blocks(page, "shell"):
-        for line in block.code.replace("\\\n", " ").splitlines():
-            words = " ".join(shlex.quote(word) for word in shlex.split(line, comments=True))
-            found += [part.strip() for part in words.split(" '&&' ") if part.strip()]
+def commands(page: str) -> list[list[str]]:
+    """Words of all commands of a page: those of shell blocks, and inline ones with options."""
+    found = [words for block in blocks(page, "shell") for words in block.commands]
     for code in inline_code(page):
         first, *rest = code.split()
         if first in SCRIPTS and any(word.startswith("--") for word in rest):
-            found.append(f"python -m {SCRIPTS[first]} {' '.join(rest)}")
+            found.append(["python", "-m", SCRIPTS[first], *rest])
         elif first in ("make", "python", "farfield") and rest:
-            found.append(code)
+            found.append(shlex.split(code))
     return found
 
 
-class Understood(Exception):
-    """A script has read its options without an error."""
-
-
-def stop_after_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scripts raise :class:`Understood` as soon as their own parser has accepted the arguments."""
-    parse = argparse.ArgumentParser.parse_args
-
-    def parse_and_stop(self, *arguments, **named):
-        parse(self, *arguments, **named)
-        raise Understood
-
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+def write_files(page: str, folder: Path) -> None:
+    """Write the blocks of a page that are files."""
+    for block in blocks(page):
+        if block.file:
+            (folder / block.file).write_text(block.code, encoding="utf-8")
 
 
 def script_of(words: list[str]) -> tuple[str, list[str]]:
@@ -100,7 +100,29 @@ def script_of(words: list[str]) -> tuple[str, list[str]]:
     return words[1].removesuffix(".py").replace("/", "."), words[2:]
 
 
-def run_script(module: str, arguments: list[str]) -> None:
-    """Call ``main`` of a script of the repository with these arguments."""
-    name = module if module.startswith("benchmarks") else f"farfield.{module}"
-    importlib.import_module(name).main(arguments)
+def load_script(module: str):
+    """The module of a script of the repository, as ``python -m`` names it."""
+    return importlib.import_module(
+        module if module.startswith("benchmarks") else f"farfield.{module}"
+    )
+
+
+class Understood(Exception):
+    """A script has read its options without an error."""
+
+
+def stop_after_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripts that are loaded raise :class:`Understood` once a parser accepted the arguments."""
+    kinds = [argparse.ArgumentParser]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        if "parse_args" in vars(kind):
+            monkeypatch.setattr(kind, "parse_args", _and_stop(kind.parse_args))
+
+
+def _and_stop(parse):
+    def parse_and_stop(self, *arguments, **named):
+        parse(self, *arguments, **named)
+        raise Understood
+
+    return parse_and_stop

@@ -1,0 +1,53 @@
+"""Pages run from top to bottom, in one folder each: their blocks build on each other.
+
+Python blocks run as they stand; a block with a title is a file of that name. Commands run on the
+pages that lead through one piece of work, with trainings and simulations made short.
+"""
+
+import pytest
+
+from tests.support import documents
+from tests.support.documents import PAGES
+from tests.support.registries import restore_registries, saved_registries
+
+WITH_CODE = [page for page in PAGES if documents.blocks(page, "python")]
+WITH_COMMANDS = ("docs/own_data.md", "docs/how_to/")
+SMALL_NETWORK = ("--irreps", "4x0e+4x1o", "--schedule", "hybrid-first-order1")
+SHORTER = {
+    "train.train_potential": ("--epochs", "1", "--max-cpu-minutes", "0.01", "--no-progress"),
+    "simulate.run_md": ("--steps", "20", "--no-progress"),
+}
+
+
+def run_command(words: list[str]) -> None:
+    """Call a script of the project with shorter work; other programs are left alone."""
+    if words[0] != "python":
+        return
+    module, arguments = documents.script_of(words)
+    if module.startswith("train.") and module in SHORTER and "--model" not in arguments:
+        arguments += SMALL_NETWORK
+    documents.load_script(module).main([*arguments, *SHORTER.get(module, ())])
+
+
+@pytest.mark.parametrize("page", WITH_CODE)
+def test_page_runs(page, equipped_folder, new_process, monkeypatch):
+    monkeypatch.syspath_prepend(str(equipped_folder(page)))
+    names = {"__name__": "__main__"}
+    here = saved_registries()  # of the Python session that the blocks share
+    for block in documents.blocks(page):
+        if block.language == "python" and not block.file:
+            restore_registries(here)
+            lines = "\n" * (block.line - 1)  # an error names the line of the page
+            exec(compile(lines + block.code, page, "exec"), names)
+            here = saved_registries()
+        elif block.language == "shell" and page.startswith(WITH_COMMANDS):
+            for words in block.commands:
+                new_process()
+                run_command(words)
+
+
+def test_an_error_in_a_block_names_its_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "ROOT", tmp_path)
+    (tmp_path / "page.md").write_text("# Title\n\n```python\nx = 1\ny = nothing\n```\n")
+    (block,) = documents.blocks("page.md")
+    assert block.line == 4 and block.code == "x = 1\ny = nothing\n"

@@ -1,9 +1,9 @@
-"""Checkpoints: everything that a run needs to go on bit-identically, and that an evaluation needs
-to start from one file.
+"""Checkpoints: all that a run needs to go on bit-identically, and an evaluation to start.
 
 A file holds plain numbers, strings, lists, dicts and tensors only, so it loads with
-``weights_only=True``. It is written beside its final place, flushed and renamed: at any moment the
-name points to a whole checkpoint. Reading verifies the checksum of every record in the file.
+``weights_only=True``. It is written under another name, flushed and renamed: at any moment the name
+points to a whole checkpoint. Reading verifies the checksum of every record in the file. Files of
+earlier formats are read too: see ``checkpoint_formats.py``.
 """
 
 import functools
@@ -37,7 +37,7 @@ ENTRIES = {
     "best": MAYBE,
     "versions": dict,
 }
-SECTIONS = ("run", "model", "training")  # of every configuration
+SECTIONS = ("run", "model", "training")  # in every configuration
 
 
 @functools.cache
@@ -55,16 +55,13 @@ def package_versions() -> dict[str, str]:
 def random_states(device: torch.device) -> dict:
     """States of the generators of python, numpy, torch and the device."""
     version, words, gauss = random.getstate()
-    kind, key, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - the global generator is what has a state to keep
+    kind, key, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - the global one
+
+    # plain numbers and tensors, so that the checkpoint loads with weights_only
+    key = torch.from_numpy(key.astype(np.int64))
     states = {
         "python": [version, torch.tensor(words), gauss],
-        "numpy": [
-            kind,
-            torch.from_numpy(key.astype(np.int64)),
-            int(position),
-            int(has_gauss),
-            float(cached),
-        ],
+        "numpy": [kind, key, int(position), int(has_gauss), float(cached)],
         "torch": torch.get_rng_state(),
     }
     if device.type == "cuda":
@@ -72,28 +69,26 @@ def random_states(device: torch.device) -> dict:
     return states
 
 
-def restore_random_states(states: dict, device: torch.device):
+def restore_random_states(states: dict, device: torch.device) -> None:
     """Inverse of `random_states`."""
     version, words, gauss = states["python"]
     random.setstate((version, tuple(words.tolist()), gauss))
-    kind, key, position, has_gauss, cached = states["numpy"]
-    np.random.set_state((kind, key.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    kind, key, *rest = states["numpy"]
+    np.random.set_state((kind, key.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(states["torch"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
 
 
-def save_checkpoint(path, content: dict):
-    """Write ``content`` (see `Trainer.state`) atomically to ``path``; ``OSError`` where the disk is
-    full.
-    """
+def save_checkpoint(path, content: dict) -> None:
+    """Write ``content`` (see `Trainer.state`) atomically; ``OSError`` where the disk is full."""
     with atomic_write(path) as temporary:
         try:
             torch.save({"format": FORMAT, **content}, temporary)
         except RuntimeError as error:  # torch's writer hides the number of the error
-            reason = f"{path} cannot be written ({_short(error)})"
             raise OSError(
-                f"{reason}: is the disk full? free some space and go on with --resume"
+                f"{path} cannot be written ({_short(error)}): is the disk full? free some space "
+                "and continue with --resume"
             ) from None
 
 
@@ -104,8 +99,8 @@ def _short(error: Exception) -> str:
 def read_checkpoint(path, device="cpu") -> dict:
     """Content of a checkpoint.
 
-    Raises ``FileNotFoundError`` when there is none, ``ValueError`` when the file is damaged,
-    foreign, or of another format.
+    Raises ``FileNotFoundError`` when there is none, ``ValueError`` when the file is damaged, no
+    checkpoint, or of an unknown format.
     """
     path = Path(path)
     if path.is_dir():
@@ -121,15 +116,14 @@ def read_checkpoint(path, device="cpu") -> dict:
             raise ValueError(f"record {damaged} has a wrong checksum")
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
-        reason = (
-            "it holds more than numbers"
-            if isinstance(error, pickle.UnpicklingError)
-            else _short(error)
-        )
-        mend = "use the other checkpoint of the run or train again"
+        reason = _short(error)
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "it holds more than numbers"
         raise ValueError(
-            f"checkpoint {path} is damaged or not a checkpoint ({reason}); {mend}"
+            f"checkpoint {path} is damaged or not a checkpoint ({reason}); use the other "
+            "checkpoint of the run or train again"
         ) from None
+
     if not isinstance(content, dict) or content.get("format") not in READABLE:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         formats = " and ".join(map(str, READABLE))
@@ -143,49 +137,45 @@ def read_checkpoint(path, device="cpu") -> dict:
 def read_run(path, device="cpu") -> dict:
     """Content of a checkpoint of a run with all its parts; errors as in `read_checkpoint`."""
     content = read_checkpoint(path, device)
+
     for name, kind in ENTRIES.items():
         if name not in content or not isinstance(content[name], kind):
             raise ValueError(
                 f"checkpoint {path} is not of a run: it has no {name}; give the {BEST} or {LAST} "
                 "of a run folder"
             )
-    missing = [
-        section for section in SECTIONS if not isinstance(content["config"].get(section), dict)
-    ]
-    if missing:
-        raise ValueError(
-            f"checkpoint {path} is not of a run: its config has no section {missing[0]}; give "
-            "another, or train again"
-        )
+
+    for section in SECTIONS:
+        if not isinstance(content["config"].get(section), dict):
+            raise ValueError(
+                f"checkpoint {path} is not of a run: its config has no section {section}; give "
+                "another, or train again"
+            )
     return content
 
 
-def load_weights(model: nn.Module, weights: dict, path):
+def load_weights(model: nn.Module, weights: dict, path) -> None:
     """Strict ``load_state_dict`` whose error is one line naming the first key that differs."""
     own = model.state_dict()
-    mend = "build the model from the config inside the checkpoint, or train again"
     for key in [*own, *weights]:
         if key not in weights:
-            raise ValueError(
-                f"checkpoint {path} is of another model: it has no weight {key!r}; {mend}"
-            )
-        if key not in own:
-            raise ValueError(
-                f"checkpoint {path} is of another model: its weight {key!r} has no place "
-                f"here; {mend}"
-            )
-        if own[key].shape != weights[key].shape:
-            shapes = f"shape {tuple(weights[key].shape)}, here {tuple(own[key].shape)}"
-            raise ValueError(
-                f"checkpoint {path} is of another model: its weight {key!r} has {shapes}; {mend}"
-            )
+            difference = f"it has no weight {key!r}"
+        elif key not in own:
+            difference = f"its weight {key!r} has no place here"
+        elif own[key].shape != weights[key].shape:
+            there, here = tuple(weights[key].shape), tuple(own[key].shape)
+            difference = f"its weight {key!r} has shape {there}, here {here}"
+        else:
+            continue
+        raise ValueError(
+            f"checkpoint {path} is of another model: {difference}; build the model from the config "
+            "inside the checkpoint, or train again"
+        )
     model.load_state_dict(weights, strict=True)
 
 
 def evaluation_weights(content: dict) -> dict:
-    """The weights a checkpoint is judged by: the averaged ones when averaging was on, else the
-    trained ones.
-    """
+    """The averaged weights where averaging was on, else the trained ones."""
     if content["averaged"] is None:
         return content["weights"]
     return {

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import farfield.models.networks  # noqa: F401 - registers the networks of the package
 from farfield.models.choices import Registry
 from farfield.models.network import NETWORKS
 from farfield.models.option_fields import canonical
@@ -35,8 +36,6 @@ def current_model_options(model: Mapping) -> dict:
 
     What is not known comes back as it is: whoever reads it says so.
     """
-    import farfield.models.networks  # noqa: F401, PLC0415 - registers them; slow, and needed here only
-
     options = {key: value for key, value in model.items() if key not in ("name", "preset")}
     kept = {key: value for key, value in model.items() if key in ("name", "preset")}
     network = _find(NETWORKS, model.get("name"))

@@ -17,7 +17,7 @@ import numpy as np
 
 from farfield.dataloader.storage import files
 from farfield.dataloader.structures import Structures
-from farfield.models.heads.property_readouts import compositions
+from farfield.models.heads.target_scaling import compositions
 
 
 def fit_references(structures: Structures) -> dict[int, float]:

@@ -116,9 +116,12 @@ def _annotations(options_class: type) -> dict[str, tuple]:
 
 
 def _option_field(path: tuple[str, ...], hint: Any, notes: list, default: Any) -> OptionField:
-    kinds = typing.get_args(hint) or (hint,)
+    kinds = typing.get_args(hint) or (hint,)  # "int | None": both
+
+    # a text is the help, a mapping the allowed names
     texts = [note for note in notes if isinstance(note, str)]
     tables = [note for note in notes if isinstance(note, Mapping)]
+
     return OptionField(
         name="_".join(path),
         path=path,

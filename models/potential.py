@@ -63,10 +63,9 @@ class PotentialOptions:
 
 
 class Potential(Network):
-    """``potential(batch) -> {"energy": (graphs,) float64, "forces": (nodes, 3), "stress": (graphs,
-    3, 3)}`` in eV, eV/Angstrom and eV/Angstrom^3.
+    """Energy (graphs,) float64, forces (nodes, 3) and stress (graphs, 3, 3) of structures.
 
-    Arguments
+    In eV, eV/Angstrom and eV/Angstrom^3. Arguments
         network  :class:`EnergyNetwork`
         forces   "conservative", "direct" (the network gives ``direct_forces``) or "none"
         stress   whether there is a stress
@@ -91,6 +90,7 @@ class Potential(Network):
         return self.network.options
 
     def outputs(self) -> dict[str, Output]:
+        """Energy, and forces and stress where they are asked for."""
         found = {"energy": Output("graph", "scalar", "eV")}
         if self.forces != "none":
             found["forces"] = Output("node", "vector", "eV/Angstrom")
@@ -114,6 +114,7 @@ class Potential(Network):
         return self.reference(batch.graph, batch.atomic_numbers)
 
     def forward(self, batch: AtomBatch) -> dict[str, Tensor]:
+        """Predictions for a batch; see :meth:`outputs`."""
         if self.forces == "conservative":
             return self._with_derivatives(batch)
 

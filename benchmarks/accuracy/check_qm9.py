@@ -51,7 +51,7 @@ from farfield.dataloader.sources.qm9_targets import (
 )
 from farfield.dataloader.storage.files import write_json
 from farfield.dataloader.structures import Structures
-from farfield.models.heads.property_readouts import compositions
+from farfield.models.heads.target_scaling import compositions
 
 COLUMNS = {"check": "check", "value": "found", "bar": "bar", "unit": "unit", "ok": "holds"}
 

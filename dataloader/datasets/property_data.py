@@ -11,7 +11,7 @@ A folder made by preprocess.preprocess_qm9 holds
                     where nobody asked for it
 
 Labels are made in float64, ``(value - reference) / scale`` with a scaling (see
-models.heads.property_readouts.fit_scaling), and positions are shifted to the centroid in float64
+models.heads.target_scaling.fit_scaling), and positions are shifted to the centroid in float64
 before they are rounded. The stored vectors are differences of these rounded positions: a basis from
 the cache and one computed from the batch are the same numbers to rounding. Cost: a batch is a few
 copies; times in `benchmarks/speed/bench_qm9_cache.py`.
@@ -36,7 +36,8 @@ from farfield.dataloader.storage.basis_cache import BasisCache
 from farfield.dataloader.structures import Structures
 from farfield.models.batch import AtomBatch
 from farfield.models.choices import check_choice
-from farfield.models.heads.property_readouts import PROPERTIES, references
+from farfield.models.heads.property_heads import PROPERTIES
+from farfield.models.heads.target_scaling import references
 
 MANIFEST = "manifest.json"
 MOLECULES = "molecules.npz"
@@ -104,7 +105,7 @@ class PropertyDataset(StructureDataset):
         graph_ids   (structures,) graph of each structure in the cache
         bond_kinds  (undirected edges of the cache,) uint8, or None
         targets     names of the properties that are labels (none: all that are known and there)
-        scaling     of all targets, as :func:`models.heads.property_readouts.fit_scaling` gives it,
+        scaling     of all targets, as :func:`models.heads.target_scaling.fit_scaling` gives it,
                     or None: labels in their units
         dtype       of positions; batches of another than float32 have no basis, since the cached
                     one is rounded to float32

@@ -1,16 +1,13 @@
-"""One transformer block, the attentions it may hold, and the schedule that says which block comes
-in which layer.
+"""One transformer block, the attentions it may hold, and the schedule of a network.
 
     x <- x + DropPath(attention(norm(x))),      x <- x + DropPath(feed_forward(norm(x)))
-                                                (pre-norm)
 
 Attentions are named as in the publications:
 
-    zero-order, first-order, second-order, all-order    near field: over the edges inside the
-                                                        cutoff, with kernels of that degree
-    fmm-node                                            far field: over all atoms of the graph
-    hybrid-<order>                                      both at once: near + long_scale far,
-                                                        long_scale learned
+    zero-order, first-order, second-order, all-order
+                      near field: over the edges inside the cutoff, with kernels of that degree
+    fmm-node          far field: over all atoms of the graph
+    hybrid-<order>    both at once: near + long_scale far, long_scale learned
 
 A schedule is ``part + part + ...``, a part is an attention's name and how many layers of it follow
 one another: ``hybrid-first-order``, ``first-order6+fmm-node2``. A part without a number is repeated
@@ -184,10 +181,10 @@ def parse_schedule(text: str, layers: int) -> list[str]:
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016) graph by graph: while training a branch is left out with
-    ``probability``, else divided by the probability to stay.
+    """Stochastic depth (Huang et al. 2016), graph by graph.
 
-    ``forward(graph, x (nodes, ...)) -> (nodes, ...)``; nothing happens in evaluation mode.
+    While training a branch is left out with ``probability``, else divided by the probability to
+    stay. ``forward(graph, x (nodes, ...)) -> (nodes, ...)``; nothing happens in evaluation mode.
     """
 
     def __init__(self, probability: float):
@@ -198,12 +195,8 @@ class DropPath(nn.Module):
         if not self.training or not self.probability:
             return x
         stay = 1 - self.probability
-        kept = (
-            torch.empty(
-                graph.num_graphs, *[1] * (x.dim() - 1), dtype=x.dtype, device=x.device
-            ).bernoulli_(stay)
-            / stay
-        )
+        shape = (graph.num_graphs, *[1] * (x.dim() - 1))
+        kept = torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(stay) / stay
         return x * broadcast_nodes(graph, kept)
 
     def extra_repr(self) -> str:
@@ -211,9 +204,7 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward network, each behind a norm and beside a residual: ``forward(x
-    (nodes, rows, channels), scene)``.
-    """
+    """Attention and feed-forward network, each after a norm and inside a residual connection."""
 
     def __init__(self, attention: str, options: BlockOptions):
         super().__init__()
@@ -227,5 +218,6 @@ class Block(nn.Module):
         self.drop_path = DropPath(options.drop_path)
 
     def forward(self, x: Tensor, scene: Scene) -> Tensor:
+        """Features (nodes, rows, channels) -> the same shape."""
         x = x + self.drop_path(scene.graph, self.attention(self.attention_norm(x), scene))
         return x + self.drop_path(scene.graph, self.feed_forward(self.feed_forward_norm(x)))

@@ -55,6 +55,7 @@ class EdgeDegreeEmbedding(nn.Module):
             self.linear.weight *= (2 * torch.arange(lmax + 1).view(-1, 1, 1) + 1) ** 0.5
 
     def forward(self, geometry: NearFieldGeometry) -> Tensor:
+        """Edges -> (nodes, rows, channels)."""
         weights = geometry.invariants * (geometry.envelope * self.scale)  # (edges, hidden)
         every = weights.new_ones(geometry.graph.num_nodes, 1, weights.shape[1])
         return self.linear(
@@ -78,6 +79,8 @@ class E2FormerBackbone(nn.Module):
         super().__init__()
         self.options = options
         lmax, channels = options.lmax, options.channels
+
+        # what an edge and an atom start with
         self.elements = nn.Embedding(MAX_ATOMIC_NUMBER + 1, channels)
         self.edge_elements = EdgeScalars(options.element_size, bond_kinds)
         basis = RADIAL_BASES[options.radial_basis](options.cutoff, options.radial_size)
@@ -86,6 +89,8 @@ class E2FormerBackbone(nn.Module):
         self.edge_degree = EdgeDegreeEmbedding(
             lmax, options.radial_hidden, channels, options.avg_degree
         )
+
+        # the layers
         self.blocks = nn.ModuleList(
             Block(name, options.block(name)) for name in options.attentions()
         )
@@ -141,6 +146,7 @@ class E2Former(EnergyNetwork):
         self.vectors = VectorHead(options.channels) if options.forces == "direct" else None
 
     def forward(self, batch: AtomBatch) -> dict[str, Tensor]:
+        """``atomic_energy`` (nodes,) and, if direct, ``direct_forces`` (nodes, 3)."""
         x = self.backbone.features(batch)
         out = {"atomic_energy": self.energy(x)}
         if self.vectors is not None:

@@ -1,5 +1,4 @@
-"""SE(3)-Transformer for interacting particles: from positions, velocities and charges to their
-change over a horizon.
+"""SE(3)-Transformer for interacting particles: how their state changes over a horizon.
 
 One update is a stack of SE(3)-Transformer layers that reads the present state and adds to it,
 
@@ -27,13 +26,12 @@ from farfield.models.edges import edge_vectors
 from farfield.models.near_field.edge_frames import EdgeBasis
 from farfield.models.network import NBODY, NETWORKS, Network, Output
 from farfield.models.networks.se3_transformer import NodeEmbedding, SE3Layers, SE3Options
+from farfield.models.option_fields import MAIN
 
 
 @dataclasses.dataclass(frozen=True)
 class NBodyOptions(SE3Options):
-    """Options of :class:`SE3TransformerNBody`; the defaults are the network of the results
-    table.
-    """
+    """Options of :class:`SE3TransformerNBody`; the defaults are the network of the results."""
 
     layers: int = 1
     channels: int = 16
@@ -46,9 +44,9 @@ class NBodyOptions(SE3Options):
     radial_size: int = 16
     norm: str = "bias"
     horizon: Annotated[float, "time from start to target"] = 1.0
-    updates: Annotated[int, "updates of positions and velocities"] = 5
-    share_updates: Annotated[bool, "the same weights in every update"] = False
-    edge_motion: Annotated[bool, "edges carry the relative velocity"] = True
+    updates: Annotated[int, "number of updates of positions and velocities", MAIN] = 5
+    share_updates: Annotated[bool, "use the same weights in every update"] = False
+    edge_motion: Annotated[bool, "let edges carry the relative velocity"] = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -58,8 +56,9 @@ class NBodyOptions(SE3Options):
 
 @NETWORKS.register("se3_transformer_nbody")
 class SE3TransformerNBody(Network):
-    """``model(batch) -> {"displacement", "velocity_change": (nodes, 3), "waypoints": (nodes,
-    updates, 6)}``.
+    """Displacement and velocity change of every particle, and the states on the way.
+
+    ``displacement`` and ``velocity_change`` are (nodes, 3), ``waypoints`` (nodes, updates, 6).
 
     Reads ``batch.graph``, ``batch.positions`` (nodes, 3), ``batch.node_features["velocities"]``
     (nodes, 3) and ``["charges"]`` (nodes,), ``batch.edge_features["springs"]`` (edges, 1) in place
@@ -89,43 +88,50 @@ class SE3TransformerNBody(Network):
         }
 
     def forward(self, batch: AtomBatch) -> dict[str, Tensor]:
-        """State changes of all particles of an ``AtomBatch``."""
+        """State changes of all particles of a batch."""
         graph, start = batch.graph, batch.positions
         speed = batch.node_features["velocities"]
-        shift, change = (
-            torch.zeros_like(start),
-            torch.zeros_like(speed),
-        )  # kept apart from the state: small changes stay exact
         charges = batch.node_features["charges"].to(start.dtype)
-        coupling = batch.edge_features.get("springs")
-        if coupling is None:
-            coupling = (
-                charges.index_select(0, graph.src) * charges.index_select(0, graph.dst)
-            ).unsqueeze(-1)
+        coupling = self._coupling(batch, charges)
+
+        # the change is kept apart from the state, so that small changes stay exact
+        shift, change = torch.zeros_like(start), torch.zeros_like(speed)
         tau = self.options.horizon / self.options.updates
-        basis, hidden, waypoints = None if start.requires_grad else batch.edge_basis, None, []
+        basis = None if start.requires_grad else batch.edge_basis
+        hidden, waypoints = None, []
         for step in range(self.options.updates):
             position, velocity = start + shift, speed + change
-            basis = basis or EdgeBasis.from_vectors(
-                edge_vectors(position, graph), self.options.lmax
-            )
+
+            # a cached basis serves the first update only: then particles have moved
+            if basis is None:
+                basis = EdgeBasis.from_vectors(edge_vectors(position, graph), self.options.lmax)
             scalars, vectors = self._edge_features(graph, basis, position, velocity, coupling)
-            fresh = self.embed(
-                torch.stack([charges, velocity.square().sum(-1)], -1), velocity.unsqueeze(1)
-            )
+            inputs = torch.stack([charges, velocity.square().sum(-1)], -1)  # (nodes, 2)
+            fresh = self.embed(inputs, velocity.unsqueeze(1))
             hidden = fresh if hidden is None else hidden + fresh
+
             update = self.updates[0 if self.options.share_updates else step]
             hidden, moved, pushed = update(hidden, graph, basis, scalars, vectors)
             shift = shift + tau * (velocity + moved)
             change = change + pushed
             waypoints.append(torch.cat([shift, change], -1))
             basis = None
-        path = torch.stack(waypoints, 1)
+
+        path = torch.stack(waypoints, 1)  # (nodes, updates, 6)
         return {
             "displacement": path[:, -1, :3],
             "velocity_change": path[:, -1, 3:],
             "waypoints": path,
         }
+
+    def _coupling(self, batch: AtomBatch, charges: Tensor) -> Tensor:
+        """What acts along an edge (edges, 1): the stiffness of its spring, or q_i q_j."""
+        springs = batch.edge_features.get("springs")
+        if springs is not None:
+            return springs
+        source = charges.index_select(0, batch.graph.src)
+        target = charges.index_select(0, batch.graph.dst)
+        return (source * target).unsqueeze(-1)
 
     def _edge_features(
         self, graph, basis, position, velocity, coupling
@@ -141,8 +147,9 @@ class SE3TransformerNBody(Network):
 
 
 class StateUpdate(nn.Module):
-    """One update: attention layers on hidden features, then a linear map to two vectors per
-    particle, extra mean velocity and velocity change.
+    """One update: attention layers, then a linear map to two vectors per particle.
+
+    The vectors are what the mean velocity has beyond the present one, and the velocity change.
     """
 
     def __init__(self, options: NBodyOptions):
@@ -156,6 +163,7 @@ class StateUpdate(nn.Module):
     def forward(
         self, hidden: Tensor, graph, basis: EdgeBasis, scalars: Tensor, vectors: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """New hidden features (nodes, rows, channels) and the two vectors (nodes, 3)."""
         geometry = self.layers.geometry(graph, basis, scalars, vectors)
         hidden = self.layers(hidden, geometry)
         out = self.vectors(hidden[:, 1:4, : self.channels])

@@ -1,5 +1,4 @@
-"""Networks for properties of whole molecules: an SE(3)-Transformer and an E2Former with the
-readouts of ``property_heads.py``.
+"""Networks for properties of molecules: an SE(3)-Transformer and an E2Former with readouts.
 
     elements, positions, edges -> features of atoms (backbone)
                                -> one number or vector of each molecule and target (heads)
@@ -28,7 +27,8 @@ from farfield.models.choices import check_at_least, check_positive
 from farfield.models.edges import edge_vectors, image_vectors
 from farfield.models.elements import MAX_ATOMIC_NUMBER, check_elements
 from farfield.models.graph_ops import sum_edges
-from farfield.models.heads.property_readouts import READOUTS, PropertyHeads, choose_readouts
+from farfield.models.heads.property_heads import PropertyHeads, choose_readouts
+from farfield.models.heads.property_readouts import READOUTS
 from farfield.models.layers.edge_embedding import EdgeScalars
 from farfield.models.near_field.edge_frames import EdgeBasis
 from farfield.models.near_field.se3_attention import FrameGeometry
@@ -37,14 +37,15 @@ from farfield.models.networks.e2former import E2FormerBackbone, keep_variance
 from farfield.models.networks.e2former_options import PRESETS as E2FORMER_PRESETS
 from farfield.models.networks.e2former_options import BackboneOptions
 from farfield.models.networks.se3_transformer import SE3Layers, SE3Options
+from farfield.models.option_fields import MAIN
 from farfield.models.so3.irreps import degree_of_row
 
-# options that both networks share, with what --help says of them
-Targets = Annotated[str, "properties joined by commas"]
+# options that both networks share
+Targets = Annotated[str, "properties to learn, joined by commas", MAIN]
 Readouts = Annotated[
-    str | None, "target=readout joined by commas, where the standard one is not wanted"
+    str | None, "target=readout joined by commas, in place of the standard readout"
 ]
-BondKinds = Annotated[bool, "edges carry the kind of their bond"]
+BondKinds = Annotated[bool, "let edges carry the kind of their bond", MAIN]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +69,9 @@ class SE3PropertyOptions(SE3Options):
     radial_size: int = 32
     norm: str = "gate"
     bond_kinds: BondKinds = True
-    element_size: Annotated[int, "numbers of an element at each end of an edge"] = 8
-    avg_atoms: Annotated[float, "mean number of atoms in the data"] = 18.0
-    avg_degree: Annotated[float, "mean number of edges that end in an atom"] = 2.0
+    element_size: Annotated[int, "width of the embedding of an element on an edge"] = 8
+    avg_atoms: Annotated[float, "mean number of atoms in the training data"] = 18.0
+    avg_degree: Annotated[float, "mean number of neighbours in the training data"] = 2.0
 
     def __post_init__(self):
         super().__post_init__()
@@ -81,8 +82,9 @@ class SE3PropertyOptions(SE3Options):
 
 @dataclasses.dataclass(frozen=True)
 class E2FormerPropertyOptions(BackboneOptions):
-    """Options of :class:`E2FormerProperties`: those of its backbone, and ``targets``, ``readouts``
-    and ``bond_kinds`` as in :class:`SE3PropertyOptions`.
+    """Options of :class:`E2FormerProperties`: its backbone, and what it predicts.
+
+    targets, readouts, bond_kinds: as in :class:`SE3PropertyOptions`.
     """
 
     targets: Targets = "homo"
@@ -118,11 +120,10 @@ E2FORMER_PROPERTY_PRESETS: dict[str, dict[str, object]] = {
 
 
 class PropertyNetwork(Network):
-    """A backbone and its heads: ``model(batch) -> {target: (graphs,) or (graphs, 3)}`` in the units
-    of the training data, float64.
+    """A backbone and its heads: ``model(batch) -> {target: (graphs,) or (graphs, 3)}``, float64.
 
-    Subclasses give ``features(batch) -> (nodes, rows, channels)`` with ``channels`` true ones in
-    front.
+    Predictions are in the units of the training data. Subclasses give ``features(batch) -> (nodes,
+    rows, channels)`` with ``channels`` true ones in front.
     """
 
     predicts = PROPERTIES
@@ -139,13 +140,14 @@ class PropertyNetwork(Network):
 
     def outputs(self) -> dict[str, Output]:
         return {
-            target: Output("graph", READOUTS[readout].kind)
+            target: Output("graph", "vector" if READOUTS[readout].kind == "vector" else "scalar")
             for target, readout in self.readouts.items()
         }
 
     def raw(self, batch: AtomBatch) -> dict[str, Tensor]:
-        """Normalised outputs, in the type of the network: what is compared with (value - reference)
-        / scale while training.
+        """Normalised outputs in the type of the network: what labels are compared with.
+
+        Labels are (value - reference) / scale while training.
         """
         return self.heads.raw(
             batch.graph, self.features(batch), batch.positions, batch.atomic_numbers
@@ -156,9 +158,7 @@ class PropertyNetwork(Network):
         return self.heads(batch.graph, self.features(batch), batch.positions, batch.atomic_numbers)
 
     def set_scaling(self, scaling: Mapping[str, Mapping]) -> None:
-        """Take the scaling that :func:`models.heads.property_readouts.fit_scaling` found with
-        ``model.readouts``.
-        """
+        """Take what :func:`models.heads.target_scaling.fit_scaling` found for the readouts."""
         self.heads.scaling.set(scaling)
 
 
@@ -186,24 +186,28 @@ class SE3TransformerProperties(PropertyNetwork):
     def features(self, batch: AtomBatch) -> Tensor:
         """Features of every atom after all layers."""
         check_elements(batch.atomic_numbers)
-        graph, options = batch.graph, self.options
-        basis = None if batch.positions.requires_grad else batch.edge_basis
-        if basis is None:
-            images = image_vectors(graph, batch.cell, batch.image_shift)
-            basis = EdgeBasis.from_vectors(
-                edge_vectors(batch.positions, graph, images), options.lmax
-            )
-        geometry = self.layers.geometry(graph, basis, self.edge_elements(batch))
-        around = self.surroundings(geometry)
-        x = torch.cat(
-            [around[:, :1] + self.elements(batch.atomic_numbers).unsqueeze(1), around[:, 1:]], 1
+        geometry = self.layers.geometry(
+            batch.graph, self._edge_basis(batch), self.edge_elements(batch)
         )
-        return self.layers(nn.functional.pad(x, (0, options.pseudo_channels)), geometry)
+
+        around = self.surroundings(geometry)  # (nodes, rows, true channels)
+        elements = self.elements(batch.atomic_numbers).unsqueeze(1)
+        x = torch.cat([around[:, :1] + elements, around[:, 1:]], 1)
+        return self.layers(nn.functional.pad(x, (0, self.options.pseudo_channels)), geometry)
+
+    def _edge_basis(self, batch: AtomBatch) -> EdgeBasis:
+        """The cached basis, or one that gradients by the positions pass through."""
+        if batch.edge_basis is not None and not batch.positions.requires_grad:
+            return batch.edge_basis
+        images = image_vectors(batch.graph, batch.cell, batch.image_shift)
+        vectors = edge_vectors(batch.positions, batch.graph, images)
+        return EdgeBasis.from_vectors(vectors, self.options.lmax)
 
 
 class Surroundings(nn.Module):
-    """First features of a node: ``avg_degree^(-1/2) sum_j u(r_ij) Y_lm(r^_ij) (W_l e_ij)``, as the
-    E2Former starts.
+    """First features of a node from its surroundings, as the E2Former starts.
+
+        x_i = avg_degree^(-1/2) sum_j u(r_ij) Y_lm(r^_ij) (W_l e_ij)
 
     Without them the first layer meets scalars alone, and its kernels of order m > 0 nothing.
     ``forward(geometry) -> (nodes, rows, channels)``. The harmonics are the rows m = 0 of the
@@ -239,4 +243,5 @@ class E2FormerProperties(PropertyNetwork):
         self.backbone = E2FormerBackbone(options, options.bond_kinds)
 
     def features(self, batch: AtomBatch) -> Tensor:
+        """Features of every atom after all layers."""
         return self.backbone.features(batch)

@@ -1,5 +1,4 @@
-"""SE(3)-Transformer (Fuchs et al. 2020, arXiv:2006.10503) on features of one layout (nodes, (lmax +
-1)^2, channels).
+"""SE(3)-Transformer (Fuchs et al. 2020, arXiv:2006.10503) on features (nodes, rows, channels).
 
     scalars, vectors -> embed -> [edge attention -> norm non-linearity] x layers -> scalars, vectors
 
@@ -122,8 +121,7 @@ class SE3Options:
 
 
 class SE3Layers(nn.Module):
-    """The stack of attention blocks on hidden features (nodes, rows, channels), with the shared
-    radial trunk.
+    """Attention blocks on hidden features (nodes, rows, channels) that share a radial trunk.
 
     ``forward(x, geometry) -> x``; ``geometry(graph, basis, edge_scalars, edge_vectors)`` prepares
     what the layers share.
@@ -134,6 +132,8 @@ class SE3Layers(nn.Module):
         self.options = options
         basis = RADIAL_BASES[options.radial_basis](options.cutoff, options.radial_size)
         self.trunk = RadialTrunk(basis, options.edge_scalars, options.radial_hidden)
+
+        # a layer is an attention and the non-linearity that follows it
         shape = options.attention(options.channels, options.channels)
         self.blocks = nn.ModuleList(
             EdgeAttention(shape, self_interaction=options.self_interaction, skip=options.skip)
@@ -152,13 +152,14 @@ class SE3Layers(nn.Module):
         edge_scalars: Tensor | None = None,
         edge_vectors: Tensor | None = None,
     ) -> FrameGeometry:
-        """Rotations, envelope and trunk features of the edges; edge_scalars (edges, k),
-        edge_vectors (edges, k, 3).
+        """Rotations, envelope and trunk features of the edges.
+
+        edge_scalars (edges, k), edge_vectors (edges, k, 3).
         """
         basis = basis.up_to(self.options.lmax)
-        envelope = ENVELOPES[self.options.envelope](basis.length / self.options.cutoff).unsqueeze(
-            -1
-        )
+        fade = ENVELOPES[self.options.envelope]
+        envelope = fade(basis.length / self.options.cutoff).unsqueeze(-1)  # (edges, 1)
+
         return FrameGeometry(
             graph,
             basis.rotation(),
@@ -177,9 +178,8 @@ class SE3Layers(nn.Module):
 class SE3Transformer(nn.Module):
     """Scalars and vectors of nodes in, scalars and vectors of nodes out.
 
-    ``forward(graph, basis, scalars (nodes, scalars_in), vectors (nodes, vectors_in, 3),
-    edge_scalars=None, edge_vectors=None) -> (scalars (nodes, scalars_out), vectors (nodes,
-    vectors_out, 3))``.
+    In: scalars (nodes, scalars_in), vectors (nodes, vectors_in, 3), and of the edges scalars
+    (edges, k) and vectors (edges, k, 3). Out: (nodes, scalars_out) and (nodes, vectors_out, 3).
     """
 
     def __init__(
@@ -209,8 +209,9 @@ class SE3Transformer(nn.Module):
 
 
 class NodeEmbedding(nn.Module):
-    """Linear map of scalars (nodes, scalars_in) and vectors (nodes, vectors_in, 3) to features
-    (nodes, rows, channels); higher degrees start at zero.
+    """Linear map of scalars and vectors to features; higher degrees start at zero.
+
+    (nodes, scalars_in) and (nodes, vectors_in, 3) -> (nodes, rows, channels).
     """
 
     def __init__(self, lmax: int, channels: int, scalars_in: int, vectors_in: int, pseudo: int = 0):
@@ -228,8 +229,9 @@ class NodeEmbedding(nn.Module):
 
 
 class NodeReadout(nn.Module):
-    """Linear map of the true channels to scalars (nodes, scalars_out) and vectors (nodes,
-    vectors_out, 3).
+    """Linear map of the true channels to scalars (nodes, scalars_out) and vectors.
+
+    Vectors are (nodes, vectors_out, 3).
     """
 
     def __init__(self, channels: int, scalars_out: int, vectors_out: int):
@@ -239,11 +241,11 @@ class NodeReadout(nn.Module):
         self.vector = nn.Linear(channels, vectors_out, bias=False) if vectors_out else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (nodes, rows, channels) -> scalars and vectors of nodes."""
         true = x[..., : self.channels]
-        scalars = self.scalar(true[:, 0]) if self.scalar else true.new_zeros(x.shape[0], 0)
-        vectors = (
-            self.vector(true[:, 1:4]).transpose(1, 2)
-            if self.vector
-            else true.new_zeros(x.shape[0], 0, 3)
-        )
+        scalars, vectors = true.new_zeros(x.shape[0], 0), true.new_zeros(x.shape[0], 0, 3)
+        if self.scalar is not None:
+            scalars = self.scalar(true[:, 0])
+        if self.vector is not None:
+            vectors = self.vector(true[:, 1:4]).transpose(1, 2)
         return scalars, vectors

@@ -10,7 +10,7 @@ from easydict import EasyDict
 
 from farfield.common import checkpoint
 from farfield.dataloader.datasets.property_data import PropertyDataset
-from farfield.models.heads.property_readouts import fit_scaling
+from farfield.models.heads.target_scaling import fit_scaling
 from farfield.preprocess import preprocess_qm9
 from farfield.train import evaluate, launch, train_qm9
 from farfield.train.network_options import chosen_network

@@ -25,7 +25,9 @@ from farfield.dataloader.chemistry.molecule_graphs import GRAPH_RULES
 from farfield.dataloader.datasets.property_data import PropertyDataset, PropertyFolder
 from farfield.dataloader.sources.qm9_targets import TARGETS
 from farfield.dataloader.split_protocols import SPLITS
-from farfield.models.heads.property_readouts import READOUTS, choose_readouts, fit_scaling
+from farfield.models.heads.property_heads import choose_readouts
+from farfield.models.heads.property_readouts import READOUTS
+from farfield.models.heads.target_scaling import fit_scaling
 from farfield.train.data_order import EpochLoader, ordered_batches, shuffled_batches
 from farfield.train.losses import LOSSES, WeightedLoss
 from farfield.train.network_options import check_layers

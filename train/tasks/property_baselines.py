@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from farfield.models.heads.property_readouts import compositions
+from farfield.models.heads.target_scaling import compositions
 
 MEAN, LINEAR = "mean", "linear in the elements"
 

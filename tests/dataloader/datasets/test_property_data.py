@@ -19,7 +19,7 @@ from farfield.dataloader.storage import basis_cache
 from farfield.dataloader.storage.basis_rows import CacheSettings
 from farfield.dataloader.structures import Structures
 from farfield.models.edges import edge_vectors
-from farfield.models.heads.property_readouts import fit_scaling, references
+from farfield.models.heads.target_scaling import fit_scaling, references
 from farfield.models.near_field.edge_frames import EdgeBasis
 from farfield.preprocess.basis_shards import make_basis
 

@@ -12,12 +12,10 @@ import torch
 from torch import Tensor
 
 from farfield.models.graph_ops import GraphIndex
-from farfield.models.heads.property_readouts import (
-    PROPERTIES,
-    READOUTS,
-    PropertyHeads,
+from farfield.models.heads.property_heads import PROPERTIES, PropertyHeads, choose_readouts
+from farfield.models.heads.property_readouts import READOUTS
+from farfield.models.heads.target_scaling import (
     TargetScaling,
-    choose_readouts,
     compositions,
     fit_scaling,
     references,
@@ -337,7 +335,7 @@ def test_scalings_of_another_run_are_refused():
     readouts, scaling = every_scaling()
     module = TargetScaling({"alpha": "sum"})
     for wrong, quoted in (
-        ({}, "unknown target 'alpha'"),
+        ({}, "target must be one of .*got 'alpha'"),
         ({"alpha": scaling["homo"]}, "alpha is of kind 'mean', its readout of kind 'sum'"),
         ({"alpha": {**scaling["alpha"], "scale": 0.0}}, "scale > 0, got scale 0.0"),
         ({"alpha": {**scaling["alpha"], "constant": float("nan")}}, "finite"),
@@ -354,11 +352,11 @@ def test_unknown_elements_are_refused():
     module = TargetScaling({"alpha": "sum"})
     module.set(scaling)
     with pytest.raises(
-        ValueError, match=r"Z = 7 \(there are those of Z = \[1, 6, 8\]\); train with that element"
+        ValueError, match=r"unknown element N \(Z = 7\); this model was trained on H, C, O"
     ):
         module(GRAPH, NUMBERS, {"alpha": torch.zeros(3)})
     with pytest.raises(
-        ValueError, match=r"Z = 7 \(there are those of Z = \[1, 6, 8\]\); train with that element"
+        ValueError, match=r"unknown element N \(Z = 7\); this model was trained on H, C, O"
     ):
         references(NUMBERS.numpy(), np.array(SIZES), scaling, "alpha")
 

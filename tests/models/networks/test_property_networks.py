@@ -18,7 +18,8 @@ from farfield.models.batch import AtomBatch
 from farfield.models.edges import edge_vectors
 from farfield.models.factory import build_model, network_class, network_names
 from farfield.models.graph_ops import GraphIndex
-from farfield.models.heads.property_readouts import READOUTS, fit_scaling, references
+from farfield.models.heads.property_readouts import READOUTS
+from farfield.models.heads.target_scaling import fit_scaling, references
 from farfield.models.layers.edge_embedding import NUM_BOND_KINDS
 from farfield.models.near_field.edge_frames import EdgeBasis
 from tests.laws import Case, CutoffSuite, ModelCases, ModelSuite, complete_graph, cutoff_graph
@@ -248,7 +249,7 @@ def test_a_basis_of_more_degrees_serves_and_one_of_fewer_is_refused():
         for name, value in model(cached).items():
             torch.testing.assert_close(value, model(batch)[name], rtol=1e-5, atol=1e-6)
     with pytest.raises(
-        ValueError, match="basis has lmax 1, the network 2: rebuild it with --lmax 2"
+        ValueError, match="basis has lmax 1 but the model needs lmax 2; preprocess with --lmax 2"
     ):
         model(dataclasses.replace(batch, edge_basis=EdgeBasis.from_vectors(vectors, 1)))
 
@@ -301,7 +302,7 @@ def test_bond_kinds_and_elements_are_seen(base, connect):
         ({"atomic_numbers": torch.tensor([1, 6, 0, 8, 6, 1, 1, 1])}, r"1 \.\. 118, got 0"),
         (
             {"atomic_numbers": torch.tensor([1, 6, 9, 8, 6, 1, 1, 1])},
-            r"Z = 9 \(there are those of Z = \[1, 6, 8\]\); train with",
+            r"unknown element F \(Z = 9\); this model was trained on H, C, O",
         ),
     ],
 )
@@ -316,7 +317,7 @@ MISTAKES = [
     ({"targets": "homo,hommo"}, ["'hommo'", "did you mean 'homo'"]),
     ({"targets": " ,"}, ["' ,'", "e.g. homo,gap,mu"]),
     ({"targets": "mu,homo,mu"}, ["'mu,homo,mu'", "different"]),
-    ({"readouts": "homo=zzz"}, ["'zzz'", "known: sum, mean, max"]),
+    ({"readouts": "homo=zzz"}, ["'zzz'", "readout must be one of sum, mean, max"]),
     ({"readouts": "gap=mean"}, ["'gap=mean'", "among homo"]),
     ({"readouts": "mean"}, ["'mean'", "alpha=mean"]),
     ({"readouts": "homo=dipole"}, ["'dipole'", "'homo'", "one number", "choose one of sum"]),

@@ -1,0 +1,108 @@
+"""The validator passes every network of the package and names the mistake of a broken one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from farfield.models.batch import AtomBatch
+from farfield.models.factory import build_model
+from farfield.models.network import EnergyNetwork
+from farfield.models.network_check import check_network
+from farfield.models.potential import Potential, PotentialOptions
+from tests.laws import cutoff_graph
+
+CUTOFF = 4.0
+SMALL = {"irreps": "8x0e+8x1o", "radial_hidden": 8, "near_heads": 2, "far_key_features": 2}
+
+
+@pytest.fixture(autouse=True)
+def double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def molecules() -> AtomBatch:
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.tensor([5, 3])
+    positions = 1.5 * torch.randn(8, 3, generator=generator, dtype=torch.float64)
+    numbers = torch.tensor([1, 6, 8, 1, 1, 6, 8, 1])
+    graph = cutoff_graph(positions, counts, CUTOFF)
+    return AtomBatch(graph, positions, numbers, cutoff=CUTOFF)
+
+
+def bodies() -> AtomBatch:
+    batch, generator = molecules(), torch.Generator().manual_seed(1)
+    features = {
+        "velocities": torch.randn(8, 3, generator=generator, dtype=torch.float64),
+        "charges": torch.tensor([1.0, -1.0] * 4, dtype=torch.float64),
+    }
+    return dataclasses.replace(batch, atomic_numbers=None, node_features=features)
+
+
+@pytest.mark.parametrize(
+    ("config", "batch"),
+    [
+        ({"name": "e2former", **SMALL}, molecules),
+        ({"name": "e2former", "forces": "direct", **SMALL}, molecules),
+        ({"name": "e2former_properties", "targets": "homo,dipole,r2", "cutoff": 4.0}, molecules),
+        ({"name": "se3_transformer_properties", "bond_kinds": False}, molecules),
+        ({"name": "se3_transformer_nbody", "updates": 2}, bodies),
+    ],
+    ids=lambda value: value["name"] if isinstance(value, dict) else "",
+)
+def test_networks_of_the_package_pass(config, batch):
+    torch.manual_seed(0)
+    check_network(build_model(config), batch())
+
+
+class Broken(EnergyNetwork):
+    """An energy per atom from distances to the neighbours, with one mistake by name."""
+
+    Options = PotentialOptions
+
+    def __init__(self, mistake: str = ""):
+        super().__init__()
+        self.options, self.mistake = PotentialOptions(), mistake
+        self.strength = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, batch: AtomBatch) -> dict[str, Tensor]:
+        graph, x = batch.graph, batch.positions
+        vectors = x[graph.dst] - x[graph.src]
+        lengths = vectors.norm(dim=1)
+        terms = {
+            "": torch.exp(-lengths),
+            "translation": torch.exp(-lengths) * x[graph.src, 0],
+            "rotation": torch.exp(-lengths) * vectors[:, 0],
+            "permutation": torch.exp(-lengths) * (1 + torch.arange(len(lengths))),
+            "batch": torch.exp(-lengths) / graph.num_nodes,
+            "finite": torch.exp(-lengths) / 0.0,
+        }
+        each = x.new_zeros(graph.num_nodes).index_add(0, graph.dst, terms[self.mistake])
+        energy = self.strength * each
+        return {"atomic_energy": energy[:-1] if self.mistake == "rows" else energy}
+
+
+def test_a_network_of_ones_own_passes_or_hears_its_mistake():
+    check_network(Broken(), molecules())
+    check_network(Potential(Broken()), molecules())
+    for mistake in ("translation", "rotation", "permutation"):
+        with pytest.raises(ValueError, match=f"atomic_energy breaks under {mistake}"):
+            check_network(Broken(mistake), molecules())
+    with pytest.raises(ValueError, match="depends on its batch"):
+        check_network(Broken("batch"), molecules())
+    with pytest.raises(ValueError, match="is not finite"):
+        check_network(Broken("finite"), molecules())
+
+
+def test_outputs_must_be_what_is_promised():
+    broken = Broken()
+    broken.outputs = lambda: {"energy": Potential(Broken()).outputs()["energy"]}
+    with pytest.raises(ValueError, match="promises 'energy', forward gives atomic_energy"):
+        check_network(broken, molecules())
+    with pytest.raises(ValueError, match=">= 2 structures, got 1"):
+        check_network(Broken(), molecules().split()[0])

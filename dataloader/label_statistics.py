@@ -1,5 +1,4 @@
-"""Numbers a network wants to know about its training set: reference energies per element, size of
-forces, neighbours, extent.
+"""Statistics of a training set that a network is built from.
 
 Reference energies. With n_Z(s) atoms of element Z in structure s, least squares of E_s = sum_Z
 n_Z(s) e_Z in float64. Where the compositions do not tell the elements apart (one molecule, or one
@@ -21,13 +20,16 @@ from farfield.models.heads.target_scaling import compositions
 
 
 def fit_references(structures: Structures) -> dict[int, float]:
-    """Reference energy of every element, Z -> eV; ``ValueError`` for an empty set or one without
-    energies.
+    """Reference energy of every element, Z -> eV.
+
+    ``ValueError`` for an empty set or one without energies.
     """
     if not len(structures):
         raise ValueError("reference energies need at least one structure, got none")
     counts = compositions(structures.atomic_numbers, structures.counts, structures.elements)
     energy = structures.energy_for("reference energies")
+
+    # least squares of the deviation from the mean per atom: the smallest solution is next to it
     mean = energy.sum() / structures.counts.sum()
     residual = energy - mean * structures.counts
     deviation = np.linalg.lstsq(counts, residual, rcond=1e-9)[0]
@@ -38,7 +40,8 @@ def fit_references(structures: Structures) -> dict[int, float]:
 
 
 def reference_energy(structures: Structures, references: dict[int, float]) -> np.ndarray:
-    """Sum of the reference energies of the atoms of every structure (structures,) float64, eV;
+    """Sum of the reference energies of the atoms of every structure (structures,) float64, eV.
+
     ``ValueError`` for an unknown element.
     """
     elements = sorted(references)
@@ -48,15 +51,17 @@ def reference_energy(structures: Structures, references: dict[int, float]) -> np
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """Numbers of a training set.
+    """Statistics of a training set.
 
-    structures           their number
-    references           Z -> eV
-    energy_std           eV, of a structure, after the references
-    energy_per_atom_std  eV, likewise, each divided by its atoms
-    force_rms            eV/Angstrom, of a component; 0 without forces
+    structures           number of structures
+    references           reference energy of every element, Z -> eV
+    energy_std           standard deviation of the energies minus their references, eV
+    energy_per_atom_std  the same, each energy divided by the atoms of its structure, eV
+    force_rms            root mean square of a force component, eV/Angstrom; 0 without forces
     average_neighbors    directed edges per atom
-    average_atoms, typical_atoms (median), largest_atoms
+    average_atoms        mean number of atoms of a structure
+    typical_atoms        median number of atoms of a structure
+    largest_atoms        largest number of atoms of a structure
     design_radius        largest distance of an atom from the centroid of its structure, Angstrom;
                          what the far field is designed for
     """
@@ -74,29 +79,28 @@ class Statistics:
 
     @classmethod
     def of(cls, structures: Structures, num_edges: int) -> Statistics:
-        """Statistics of ``structures``, whose neighbour graphs have ``num_edges`` directed edges
-        together; they need energies.
+        """Statistics of ``structures``, which need energies.
+
+        num_edges: directed edges of all their neighbour graphs.
         """
         references = fit_references(structures)
         residual = structures.energy - reference_energy(structures, references)
+        forces = structures.forces
+        force_rms = 0.0 if forces is None else float(np.sqrt(np.mean(forces**2)))
+
+        # vector from the centroid of its structure to every atom (atoms, 3)
+        offset = structures.positions - centroids(structures)[structures.structure_of_atom]
         return cls(
             structures=len(structures),
             references=references,
             energy_std=float(residual.std()),
             energy_per_atom_std=float((residual / structures.counts).std()),
-            force_rms=0.0
-            if structures.forces is None
-            else float(np.sqrt(np.mean(structures.forces**2))),
+            force_rms=force_rms,
             average_neighbors=num_edges / structures.num_atoms,
             average_atoms=float(structures.counts.mean()),
             typical_atoms=int(np.median(structures.counts)),
             largest_atoms=int(structures.counts.max()),
-            design_radius=float(
-                np.linalg.norm(
-                    structures.positions - centroids(structures)[structures.structure_of_atom],
-                    axis=1,
-                ).max()
-            ),
+            design_radius=float(np.linalg.norm(offset, axis=1).max()),
         )
 
     def save(self, path: str | Path):
@@ -105,8 +109,10 @@ class Statistics:
 
     @classmethod
     def load(cls, path: str | Path, hint: str = files.REBUILD_HINT) -> Statistics:
-        """Read what :meth:`save` wrote; ``FileNotFoundError`` or ``ValueError`` with file and
-        ``hint`` if that cannot be had.
+        """Read what :meth:`save` wrote.
+
+        hint: what the user can do, the end of an error. ``FileNotFoundError`` or ``ValueError``
+        with the file.
         """
         content = files.read_json(path, hint)
         names = {field.name for field in dataclasses.fields(cls)}
@@ -115,21 +121,15 @@ class Statistics:
                 f"{path} must hold {', '.join(sorted(names))}, it holds "
                 f"{', '.join(sorted(content))}; {hint}"
             )
-        return cls(
-            **content
-            | {
-                "references": {
-                    int(number): energy for number, energy in content["references"].items()
-                }
-            }
-        )
+
+        # json has texts as keys
+        references = {int(number): energy for number, energy in content["references"].items()}
+        return cls(**content | {"references": references})
 
 
 def centroids(structures: Structures) -> np.ndarray:
     """Mean position of the atoms of every structure (structures, 3)."""
-    sums = (
-        np.add.reduceat(structures.positions, structures.offsets[:-1], axis=0)
-        if len(structures)
-        else np.zeros((0, 3))
-    )
+    if not len(structures):
+        return np.zeros((0, 3))
+    sums = np.add.reduceat(structures.positions, structures.offsets[:-1], axis=0)
     return sums / structures.counts[:, None]

@@ -210,6 +210,7 @@ def _read_index(folder: Path, name: str, count: int) -> np.ndarray:
             f"{path} does not exist; put the published index files there (folder splits of the "
             "rMD17 archive)"
         )
+
     words = path.read_text(encoding="utf-8", errors="replace").replace(",", "\n").split()
     try:
         values = np.array([int(word) for word in words])
@@ -306,6 +307,8 @@ def _cormorant(count: int, options: SplitOptions) -> Indices:
 def _qm9_sizes(name: str, count: int, options: SplitOptions, train: int, val: int) -> SplitOptions:
     """Options with the published sizes, which divide all of QM9, or with those of the user."""
     given = options.train is not None and options.val is not None
+
+    # the published sizes belong to the whole set
     if not given and (options.train, options.val, options.test) != (None, None, None):
         asked = f"--train {options.train} --val {options.val} --test {options.test}"
         raise ValueError(

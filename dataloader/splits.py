@@ -70,6 +70,7 @@ class Split:
                 f"{name} must hold indices 0 .. {self.count - 1} of the data, got "
                 f"{part.min()} .. {part.max()}"
             )
+
         values, counts = np.unique(part, return_counts=True)
         if len(values) < len(part):
             raise ValueError(

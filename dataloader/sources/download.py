@@ -1,10 +1,10 @@
 """Public files over http: with resume, checksum, mirrors and a way out without a network.
 
-A file arrives as ``.NAME.part`` beside its place and is renamed when it is whole. A broken transfer
-goes on where it stopped (HTTP Range, under the condition that the server's file is still the same
-one); a server that cannot do that sends all again. A whole file is compared with its SHA-256 where
-that is known; where it is not, with the announced size, and the checksum is recorded in
-``NAME.sha256``, so that later damage is found; what does not begin as a file of its ending does (a
+A file arrives as ``.NAME.part`` in its folder and is renamed when it is whole. A broken transfer
+goes on where it stopped (HTTP Range, under the condition that the server still has the same file);
+a server that cannot continue sends the file again. A whole file is compared with its SHA-256 where
+it is known, and with the announced size where it is not; the checksum is recorded in
+``NAME.sha256``, so that later damage is found. What does not begin like a file of its suffix (a
 page of a server that has moved) is not taken. Every address is tried in turn.
 """
 
@@ -26,26 +26,19 @@ RAW_FOLDER = "data/raw"
 RAW_FOLDER_HELP = "folder with the published files; missing files are downloaded into it"
 TIMEOUT = 30.0  # seconds without a byte
 ATTEMPTS = 4  # at one address, as long as each brings something
-CHUNK = 1 << 18
+CHUNK_BYTES = 1 << 18
 REFUSED_RANGE = 416
-FAILURES = (
-    OSError,
-    http.client.HTTPException,
-)  # URLError, timeouts and broken connections are OSErrors
 
+# URLError, timeouts and broken connections are OSErrors
+FAILURES = (OSError, http.client.HTTPException)
 
-BEGINNINGS = {
-    ".npz": b"PK",
-    ".bz2": b"BZh",
-    ".gz": b"\x1f\x8b",
-}  # ending -> first bytes of such a file
+# suffix -> first bytes of such a file
+BEGINNINGS = {".npz": b"PK", ".bz2": b"BZh", ".gz": b"\x1f\x8b"}
 
 
 @dataclasses.dataclass(frozen=True)
 class RemoteFile:
-    """A public file: its name here, addresses in order of preference, and SHA-256 where it is
-    known.
-    """
+    """A public file: its name here, addresses in order of preference, SHA-256 where it is known."""
 
     name: str
     urls: tuple[str, ...]
@@ -53,7 +46,7 @@ class RemoteFile:
 
     @property
     def beginning(self) -> bytes:
-        """First bytes of any file of this ending; empty where they are not known."""
+        """First bytes of any file with this suffix; empty where they are not known."""
         return BEGINNINGS.get(Path(self.name).suffix, b"")
 
 
@@ -63,24 +56,23 @@ def fetch(
     open_bar: Callable | None = None,
     timeout: float = TIMEOUT,
 ) -> Path:
-    """The file in ``folder``, downloaded if it is not there.
+    """The file in ``folder``, downloaded if it is missing.
 
-    open_bar: ``open_bar(name, bytes in all or None, bytes that are there) -> progress bar`` (as
-    tqdm).
-    Raises ``ValueError`` for a file with the wrong checksum and ``OSError`` that says where to put
-    the file by hand if no address can be reached.
+    open_bar: ``open_bar(name, bytes in all or None, bytes that are there)`` gives a progress bar
+    like tqdm's. timeout: seconds without a byte. ``ValueError`` for a file with the wrong checksum;
+    ``OSError`` that says where to put the file by hand if no address can be reached.
     """
     target = Path(folder) / remote.name
     if target.exists():
         check_file(remote, target)
         return target
+
     files.make_folder(target.parent)
+    bar = functools.partial(open_bar or _NoBar, remote.name)
     reasons = []
     for url in remote.urls:
         try:
-            _fetch_from(
-                url, remote, target, open_bar or (lambda name, total, done: _NoBar()), timeout
-            )
+            _fetch_from(url, remote, target, bar, timeout)
             return target
         except (*FAILURES, ValueError) as error:
             reasons.append(f"{url}: {_reason(error)}")
@@ -89,17 +81,18 @@ def fetch(
 
 
 def check_file(remote: RemoteFile, path: Path):
-    """``ValueError`` if a file that is there has another checksum than is known or was recorded
-    when it was downloaded.
-    """
+    """``ValueError`` unless the file has the checksum that is known, or that its download noted."""
+    expected = remote.sha256
     record = _record_of(path)
-    wanted = remote.sha256 or (
-        record.read_text(encoding="utf-8").split()[0] if record.exists() else None
-    )
-    if wanted is not None and (found := files.file_checksum(path)) != wanted:
-        sums = f"SHA-256 {found[:12]}..., wanted {wanted[:12]}..."
+    if expected is None and record.exists():
+        expected = record.read_text(encoding="utf-8").split()[0]
+    if expected is None:
+        return
+    found = files.file_checksum(path)
+    if found != expected:
         raise ValueError(
-            f"{path} is damaged or another file ({sums}); remove it to have it downloaded again"
+            f"{path} is damaged or another file (SHA-256 {found[:12]}..., expected "
+            f"{expected[:12]}...); remove it to have it downloaded again"
         )
 
 
@@ -108,7 +101,10 @@ def _record_of(path: Path) -> Path:
 
 
 class _NoBar:
-    """Shows nothing."""
+    """A progress bar that shows nothing."""
+
+    def __init__(self, name: str, total: int | None, done: int):
+        pass
 
     def update(self, count: int):
         """As tqdm's."""
@@ -117,36 +113,16 @@ class _NoBar:
         """As tqdm's."""
 
 
-def _fetch_from(url: str, remote: RemoteFile, target: Path, open_bar: Callable, timeout: float):
+def _fetch_from(
+    url: str, remote: RemoteFile, target: Path, open_bar: Callable, timeout: float
+) -> None:
     """Bring the whole file from one address, or raise what went wrong."""
     part = target.with_name(f".{target.name}.part")
-    for attempt in range(ATTEMPTS):
-        before = part.stat().st_size if part.exists() else 0
-        try:
-            _transfer(url, part, functools.partial(open_bar, remote.name), timeout)
-            break
-        except urllib.error.HTTPError as error:
-            if error.code != REFUSED_RANGE or not before:
-                raise
-            _discard(
-                part
-            )  # whole already, or no beginning of the server's file: once more from the start
-        except FAILURES:
-            if attempt + 1 == ATTEMPTS or not part.exists() or part.stat().st_size <= before:
-                raise
+    _transfer_with_retries(url, part, open_bar, timeout)
     checksum = files.file_checksum(part)
-    if remote.sha256 is not None and checksum != remote.sha256:
-        _discard(part)
-        raise ValueError(
-            f"wrong checksum (SHA-256 {checksum[:12]}..., wanted {remote.sha256[:12]}...)"
-        )
-    with open(part, "rb") as file:
-        begins = file.read(len(remote.beginning))
-    if begins != remote.beginning:
-        _discard(part)
-        raise ValueError(
-            f"what came is no {Path(remote.name).suffix} file (it begins with {begins!r})"
-        )
+    _check_part(part, remote, checksum)
+
+    # the record of the checksum comes first: a file without one would never be checked again
     files.sync(part)
     with files.atomic_write(_record_of(target)) as temporary:
         temporary.write_text(f"{checksum}  {target.name}\n", encoding="utf-8")
@@ -155,40 +131,79 @@ def _fetch_from(url: str, remote: RemoteFile, target: Path, open_bar: Callable, 
     _discard(part)
 
 
-def _transfer(url: str, part: Path, open_bar: Callable, timeout: float):
-    """Append to ``part`` what is missing; ``OSError`` if the connection ends before the announced
-    size.
+def _transfer_with_retries(url: str, part: Path, open_bar: Callable, timeout: float) -> None:
+    """Fill ``part`` in at most ATTEMPTS attempts, each of which must bring something."""
+    for attempt in range(ATTEMPTS):
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            _transfer(url, part, open_bar, timeout)
+            return
+        except urllib.error.HTTPError as error:
+            if error.code != REFUSED_RANGE or not before:
+                raise
+            # whole already, or another file than the server's: once more from the start
+            _discard(part)
+        except FAILURES:
+            if attempt + 1 == ATTEMPTS or not part.exists() or part.stat().st_size <= before:
+                raise
+
+
+def _check_part(part: Path, remote: RemoteFile, checksum: str) -> None:
+    """``ValueError`` for another checksum than the known one, and for a file of another kind."""
+    if remote.sha256 is not None and checksum != remote.sha256:
+        _discard(part)
+        raise ValueError(
+            f"wrong checksum (SHA-256 {checksum[:12]}..., expected {remote.sha256[:12]}...)"
+        )
+    with open(part, "rb") as file:
+        begins = file.read(len(remote.beginning))
+    if begins != remote.beginning:
+        _discard(part)
+        raise ValueError(
+            f"the server sent something that is not a {Path(remote.name).suffix} file (it begins "
+            f"with {begins!r})"
+        )
+
+
+def _transfer(url: str, part: Path, open_bar: Callable, timeout: float) -> None:
+    """Append to ``part`` what is missing.
+
+    ``OSError`` if the connection ends before the announced size.
     """
     done, mark = _state_of(part, url)
     headers = {"User-Agent": "farfield", "Accept-Encoding": "identity"}
     if done:
-        headers |= {"Range": f"bytes={done}-"} | ({"If-Range": mark} if mark else {})
-    with urllib.request.urlopen(
-        urllib.request.Request(url, headers=headers), timeout=timeout
-    ) as response:
-        continued = response.status == 206 and response.headers.get("Content-Range", "").startswith(
-            f"bytes {done}-"
-        )
-        if done and not continued:
+        headers["Range"] = f"bytes={done}-"
+    if done and mark:
+        headers["If-Range"] = mark
+    request = urllib.request.Request(url, headers=headers)
+    with urllib.request.urlopen(request, timeout=timeout) as response:
+        # a server that cannot continue sends all of the file again
+        place = response.headers.get("Content-Range", "")
+        continued = response.status == 206 and place.startswith(f"bytes {done}-")
+        if not continued:
             done = 0
         length = response.headers.get("Content-Length")
         total = None if length is None else done + int(length)
         _note(part, url, response.headers)
+
         with (
             open(part, "ab" if continued else "wb") as file,
             contextlib.closing(open_bar(total, done)) as bar,
         ):
-            while chunk := response.read(CHUNK):
+            while chunk := response.read(CHUNK_BYTES):
                 file.write(chunk)
                 bar.update(len(chunk))
+
     found = part.stat().st_size
     if total is not None and found != total:
         raise ConnectionError(f"the connection ended after {found} of {total} bytes")
 
 
 def _state_of(part: Path, url: str) -> tuple[int, str | None]:
-    """Bytes that are there from this address, and the mark of the server's file they belong to; a
-    part without a mark is not continued.
+    """Bytes that came from this address, and the mark of the server's file they belong to.
+
+    A part without a mark is not continued.
     """
     note = part.with_name(part.name + ".json")
     with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -200,8 +215,9 @@ def _state_of(part: Path, url: str) -> tuple[int, str | None]:
 
 
 def _note(part: Path, url: str, headers):
-    """Remember which version of the file the part belongs to. A weak ETag is no proof that bytes
-    are equal.
+    """Remember which version of the file the part belongs to.
+
+    A weak ETag does not prove that the bytes are equal.
     """
     tag = headers.get("ETag")
     mark = tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")

@@ -1,5 +1,6 @@
-"""Structures from extended xyz files with energies and forces (3BPA, AcAc and most published sets),
-read by ase.
+"""Structures from extended xyz files with energies and forces, read by ase.
+
+3BPA, AcAc and most published sets have this format.
 
 ase takes values that stand under its own names (``energy``, ``forces``, ``stress``) out of the
 comment line and the columns and puts them into a calculator; others (``REF_energy``,
@@ -43,10 +44,15 @@ def read_extxyz(
 ) -> Structures:
     """All frames of an extended xyz file, in eV and Angstrom.
 
-    units: of the file (default: eV and Angstrom, as ase has it). energy_key, forces_key ("absent":
-    without), stress_key (None: without). periodic: None takes the pbc of the file, False reads its
-    structures as open. progress: called after each frame with 1. Raises ``FileNotFoundError``, or
-    ``ValueError`` with the file, the frame, the key and the keys that are there.
+    units       of the file (None: eV and Angstrom, as ase has it)
+    energy_key  name of the energy in the file
+    forces_key  name of the forces ("absent": read without forces)
+    stress_key  name of the stress (None: read without stress)
+    periodic    None takes the pbc of the file, False reads its structures as open
+    progress    called after each frame with 1
+
+    ``FileNotFoundError``, or ``ValueError`` with the file, the frame, the key and the keys that are
+    there.
     """
     path = Path(path)
     if not path.is_file():
@@ -56,12 +62,14 @@ def read_extxyz(
             f"{path}: {stress_key!r} names a virial, which is -volume x stress; write the stress "
             "into the file first"
         )
-    keys = {
-        "energy": energy_key,
-        "forces": None if forces_key == ABSENT else forces_key,
-        "stress": stress_key,
-    }
-    keys = {name: key for name, key in keys.items() if key is not None}
+
+    # label -> its name in the file
+    keys = {"energy": energy_key}
+    if forces_key != ABSENT:
+        keys["forces"] = forces_key
+    if stress_key is not None:
+        keys["stress"] = stress_key
+
     frames = []
     for index, atoms in enumerate(_frames(path)):
         frames.append(_read_frame(path, index, atoms, keys))
@@ -73,68 +81,80 @@ def read_extxyz(
 
 
 def _frames(path: Path) -> Iterator[ase.Atoms]:
+    """Frames one after the other; ``ValueError`` with the frame that cannot be read."""
     import ase.io  # half a second that scripts for other files do not wait for
 
-    done = 0
-    try:
-        for atoms in ase.io.iread(path, index=":", format="extxyz"):
-            yield atoms
-            done += 1
-    except (
+    # what ase raises for a damaged file, in its parser and below it
+    damage = (
         ase.io.ParseError,
         ase.io.extxyz.XYZError,
         ValueError,
         LookupError,
         RuntimeError,
-    ) as error:
+    )
+    done = 0
+    try:
+        for atoms in ase.io.iread(path, index=":", format="extxyz"):
+            yield atoms
+            done += 1
+    except damage as error:
         raise ValueError(
             f"{path}: frame {done} cannot be read as extended xyz ({error}); correct the file"
         ) from None
 
 
 def _read_frame(path: Path, index: int, atoms, keys: dict[str, str]) -> dict:
+    """Arrays of one frame by their names in ``Structures``; keys: label -> its name in the file."""
     held = dict(atoms.info) | dict(atoms.arrays)
     if atoms.calc is not None:
         held |= {name: value for name, value in atoms.calc.results.items() if value is not None}
+    named = [str(atoms.info[key]) for key in NAME_KEYS if key in atoms.info]
     frame = {
         "atomic_numbers": atoms.numbers,
         "positions": atoms.positions,
         "cell": np.array(atoms.cell),
         "periodic": np.array(atoms.pbc),
+        "names": named[0] if named else "",
     }
-    frame["names"] = str(next((atoms.info[key] for key in NAME_KEYS if key in atoms.info), ""))
+
+    shapes = {"energy": (), "forces": atoms.positions.shape, "stress": (3, 3)}
     for name, key in keys.items():
-        if key not in held:
-            there = ", ".join(sorted(set(held) - {"numbers", "positions"})) or "nothing more"
-            raise ValueError(
-                f"{path}: frame {index} has no {name} {key!r} (it holds {there}); give --{name}-key"
-            )
-        try:
-            values = np.asarray(held[key], dtype=np.float64)
-        except (TypeError, ValueError):
-            raise ValueError(
-                f"{path}: {name} {key!r} of frame {index} must be numbers, got {held[key]!r}; "
-                f"give --{name}-key"
-            ) from None
+        values = _label(path, index, name, key, held)
         frame[name] = full_stress(values) if name == "stress" else values
-        wanted = {"energy": (), "forces": atoms.positions.shape, "stress": (3, 3)}[name]
-        if frame[name].shape != wanted:
+        if frame[name].shape != shapes[name]:
             raise ValueError(
-                f"{path}: {name} {key!r} of frame {index} must have the shape {wanted}, got "
+                f"{path}: {name} {key!r} of frame {index} must have the shape {shapes[name]}, got "
                 f"{frame[name].shape}"
             )
     return frame
 
 
+def _label(path: Path, index: int, name: str, key: str, held: dict) -> np.ndarray:
+    """The label ``name``, called ``key`` in the file, as numbers."""
+    if key not in held:
+        there = ", ".join(sorted(set(held) - {"numbers", "positions"})) or "nothing more"
+        raise ValueError(
+            f"{path}: frame {index} has no {name} {key!r} (it holds {there}); give --{name}-key"
+        )
+    try:
+        return np.asarray(held[key], dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{path}: {name} {key!r} of frame {index} must be numbers, got {held[key]!r}; "
+            f"give --{name}-key"
+        ) from None
+
+
 def _joined(path: Path, frames: list[dict], units: Units, periodic: bool | None) -> Structures:
+    """All frames laid end to end; periodic: None as the file says, False all open."""
     columns = {name: [frame[name] for frame in frames] for name in frames[0]}
-    arrays = {
-        name: np.concatenate(columns.pop(name))
-        for name in ("atomic_numbers", "positions", "forces")
-        if name in columns
-    }
-    arrays |= {name: np.stack(values) for name, values in columns.items()}
-    arrays["counts"] = np.array([len(frame["positions"]) for frame in frames])
+    arrays = {"counts": np.array([len(positions) for positions in columns["positions"]])}
+
+    # atoms end to end, everything else a row for each frame
+    for name, values in columns.items():
+        per_atom = name in ("atomic_numbers", "positions", "forces")
+        arrays[name] = np.concatenate(values) if per_atom else np.stack(values)
+
     if periodic and not arrays["periodic"].any():
         raise ValueError(
             f"{path} has no periodic frame (pbc is F everywhere) for --periodic; leave it out"

@@ -200,7 +200,7 @@ def unpack_revised(archive: str | Path, molecule: str, folder: str | Path) -> Pa
                         temporary.write_bytes(content.extractfile(member).read())
     except (tarfile.TarError, EOFError, OSError) as error:
         raise ValueError(
-            f"{archive} is damaged or no tar archive ({error}); remove it to have it "
+            f"{archive} is damaged or not a tar archive ({error}); remove it to have it "
             "downloaded again"
         ) from None
     if not target.exists():

@@ -1,13 +1,14 @@
 """Structures from npz files: one molecule in many frames, or a ragged set.
 
-    fixed    numbers (atoms,)        positions, forces (structures, atoms, 3)    energy
-             (structures,) or (structures, 1)
-    ragged   numbers (all atoms,)    positions, forces (all atoms, 3)            energy
-             (structures,)    n_atoms (structures,)
+    array              fixed                                 ragged
+    numbers            (atoms,)                              (all atoms,)
+    positions, forces  (structures, atoms, 3)                (all atoms, 3)
+    energy             (structures,) or (structures, 1)      (structures,) or (structures, 1)
+    n_atoms            (no such array)                       (structures,)
 
-The names of the arrays are looked for among the usual ones (:data:`KEYS`) unless given. Units are
-given, never guessed; where a file states its own (``r_unit``, ``e_unit`` of sGDML files) and they
-differ, that is an error. One-dimensional numbers per structure that are none of these become
+The names of the arrays are looked for among the usual ones (:data:`KEYS`) unless they are given.
+Units are given, never guessed; where a file states its units (``r_unit``, ``e_unit`` of sGDML
+files) and they differ, that is an error. Other arrays with one number for each structure become
 ``extra``, in the units of the file.
 """
 
@@ -36,13 +37,7 @@ KEYS = {
     "forces": ("F", "forces"),
 }
 COUNTS, CELL = "n_atoms", "cell"
-OTHER_CELLS = (
-    "lattice",
-    "box",
-    "pbc",
-    "cells",
-    "unit_cell",
-)  # names of what may be a cell and is not read as one
+OTHER_CELLS = ("lattice", "box", "pbc", "cells", "unit_cell")  # may be cells, and are not read
 WORDS = ("theory", "e_unit", "r_unit")
 STATED_UNITS = {  # what sGDML files call the units
     "e_unit": {
@@ -67,57 +62,64 @@ def read_npz(
 ) -> Structures:
     """Structures of an npz file, in eV and Angstrom.
 
-    units: of the file. keys: name -> array for some of numbers, positions, energy, forces
-    ("absent": without forces). periodic: whether the cells of a file that has them repeat; it must
-    be said. stress_key: array (structures, 3, 3) or (structures, 6) in Voigt's order, of cells that
-    repeat (None: without). Raises ``FileNotFoundError`` or ``ValueError`` with the file: damaged, a
-    key that is not there (and those that are), shapes that do not fit, other units.
+    units       of the file
+    keys        numbers, positions, energy or forces -> array, where its name is not a usual one;
+                forces may be "absent": read without them
+    periodic    whether the cells of a file that has them repeat; it must be said
+    stress_key  array (structures, 3, 3) or (structures, 6) in Voigt's order, of cells that repeat
+                (None: without stress)
+
+    ``FileNotFoundError`` or ``ValueError`` with the file: damaged, a name that is not there (and
+    those that are), shapes that do not fit, other units.
     """
     files.read_npz(path, (), WHOLE_FILE_HINT)  # whole and readable
     with np.load(path, allow_pickle=False) as archive:
         held = archive.files
     names = _find_keys(path, held, keys or {})
-    if stress_key is not None and (stress_key not in held or not periodic):
-        there = (
-            f"it holds {', '.join(held)}"
-            if stress_key not in held
-            else "stress needs cells that repeat, --periodic"
-        )
-        raise ValueError(
-            f"{path}: no stress can be read from {stress_key!r} ({there}); leave --stress-key "
-            "out, or give another"
-        )
-    content = _read(
-        path, held, {*names.values(), COUNTS, CELL, *WORDS, *filter(None, [stress_key])}
-    )
+    if stress_key is not None:
+        _check_stress_key(path, stress_key, held, periodic)
+
+    used = {*names.values(), COUNTS, CELL} | ({stress_key} if stress_key else set())
+    content = _read(path, held, used | set(WORDS))
     _check_stated_units(path, content, units)
     arrays = {quantity: content[name] for quantity, name in names.items()}
     try:
         flat = _ragged(arrays, content[COUNTS]) if COUNTS in content else _fixed(arrays)
         box = _cells(content, len(flat["counts"]), periodic)
         if stress_key is not None:
-            box["stress"] = np.stack(
-                [full_stress(np.asarray(values, np.float64)) for values in content[stress_key]]
-            )
-        used = {*names.values(), COUNTS, CELL, stress_key}
-        rest = {
+            rows = [full_stress(np.asarray(row, np.float64)) for row in content[stress_key]]
+            box["stress"] = np.stack(rows)
+
+        # further numbers, one for each structure
+        extra = {
             name: values
             for name, values in content.items()
-            if name not in used and values.shape == flat["counts"].shape
+            if name not in used
+            and values.shape == flat["counts"].shape
+            and np.issubdtype(values.dtype, np.number)
         }
-        extra = {
-            name: values for name, values in rest.items() if np.issubdtype(values.dtype, np.number)
-        }
-        return in_project_units(
-            flat | box, units, extra=extra, theory=_text(content.get("theory", ""))
-        )
+        theory = _text(content.get("theory", ""))
+        return in_project_units(flat | box, units, extra=extra, theory=theory)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
+def _check_stress_key(path, stress_key: str, held: list[str], periodic: bool | None) -> None:
+    if stress_key in held and periodic:
+        return
+    why = "stress needs cells that repeat, --periodic"
+    if stress_key not in held:
+        why = f"it holds {', '.join(held)}"
+    raise ValueError(
+        f"{path}: no stress can be read from {stress_key!r} ({why}); leave --stress-key out, or "
+        "give another"
+    )
+
+
 def full_stress(values: np.ndarray) -> np.ndarray:
-    """A stress (3, 3) of 6 numbers in Voigt's order (xx yy zz yz xz xy) or of 9; what has another
-    size stays as it is.
+    """A stress (3, 3) from 6 numbers in Voigt's order (xx yy zz yz xz xy) or from 9.
+
+    Values of another size stay as they are, to be refused later.
     """
     if values.shape == (6,):
         return voigt_6_to_full_3x3_stress(values)
@@ -125,13 +127,14 @@ def full_stress(values: np.ndarray) -> np.ndarray:
 
 
 def in_project_units(arrays: dict[str, np.ndarray], units: Units, **more) -> Structures:
-    """``Structures`` of arrays in ``units``; ``more``: what has none."""
+    """``Structures`` of arrays in ``units``; more: what has no unit."""
     factors = {
         "positions": units.length_factor,
         "energy": units.energy_factor,
         "forces": units.force_factor,
+        "cell": units.length_factor,
+        "stress": units.stress_factor,
     }
-    factors |= {"cell": units.length_factor, "stress": units.stress_factor}
     converted = {
         name: np.asarray(values, np.float64) * factors[name] if name in factors else values
         for name, values in arrays.items()
@@ -140,21 +143,23 @@ def in_project_units(arrays: dict[str, np.ndarray], units: Units, **more) -> Str
 
 
 def _find_keys(path, held: list[str], given: Mapping[str, str]) -> dict[str, str]:
+    """Quantity -> its name among the arrays ``held`` of the file."""
     found = {}
     for quantity, usual in KEYS.items():
-        if quantity == "forces" and given.get(quantity) == ABSENT:
+        key = given.get(quantity)
+        if quantity == "forces" and key == ABSENT:
             continue
-        wanted = (given[quantity],) if given.get(quantity) else usual
-        name = next((name for name in wanted if name in held), None)
-        if name is None:
-            option = f"give --{quantity}-key" + (
-                f" (or --{quantity}-key {ABSENT})" if quantity == "forces" else ""
-            )
-            there = f"it holds {', '.join(held) or 'nothing'}"
+        accepted = (key,) if key else usual
+        names = [name for name in accepted if name in held]
+        if not names:
+            option = f"give --{quantity}-key"
+            if quantity == "forces":
+                option += f" (or --{quantity}-key {ABSENT})"
             raise ValueError(
-                f"{path} has no {quantity} {' or '.join(map(repr, wanted))} ({there}); {option}"
+                f"{path} has no {quantity} {' or '.join(map(repr, accepted))} (it holds "
+                f"{', '.join(held) or 'nothing'}); {option}"
             )
-        found[quantity] = name
+        found[quantity] = names[0]
     return found
 
 
@@ -171,12 +176,15 @@ def _check_stated_units(path, content: dict, units: Units):
             )
 
 
-def _read(path, held: list[str], wanted: set[str]) -> dict[str, np.ndarray]:
-    """The wanted arrays that are there, and all others but pickled objects, which published files
-    hold and nobody should load.
+def _read(path, held: list[str], used: set[str]) -> dict[str, np.ndarray]:
+    """The arrays that are used, and all others except pickled objects.
+
+    Published files hold pickled objects, and nobody should load them.
     """
-    content = files.read_npz(path, [name for name in held if name in wanted], WHOLE_FILE_HINT)
-    for name in [name for name in held if name not in wanted]:
+    content = files.read_npz(path, [name for name in held if name in used], WHOLE_FILE_HINT)
+    for name in held:
+        if name in used:
+            continue
         try:
             content |= files.read_npz(path, (name,), WHOLE_FILE_HINT)
         except ValueError as error:
@@ -191,25 +199,27 @@ def _text(value) -> str:
 
 
 def _fixed(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """One molecule in many frames, laid end to end."""
     positions, numbers = arrays["positions"], arrays["numbers"].reshape(-1)
     if positions.ndim != 3 or positions.shape[1:] != (len(numbers), 3):
-        wanted = f"(structures, {len(numbers)}, 3) beside {len(numbers)} atomic numbers"
         raise ValueError(
-            f"positions must have the shape {wanted}, got {positions.shape}; a ragged file needs "
-            f"{COUNTS!r}"
+            f"positions must have the shape (structures, {len(numbers)}, 3) for {len(numbers)} "
+            f"atomic numbers, got {positions.shape}; a ragged file needs {COUNTS!r}"
         )
-    frames = len(positions)
     if "forces" in arrays and arrays["forces"].shape != positions.shape:
         raise ValueError(
             f"forces must have the shape of the positions {positions.shape}, got "
             f"{arrays['forces'].shape}"
         )
+
+    # (frames, atoms, 3) -> (frames * atoms, 3)
+    frames = len(positions)
     flat = {name: arrays[name].reshape(-1, 3) for name in ("positions", "forces") if name in arrays}
-    flat |= {
+    return flat | {
         "atomic_numbers": np.tile(_whole(numbers), frames),
         "counts": np.full(frames, len(numbers)),
+        "energy": _energy(arrays, frames),
     }
-    return flat | {"energy": _energy(arrays, frames)}
 
 
 def _ragged(arrays: dict[str, np.ndarray], counts: np.ndarray) -> dict[str, np.ndarray]:
@@ -253,18 +263,9 @@ def _whole(values: np.ndarray) -> np.ndarray:
 def _cells(
     content: dict[str, np.ndarray], structures: int, periodic: bool | None
 ) -> dict[str, np.ndarray]:
+    """Cells that repeat, or nothing; ``ValueError`` where the user must say which."""
     if CELL not in content:
-        if periodic:
-            raise ValueError(
-                f"there is no array {CELL!r} (structures, 3, 3) for --periodic; leave it out for "
-                "open structures"
-            )
-        other = next((name for name in OTHER_CELLS if name in content), None)
-        if other and periodic is None:
-            raise ValueError(
-                f"cells must be named {CELL!r}, there is {other!r}: name them so, or say "
-                "--no-periodic for open structures"
-            )
+        _check_without_cell(content, periodic)
         return {}
     if periodic is None:
         raise ValueError(
@@ -276,6 +277,20 @@ def _cells(
         "cell": np.broadcast_to(content[CELL], (structures, 3, 3)),
         "periodic": np.ones((structures, 3), bool),
     }
+
+
+def _check_without_cell(content: dict[str, np.ndarray], periodic: bool | None) -> None:
+    if periodic:
+        raise ValueError(
+            f"there is no array {CELL!r} (structures, 3, 3) for --periodic; leave it out for "
+            "open structures"
+        )
+    others = [name for name in OTHER_CELLS if name in content]
+    if others and periodic is None:
+        raise ValueError(
+            f"cells must be named {CELL!r}, there is {others[0]!r}: name them so, or say "
+            "--no-periodic for open structures"
+        )
 
 
 def _read_format(path: Path, how: FileReading, progress: Callable[[int], object]) -> Structures:

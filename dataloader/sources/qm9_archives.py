@@ -133,7 +133,8 @@ def _sdf_and_table(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
             )
     except (tarfile.TarError, EOFError, OSError) as error:
         raise ValueError(
-            f"{path} is damaged or no tar archive ({error}); remove it to have it downloaded again"
+            f"{path} is damaged or not a tar archive ({error}); remove it to have it "
+            "downloaded again"
         ) from None
 
 

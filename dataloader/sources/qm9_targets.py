@@ -1,5 +1,6 @@
-"""The properties of QM9 (Ramakrishnan et al. 2014, B3LYP/6-31G(2df,p)): names, units, and the
-energies of free atoms.
+"""The properties of QM9: names, units, and the energies of free atoms.
+
+Source: Ramakrishnan et al. 2014, B3LYP/6-31G(2df,p).
 
 Names are those of DGL's QM9EdgeDataset. The project computes in eV, debye, bohr^3, bohr^2,
 cal/mol/K and GHz; files have energies in hartree (or kcal/mol, where a table gives atomisation
@@ -21,18 +22,17 @@ from ase import units as ase_units
 from farfield.dataloader.units import ENERGY_UNITS
 
 HARTREE = ENERGY_UNITS["hartree"]  # eV
-TABLE_KCAL = (
-    HARTREE / 627.509
-)  # eV; MoleculeNet's table of atomisation energies was made with 1 hartree = 627.509 kcal/mol
+# eV; MoleculeNet's table of atomisation energies was made with 1 hartree = 627.509 kcal/mol
+TABLE_KCAL = HARTREE / 627.509
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
     """A property.
 
-    unit, file_unit, shown_unit: of the project, of files, of tables of errors. factor: file ->
-    project. shown_factor: project -> table. keys: names in files. shape: of the value of one
-    molecule.
+    unit: in the project. file_unit: in files. shown_unit: in tables of errors. factor: from the
+    file to the project. shown_factor: from the project to tables. keys: names in files. shape: of
+    the value of one molecule.
     """
 
     description: str
@@ -84,23 +84,7 @@ TARGETS: dict[str, Target] = {
     ),
 }
 TABLE = tuple(name for name in TARGETS if name != "dipole")  # order in DGL's table
-LINE = (
-    "A",
-    "B",
-    "C",
-    "mu",
-    "alpha",
-    "homo",
-    "lumo",
-    "gap",
-    "r2",
-    "zpve",
-    "U0",
-    "U",
-    "H",
-    "G",
-    "Cv",
-)  # order in the xyz files
+
 ELEMENTS = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}
 FREE_ATOMS = {  # atomref.txt: Z -> hartree
     "U0": {1: -0.500273, 6: -37.846772, 7: -54.583861, 8: -75.064579, 9: -99.718730},
@@ -108,12 +92,15 @@ FREE_ATOMS = {  # atomref.txt: Z -> hartree
     "H": {1: -0.497912, 6: -37.844411, 7: -54.581501, 8: -75.062219, 9: -99.716370},
     "G": {1: -0.510927, 6: -37.861317, 7: -54.598897, 8: -75.079532, 9: -99.733544},
 }
+# order in the xyz files
+LINE = ("A", "B", "C", "mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", *FREE_ATOMS, "Cv")
 ATOMISED = {name: f"{name}_atom" for name in FREE_ATOMS}  # X -> X_atom
 
 
 def free_atom_energy(name: str, atomic_numbers: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Sum of the free atoms' energies of every structure (structures,) float64, eV; ``ValueError``
-    for an element that QM9 has not.
+    """Sum of the free atoms' energies of every structure (structures,) float64, eV.
+
+    ``ValueError`` for an element that QM9 does not have.
     """
     table = np.full(119, np.nan)
     table[list(FREE_ATOMS[name])] = list(FREE_ATOMS[name].values())
@@ -124,6 +111,7 @@ def free_atom_energy(name: str, atomic_numbers: np.ndarray, counts: np.ndarray) 
             f"free atoms of QM9 are Z = {sorted(FREE_ATOMS[name])}, got Z = {wrong}; leave "
             f"{name} out"
         )
+
     structure = np.repeat(np.arange(len(counts)), counts)
     return HARTREE * np.bincount(structure, per_atom, minlength=len(counts))
 

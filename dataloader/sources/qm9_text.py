@@ -1,7 +1,8 @@
-"""The text formats of QM9: an xyz file with properties, and molecules of an sdf (V2000). Either
-gives an entry, or the reason why not.
+"""The text formats of QM9: an xyz file with properties, and molecules of an sdf (V2000).
 
-xyz, columns parted by blanks and tabs; numbers may be written 1.2*^-6 (Mathematica), which is
+A molecule gives an entry, or the reason why it cannot be read.
+
+xyz, columns separated by blanks and tabs; numbers may be written 1.2*^-6 (Mathematica), which is
 1.2e-6:
 
     number of atoms n
@@ -12,8 +13,8 @@ xyz, columns parted by blanks and tabs; numbers may be written 1.2*^-6 (Mathemat
     InChI twice
 
 sdf: title, two lines, a line that starts with the numbers of atoms and bonds (3 columns each),
-atoms (x, y, z in 10 columns each, element),
-bonds (two atoms and the order, 3 columns each), properties up to ``M  END``, data, and ``$$$$``.
+atoms (x, y, z in 10 columns each, element), bonds (two atoms and the order, 3 columns each),
+properties up to ``M  END``, data, and ``$$$$``.
 
 Cost: 35 us an xyz file, 90 us an sdf entry of 18 atoms.
 """
@@ -35,8 +36,10 @@ MOST_ATOMS = 999
 
 @dataclasses.dataclass(slots=True)
 class Entry:
-    """A molecule of a file: Z (n), positions (3 n) flat, gdb number (None: not said), values in
-    file units, bonds (a, b, order).
+    """A molecule of a file.
+
+    numbers: atomic numbers (n). positions: (3 n), flat. index: gdb number (None: not said). values:
+    properties in the units of the file. bonds: (atom, atom, order).
     """
 
     numbers: list[int]
@@ -56,11 +59,14 @@ def parse_xyz(text: str) -> Entry:
     head = lines[1].split()
     if len(head) != len(LINE) + 2:
         raise ValueError(f"{len(head)} words in the line of properties, not {len(LINE) + 2}")
+
+    # element x y z charge, and no atom after the last
     words = [line.split() for line in lines[2 : 2 + count]]
     if any(len(row) != 5 for row in words) or _is_atom(lines[2 + count]):
         raise ValueError(f"not {count} lines of atoms")
     numbers = [_element(row[0]) for row in words]
     positions = _numbers((word for row in words for word in row[1:4]), "positions")
+
     smiles = lines[3 + count].split()
     return Entry(
         numbers,
@@ -72,34 +78,39 @@ def parse_xyz(text: str) -> Entry:
 
 
 def parse_mol(lines: list[str]) -> Entry:
-    """One molecule of an sdf, without its properties; ``ValueError`` with the reason if it is
-    broken.
+    """One molecule of an sdf, without its properties.
+
+    ``ValueError`` with the reason if it is broken.
     """
     if len(lines) < 4:
         raise ValueError(f"{len(lines)} lines, a molecule has at least 4")
-    count, bonds = (
-        _whole(lines[3][:3], "number of atoms", 1, MOST_ATOMS),
-        _whole(lines[3][3:6], "number of bonds", 0, MOST_ATOMS),
-    )
+    count = _whole(lines[3][:3], "number of atoms", 1, MOST_ATOMS)
+    bonds = _whole(lines[3][3:6], "number of bonds", 0, MOST_ATOMS)
     if len(lines) < 4 + count + bonds:
         raise ValueError(
             f"{len(lines)} lines, {count} atoms and {bonds} bonds need {4 + count + bonds}"
         )
+
+    # columns of fixed width: x, y, z, element
     atoms = lines[4 : 4 + count]
     numbers = [_element(line[31:34].strip()) for line in atoms]
-    positions = _numbers(
-        (line[start : start + 10] for line in atoms for start in (0, 10, 20)), "positions"
-    )
-    found = []
-    for line in lines[4 + count : 4 + count + bonds]:
-        a, b = (_whole(line[start : start + 3], "atom of a bond", 1, count) - 1 for start in (0, 3))
-        if a == b:
-            raise ValueError(f"atom {a + 1} is bonded to itself")
-        found.append((a, b, _whole(line[6:9], "order of a bond", 1, 4)))
+    words = (line[start : start + 10] for line in atoms for start in (0, 10, 20))
+    positions = _numbers(words, "positions")
+
+    found = [_bond(line, count) for line in lines[4 + count : 4 + count + bonds]]
     if len({frozenset(bond[:2]) for bond in found}) < len(found):
         raise ValueError("a bond is given twice")
     title = lines[0].strip().removeprefix("gdb_")
     return Entry(numbers, positions, int(title) if title.isdecimal() else None, [], bonds=found)
+
+
+def _bond(line: str, count: int) -> tuple[int, int, int]:
+    """Two atoms, counted from 0, and the order of their bond."""
+    a = _whole(line[:3], "atom of a bond", 1, count) - 1
+    b = _whole(line[3:6], "atom of a bond", 1, count) - 1
+    if a == b:
+        raise ValueError(f"atom {a + 1} is bonded to itself")
+    return a, b, _whole(line[6:9], "order of a bond", 1, 4)
 
 
 def _whole(word: str, what: str, low: int, high: int | None = None) -> int:
@@ -110,7 +121,7 @@ def _whole(word: str, what: str, low: int, high: int | None = None) -> int:
 
 def _element(symbol: str) -> int:
     if symbol not in ELEMENTS:
-        raise ValueError(f"{symbol[:20]!r} is no element of QM9 ({' '.join(ELEMENTS)})")
+        raise ValueError(f"{symbol[:20]!r} is not an element of QM9 ({' '.join(ELEMENTS)})")
     return ELEMENTS[symbol]
 
 
@@ -124,31 +135,33 @@ def _numbers(words: Iterable[str], what: str) -> list[float]:
     try:
         values = [float(word) for word in words]
     except ValueError:
-        raise ValueError(f"{what} are no numbers ({' '.join(words)[:40]})") from None
+        raise ValueError(f"{what} are not numbers ({' '.join(words)[:40]})") from None
     if not math.isfinite(sum(values)) and not all(map(math.isfinite, values)):
         raise ValueError(f"{what} are not finite ({' '.join(words)[:40]})")
     return values
 
 
 def xyz_texts(path: Path) -> Iterator[tuple[str, str]]:
-    """(name, text) of all xyz files in a tar archive or a folder; ``ValueError`` for a damaged
-    archive.
+    """(name, text) of all xyz files in a tar archive or a folder.
+
+    ``ValueError`` for a damaged archive.
     """
     if path.is_dir():
         for file in sorted(path.rglob("*.xyz")):
             yield file.name, file.read_text(encoding="ascii", errors="replace")
         return
+
+    # read from front to end: whoever seeks in a bz2 file decompresses it again
     try:
         with tarfile.open(path, "r|*") as archive:
             for member in archive:
                 if member.isfile() and member.name.endswith(".xyz"):
-                    yield (
-                        Path(member.name).name,
-                        archive.extractfile(member).read().decode("ascii", errors="replace"),
-                    )
+                    text = archive.extractfile(member).read().decode("ascii", errors="replace")
+                    yield Path(member.name).name, text
     except (tarfile.TarError, EOFError, OSError) as error:
         raise ValueError(
-            f"{path} is damaged or no tar archive ({error}); remove it to have it downloaded again"
+            f"{path} is damaged or not a tar archive ({error}); remove it to have it "
+            "downloaded again"
         ) from None
 
 

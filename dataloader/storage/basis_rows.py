@@ -163,6 +163,7 @@ def _check_graph(index: int, graph: GraphEdges, settings: CacheSettings) -> None
         raise ValueError(
             f"graph {index} has an edge vector that is not finite; correct the positions"
         )
+
     if settings.graph_rule != COMPLETE:
         _check_ends(index, ends, graph.num_nodes)
     elif not np.array_equal(ends, complete_pairs(graph.num_nodes)):

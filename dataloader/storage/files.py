@@ -115,8 +115,9 @@ def clear_leftovers(path: Path):
 
 
 def make_folder(path: Path):
-    """Make a folder, with its parents, if it is not there; ``OSError`` if that cannot be done or
-    nothing can be written into it.
+    """Make a folder, with its parents, if it does not exist.
+
+    ``OSError`` if it cannot be made or nothing can be written into it.
     """
     path.mkdir(parents=True, exist_ok=True)
     if not os.access(path, os.W_OK | os.X_OK):
@@ -145,8 +146,10 @@ def write_json(path: str | Path, content) -> None:
 
 
 def read_json(path: str | Path, hint: str) -> dict:
-    """The dictionary of a json file; ``FileNotFoundError`` or ``ValueError`` with the file and
-    ``hint`` if that cannot be had.
+    """The dictionary of a json file.
+
+    hint: what the user can do, the end of an error. ``FileNotFoundError`` or ``ValueError`` with
+    the file if it is missing, damaged or holds something else.
     """
     path = Path(path)
     try:
@@ -155,6 +158,7 @@ def read_json(path: str | Path, hint: str) -> dict:
         raise FileNotFoundError(f"{path} does not exist; {hint}") from None
     except (OSError, ValueError) as error:  # ValueError: bad json or bad utf-8
         raise ValueError(f"{path} is damaged ({_first_line(error)}); {hint}") from None
+
     if not isinstance(content, dict):
         raise ValueError(
             f"{path} is damaged (holds {type(content).__name__}, not a dictionary); {hint}"
@@ -165,9 +169,9 @@ def read_json(path: str | Path, hint: str) -> dict:
 def read_npz(path: str | Path, names: Iterable[str], hint: str) -> dict[str, np.ndarray]:
     """Arrays of an npz file; every member is verified against the checksum the format keeps.
 
-    names: the arrays wanted. hint: what the user can do, the end of the message. Raises
-    ``FileNotFoundError`` for a missing file and ``ValueError`` for a damaged or foreign file and
-    for arrays that are not in it.
+    names: of the arrays. hint: what the user can do, the end of an error. ``FileNotFoundError``
+    for a missing file; ``ValueError`` for a damaged or foreign file and for arrays that are not in
+    it.
     """
     path = Path(path)
     if not path.is_file():
@@ -175,7 +179,7 @@ def read_npz(path: str | Path, names: Iterable[str], hint: str) -> dict[str, np.
     try:
         with open(path, "rb") as file:
             if not zipfile.is_zipfile(file):
-                raise zipfile.BadZipFile("no zip archive, or its end is missing")
+                raise zipfile.BadZipFile("not a zip archive, or its end is missing")
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
                 missing = [name for name in names if name not in archive.files]
@@ -187,7 +191,7 @@ def read_npz(path: str | Path, names: Iterable[str], hint: str) -> dict[str, np.
         ) from None
     except DAMAGE as error:
         raise ValueError(
-            f"{path} is damaged or no npz file ({_first_line(error)}); {hint}"
+            f"{path} is damaged or not an npz file ({_first_line(error)}); {hint}"
         ) from None
     if missing:
         raise ValueError(

@@ -152,9 +152,7 @@ def test_labels_by_name_follow_their_structures(tmp_path):
     whole.save(tmp_path / "set.npz")
     again = Structures.load(tmp_path / "set.npz")
     assert again.energy is None and again.data_hash == whole.data_hash
-    assert (
-        "further numbers: dipole (3), size" in whole.summary() and "energy" not in whole.summary()
-    )
+    assert "further labels: dipole (3), size" in whole.summary() and "energy" not in whole.summary()
 
 
 def test_hash_of_labels_by_name():
@@ -223,7 +221,7 @@ WRONG = [
     ({"cell": np.ones((4, 3, 3))}, "cell was given without periodic: give both"),
     (
         {"cell": np.zeros((4, 3, 3)), "periodic": np.ones((4, 3), bool)},
-        r"structure 0 is periodic along \[True.* do not span that",
+        r"structure 0 is periodic along \[True.* do not span these directions",
     ),
     (
         {

@@ -231,7 +231,7 @@ def test_damaged_and_foreign_runs_are_not_continued(potential, trained, tmp_path
         run_md.main(again)
     os.truncate(folder / dynamics.STATE, 100)
     with pytest.raises(
-        ValueError, match="state.npz is damaged or no npz file .*start again with --overwrite"
+        ValueError, match="state.npz is damaged or not an npz file .*start again with --overwrite"
     ):
         run_md.main(again)
     assert run(folder, potential, "--steps", "10", "--overwrite")["steps"] == 10

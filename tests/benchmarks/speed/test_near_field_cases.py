@@ -90,7 +90,7 @@ def test_bad_geometry_is_one_clear_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         load_geometry(tmp_path / "absent.npz")
     (tmp_path / "text.npz").write_text("no archive")
-    with pytest.raises(ValueError, match="no npz file"):
+    with pytest.raises(ValueError, match="not an npz file"):
         load_geometry(tmp_path / "text.npz")
     np.savez(tmp_path / "half.npz", z=np.ones(2))
     with pytest.raises(ValueError, match="'R'"):

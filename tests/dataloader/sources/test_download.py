@@ -89,7 +89,7 @@ def remote(server, *paths, sha256=SHA) -> RemoteFile:
 def test_a_page_in_the_place_of_a_file_is_not_taken(server, tmp_path):
     server.content = b"<html>moved</html>"
     with pytest.raises(
-        OSError, match=r"is no \.npz file \(it begins with b'<h'\)\); put the file here"
+        OSError, match=r"is not a \.npz file \(it begins with b'<h'\)\); put the file here"
     ):
         fetch(remote(server, sha256=None), tmp_path)
     assert listing(tmp_path) == []
@@ -169,7 +169,7 @@ def test_part_without_a_mark_is_not_trusted(server, tmp_path):
 
 def test_wrong_checksum_is_refused_and_removed(server, tmp_path):
     with pytest.raises(
-        OSError, match=rf"wrong checksum \(SHA-256 {SHA[:12]}\.\.\., wanted 000000000000"
+        OSError, match=rf"wrong checksum \(SHA-256 {SHA[:12]}\.\.\., expected 000000000000"
     ):
         fetch(remote(server, sha256="0" * 64), tmp_path)
     assert listing(tmp_path) == []

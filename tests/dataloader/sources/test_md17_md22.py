@@ -120,7 +120,7 @@ def test_archive_of_rmd17_is_unpacked_without_its_paths(tmp_path):
         md17.unpack_revised(tmp_path / "rmd17.tar.bz2", "uracil", target)
     damaged = (tmp_path / "rmd17.tar.bz2").read_bytes()
     (tmp_path / "rmd17.tar.bz2").write_bytes(damaged[: len(damaged) // 2])
-    with pytest.raises(ValueError, match=r"rmd17\.tar\.bz2 is damaged or no tar archive"):
+    with pytest.raises(ValueError, match=r"rmd17\.tar\.bz2 is damaged or not a tar archive"):
         md17.unpack_revised(tmp_path / "rmd17.tar.bz2", "ethanol", tmp_path)
 
 

@@ -177,7 +177,7 @@ WRONG = [
     ),
     (
         {"z": np.ones(3, int)},
-        r"positions must have the shape \(structures, 3, 3\) beside 3 atomic numbers, got "
+        r"positions must have the shape \(structures, 3, 3\) for 3 atomic numbers, got "
         r"\(3, 4, 3\)",
     ),
     ({"E": np.zeros(4)}, r"energy must have the shape \(3,\) or \(3, 1\), got \(4,\)"),
@@ -204,7 +204,7 @@ def test_missing_and_damaged_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"set\.npz does not exist; give a whole npz file"):
         read_npz(tmp_path / "set.npz", Units())
     (tmp_path / "set.npz").write_bytes(b"hello")
-    with pytest.raises(ValueError, match=r"set\.npz is damaged or no npz file"):
+    with pytest.raises(ValueError, match=r"set\.npz is damaged or not an npz file"):
         read_npz(tmp_path / "set.npz", Units())
 
 

@@ -88,7 +88,7 @@ def twenty_files() -> tuple[dict[str, str], dict[int, str], list[int]]:
         8: "properties are not finite",
     }
     reasons |= {
-        9: "'Xx' is no element of QM9",
+        9: "'Xx' is not an element of QM9",
         10: "18 words in the line of properties, not 17",
         11: "the number of atoms is ''",
     }
@@ -257,7 +257,7 @@ def test_missing_damaged_and_empty_files(tmp_path):
         tmp_path / "cut", {f"{number}.xyz": METHANE for number in range(300)}, "w:bz2"
     )
     (tmp_path / "cut").write_bytes((tmp_path / "cut").read_bytes()[:-200])
-    with pytest.raises(ValueError, match="cut is damaged or no tar archive"):
+    with pytest.raises(ValueError, match="cut is damaged or not a tar archive"):
         read_archive(tmp_path / "cut")
     qm9_data.write_archive(tmp_path / "empty", {"readme": "x"})
     with pytest.raises(ValueError, match="empty: 0 of 0 molecules"):

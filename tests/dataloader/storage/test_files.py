@@ -125,7 +125,7 @@ def test_reading_names_the_file_and_what_to_do(tmp_path):
     for case in cases.values():
         path.write_bytes(case)
         with pytest.raises(
-            ValueError, match=r"data\.npz is damaged or no npz file \(.+\); make it"
+            ValueError, match=r"data\.npz is damaged or not an npz file \(.+\); make it"
         ) as error:
             files.read_npz(path, ["a"], "make it")
         assert "\n" not in str(error.value)

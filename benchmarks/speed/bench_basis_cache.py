@@ -1,26 +1,25 @@
-"""Basis cache: size on disk, and the time to have the basis of a batch, against copying ready
-kernels from a memory-mapped file.
+"""Basis cache: its size, and the time to have the basis of a batch, against copying ready kernels.
 
-    python benchmarks/speed/bench_basis_cache.py
-    python benchmarks/speed/bench_basis_cache.py --bodies 20 --rounds 101 --json basis_cache.json
+    python -m benchmarks.speed.bench_basis_cache
+    python -m benchmarks.speed.bench_basis_cache --bodies 20 --rounds 101 --json basis_cache.json
 
 A batch is 128 random graphs of the default N-body data (complete graphs, 5 bodies, degrees 0..3:
 2560 directed edges). Rows:
 
-    kernels    copy the 1092 numbers per directed edge of all kernels of degrees 0..3 from a warm
+    kernels    copy the 1092 values per directed edge of all kernels of degrees 0..3 from a warm
                memory map, laid out in one array
-    16 arrays  the same numbers in one array per pair of degrees, as the public programs keep them
+    16 arrays  the same values in one array per pair of degrees, as the public programs keep them
     float32    gather the packed frames of the cache; "ready" also expands them to the dense
                rotation that the network multiplies with
     float16    the same from a cache of half the size; "error" is the largest error of an entry of
                the rotation
     computed   no cache: the frames from positions
     harmonics  no cache and no frames: lengths and harmonics of degrees 0..2, which is all that an
-               E2Former asks of the geometry
+               E2Former needs of the geometry
 
 All rows take turns in one process, every round with another random batch; times are medians of CPU
-milliseconds. The kernels are stored for ``--kernel-graphs`` graphs only (their numbers do not
-matter here), their size is scaled to all graphs.
+milliseconds. Kernels are stored for ``--kernel-graphs`` graphs only, because their values do not
+matter here; their size is scaled to all graphs.
 """
 
 from __future__ import annotations
@@ -51,9 +50,8 @@ from farfield.models.near_field.edge_geometry import NearFieldGeometry
 
 LMAX, E2FORMER_LMAX = 3, 2
 PAIRS = [(a, b) for a in range(LMAX + 1) for b in range(LMAX + 1)]
-KERNEL_SIZES = [
-    (2 * a + 1) * (2 * b + 1) * (2 * min(a, b) + 1) for a, b in PAIRS
-]  # numbers per directed edge; 1092 in all
+# Values of each kernel on a directed edge; 1092 in all.
+KERNEL_SIZES = [(2 * a + 1) * (2 * b + 1) * (2 * min(a, b) + 1) for a, b in PAIRS]
 WARM_UP = 3
 COLUMNS = {
     "row": "basis",
@@ -98,71 +96,97 @@ def make_caches(folder: Path, positions: np.ndarray) -> dict[str, BasisCache]:
     return caches
 
 
-def make_kernels(path: Path, graphs: int, edges: int, numbers: int) -> torch.Tensor:
-    """Memory map (graphs, edges, numbers) of float32 kernels."""
-    kernels = np.lib.format.open_memmap(path, "w+", np.float32, (graphs, edges, numbers))
+def make_kernels(path: Path, graphs: int, edges: int, size: int) -> torch.Tensor:
+    """Memory map (graphs, edges, size) of float32 kernels."""
+    kernels = np.lib.format.open_memmap(path, "w+", np.float32, (graphs, edges, size))
     kernels[:] = 1.0
     kernels.flush()
     return torch.from_numpy(np.load(path, mmap_mode="c"))
 
 
+class Makers:
+    """Every way to have something of a batch of graphs, as functions of the graphs' numbers."""
+
+    def __init__(self, folder: Path, options, rng: np.random.Generator):
+        shape = (options.graphs, options.bodies, 3)
+        self.positions = rng.standard_normal(shape).astype(np.float32)
+        self.caches = make_caches(folder, self.positions)
+        self.kernel_graphs = min(options.kernel_graphs, options.graphs)
+        self.edges = options.bodies * (options.bodies - 1)
+        sizes = (self.kernel_graphs, self.edges)
+        self.kernels = make_kernels(folder / "all.npy", *sizes, sum(KERNEL_SIZES))
+        self.kernels_by_pair = [
+            make_kernels(folder / f"pair{index}.npy", *sizes, size)
+            for index, size in enumerate(KERNEL_SIZES)
+        ]
+        self.graph = complete_graphs(min(options.batch, self.kernel_graphs), options.bodies)
+
+    def points(self, batch: np.ndarray) -> torch.Tensor:
+        """Positions (nodes, 3)."""
+        return torch.from_numpy(self.positions[batch]).flatten(0, 1)
+
+    def copied(self, batch: np.ndarray) -> torch.Tensor:
+        """Kernels from one array."""
+        return self.kernels.index_select(0, torch.from_numpy(batch))
+
+    def copied_by_pair(self, batch: np.ndarray) -> list[torch.Tensor]:
+        """Kernels from one array per pair of degrees."""
+        return [part.index_select(0, torch.from_numpy(batch)) for part in self.kernels_by_pair]
+
+    def computed(self, batch: np.ndarray) -> EdgeBasis:
+        """Frames from positions."""
+        return EdgeBasis.from_vectors(edge_vectors(self.points(batch), self.graph), LMAX)
+
+    def harmonics(self, batch: np.ndarray) -> torch.Tensor:
+        """Lengths and harmonics from positions."""
+        nothing = {"envelope": torch.zeros_like, "invariants": torch.zeros_like}
+        geometry = NearFieldGeometry.from_positions(self.graph, self.points(batch), **nothing)
+        return geometry.harmonics(E2FORMER_LMAX)
+
+
 def measure(folder: Path, options) -> list[dict]:
     """Rows of the table."""
     rng = np.random.default_rng(0)
-    positions = rng.standard_normal((options.graphs, options.bodies, 3)).astype(np.float32)
-    caches = make_caches(folder, positions)
-    edges = options.bodies * (options.bodies - 1)
-    kernel_graphs = min(options.kernel_graphs, options.graphs)
-    kernels = make_kernels(folder / "all.npy", kernel_graphs, edges, sum(KERNEL_SIZES))
-    by_pair = [
-        make_kernels(folder / f"pair{index}.npy", kernel_graphs, edges, size)
-        for index, size in enumerate(KERNEL_SIZES)
-    ]
+    makers = Makers(folder, options, rng)
     batches = [
-        rng.permutation(kernel_graphs)[: options.batch] for _ in range(options.rounds + WARM_UP)
+        rng.permutation(makers.kernel_graphs)[: options.batch]
+        for _ in range(options.rounds + WARM_UP)
     ]
-    graph = complete_graphs(len(batches[0]), options.bodies)
-
-    def compute(batch: np.ndarray) -> EdgeBasis:
-        return EdgeBasis.from_vectors(
-            edge_vectors(torch.from_numpy(positions[batch]).flatten(0, 1), graph), LMAX
-        )
-
-    def harmonics(batch: np.ndarray) -> torch.Tensor:
-        points = torch.from_numpy(positions[batch]).flatten(0, 1)
-        nothing = {"envelope": torch.zeros_like, "invariants": torch.zeros_like}
-        return NearFieldGeometry.from_positions(graph, points, **nothing).harmonics(E2FORMER_LMAX)
 
     def task(function):
+        """A call with the next batch: every task sees all batches, in the same order."""
         turns = iter(batches)
         return lambda: function(next(turns))
 
-    makers = {name: cache.gather for name, cache in caches.items()} | {"computed": compute}
-    tasks = {"kernels": task(lambda batch: kernels.index_select(0, torch.from_numpy(batch)))}
-    tasks["16 arrays"] = task(
-        lambda batch: [part.index_select(0, torch.from_numpy(batch)) for part in by_pair]
-    )
-    tasks |= {f"{name} gather": task(maker) for name, maker in makers.items()}
-    tasks |= {
-        f"{name} ready": task(lambda batch, maker=maker: maker(batch).rotation())
-        for name, maker in makers.items()
-    }
-    tasks["harmonics"] = task(harmonics)
-    times = {
-        name: 1e3 * statistics.median(each)
-        for name, each in harness.interleave(tasks, options.rounds, warm_up=WARM_UP).items()
-    }
-    exact = compute(batches[0]).rotation()
-    size = 4e-6 * options.graphs * edges * sum(KERNEL_SIZES)
+    bases = {name: cache.gather for name, cache in makers.caches.items()}
+    bases["computed"] = makers.computed
+    tasks = {"kernels": task(makers.copied), "16 arrays": task(makers.copied_by_pair)}
+    for name, basis in bases.items():
+        tasks[f"{name} gather"] = task(basis)
+    for name, basis in bases.items():
+        tasks[f"{name} ready"] = task(lambda batch, basis=basis: basis(batch).rotation())
+    tasks["harmonics"] = task(makers.harmonics)
+    found = harness.interleave(tasks, options.rounds, warm_up=WARM_UP)
+    times = {name: 1e3 * statistics.median(each) for name, each in found.items()}
+
+    size = 4e-6 * options.graphs * makers.edges * sum(KERNEL_SIZES)
     rows = [
         {"row": row, "size_mb": size, "gather_ms": times[row], "ready_ms": times[row]}
         for row in ("kernels", "16 arrays")
     ]
     rows.append({"row": "harmonics", "ready_ms": times["harmonics"]})
-    for name, maker in makers.items():
-        row = {"row": name, "size_mb": caches[name].num_bytes / 1e6 if name in caches else None}
-        row |= {"gather_ms": times[f"{name} gather"], "ready_ms": times[f"{name} ready"]}
-        rows.append(row | {"error": float((maker(batches[0]).rotation() - exact).abs().max())})
+    exact = makers.computed(batches[0]).rotation()
+    for name, basis in bases.items():
+        cache = makers.caches.get(name)
+        rows.append(
+            {
+                "row": name,
+                "size_mb": cache.num_bytes / 1e6 if cache else None,
+                "gather_ms": times[f"{name} gather"],
+                "ready_ms": times[f"{name} ready"],
+                "error": float((basis(batches[0]).rotation() - exact).abs().max()),
+            }
+        )
     return rows
 
 
@@ -182,6 +206,7 @@ def main(argv: list[str] | None = None):
 
 
 def _rounded(row: dict) -> dict:
+    """Values as text, each in its own style."""
     style = {"size_mb": "{:.1f}", "gather_ms": "{:.2f}", "ready_ms": "{:.2f}", "error": "{:.1e}"}
     return {
         key: style[key].format(value) if key in style and value is not None else value

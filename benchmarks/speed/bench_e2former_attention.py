@@ -1,17 +1,19 @@
-"""A training step of E2Former for every order of its near-field attention, in every way its sums
-are computed.
+"""A training step of E2Former for every order of its near-field attention, and every way to sum.
 
     python -m benchmarks.speed.bench_e2former_attention
     python -m benchmarks.speed.bench_e2former_attention --scenes small --rounds 15 \\
         --json attention.json
 
-Two near-field layers, degrees 0..2, edges up to 5 Angstrom, everything else as ``E2FormerOptions``
-has it; a step is energy, forces and the gradient of all weights, without an optimiser. Scenes:
-``large``, a generated double-walled nanotube, 370 atoms, 64 channels; ``small``, five generated
-molecules of 9 atoms, 32 channels. Columns: the kernel implementations in edge form, and the node
-form of the convolution with ``memory_efficient`` (zero order has no convolution). Medians of CPU
-milliseconds of one thread, all programs of a scene taking turns; memory, of one order in the large
-scene, is the peak of a fresh process above the loaded program.
+Two near-field layers, degrees 0..2, edges up to 5 Angstrom, everything else by default. A step is
+energy, forces and the gradient of all weights, without an optimiser. Scenes:
+
+    large       a generated double-walled nanotube, 370 atoms, 64 channels
+    small       five generated molecules of 9 atoms, 32 channels
+
+Columns: the kernel implementations in edge form, and the node form of the convolution with
+``memory_efficient`` (zero order has no convolution). Times are medians of CPU milliseconds of one
+thread, all programs of a scene taking turns. Memory, of one order in the large scene, is the peak
+of a fresh process above the loaded program.
 """
 
 from __future__ import annotations
@@ -46,10 +48,11 @@ def small() -> Structures:
     return structures_of(*small_molecules(5, 9))
 
 
+# Structures and channels.
 SCENES: dict[str, tuple[Callable[[], Structures], int]] = {
     "large": (large, 64),
     "small": (small, 32),
-}  # structures, channels
+}
 VARIANTS = {kernel: {"near_kernel_implementation": kernel} for kernel in KERNELS} | {
     "node form": {"near_convolution_form": "node"}
 }
@@ -103,7 +106,7 @@ def build_parser() -> OptionParser:
     """All options of the script."""
     parser = OptionParser("bench_e2former_attention", __doc__)
     bench = parser.section("bench", "what is measured")
-    bench.add("--scenes", str, ",".join(SCENES), help=f"comma-separated, of {', '.join(SCENES)}")
+    bench.add("--scenes", str, "all", help=f"comma list of {', '.join(SCENES)}, or all")
     bench.add("--rounds", int, 7, low=1, help="timed rounds")
     bench.add("--json", str, None, help="file for the rows")
     return parser
@@ -112,22 +115,18 @@ def build_parser() -> OptionParser:
 def main(argv: list[str] | None = None):
     """Entry point of the command line."""
     options = build_parser().parse_config(argv).bench
-    scenes = options.scenes.split(",")
-    unknown = [scene for scene in scenes if scene not in SCENES]
-    if unknown:
-        raise ValueError(f"--scenes must be some of {', '.join(SCENES)}, got {unknown[0]!r}")
+    scenes = harness.chosen(options.scenes, SCENES, "--scenes")
     report = harness.start(output=options.json)
     described = {scene: describe(scene) for scene in scenes}
     print(*described.values(), sep="\n", flush=True)
+
     rows = [row for scene in scenes for row in time_rows(scene, options.rounds)]
     if MEMORY_SCENE in scenes:
         rows.append(memory_row(MEMORY_SCENE, MEMORY_ORDER))
     print(harness.table(rows, COLUMNS))
     if options.json:
-        write_json(
-            options.json,
-            {"environment": report, "options": dict(options), "scenes": described, "rows": rows},
-        )
+        content = {"environment": report, "options": dict(options), "scenes": described}
+        write_json(options.json, {**content, "rows": rows})
 
 
 if __name__ == "__main__":

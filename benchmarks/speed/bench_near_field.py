@@ -1,21 +1,24 @@
-"""Near field: the SE(3)-Transformer against ``equiformer-pytorch``, forward, train step and peak
-memory side by side.
+"""Near field: the SE(3)-Transformer against ``equiformer-pytorch``, in time and memory.
 
-    make bench                                              # installs equiformer-pytorch, runs all
-                                                            cases
-    python benchmarks/speed/bench_near_field.py --cases a,b1 --rounds 9 --json near_field.json
-    python benchmarks/speed/bench_near_field.py --cases c --geometry md22_double-walled_nanotube.npz
-    python benchmarks/speed/bench_near_field.py \\
-        --device cuda     # ours alone, synchronised wall clock
+    # installs equiformer-pytorch, and runs all cases and the other benchmarks of speed
+    make bench
 
-Both networks get the same positions, scalars, vectors and invariant edge features, have equal
+    python -m benchmarks.speed.bench_near_field --cases a,b1 --rounds 9 --json near_field.json
+    python -m benchmarks.speed.bench_near_field --cases c \\
+        --geometry md22_double-walled_nanotube.npz
+
+    # ours alone, synchronised wall clock
+    python -m benchmarks.speed.bench_near_field --device cuda
+
+Both networks get the same positions, scalars, vectors and invariant edge features. They have equal
 layers, degrees, channels, heads and channels per head (not parameters: the table shows them), and
-compute all that depends on positions anew in every call. They differ in what they are:
+compute all that depends on positions in every call. They differ in what they are.
 equiformer-pytorch finds lists of nearest neighbours in every call (all 4 others in a, 4 in b, 48
-within 5 Angstrom in c) and has an attention and a feed-forward part per layer; ours receives the
-edge list of the case, as from a data loader, and has an attention part per layer. Forward = without
-gradients; train step = forward + backward, without an optimiser. The cases are in ``cases.py``, the
-measuring in ``harness.py``.
+within 5 Angstrom in c) and has an attention and a feed-forward part per layer. Ours gets the edge
+list of the case, as from a data loader, and has an attention part per layer.
+
+Forward = without gradients; train step = forward + backward, without an optimiser. Cases:
+``near_field_cases.py``; how time and memory are measured: ``benchmarks/harness.py``.
 
 Sources: P. Wang, equiformer-pytorch (MIT licence), an implementation of Liao & Smidt 2023 and
 Passaro & Zitnick 2023.
@@ -29,6 +32,7 @@ from pathlib import Path
 if not __package__:  # `python benchmarks/speed/bench_near_field.py` in a checkout
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+import argparse
 import dataclasses
 import os
 import statistics
@@ -62,9 +66,10 @@ COLUMNS = {
 
 
 def build_ours(case: Case, options: dict | None = None, device: str = "cpu") -> harness.Program:
-    """The project's SE(3)-Transformer on a case; ``options`` replace fields of ``SE3Options``."""
+    """Our SE(3)-Transformer on a case; options: replace fields of ``SE3Options``."""
     case = case.to(device)
     size = case.size
+
     chosen = {
         "layers": size.layers,
         "channels": size.channels,
@@ -85,6 +90,7 @@ def build_ours(case: Case, options: dict | None = None, device: str = "cpu") -> 
     ).to(device)
 
     def run() -> tuple[Tensor, ...]:
+        """Everything that depends on the positions, and the network."""
         graph = GraphIndex(case.src, case.dst, case.nodes_per_graph)
         basis = EdgeBasis.from_vectors(edge_vectors(case.positions, graph), network.options.lmax)
         return network(graph, basis, case.scalars, case.vectors, case.edge_scalars)
@@ -125,12 +131,12 @@ class DenseEquiformer(nn.Module):
 
 
 def build_equiformer(case: Case) -> harness.Program:
-    """equiformer-pytorch on a case; its constants are computed in memory and not written to the
-    home folder.
-    """
-    os.environ.setdefault("CLEAR_CACHE", "1")
+    """equiformer-pytorch on a case."""
+    os.environ.setdefault("CLEAR_CACHE", "1")  # keeps its constants out of the home folder
     torch.manual_seed(0)
     network = DenseEquiformer(case)
+
+    # All graphs have the same size: (graphs, n, ...) and (graphs, n, n, k).
     graphs, each = case.num_graphs, int(case.nodes_per_graph[0])
     edges = torch.zeros(graphs, each, each, case.edge_scalars.shape[1])
     edges[case.dst // each, case.dst % each, case.src % each] = case.edge_scalars
@@ -154,14 +160,16 @@ def equiformer_is_installed() -> bool:
 
 
 def measure(case: Case, arguments, against: bool) -> list[dict]:
-    """Rows of one case, ours first: milliseconds (median, least, most), MB, and the ratio of the
-    other program to ours.
+    """Rows of one case, ours first: milliseconds, MB, and the ratio to ours.
+
+    against: whether the other program is measured too.
     """
     programs = [build_ours(case, arguments.options, arguments.device)]
     if against:
         programs.append(build_equiformer(case))
     tasks = {(p.name, step): getattr(p, step) for step in harness.STEPS for p in programs}
     times = harness.interleave(tasks, arguments.rounds, arguments.device)
+
     rows = []
     for program in programs:
         row = {
@@ -171,12 +179,10 @@ def measure(case: Case, arguments, against: bool) -> list[dict]:
             "rounds": arguments.rounds,
         }
         for step in harness.STEPS:
-            ms = [1000 * t for t in times[program.name, step]]
-            row |= {
-                f"{step}_ms": statistics.median(ms),
-                f"{step}_ms_least": min(ms),
-                f"{step}_ms_most": max(ms),
-            }
+            milliseconds = [1000 * seconds for seconds in times[program.name, step]]
+            row[f"{step}_ms"] = statistics.median(milliseconds)
+            row[f"{step}_ms_least"] = min(milliseconds)
+            row[f"{step}_ms_most"] = max(milliseconds)
             row[f"{step}_ratio"] = harness.ratio(times[program.name, step], times[OURS, step])
             row[f"{step}_mb"] = _memory(program, case, step, arguments)
         rows.append(row)
@@ -201,48 +207,49 @@ def _read_options(pairs: list[str]) -> dict:
             raise ValueError(
                 f"--set needs KEY=VALUE with a key of {', '.join(defaults)}, got {pair!r}"
             )
-        kind = type(defaults[key])
-        try:
-            options[key] = (
-                kind(text)
-                if kind in (int, float)
-                else None
-                if text == "none" and key == "relative_position"
-                else text
-            )
-        except ValueError:
-            raise ValueError(f"--set {key} must be of type {kind.__name__}, got {text!r}") from None
+        options[key] = _read_value(key, text, type(defaults[key]))
     return options
 
 
-def read_arguments(argv: list[str] | None = None):
-    """The command line, checked; raises ValueError with one line."""
-    parser = harness.OneLineParser(description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--cases", default=",".join(CASES), help=f"comma-separated names, default {','.join(CASES)}"
+def _read_value(key: str, text: str, kind: type) -> float | int | str | None:
+    """The text as an option of type ``kind``; ValueError in one line if it is none."""
+    if key == "relative_position" and text == "none":
+        return None
+    if kind not in (int, float):
+        return text
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"--set {key} must be of type {kind.__name__}, got {text!r}") from None
+
+
+def build_parser() -> harness.OneLineParser:
+    """All options of the script."""
+    parser = harness.OneLineParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--rounds", type=int, default=5, help="interleaved rounds per case (default 5)"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--cases", default="all", help=f"comma list of {', '.join(CASES)}, or all (default all)")
+    add("--rounds", type=int, default=5, help="interleaved rounds of each case (default 5)")
+    add(
         "--geometry",
         metavar="FILE.npz",
         help="structure for case c: arrays z, R (first frame), Angstrom",
     )
-    parser.add_argument(
+    add(
         "--device",
         default="cpu",
         choices=("cpu", "cuda"),
-        help="cpu (default) or cuda; on a GPU ours is timed alone",
+        help="where networks run (default cpu); on a GPU ours is timed alone",
     )
-    parser.add_argument(
+    add(
         "--no-memory",
         dest="memory",
         action="store_false",
-        help="skip the peak memory (one fresh process per number)",
+        help="skip the peak memory, which takes a fresh process for each number",
     )
-    parser.add_argument("--alone", action="store_true", help="time ours alone")
-    parser.add_argument(
+    add("--alone", action="store_true", help="time ours alone")
+    add(
         "--set",
         dest="options",
         action="append",
@@ -250,10 +257,16 @@ def read_arguments(argv: list[str] | None = None):
         metavar="KEY=VALUE",
         help="an option of our network",
     )
-    parser.add_argument("--json", metavar="FILE", help="write environment and rows to this file")
-    arguments = parser.parse_args(argv)
+    add("--json", metavar="FILE", help="file for the environment and the rows")
+    return parser
+
+
+def read_arguments(argv: list[str] | None = None):
+    """The command line, checked; ValueError with one line."""
+    arguments = build_parser().parse_args(argv)
     arguments.options = _read_options(arguments.options)
-    arguments.cases = [make_case(name, arguments.geometry) for name in arguments.cases.split(",")]
+    names = harness.chosen(arguments.cases, CASES, "--cases")
+    arguments.cases = [make_case(name, arguments.geometry) for name in names]
     if arguments.rounds < 1:
         raise ValueError(f"--rounds must be >= 1, got {arguments.rounds}")
     if arguments.json:
@@ -282,21 +295,27 @@ def main(argv: list[str] | None = None) -> None:
         f"{clock}, median of {arguments.rounds} interleaved rounds; ratio = time over ours "
         "[least, most]; MB above the loaded program"
     )
+
     rows = []
     for case in arguments.cases:
         print(case.describe(), flush=True)
         rows += measure(case, arguments, against)
     print(harness.table(rows, COLUMNS))
     if arguments.json:
-        plain = [
-            {
-                k: dataclasses.asdict(v) if isinstance(v, harness.Ratio) else v
-                for k, v in row.items()
-            }
-            for row in rows
-        ]
         described = {case.name: case.describe() for case in arguments.cases}
-        write_json(arguments.json, {"environment": environment, "cases": described, "rows": plain})
+        content = {"environment": environment, "cases": described, "rows": _plain(rows)}
+        write_json(arguments.json, content)
+
+
+def _plain(rows: list[dict]) -> list[dict]:
+    """Rows whose ratios are dictionaries, as a json file needs them."""
+    return [
+        {
+            key: dataclasses.asdict(value) if isinstance(value, harness.Ratio) else value
+            for key, value in row.items()
+        }
+        for row in rows
+    ]
 
 
 if __name__ == "__main__":

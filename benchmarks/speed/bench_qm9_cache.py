@@ -1,22 +1,22 @@
-"""Basis cache at the size of QM9: size on disk, time to build and to open, time to gather a batch,
-error.
+"""Basis cache at the size of QM9: size on disk, times to build, open and gather, errors.
 
-    # with qm9_props.npz and qm9_geometries.npz
+    # with qm9_props.npz and qm9_geometries.npz in FOLDER
     python -m benchmarks.speed.bench_qm9_cache --data-path FOLDER
-    python -m benchmarks.speed.bench_qm9_cache --data-path FOLDER --graphs bonds --limit 10000 \\
-        --workers 2 --json cache.json
+    python -m benchmarks.speed.bench_qm9_cache --data-path FOLDER --graphs bonds \\
+        --limit 10000 --workers 2 --json cache.json
 
-The molecules of all ``--files`` (ragged npz, see dataloader.sources.qm9) are put together; caches
+The molecules of all ``--files`` (ragged npz files, see dataloader/sources) are put together; caches
 of degrees 0 .. 3 are built as preprocess_qm9 builds them. Columns:
 
-    size, QM9     MB on disk with the bond kinds, and for the 133,885 molecules of QM9 by the number
-                  of molecules
+    size, QM9     MB on disk with the bond kinds, and MB for the 133,885 molecules of QM9, by the
+                  number of molecules
     build         wall seconds of ``--workers`` processes, bonds perceived from the geometry
     open, full    wall seconds to open the cache with 16 blocks of every file verified, and with
-                  all; files are in the page cache
-    first         CPU milliseconds to have topology, basis and bond kinds of a random batch, one
-                  thread, when its pages are visited for the first time, as in a first epoch; again:
-                  as in a later one; computed: basis from positions
+                  all blocks; files are in the page cache
+    first, again  CPU milliseconds to have topology, basis and bond kinds of a random batch, one
+                  thread: when its pages are visited for the first time, as in a first epoch, and
+                  as in a later one
+    computed      the same with the basis from positions
     error         largest difference of a length (relative) or an entry of the rotation from the
                   basis computed in float64, whole batches
 """
@@ -86,7 +86,7 @@ def build_parser() -> OptionParser:
         "--graphs",
         str,
         "bonds,complete",
-        help=f"some of {', '.join(GRAPH_RULES)}, with commas between",
+        help=f"comma list of {', '.join(GRAPH_RULES)}, or all",
     )
     bench.add("--cutoff", float, 5.0, above=0, help="Angstrom, of cutoff graphs")
     bench.add("--limit", int, None, low=1, help="only so many molecules (default all)")
@@ -115,51 +115,52 @@ def wall_seconds(function) -> float:
 
 def measure(folder: Path, structures: Structures, rule: dict, options) -> dict:
     """One row of the table."""
-    settings, kinds = CacheSettings(LMAX, rule), rule["kind"] != "cutoff"
+    with_kinds = rule["kind"] != "cutoff"
 
     def bar(total, what):
         return progress_bar(total, desc=what, unit="molecule", unit_scale=True)
 
-    build = wall_seconds(
-        lambda: make_basis(folder, structures, None, settings, kinds, options.workers, bar)
-    )
-    data_hash = structures.data_hash
+    def build():
+        settings = CacheSettings(LMAX, rule)
+        make_basis(folder, structures, None, settings, with_kinds, options.workers, bar)
 
     def opened(verify: str):
-        cache = BasisCache.open(
-            folder / BASIS, data_hash=data_hash, lmax=LMAX, graph_rule=rule, verify=verify
-        )
-        return cache, open_bond_kinds(
-            folder / BOND_KINDS, data_hash, rule, cache.num_edges, verify
-        ) if kinds else None
+        given = {"data_hash": structures.data_hash, "verify": verify}
+        cache = BasisCache.open(folder / BASIS, lmax=LMAX, graph_rule=rule, **given)
+        if not with_kinds:
+            return cache, None
+        path = folder / BOND_KINDS
+        return cache, open_bond_kinds(path, structures.data_hash, rule, cache.num_edges, verify)
 
-    full, sample = wall_seconds(lambda: opened("full")), wall_seconds(lambda: opened("sample"))
+    build_seconds = wall_seconds(build)
+    full_seconds = wall_seconds(lambda: opened("full"))
+    open_seconds = wall_seconds(lambda: opened("sample"))
     cache, bond_kinds = opened("sizes")
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
-    row = {
+    return {
         "graph": rule["kind"],
         "molecules": len(cache),
         "edges": cache.num_edges / len(cache),
         "size_mb": size,
-    }
-    row |= {
         "whole_mb": size * qm9.WHOLE_COUNT / len(cache),
-        "build_s": build,
-        "open_s": sample,
-        "full_s": full,
+        "build_s": build_seconds,
+        "open_s": open_seconds,
+        "full_s": full_seconds,
+        **measure_batches(cache, bond_kinds, structures, options),
     }
-    return row | measure_batches(cache, bond_kinds, structures, options)
 
 
 def measure_batches(
     cache: BasisCache, bond_kinds: np.ndarray | None, structures: Structures, options
 ) -> dict:
     """Times of batches and the largest error in them."""
-    positions, rng = torch.from_numpy(centred_positions(structures)), np.random.default_rng(0)
+    positions = torch.from_numpy(centred_positions(structures))
+    rng = np.random.default_rng(0)
     batches = [rng.permutation(len(cache))[: options.batch] for _ in range(options.rounds + 1)]
-    graphs = [
-        BasisCache(cache.folder, cache.manifest).topology(batch) for batch in batches
-    ]  # by maps of its own: those of cache are new
+
+    # Topology by maps of its own: the pages of ``cache`` are to be visited for the first time.
+    other = BasisCache(cache.folder, cache.manifest)
+    graphs = [other.topology(batch) for batch in batches]
 
     def vectors(batch, graph, dtype):
         atoms = rows_of(structures.offsets[batch], structures.counts[batch])
@@ -169,45 +170,40 @@ def measure_batches(
         edges = cache.batch(batch)
         return edges, None if bond_kinds is None else bond_kinds[edges.rows]
 
+    def compute(batch, graph):
+        return EdgeBasis.from_vectors(vectors(batch, graph, torch.float32), LMAX)
+
     def visit(name: str) -> dict[str, list[float]]:
+        """Every gathering follows a computation, which takes the processor's cache."""
         gathered, computed = iter(batches), iter(zip(batches, graphs, strict=True))
-        tasks = {name: lambda: gather(next(gathered))}
-        tasks["computed"] = lambda: EdgeBasis.from_vectors(
-            vectors(*next(computed), torch.float32), LMAX
-        )
+        tasks = {name: lambda: gather(next(gathered)), "computed": lambda: compute(*next(computed))}
         return harness.interleave(tasks, options.rounds)
 
-    times = visit("first") | visit(
-        "again"
-    )  # in both after a computation, which takes the cache of the processor
-    error = 0.0
+    times = visit("first") | visit("again")
+    row = {f"{name}_ms": 1e3 * statistics.median(each) for name, each in times.items()}
+
+    row["error"] = 0.0
     for batch in batches[:3]:
         graph, basis, _ = cache.batch(batch)
         exact = EdgeBasis.from_vectors(vectors(batch, graph, torch.float64), LMAX)
         lengths = (basis.length - exact.length) / exact.length
-        error = max(
-            error,
-            float(lengths.abs().max()),
-            float((basis.rotation() - exact.rotation()).abs().max()),
-        )
-    return {f"{name}_ms": 1e3 * statistics.median(each) for name, each in times.items()} | {
-        "error": error
-    }
+        rotations = basis.rotation() - exact.rotation()
+        row["error"] = max(row["error"], *(float(x.abs().max()) for x in (lengths, rotations)))
+    return row
 
 
 def main(argv: list[str] | None = None):
     """Entry point of the command line."""
     options = build_parser().parse_config(argv).bench
-    if options.json:
-        harness.check_folder(options.json)
-    rules = [graph_rule(kind, options.cutoff) for kind in options.graphs.split(",")]
-    torch.set_num_threads(1)
-    structures, rows = read_molecules(options), []
-    for rule in rules:
+    kinds = harness.chosen(options.graphs, GRAPH_RULES, "--graphs")
+    report = harness.start(output=options.json)
+    structures = read_molecules(options)
+    rows = []
+    for kind in kinds:
         with tempfile.TemporaryDirectory(dir=options.work_path) as folder:
+            rule = graph_rule(kind, options.cutoff)
             rows.append(measure(Path(folder), structures, rule, options))
-    report = harness.environment()
-    print(harness.describe_environment(report))
+
     print(
         f"{len(structures)} molecules of {structures.counts.mean():.2f} atoms, lmax {LMAX}, "
         f"batch of {options.batch}"

@@ -1,16 +1,17 @@
-"""Special functions of the far field: times and errors of harmonics and of spherical Bessel
-functions.
+"""Special functions of the far field: times and errors of harmonics and spherical Bessel functions.
 
-    python benchmarks/speed/bench_special_functions.py
-    python benchmarks/speed/bench_special_functions.py --vectors 20000 --json special_functions.json
+    python -m benchmarks.speed.bench_special_functions
+    python -m benchmarks.speed.bench_special_functions --vectors 20000 \\
+        --json special_functions.json
 
 Harmonics: ``Y_lm`` of all degrees to l of random vectors, float32, against e3nn (which ends at l =
 11, and has no guard at zero here): forward, with gradient, and with the gradient of the gradient's
 square. Bessel functions: ``j_0 .. j_l`` of x in 0 .. 32, against scipy in float64, and ``G_l`` of
-x^2. All tasks of a table take turns in one process; times are medians of CPU milliseconds. Errors,
-against 60 digits: harmonics relative to the largest component of the highest degree, near the pole
-too; Bessel functions in units of rounding, relative to ``|j_l|`` for l >= x and to 1 / x for l < x,
-the worst over all degrees.
+x^2. All tasks of a table take turns in one process; times are medians of CPU milliseconds.
+
+Errors are against 60 digits. Harmonics: relative to the largest component of the highest degree,
+near the pole too. Bessel functions: in units of rounding, relative to ``|j_l|`` for l >= x and to
+1 / x for l < x, the worst over all degrees.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 if not __package__:  # `python benchmarks/speed/bench_special_functions.py` in a checkout
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+import functools
 import math
 import statistics
 from collections.abc import Callable
@@ -43,6 +45,7 @@ DEGREES = (1, 2, 3, 4, 6, 11, 20, 40)
 BESSEL_DEGREES = (6, 20, 60)
 LARGEST_TABULATED = 11  # degree of e3nn
 ORDERS = {0: "forward", 1: "gradient", 2: "double"}
+# Points of the errors: zero, small, near zeros of j_l, and beyond all degrees.
 ARGUMENTS = [
     0.0,
     1e-12,
@@ -70,23 +73,27 @@ COLUMNS = {
     "forward": "forward",
     "gradient": "+ gradient",
     "double": "+ second",
+    "error32": "error float32",
+    "error64": "error float64",
 }
-COLUMNS |= {"error32": "error float32", "error64": "error float64"}
+DTYPES = {"error32": torch.float32, "error64": torch.float64}
 
 
 def exact_harmonics(vector: Tensor, degree: int) -> Tensor:
-    """``Y_lm(v / |v|)`` of one vector and one degree from the coefficients of Legendre polynomials
-    with 60 digits: (2 l + 1,) float64.
+    """``Y_lm(v / |v|)`` of one vector and one degree with 60 digits: (2 l + 1,) float64.
+
+    From the coefficients of Legendre polynomials; y is the axis, as in e3nn.
     """
     with mpmath.workdps(DIGITS):
         x, y, z = (mpmath.mpf(float(part)) for part in vector)
         length = mpmath.sqrt(x * x + y * y + z * z)
         cosine, azimuth = y / length, mpmath.mpc(z, x) / length
+
+        # Orders -m and m are the imaginary and the real part of one function.
         rows = [mpmath.mpf(0)] * (2 * degree + 1)
         for m in range(degree + 1):
-            norm = mpmath.sqrt(
-                (2 if m else 1) * mpmath.factorial(degree - m) / mpmath.factorial(degree + m)
-            )
+            ratio = mpmath.factorial(degree - m) / mpmath.factorial(degree + m)
+            norm = mpmath.sqrt((2 if m else 1) * ratio)
             value = norm * legendre_derivative(degree, m, cosine) * azimuth**m
             rows[degree - m], rows[degree + m] = value.imag, value.real
         return torch.tensor([float(row) for row in rows], dtype=torch.float64)
@@ -97,20 +104,14 @@ def legendre_derivative(degree: int, m: int, t: mpmath.mpf) -> mpmath.mpf:
     total = mpmath.mpf(0)
     for k in range((degree - m) // 2 + 1):
         top = (-1) ** k * math.factorial(2 * degree - 2 * k)
-        bottom = (
-            2**degree
-            * math.factorial(k)
-            * math.factorial(degree - k)
-            * math.factorial(degree - 2 * k - m)
-        )
-        total += mpmath.mpf(top) / bottom * t ** (degree - 2 * k - m)
+        power = degree - 2 * k - m
+        bottom = 2**degree * math.factorial(k) * math.factorial(degree - k) * math.factorial(power)
+        total += mpmath.mpf(top) / bottom * t**power
     return total
 
 
 def exact_bessel(x: float, lmax: int) -> list[mpmath.mpf]:
-    """``j_0 .. j_lmax`` of x >= 0 from the cylindrical functions of half-integer order with 60
-    digits.
-    """
+    """``j_0 .. j_lmax`` of x >= 0 with 60 digits, from cylindrical functions of half order."""
     if x == 0:
         return [mpmath.mpf(l == 0) for l in range(lmax + 1)]
     with mpmath.workdps(DIGITS):
@@ -122,8 +123,9 @@ def exact_bessel(x: float, lmax: int) -> list[mpmath.mpf]:
 
 
 def bessel_error(values: Tensor, x: float, exact: list[mpmath.mpf]) -> float:
-    """Largest error of ``j_0 .. j_lmax`` (lmax + 1,) of x, in roundings of the dtype times
-    ``|j_l|`` for l >= x or 1 / x for l < x.
+    """Largest error of ``j_0 .. j_lmax`` (lmax + 1,) of x, in roundings of the dtype.
+
+    A rounding is relative to ``|j_l|`` for l >= x, and to 1 / x for l < x.
     """
     limits = torch.finfo(values.dtype)
     worst = 0.0
@@ -142,8 +144,9 @@ def tabulated(vectors: Tensor, lmax: int) -> Tensor:
 
 
 def task(function: Callable[[Tensor], Tensor], argument: Tensor, order: int) -> Callable[[], None]:
-    """Values and derivatives up to ``order`` of ``function``, contracted with fixed weights, as in
-    training.
+    """Values and derivatives of ``function`` up to ``order``, as in training.
+
+    Derivatives are taken of the values contracted with fixed weights.
     """
     point = argument.clone().requires_grad_(order > 0)
     weights = torch.randn_like(function(argument))  # laid out like the values
@@ -165,13 +168,17 @@ def task(function: Callable[[Tensor], Tensor], argument: Tensor, order: int) -> 
 def timed(
     functions: dict[tuple, tuple[Callable[[Tensor], Tensor], Tensor, tuple[int, ...]]], rounds: int
 ) -> list[dict]:
-    """A row per (name, degree) with the milliseconds of each order."""
+    """A row for each (name, degree) with the milliseconds of each order.
+
+    functions: (name, degree) -> function, argument, orders of derivatives.
+    """
     tasks = {
         (*key, order): task(f, x, order)
         for key, (f, x, orders) in functions.items()
         for order in orders
     }
     times = harness.interleave(tasks, rounds)
+
     rows = []
     for key, (_, _, orders) in functions.items():
         row = {ORDERS[order]: 1e3 * statistics.median(times[(*key, order)]) for order in orders}
@@ -179,24 +186,39 @@ def timed(
     return rows
 
 
+def harmonics_error(function: Callable[[Tensor, int], Tensor], l: int, points: Tensor) -> float:
+    """Largest error of degree l relative to the largest component: a number of the dtype's."""
+    exact = torch.stack([exact_harmonics(point, l) for point in points])
+    found = function(points, l)[:, l * l :].double()
+    return float(((found - exact).abs().amax(1) / exact.abs().amax(1)).max())
+
+
 def harmonics_rows(options) -> list[dict]:
     """Times and errors of harmonics."""
     vectors = torch.randn(options.vectors, 3, generator=torch.Generator().manual_seed(0))
+    programs = {"ours": spherical_harmonics, "e3nn": tabulated}
     functions = {}
     for l in DEGREES:
-        functions["ours", l] = (lambda v, l=l: spherical_harmonics(v, l), vectors, (0, 1, 2))
-        if l <= LARGEST_TABULATED:
-            functions["e3nn", l] = (lambda v, l=l: tabulated(v, l), vectors, (0, 1, 2))
+        for name, program in programs.items():
+            if name == "ours" or l <= LARGEST_TABULATED:
+                functions[name, l] = (functools.partial(program, lmax=l), vectors, (0, 1, 2))
     rows = timed(functions, options.rounds)
+
+    # The pole is the hard place: orders m > 0 vanish there.
     tilts = torch.tensor([[0.6 * t, 1.0, 0.8 * t] for t in (1e-6, 1e-3, 0.01, 0.1)])
     points = torch.cat([vectors[:4], tilts])
     for row in rows:
-        l, function = row["degree"], spherical_harmonics if row["function"] == "ours" else tabulated
-        exact = torch.stack([exact_harmonics(point, l) for point in points])
-        for name, dtype in (("error32", torch.float32), ("error64", torch.float64)):
-            found = function(points.to(dtype), l)[:, l * l :].double()
-            row[name] = f"{float(((found - exact).abs().amax(1) / exact.abs().amax(1)).max()):.1e}"
+        for name, dtype in DTYPES.items():
+            program = programs[row["function"]]
+            error = harmonics_error(program, row["degree"], points.to(dtype))
+            row[name] = f"{error:.1e}"
     return rows
+
+
+def scipy_bessel(x: Tensor, lmax: int) -> Tensor:
+    """``j_0 .. j_lmax`` from scipy: (lmax + 1, ...)."""
+    degrees = torch.arange(lmax + 1)[:, None].numpy()
+    return torch.from_numpy(spherical_jn(degrees, x.numpy()))
 
 
 def bessel_rows(options) -> list[dict]:
@@ -204,24 +226,20 @@ def bessel_rows(options) -> list[dict]:
     x = 32 * torch.rand(options.arguments, generator=torch.Generator().manual_seed(0))
     functions = {}
     for l in BESSEL_DEGREES:
-        degrees = torch.arange(l + 1)[:, None].numpy()
-        functions["j_l", l] = (lambda x, l=l: spherical_bessel(x, l), x, (0, 1, 2))
-        functions["G_l", l] = (lambda x, l=l: scaled_bessel(x, l), x.square(), (0, 1, 2))
-        functions["scipy", l] = (
-            lambda x, n=degrees: torch.from_numpy(spherical_jn(n, x.numpy())),
-            x.double(),
-            (0,),
-        )
+        functions["j_l", l] = (functools.partial(spherical_bessel, lmax=l), x, (0, 1, 2))
+        functions["G_l", l] = (functools.partial(scaled_bessel, lmax=l), x.square(), (0, 1, 2))
+        functions["scipy", l] = (functools.partial(scipy_bessel, lmax=l), x.double(), (0,))
     rows = timed(functions, options.rounds)
-    for row in rows:
-        if row["function"] == "j_l":
-            for name, dtype in (("error32", torch.float32), ("error64", torch.float64)):
-                points = torch.tensor(ARGUMENTS, dtype=dtype)
-                exact = [exact_bessel(float(point), row["degree"]) for point in points]
-                errors = map(
-                    bessel_error, spherical_bessel(points, row["degree"]), points.tolist(), exact
-                )
-                row[name] = f"{max(errors):.1f} roundings"
+
+    for row in (row for row in rows if row["function"] == "j_l"):
+        for name, dtype in DTYPES.items():
+            points = torch.tensor(ARGUMENTS, dtype=dtype)
+            found = spherical_bessel(points, row["degree"])
+            errors = [
+                bessel_error(values, point, exact_bessel(point, row["degree"]))
+                for values, point in zip(found, points.tolist(), strict=True)
+            ]
+            row[name] = f"{max(errors):.1f} roundings"
     return rows
 
 

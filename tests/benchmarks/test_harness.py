@@ -158,4 +158,4 @@ def test_bad_arguments_are_refused_before_measuring(arguments, message):
 def test_an_error_is_one_line_and_exit_code_2():
     done = run_script(bench_near_field.__file__, "--cases", "z")
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == "error: case must be one of a, b1, b2, c, got 'z'\n"
+    assert done.stderr == "error: --cases must be one of a, b1, b2, c, got 'z'\n"

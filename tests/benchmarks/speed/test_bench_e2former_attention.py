@@ -46,7 +46,7 @@ def test_rows_are_written(tmp_path, capsys):
 
 
 def test_bad_arguments_are_refused_before_measuring(tmp_path):
-    with pytest.raises(ValueError, match="--scenes must be some of large, small, got 'wide'"):
+    with pytest.raises(ValueError, match="--scenes must be one of large, small, got 'wide'"):
         bench.main(["--scenes", "small,wide"])
     with pytest.raises(FileNotFoundError, match="folder .*absent"):
         bench.main(["--scenes", "small", "--json", str(tmp_path / "absent" / "rows.json")])

@@ -3,6 +3,8 @@
 import shutil
 
 import pytest
+from ase.build import molecule
+from ase.io import write
 
 from farfield.preprocess import preprocess_md17
 from farfield.train import train_md17
@@ -14,13 +16,14 @@ TINY = ["--irreps", "4x0e+4x1o", "--schedule", "hybrid-first-order1", "--no-prog
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
-    """``data/ethanol_sample`` and ``runs/ethanol``, as after ``make train``."""
+    """``data/ethanol_sample`` and ``runs/ethanol``, as after ``make train``, and a file."""
     folder = tmp_path_factory.mktemp("documents")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         preprocess_md17.main(["--sample", "--out", "data/ethanol_sample"])
         run = ["--data-path", "data/ethanol_sample", "--run-dir", "runs/ethanol"]
         train_md17.main([*run, *TINY, "--epochs", "1", "--max-cpu-minutes", "0.02"])
+    write(folder / "molecules.xyz", [molecule("CH3CH2OH"), molecule("CH3OH")])
     return folder
 
 

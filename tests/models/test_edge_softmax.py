@@ -1,5 +1,6 @@
-"""Laws of the softmax over incoming edges: normalised, blind to shifts, finite with all
-derivatives, and smooth where edges vanish.
+"""Laws of the softmax over incoming edges.
+
+Normalised, blind to shifts, finite with all derivatives, and smooth where edges vanish.
 """
 
 from __future__ import annotations
@@ -52,8 +53,9 @@ def test_softmax_survives_huge_logits(backend, dtype, signs):
 @LAWS
 @given(graph=topologies(), seed=st.integers(0, 99), data=st.data())
 def test_zero_envelope_removes_an_edge(backend, graph, seed, data):
-    """Weight 0 on it, and on the others the weights of the graph without it; all removed: all
-    zero.
+    """It has weight 0, and the others have the weights of the graph without it.
+
+    With all edges removed all weights are zero.
     """
     (logits,) = inputs(graph, [("E", 2)], torch.float64, seed)
     kept = torch.tensor(
@@ -104,8 +106,9 @@ def test_gradient_is_finite_where_all_edges_are_removed(backend):
 @BACKENDS
 @pytest.mark.parametrize("name", ["cosine", "polynomial"])
 def test_lone_neighbour_at_the_cutoff_has_finite_second_derivatives(backend, name):
-    """In float32, for the last numbers below the cutoff, where the envelope is as small as
-    1e-20.
+    """In float32, for the last values below the cutoff.
+
+    There the envelope is as small as 1e-20.
     """
     graph = topology([2], [(1, 0)])
     for below in range(20):

@@ -31,8 +31,9 @@ def two_crystals(seed: int) -> tuple[GraphIndex, Tensor, Tensor, Tensor]:
 @LAWS
 @given(seed=SEEDS)
 def test_periodic_vectors_by_the_definition(seed):
-    """x_dst + n1 a1 + n2 a2 + n3 a3 - x_src with the lattice vectors a of the edge's own graph,
-    written out for each edge.
+    """``x_dst + n1 a1 + n2 a2 + n3 a3 - x_src``, written out for each edge.
+
+    With the lattice vectors a of its own graph.
     """
     graph, positions, cells, shifts = two_crystals(seed)
     found = edge_vectors(positions, graph, image_vectors(graph, cells, shifts))
@@ -51,8 +52,9 @@ def test_periodic_vectors_by_the_definition(seed):
 @LAWS
 @given(seed=SEEDS, matrix_seed=SEEDS)
 def test_periodic_vectors_know_no_choice_of_cell(seed, matrix_seed):
-    """Atoms moved by lattice vectors (and the shifts with them), a translation, and a rotation of
-    everything.
+    """Edge vectors do not change when atoms move by lattice vectors, and their shifts with them.
+
+    A translation changes nothing, and a rotation of everything turns them.
     """
     graph, positions, cells, shifts = two_crystals(seed)
     expected = edge_vectors(positions, graph, image_vectors(graph, cells, shifts))

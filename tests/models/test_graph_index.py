@@ -33,8 +33,9 @@ def same_topology(one: GraphIndex, other: GraphIndex) -> bool:
 @LAWS
 @given(graph=topologies())
 def test_round_trip_through_dgl(graph):
-    """The batch of the single graphs as ``dgl.batch`` makes it, also with 32-bit ids, is the
-    topology we started from.
+    """The single graphs, joined by ``dgl.batch``, are the topology we started from.
+
+    Also with 32-bit ids.
     """
     ends = []
     for index, (low, high) in enumerate(
@@ -61,8 +62,9 @@ def test_round_trip_through_dgl(graph):
 
 
 def test_pickled_topology_answers_alike():
-    """What travels to a worker is the same whether the DGL graph was made before or not: it never
-    travels.
+    """What travels to a worker is the same whether the DGL graph was made before or not.
+
+    The DGL graph never travels.
     """
     graph = topology([3, 2], [(1, 0), (1, 2), (4, 0)])
     (edges,) = inputs(graph, [("E", 2)], torch.float64)
@@ -107,8 +109,9 @@ def test_bad_ends_are_quoted(src, dst, quoted):
     ],
 )
 def test_an_edge_between_two_graphs_is_refused(src, dst, message):
-    """Its message would count in another molecule; in one graph of all nodes the same edges are
-    right.
+    """Its message would count in another molecule.
+
+    In one graph of all nodes the same edges are right.
     """
     src, dst = torch.tensor(src), torch.tensor(dst)
     with pytest.raises(ValueError, match=f"^{message}[^\n]*$"):

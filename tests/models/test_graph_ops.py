@@ -1,6 +1,4 @@
-"""Laws of the graph operations: two backends, one answer, with all derivatives; readout,
-topology.
-"""
+"""Laws of the graph operations: two backends, one answer, with all derivatives."""
 
 from __future__ import annotations
 
@@ -65,8 +63,9 @@ EVERY_OPERATION = pytest.mark.parametrize("name", OPERATIONS)
 def value_and_derivatives(
     operation, graph: GraphIndex, tensors: list[Tensor], backend: str
 ) -> list[Tensor]:
-    """The value y, the gradient of sum(w y + y^2), and the gradient of the squared norm of that
-    gradient.
+    """The value y and two gradients.
+
+    Of sum(w y + y^2), and of the squared norm of that gradient.
     """
     grad = functools.partial(torch.autograd.grad, materialize_grads=True)
     with use_backend(backend):
@@ -78,8 +77,9 @@ def value_and_derivatives(
 
 
 def dense_answer(name: str, graph: GraphIndex, tensors: list[Tensor]) -> Tensor:
-    """The definition of each operation, written with incidence matrices (edges, nodes) and (graphs,
-    nodes).
+    """The definition of each operation, written with incidence matrices.
+
+    (edges, nodes) and (graphs, nodes).
     """
     dtype = tensors[0].dtype
     send = torch.nn.functional.one_hot(graph.src, max(graph.num_nodes, 1)).to(dtype)[
@@ -146,8 +146,9 @@ def test_backends_agree_with_first_and_second_derivatives(name, dtype, bar, grap
 @BACKENDS
 @pytest.mark.parametrize("graph", [CROOKED, NO_EDGES], ids=["crooked", "no edges"])
 def test_derivatives_match_differences(name, backend, graph):
-    """Twice differentiable, by differences: a kernel that detaches its first gradient fails
-    here.
+    """Twice differentiable, by differences.
+
+    A kernel that detaches its first gradient fails here.
     """
     operation, shapes = OPERATIONS[name]
     tensors = inputs(graph, shapes, torch.float64)
@@ -159,8 +160,9 @@ def test_derivatives_match_differences(name, backend, graph):
 
 @BACKENDS
 def test_force_loss_through_attention_matches_differences(backend):
-    """The parameter gradient of a loss on forces, for attention whose logits and values both depend
-    on positions.
+    """The gradient of a loss on forces by the parameters agrees with differences.
+
+    For attention whose logits and values both depend on positions.
     """
     graph = topology([4], [(i, j) for i in range(4) for j in range(4) if i != j])
     generator = torch.Generator().manual_seed(0)
@@ -263,8 +265,10 @@ def test_sum_of_many_float32_values_is_accurate(backend, spread):
 @LAWS
 @given(graph=topologies(), seed=st.integers(0, 99))
 def test_adjoints(backend, graph, seed):
-    """<sum_nodes x, g> = <x, broadcast_nodes g>, <sum_edges e, x> = <e, gather_dst x>, <e,
-    node_dot(x, y)> = <weighted_sum(x, e), y>.
+    """Each operation is the transpose of another one.
+
+    ``<sum_nodes x, g> = <x, broadcast_nodes g>``, ``<sum_edges e, x> = <e, gather_dst x>``, ``<e,
+    node_dot(x, y)> = <weighted_sum(x, e), y>``.
     """
     nodes, others, edges, graphs = inputs(
         graph, [("N", 2), ("N", 2), ("E", 2), ("G", 2)], torch.float64, seed

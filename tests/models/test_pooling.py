@@ -1,5 +1,6 @@
-"""Maximum and softmax over the nodes of each graph: their definitions, and derivatives that DGL's
-max would lose.
+"""Maximum and softmax over the nodes of each graph.
+
+Their definitions, and derivatives that DGL's max would lose.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ def test_derivatives_match_differences(operation, backend):
 
 @BACKENDS
 def test_only_the_largest_gets_the_gradient(backend):
-    """One row of each graph and column, or equal parts where several are equal; also a second
-    time.
+    """One row of each graph and column gets it, equal rows share it.
+
+    Also in a second derivative.
     """
     nodes = torch.tensor(
         [[1.0, 5.0], [3.0, 5.0], [2.0, 4.0], [-1.0, 7.0]], dtype=torch.float64, requires_grad=True
@@ -65,8 +67,9 @@ def test_only_the_largest_gets_the_gradient(backend):
 
 @POOLS
 def test_large_values_of_one_graph_do_not_reach_another(operation):
-    """A softmax is shifted by the maximum of its own graph: 1e4 beside -1e4 neither overflows nor
-    vanishes.
+    """A softmax is shifted by the maximum of its own graph.
+
+    With 1e4 in one graph and -1e4 in another it neither overflows nor vanishes.
     """
     graph = topology([2, 2], [])
     nodes = torch.tensor([[1e4], [1e4 - 1], [-1e4], [-1e4 - 1]], requires_grad=True)

@@ -1,4 +1,4 @@
-"""Random numbers of the laws."""
+"""Random tensors of the laws."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def draw(*shape: int, seed: int) -> Tensor:
-    """Normal numbers (shape) in float64, the same for the same seed."""
+    """Normal random values (shape) in float64, the same for the same seed."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -1,5 +1,6 @@
-"""The convolution written with kernels: harmonics x Clebsch-Gordan. Slow, obviously right; the
-edge-frame form is tested against it.
+"""The edge-frame convolution as explicit kernels: harmonics x Clebsch-Gordan.
+
+Slow and obviously right; the edge-frame form is tested against it.
 
     W^(l,l')(r)[o, i] = sum_J R_J sum_m C^J[o, i, m] Y_Jm(r / |r|)
 
@@ -25,8 +26,9 @@ from farfield.models.so3.irreps import degree_slice
 def kernel_convolution(
     layer: EdgeFrameConvolution, source: Tensor, vectors: Tensor, hidden: Tensor
 ) -> Tensor:
-    """What ``layer`` computes, from edge vectors (edges, 3) by explicit kernels: (edges, rows,
-    channels_out).
+    """What ``layer`` computes, by explicit kernels: (edges, rows, channels_out).
+
+    vectors (edges, 3): edge vectors.
 
     source (edges, rows, channels_in), hidden (edges, radial_hidden) as in
     :class:`EdgeFrameConvolution`.
@@ -49,8 +51,9 @@ def kernel_convolution(
 
 
 def _frame_kernels(layer: EdgeFrameConvolution, hidden: Tensor) -> dict[tuple[int, int], Tensor]:
-    """Kernel on the polar axis for each pair of degrees: (edges, 2 l_out + 1, 2 l_in + 1,
-    channels_in, channels_out).
+    """Kernel on the polar axis for each pair of degrees.
+
+    (edges, 2 l_out + 1, 2 l_in + 1, channels_in, channels_out).
     """
     lmax, c_in, c_out = layer.lmax, layer.channels_in, layer.channels_out
     radial = layer.radial(hidden).split(layer.sizes, -1)

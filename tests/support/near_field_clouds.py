@@ -14,8 +14,9 @@ from tests.laws import cutoff_graph
 
 
 def cloud(nodes: int, seed: int = 0, side: float = 0.0) -> Tensor:
-    """Positions (nodes, 3) in float64, no two closer than 1 Angstrom, about 0.08 a cubic Angstrom
-    unless ``side`` is given.
+    """Positions (nodes, 3) in float64, no two closer than 1 Angstrom.
+
+    About 0.08 atoms a cubic Angstrom unless ``side`` is given.
     """
     generator = torch.Generator().manual_seed(seed)
     side = side or (nodes / 0.08) ** (1 / 3)

@@ -1,5 +1,6 @@
-"""How features turn under O(3), solved from the definition Y(M x) = D(M) Y(x) alone: no angles, no
-edge frames, no tables.
+"""How features turn under O(3), solved from the definition Y(M x) = D(M) Y(x) alone.
+
+No angles, no edge frames, no tables.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from farfield.models.so3.irreps import degree_slice, num_rows
 
 
 def turn_matrix(matrix: Tensor, lmax: int) -> Tensor:
-    """Block matrix (rows, rows) of an orthogonal matrix (3, 3), degree by degree; an inversion
-    gives (-1)^l.
+    """Block matrix (rows, rows) of an orthogonal matrix (3, 3).
+
+    One block for each degree; an inversion gives (-1)^l.
     """
     points = torch.randn(
         4 * num_rows(lmax), 3, dtype=matrix.dtype, generator=torch.Generator().manual_seed(0)
@@ -26,8 +28,9 @@ def turn_matrix(matrix: Tensor, lmax: int) -> Tensor:
 
 
 def turned(x: Tensor, matrix: Tensor, lmax: int, pseudo: int = 0) -> Tensor:
-    """Features (nodes, rows, channels) under an orthogonal matrix; the last ``pseudo`` channels
-    take its determinant as well.
+    """Features (nodes, rows, channels) under an orthogonal matrix.
+
+    The last ``pseudo`` channels take its determinant as well.
     """
     sign = torch.ones(x.shape[-1], dtype=x.dtype)
     if pseudo:

@@ -1,5 +1,6 @@
-"""Laws of the sum of weight x harmonic x features: its definition, its derivatives of all orders,
-its memory, its layout.
+"""Laws of the sum of weight x harmonic x features.
+
+Its definition, its derivatives of all orders, its memory, its layout.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ EXACT = pytest.mark.parametrize("kernel", ["math", "memory_efficient"])
 def edges_and_arguments(
     ends, sources: int, targets: int, sizes=(3, 4, 5), dtype=torch.float64, seed: int = 0
 ):
-    """Edges from pairs (receiver, sender), and harmonics, weights, features of (m, rows, channels)
-    = sizes.
+    """Edges from pairs (receiver, sender), and arguments of the sum.
+
+    sizes: (m, rows, channels) of harmonics, weights and features.
     """
     dst, src = (torch.tensor([end[side] for end in ends], dtype=torch.long) for side in (0, 1))
     m, rows, channels = sizes
@@ -66,14 +68,15 @@ def derivatives(function, edges: EdgeSlots, tensors: list[Tensor]) -> list[Tenso
 @LAWS
 @given(
     ends=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6)), max_size=25),
-    piece=st.sampled_from([1, 60, 200, 1 << 19]),
+    chunk=st.sampled_from([1, 60, 200, 1 << 19]),
 )
-def test_sum_is_its_definition_with_two_derivatives(kernel, ends, piece):
-    """Any edges: doubled, between the same node, no edges at all; receivers without edges; pieces
-    of any size.
+def test_sum_is_its_definition_with_two_derivatives(kernel, ends, chunk):
+    """For any edges and chunks of any size.
+
+    Doubled edges, edges of a node to itself, no edges at all, receivers without edges.
     """
     before = edge_slots.VALUES_PER_CHUNK["cpu"]
-    edge_slots.VALUES_PER_CHUNK["cpu"] = piece
+    edge_slots.VALUES_PER_CHUNK["cpu"] = chunk
     try:
         edges, tensors = edges_and_arguments(ends, 7, 5)
         for found, expected in zip(
@@ -182,8 +185,9 @@ class LargestTensor(TorchDispatchMode):
 
 
 def largest_tensor(kernel: str) -> float:
-    """Elements of the largest tensor made in the value and both derivatives, in units of edges x
-    rows x channels.
+    """Size of the largest tensor made in the value and both derivatives.
+
+    In units of edges x rows x channels.
     """
     edges, tensors = edges_and_arguments(
         random_edges(6000, 30, 30), 30, 30, (3, 9, 8), torch.float32
@@ -204,9 +208,10 @@ def test_no_tensor_of_edges_x_rows_x_channels_is_made(kernel, monkeypatch):
     assert largest_tensor("math") >= 1  # the recorder sees one where there is one
 
 
-def test_receivers_of_one_piece_have_like_numbers_of_edges():
-    """Few slots are empty: less than a tenth on a random graph whose receivers have 10 to 60
-    edges.
+def test_receivers_of_one_chunk_have_similar_edge_counts():
+    """Few slots are empty.
+
+    Less than a tenth on a random graph whose receivers have 10 to 60 edges.
     """
     edges = edges_and_arguments(random_edges(3000, 80, 80), 80, 80)[0]
     layout = edges.layout(1 << 11)

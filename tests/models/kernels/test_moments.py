@@ -1,5 +1,7 @@
-"""Laws of the moments: the dense definition, adjointness, independence of the pieces, accuracy of
-long sums, all derivatives.
+"""Laws of the moments and of their read-back.
+
+The dense definition, adjointness, independence of the chunks, accuracy of long sums, all
+derivatives.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ def test_read_back_is_the_adjoint_of_the_moments():
 
 
 def test_gradients_do_not_depend_on_the_pieces():
-    """A graph of 40 atoms whole and in pieces of 16, first and second derivatives."""
+    """A graph of 40 atoms whole and in chunks of 16, first and second derivatives."""
     results = []
     for budget in (1, 2**20):
         graph, *rest = arguments([40, 3, 3])
@@ -114,10 +116,10 @@ def test_long_float32_sums_are_accurate():
 def test_runs_cover_every_node_once(most):
     runs = graph_runs(tuple(SIZES), most)
     nodes = [
-        node for run in runs for piece in run.chunks for node in range(piece.start, piece.stop)
+        node for run in runs for chunk in run.chunks for node in range(chunk.start, chunk.stop)
     ]
     assert nodes == list(range(sum(SIZES)))
-    assert all(piece.stop - piece.start <= most for run in runs for piece in run.chunks)
+    assert all(chunk.stop - chunk.start <= most for run in runs for chunk in run.chunks)
     for before, after in itertools.pairwise(runs):
         assert before.graphs.stop <= after.graphs.start
 
@@ -144,8 +146,9 @@ print(x.grad.double().abs().sum().item().hex())
 
 
 def test_gradients_do_not_depend_on_the_hash_seed():
-    """A sum of three parts depends on their order; that of a set of names changes from process to
-    process (seeds 1 and 2 differ in it).
+    """The order of three parts of a sum does not come from a set.
+
+    The order of a set of names changes from process to process; seeds 1 and 2 differ in it.
     """
     found = set()
     for seed in ("1", "2"):

@@ -1,5 +1,6 @@
-"""Laws of the feed-forward networks: exact symmetry, non-linearity in every degree, derivatives;
-exactness of the grid.
+"""Laws of the feed-forward networks and of their grid.
+
+Exact symmetry, non-linearity in every degree, derivatives; exactness of the grid.
 """
 
 from __future__ import annotations
@@ -84,8 +85,9 @@ def test_each_node_alone(kind):
 
 @pytest.mark.parametrize("degree", [0, 1, 4, 6, 9])
 def test_grid_is_exact_for_its_degree(degree):
-    """All harmonics of degree 1 .. ``degree`` have mean 0 on the grid; it holds unit vectors and
-    positive weights of sum 1.
+    """All harmonics of degree 1 .. ``degree`` have mean 0 on the grid.
+
+    It holds unit vectors and positive weights of sum 1.
     """
     points, weights = sphere_grid(degree)
     assert float(weights.min()) > 0 and abs(float(weights.sum()) - 1) <= 1e-14

@@ -13,8 +13,9 @@ from tests.support.node_layers import CHANNELS, KINDS, LMAX, OUT, features, laye
 
 @KINDS
 def test_linear_map_keeps_degrees_and_kinds_apart(pseudo_in, pseudo_out):
-    """A unit of one degree, component and channel only reaches the same component, and channels of
-    its own kind.
+    """A unit of one degree, component and channel only reaches the same component.
+
+    There it reaches the channels of its own kind.
     """
     made = layer("linear", pseudo_in, pseudo_out)
     kind_in, kind_out = channel_parity(CHANNELS, pseudo_in), channel_parity(OUT, pseudo_out)

@@ -23,8 +23,9 @@ def test_norms_by_the_formula(epsilon):
 
 @pytest.mark.parametrize("kind", NORM_MAPS)
 def test_norm_nonlinearity_by_the_formula(kind):
-    """Every degree and channel keeps its direction and takes the length |x| / n silu(g(n)), n^2 =
-    |x|^2 + epsilon^2.
+    """Every degree and channel keeps its direction and takes the length |x| / n silu(g(n)).
+
+    ``n^2 = |x|^2 + epsilon^2``.
     """
     made, x = layer(f"norm, {kind}", 0, 0), features(6)
     out, norm = made(x), degree_norms(x, made.epsilon)

@@ -1,6 +1,4 @@
-"""Laws of the equivariant norms: symmetry, what size comes out, and derivatives where features
-vanish.
-"""
+"""Laws of the equivariant norms: symmetry, resulting size, derivatives at zero features."""
 
 from __future__ import annotations
 
@@ -80,8 +78,9 @@ def test_scalars_have_mean_zero_and_no_mean_matters(kind):
     ],
 )
 def test_which_degrees_share_a_size(kind, groups):
-    """The mean size of each group of degrees is 1 afterwards, and the ratios inside a group are as
-    before.
+    """The mean size of each group of degrees is 1 afterwards.
+
+    The ratios inside a group are as before.
     """
     x = features() * torch.tensor([0.5, 2.0, 3.0, 1.0]).repeat_interleave(
         torch.tensor([1, 3, 5, 7])

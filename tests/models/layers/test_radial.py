@@ -1,5 +1,6 @@
-"""Laws of the radial functions: closed forms, orthogonality, derivatives at contact, and envelopes
-that end smoothly.
+"""Laws of the radial functions and envelopes.
+
+Closed forms, orthogonality, derivatives at contact, and envelopes that end smoothly.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ def closed_form(name: str, r: Tensor, size: int) -> Tensor:
 
 
 def derivatives(function, x: Tensor, order: int) -> list[Tensor]:
-    """Value and derivatives up to ``order`` of a function of one number, at every entry of x (n,):
-    each (n, ...).
+    """Value and derivatives up to ``order`` of a function of one variable.
+
+    At every entry of x (n,): each (n, ...).
     """
     columns = []
     for index in range(function(x).reshape(len(x), -1).shape[1]):
@@ -76,8 +78,9 @@ def test_closed_form(name, r, size):
 
 @EVERY_BASIS
 def test_derivatives_match_differences(name):
-    """Contact (r = 0), the switch of the Bessel series, and ordinary distances; differences are
-    taken to both sides of each.
+    """At contact (r = 0), at the switch of the Bessel series, and at ordinary distances.
+
+    Differences are taken to both sides of each.
     """
     switch = 0.1 * CUTOFF / math.pi
     r = torch.tensor(
@@ -95,8 +98,9 @@ def test_finite_at_contact_with_three_derivatives(name, dtype):
 
 
 def test_bessel_at_contact():
-    """Value sqrt(2 / c) k, slope 0, curvature -sqrt(2 / c) k^3 / 3 with k = n pi / c: the series of
-    sin(k r) / r.
+    """Value sqrt(2 / c) k, slope 0, curvature -sqrt(2 / c) k^3 / 3 with k = n pi / c.
+
+    The series of sin(k r) / r.
     """
     k = torch.arange(1, 9) * math.pi / CUTOFF
     value, slope, curvature, third = derivatives(
@@ -133,8 +137,9 @@ def test_bessel_is_orthonormal_in_the_ball():
 @LAWS
 @given(factor=st.floats(0.01, 100))
 def test_scales_with_the_cutoff(name, factor):
-    """A change of the unit of length changes no feature, but the Bessel functions' dimension of
-    length^(-3/2).
+    """A change of the unit of length changes no feature.
+
+    Bessel functions keep their dimension of length^(-3/2).
     """
     r = torch.linspace(0, CUTOFF, 7)
     before, after = (
@@ -148,8 +153,9 @@ def test_scales_with_the_cutoff(name, factor):
 
 @pytest.mark.parametrize("name", ["gaussian", "log_gaussian"])
 def test_gaussians_cover_the_range(name):
-    """Centres at 0 and at the cutoff, each 1 at its own centre and exp(-1/2) at the next: no gap in
-    between.
+    """There is no gap between the centres.
+
+    They stand at 0 .. cutoff; each function is 1 at its own centre and exp(-1/2) at the next.
     """
     values = RADIAL_BASES[name](CUTOFF, 9)(torch.linspace(0, CUTOFF, 1001))
     assert values[0, 0] == 1 and float(values[-1, -1]) == pytest.approx(1, abs=1e-14)
@@ -181,8 +187,9 @@ def test_envelope_never_becomes_negative_by_rounding(name, dtype):
 
 @pytest.mark.parametrize("name", SMOOTHNESS)
 def test_envelope_ends_smoothly(name):
-    """At the cutoff the value and the promised derivatives go to zero from inside, and all are zero
-    beyond.
+    """At the cutoff the value and the promised derivatives go to zero from inside.
+
+    All are zero beyond.
     """
     order = SMOOTHNESS[name]
     distance = 1e-6
@@ -242,8 +249,9 @@ def test_envelope_derivatives_match_differences(name):
 @EVERY_BASIS
 @pytest.mark.parametrize("scalars", [0, 2])
 def test_trunk_reads_length_and_scalars_smoothly(name, scalars):
-    """Hidden invariants of each edge alone, with second derivatives in the length, also at
-    contact.
+    """Each edge has its own hidden invariants, with second derivatives in the length.
+
+    Also at contact.
     """
     torch.manual_seed(0)
     trunk = RadialTrunk(RADIAL_BASES[name](CUTOFF, 4), scalars, 6).requires_grad_(False)

@@ -18,8 +18,9 @@ SEEDS = st.integers(0, 10_000)
 @LAWS
 @given(seed=SEEDS)
 def test_attentive_mixing_is_a_convex_combination(pseudo_in, pseudo_out, seed):
-    """Each output component lies between the smallest and the largest input of its kind; equal
-    channels come out unchanged.
+    """Each output component lies between the smallest and the largest input of its kind.
+
+    Equal channels come out unchanged.
     """
     made, x = layer("attentive", pseudo_in, pseudo_out), features(seed)
     for pseudo in (False, True) if pseudo_in else (False,):

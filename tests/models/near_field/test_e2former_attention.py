@@ -139,8 +139,9 @@ def test_a_structure_does_not_notice_its_batch(order, weights):
 
 
 def leaving(distance: float, lone: bool, joined: bool) -> tuple[Tensor, Tensor, GraphIndex]:
-    """A molecule (or one atom if ``lone``) and an atom at ``distance`` from its first atom, with
-    edges between those two or without.
+    """A molecule (or one atom if ``lone``) and an atom at ``distance`` from its first atom.
+
+    With edges between these two, or without.
     """
     core = torch.zeros(1, 3, dtype=torch.float64) if lone else cloud(4) * 0.8
     core = core - core[0]
@@ -164,8 +165,9 @@ def leaving(distance: float, lone: bool, joined: bool) -> tuple[Tensor, Tensor, 
 @EVERY_WEIGHT
 @pytest.mark.parametrize("lone", [True, False], ids=["only neighbour", "one of many"])
 def test_a_neighbour_leaves_smoothly(order, weights, lone):
-    """With and without the edge the value and its gradient agree at the cutoff, and differ inside
-    it.
+    """At the cutoff the value and its gradient are the same with and without the edge.
+
+    Inside the cutoff they differ.
     """
     layer = attention(order, weights=weights)
 
@@ -218,8 +220,9 @@ def test_derivatives_hold_to_second_order(order, form):
 @EVERY_WEIGHT
 @pytest.mark.parametrize("score", SCORES)
 def test_force_trained_parameters_have_the_gradient_of_differences(order, weights, score):
-    """d/dtheta of |dE/dx|^2 along a random direction of all parameters: what a detached first
-    gradient would falsify.
+    """The gradient of a loss on forces by all parameters agrees with differences.
+
+    d/dtheta of |dE/dx|^2 along a random direction: what a detached first gradient would falsify.
     """
     layer = attention(order, score=score, weights=weights)
     x, positions, graph = molecule(6)
@@ -267,8 +270,9 @@ def test_derivatives_are_finite_at_coincident_atoms_and_zero_features(order, for
 @EVERY_WEIGHT
 @pytest.mark.parametrize("form", FORMS)
 def test_atoms_without_neighbours_hear_a_constant(order, weights, form):
-    """An isolated atom gets no message: nothing but the bias of the output, in scalars only; and
-    nothing is NaN without any edge.
+    """An isolated atom gets no message: only the bias of the output, in scalars only.
+
+    Nothing is NaN without any edge.
     """
     layer = attention(order, weights=weights, convolution_form=form)
     for nodes in (0, 3):
@@ -290,8 +294,9 @@ def test_atoms_without_neighbours_hear_a_constant(order, weights, form):
 
 
 def test_softplus_weights_do_not_depend_on_other_neighbours():
-    """Messages add up: three atoms in a row, where the outer two do not see each other, against the
-    two pairs alone; softmax does not.
+    """Messages of "softplus" weights add up, messages of "softmax" do not.
+
+    Three atoms in a row, where the outer two do not see each other, against the two pairs alone.
     """
     positions = torch.tensor([[0.0, 0, 0], [3, 0, 0], [-3, 0, 0]], dtype=torch.float64)
     x = features(3)
@@ -309,9 +314,7 @@ def test_softplus_weights_do_not_depend_on_other_neighbours():
 
 
 def test_all_orders_are_gated_between_the_three():
-    """With gates shut the sum is the second order's, with both open it is zero order and first
-    order.
-    """
+    """With gates shut the sum is the second order, with both open zero order plus first order."""
     layer = attention("all-order", weights="softmax")
     x, positions, graph = molecule()
     geometry = surveyor(positions, graph)

@@ -1,5 +1,6 @@
-"""Laws of the edge basis: frames are rotations that take the edge to the polar axis, exactly, with
-all derivatives.
+"""Laws of the edge basis: frames are rotations that take the edge to the polar axis.
+
+Exactly, with all derivatives.
 """
 
 from __future__ import annotations
@@ -24,15 +25,17 @@ DEGREES = pytest.mark.parametrize("lmax", range(1, 6))
 
 
 def frames(basis: EdgeBasis) -> Tensor:
-    """The rotations with their rows sorted by degree again: (edges, rows, rows), one block per
-    degree.
+    """The rotations with their rows sorted by degree: (edges, rows, rows).
+
+    One block for each degree.
     """
     return basis.rotation()[:, torch.argsort(rows_by_order(basis.lmax))]
 
 
 def crooked_vectors() -> Tensor:
-    """Unit vectors where a frame may go wrong: axes, the plane y = 0 where frames flip, and both
-    poles and their surroundings.
+    """Unit vectors where a frame may go wrong.
+
+    Axes, the plane y = 0 where frames flip, and both poles and their surroundings.
     """
     special = [
         [sign * value for value in axis]
@@ -69,8 +72,9 @@ def all_vectors(seed: int = 0) -> Tensor:
     ("dtype", "bar"), [(torch.float32, 2e-6), (torch.float64, 3e-15)], ids=["float32", "float64"]
 )
 def test_frames_are_rotations_to_the_polar_axis(lmax, dtype, bar):
-    """D D^T = 1 degree by degree, det D^1 = 1, and D takes the harmonics of the edge to 1 at m = 0
-    and 0 elsewhere.
+    """D D^T = 1 for each degree, det D^1 = 1, and D takes the edge to the polar axis.
+
+    Its harmonics become 1 at m = 0 and 0 elsewhere.
     """
     vectors = all_vectors().to(dtype)
     basis = EdgeBasis.from_vectors(vectors, lmax)
@@ -118,8 +122,9 @@ def test_frames_represent_their_rotation(lmax, seed):
 
 @DEGREES
 def test_float32_frames_are_those_of_float64(lmax):
-    """No precision is lost near a pole or near the plane where frames flip: a few roundings,
-    everywhere.
+    """No precision is lost near a pole or near the plane where frames flip.
+
+    A few roundings, everywhere.
     """
     vectors = all_vectors().float()
     single, double = (
@@ -131,8 +136,9 @@ def test_float32_frames_are_those_of_float64(lmax):
 
 
 def test_frame_is_the_smallest_rotation():
-    """In the half space y >= 0 the rotation angle is the angle between the edge and the axis: trace
-    = 1 + 2 cos.
+    """For y >= 0 the angle of the rotation is the angle between edge and axis.
+
+    Trace = 1 + 2 cos.
     """
     vectors = all_vectors()
     vectors = vectors[vectors[:, 1] >= 0]
@@ -147,8 +153,9 @@ def test_frame_is_the_smallest_rotation():
 
 @DEGREES
 def test_one_row_serves_both_directions(lmax):
-    """Only the flag turns over with the edge; also in the plane y = 0, where both directions are
-    their own half space.
+    """Only the flag turns over with the edge.
+
+    Also in the plane y = 0, where both directions are their own half space.
     """
     vectors = all_vectors()
     basis = EdgeBasis.from_vectors(vectors, lmax)
@@ -209,8 +216,9 @@ def turn_about_axis(angle: float, lmax: int) -> Tensor:
 
 
 def axial_kernel(lmax: int, seed: int = 0) -> Tensor:
-    """A random matrix (rows, rows) that commutes with turns about the polar axis: the average over
-    such turns.
+    """A random matrix (rows, rows) that commutes with turns about the polar axis.
+
+    The average over such turns.
     """
     turns = torch.stack(
         [turn_about_axis(2 * math.pi * k / (2 * lmax + 1), lmax) for k in range(2 * lmax + 1)]
@@ -219,8 +227,9 @@ def axial_kernel(lmax: int, seed: int = 0) -> Tensor:
 
 
 def invariant(vectors: Tensor, lmax: int, kernel: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """<left, D^T K D right> of every edge (edges,): depends on the edge, not on the turn of its
-    frame about it.
+    """``<left, D^T K D right>`` of every edge: (edges,).
+
+    It depends on the edge, not on the turn of its frame about the edge.
     """
     turn = frames(EdgeBasis.from_vectors(vectors, lmax))
     return torch.einsum("p,eqp,qr,ers,s->e", left, turn, kernel, turn, right)
@@ -228,8 +237,9 @@ def invariant(vectors: Tensor, lmax: int, kernel: Tensor, left: Tensor, right: T
 
 @DEGREES
 def test_first_derivatives_match_differences(lmax):
-    """Also across the plane y = 0, where the two points of a difference have opposite frames, and
-    at the poles.
+    """Also at the poles, and across the plane y = 0.
+
+    There the two points of a difference have opposite frames.
     """
     vectors = torch.cat([crooked_vectors(), 2 * draw(5, 3, seed=1)]).requires_grad_(True)
     kernel, left, right = (
@@ -288,8 +298,9 @@ def test_length_has_the_unit_vector_as_gradient():
 @DEGREES
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 def test_edge_of_zero_length_passes_scalars_only(lmax, dtype):
-    """Its matrix is 1 for l = 0 and zero above, with zero derivatives; its neighbours in the batch
-    notice nothing.
+    """Its matrix is 1 for l = 0 and zero above, with zero derivatives.
+
+    Its neighbours in the batch notice nothing.
     """
     vectors = torch.tensor(
         [[0.0, 0.0, 0.0], [0.3, -0.2, 0.9], [-0.0, -0.0, -0.0]], dtype=dtype, requires_grad=True
@@ -320,8 +331,9 @@ def test_no_edges():
 
 
 def test_use_in_inference_mode_spoils_nothing():
-    """Tables first made without gradients serve training afterwards; no other test makes those of
-    lmax 6.
+    """Tables first made without gradients serve training afterwards.
+
+    No other test makes the tables of lmax 6.
     """
     vectors = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -340,9 +352,7 @@ def test_change_of_type():
 
 
 def test_blocks_are_ordered_by_degree():
-    """The helper of this file puts each row where :func:`degree_slice` expects it: degree l only
-    meets degree l.
-    """
+    """Degree l only meets degree l: the helper of this file sorts rows by :func:`degree_slice`."""
     turn = frames(EdgeBasis.from_vectors(draw(1, 3, seed=0), 3))[0]
     for l in range(4):
         assert float(

@@ -1,5 +1,6 @@
-"""Laws of the edge-frame convolution: equal to explicit kernels, equivariant under O(3), complete
-in its paths, smooth.
+"""Laws of the edge-frame convolution.
+
+Equal to explicit kernels, equivariant under O(3), complete in its paths, smooth.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ def convolution(
 
 
 def edges(lmax: int, seed: int, count: int = 6, channels: int = 3) -> tuple[Tensor, Tensor, Tensor]:
-    """Source features, edge vectors (the first two on the polar axis and in the plane y = 0) and
-    radial features.
+    """Source features, edge vectors and radial features.
+
+    The first two vectors lie on the polar axis and in the plane y = 0.
     """
     vectors = draw(count, 3, seed=seed + 1)
     vectors[0] = torch.tensor([0.0, -2.0, 0.0])
@@ -82,8 +84,9 @@ def test_equivariant_under_rotations_and_reflections(lmax, pseudo_in, pseudo_out
 
 @KINDS
 def test_any_frame_of_the_edge_gives_the_same_messages(pseudo_in, pseudo_out):
-    """A further turn about the polar axis, another for each edge, changes nothing: the choice of
-    frame is free.
+    """A further turn about the polar axis, another for each edge, changes nothing.
+
+    The choice of frame is free.
     """
     lmax = 3
     layer = convolution(lmax, pseudo_in, pseudo_out)
@@ -109,8 +112,9 @@ def test_any_frame_of_the_edge_gives_the_same_messages(pseudo_in, pseudo_out):
 
 @KINDS
 def test_relative_position_is_a_vector_along_the_edge(pseudo_in, pseudo_out):
-    """``along`` adds |r| r / |r| to the first degree-1 channel of the source, and leaves the source
-    as it was.
+    """``along`` adds |r| r / |r| to the first degree-1 channel of the source.
+
+    The source itself stays as it was.
     """
     lmax = 2
     layer = convolution(lmax, pseudo_in, pseudo_out)
@@ -125,8 +129,9 @@ def test_relative_position_is_a_vector_along_the_edge(pseudo_in, pseudo_out):
 
 @pytest.mark.parametrize("lmax", [1, 2, 3, 4])
 def test_number_of_paths(lmax):
-    """Even and odd order weights of two degrees together number 2 min(l, l') + 1 per pair of
-    channels, as in the Clebsch-Gordan form.
+    """Two degrees have 2 min(l, l') + 1 weights per pair of channels, even and odd together.
+
+    As many as the Clebsch-Gordan form.
     """
     layer = convolution(lmax, 1, 1, channels=(2, 2))  # one true and one pseudo channel on each side
     for l_in in range(lmax + 1):
@@ -150,8 +155,9 @@ def test_number_of_paths(lmax):
 
 @pytest.mark.parametrize("lmax", [1, 2])
 def test_paths_span_all_equivariant_kernels(lmax):
-    """The weights reach, on the polar axis, as many independent matrices as commute with the turns
-    about it (and mirror images).
+    """The weights reach all matrices that commute with turns about the polar axis.
+
+    As many independent ones on the polar axis, with and without mirror images.
     """
     axis = torch.tensor([[0.0, 1.0, 0.0]], dtype=torch.float64)
     turn = turn_matrix(
@@ -188,8 +194,9 @@ def test_paths_span_all_equivariant_kernels(lmax):
 
 @KINDS
 def test_derivatives_match_differences(pseudo_in, pseudo_out):
-    """First and second derivatives in source, edge vector (with the frame and the length made from
-    it) and radial features.
+    """First and second derivatives in source, edge vector and radial features.
+
+    The frame and the length are made from the edge vector.
     """
     lmax = 1 if pseudo_in else 2
     layer = convolution(lmax, pseudo_in, pseudo_out, channels=(3, 3)).requires_grad_(False)
@@ -246,8 +253,9 @@ def test_no_edges():
 
 @pytest.mark.parametrize("lmax", [1, 3])
 def test_messages_keep_the_size_of_the_source(lmax):
-    """At the start each output component has the variance of the source components, for random
-    features on many edges.
+    """At the start each output component has the variance of the source components.
+
+    For random features on many edges.
     """
     torch.manual_seed(0)
     layer = EdgeFrameConvolution(lmax, 32, 32, HIDDEN).double()

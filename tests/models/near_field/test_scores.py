@@ -1,5 +1,6 @@
-"""Laws of the attention logits: their formulas written out, invariance, pieces, derivatives at
-coincident atoms.
+"""Laws of the attention logits.
+
+Their formulas written out, invariance, chunks of edges, derivatives at coincident atoms.
 """
 
 from __future__ import annotations
@@ -116,8 +117,9 @@ def test_dot_score_is_its_formula(name):
 
 
 def test_small_dot_score_is_small():
-    """The published one has, by an error in the order of two tests, as many parameters as the large
-    one.
+    """It has a fraction of the parameters of the large score.
+
+    The published one has as many, by an error in the order of two tests.
     """
     sizes = {
         name: sum(parameter.numel() for parameter in make(name).parameters())

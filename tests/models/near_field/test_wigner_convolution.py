@@ -1,5 +1,6 @@
-"""Laws of the Wigner-6j convolution: two forms, one operator; its definition; precision far from
-the origin; periodic images.
+"""Laws of the Wigner-6j convolution.
+
+Two forms, one operator; its definition; precision far from the origin; periodic images.
 """
 
 from __future__ import annotations
@@ -63,8 +64,9 @@ def scene(
 def by_definition(
     layer: WignerConvolution, x: Tensor, weights: Tensor, geometry: NearFieldGeometry
 ) -> Tensor:
-    """m_i^L = sum_lam W sqrt(2 l + 1) sum_j w_ij [x_j^lam (x) S_l(u_ij)]^L, edge by edge, path by
-    path.
+    """The operator edge by edge, path by path.
+
+    ``m_i^L = sum_lam W sqrt(2 l + 1) sum_j w_ij [x_j^lam (x) S_l(u_ij)]^L``.
     """
     order, lmax = layer.order, layer.lmax
     length = (geometry.vectors.square().sum(-1, keepdim=True) + geometry.softening**2).sqrt()
@@ -143,8 +145,9 @@ def test_single_precision_holds_far_from_the_origin(order, form, offset):
 
 
 def test_one_origin_for_all_would_not_hold():
-    """The bar above is no accident of the test: about one common origin 100 Angstrom away, degree 2
-    keeps three digits.
+    """The bar above is not an accident of the test.
+
+    About one common origin 100 Angstrom away, degree 2 keeps three digits.
     """
     positions = cloud(40).float() + 100
     graph = near_graph(positions, [40], 4.0)
@@ -225,8 +228,9 @@ def test_scalars_send_the_direction(form):
 @pytest.mark.parametrize("order", [0, 1, 2])
 @pytest.mark.parametrize("form", FORMS)
 def test_periodic_images_are_copies_of_atoms(order, form):
-    """A cell with images gives its atoms what they get in a cluster that holds every image as an
-    atom of its own.
+    """A cell with images gives its atoms what they get in a cluster of all images.
+
+    There every image is an atom of its own.
     """
     side, count = 5.0, 6
     cell_positions = cloud(count, side=side)

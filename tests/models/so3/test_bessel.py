@@ -1,5 +1,6 @@
-"""Laws of the spherical Bessel functions: 60 digits, scipy, differential equation, Wronskian, sum
-rules, addition theorem, plane waves.
+"""Laws of the spherical Bessel functions.
+
+60 digits, scipy, differential equation, Wronskian, sum rules, addition theorem, plane waves.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ def exact(x: float) -> list[mpmath.mpf]:
 
 @PRECISIONS
 def test_values_to_60_digits(dtype):
-    """Within 25 roundings of ``|j_l|`` for l >= x and of 1 / x for l < x, for all l <= 60, at zero,
-    tiny, turning and large arguments.
+    """Values hold for all l <= 60, at zero, tiny, turning and large arguments.
+
+    Within 25 roundings of ``|j_l|`` for l >= x and of 1 / x for l < x.
     """
     points = torch.tensor(GRID, dtype=dtype)
     values = spherical_bessel(points, TOP)
@@ -57,8 +59,9 @@ def test_values_to_60_digits(dtype):
 
 @PRECISIONS
 def test_scaled_values_to_60_digits(dtype):
-    """``G_l``: within 32 + x / 2 roundings of it for l >= x, of its envelope ``(2 l + 1)!! / x^(l +
-    1)`` for l < x.
+    """``G_l`` holds within 32 + x / 2 roundings.
+
+    Of its value for l >= x, of its envelope ``(2 l + 1)!! / x^(l + 1)`` for l < x.
     """
     limits = torch.finfo(dtype)
     squares = torch.tensor(GRID, dtype=dtype).square()
@@ -114,8 +117,9 @@ def test_smooth_underflow(dtype):
 
 
 def test_negative_arguments():
-    """``j_l(-x) = (-1)^l j_l(x)``; for x^2 < 0 the scaled functions go on without a break, ``G_0 =
-    sinh(x) / x``.
+    """``j_l(-x) = (-1)^l j_l(x)``.
+
+    For x^2 < 0 the scaled functions go on without a break, ``G_0 = sinh(x) / x``.
     """
     x = torch.tensor([1e-3, 0.4, 3.0, 20.0, 65.0], dtype=torch.float64)
     torch.testing.assert_close(
@@ -158,8 +162,9 @@ def derivatives(function, x: Tensor, order: int, lmax: int = TOP) -> list[Tensor
 
 @PRECISIONS
 def test_first_derivatives_to_60_digits(dtype):
-    """``j_l' = l / x j_l - j_(l+1)``, relative to the larger term for l >= x and to 1 / x for l <
-    x: no loss at small x.
+    """``j_l' = l / x j_l - j_(l+1)``, without a loss at small x.
+
+    Relative to the larger term for l >= x and to 1 / x for l < x.
     """
     points = torch.tensor([x for x in GRID if x], dtype=dtype)
     _, first = derivatives(spherical_bessel, points, 1)
@@ -191,8 +196,9 @@ def test_derivatives_of_scipy_and_the_differential_equation():
 
 @PRECISIONS
 def test_derivatives_at_zero(dtype):
-    """j_l = x^l / (2 l + 1)!! (1 - x^2 / (2 (2 l + 3)) + ...): only j_1' = 1/3, j_0'' = -1/3 and
-    j_2'' = 2/15 are left at zero.
+    """At zero only j_1' = 1/3, j_0'' = -1/3 and j_2'' = 2/15 are left.
+
+    ``j_l = x^l / (2 l + 1)!! (1 - x^2 / (2 (2 l + 3)) + ...)``.
     """
     value, first, second, third = (
         part[0].double() for part in derivatives(spherical_bessel, torch.zeros(1, dtype=dtype), 3)
@@ -259,8 +265,10 @@ def test_squares_add_up():
 
 @pytest.mark.parametrize("kappa", [0.01, 0.3, 1.0, 3.0])
 def test_addition_theorem(kappa):
-    """sum_lm (2 l + 1) j_l(kappa a) Y_lm(a) j_l(kappa b) Y_lm(b) = sin(kappa |a - b|) / (kappa |a -
-    b|).
+    """Waves about two points add up to the wave of their distance.
+
+    ``sum_lm (2 l + 1) j_l(kappa a) Y_lm(a) j_l(kappa b) Y_lm(b) = sin(kappa |a - b|) / (kappa |a -
+    b|)``.
     """
     one, other = 2.5 * draw(2, 30, 3, seed=1)
     other[0], one[1] = one[0], 0  # a distance and a radius of zero

@@ -22,8 +22,9 @@ def mixture_as_written(squared: Tensor, wave_numbers: Tensor, weights: Tensor) -
 @pytest.mark.parametrize("ahead", [0, 1, 2])
 @pytest.mark.parametrize("lmax", [0, 1, 5, 7])
 def test_mixture_is_the_sum_it_says(lmax, ahead):
-    """Values and the derivatives of three orders by r^2, also beyond those foreseen, and by the
-    weights.
+    """Values, and derivatives of three orders by r^2 and by the weights.
+
+    Also of orders that were not foreseen.
     """
     squared, kappa = (
         torch.linspace(0, 200, 61, dtype=torch.float64),
@@ -46,8 +47,9 @@ def test_mixture_is_the_sum_it_says(lmax, ahead):
 
 @pytest.mark.parametrize("ahead", [0, 2])
 def test_derivatives_of_mixtures_match_differences(ahead):
-    """Those of the derivatives as well: a network trained on forces takes them by the weights and
-    by the positions.
+    """So do the derivatives of the derivatives.
+
+    A network trained on forces takes them by the weights and by the positions.
     """
     kappa = torch.tensor([0.3, 1.0], dtype=torch.float64)
     squared = torch.tensor([0.0, 0.7, 30.0], dtype=torch.float64, requires_grad=True)

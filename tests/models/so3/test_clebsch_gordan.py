@@ -21,8 +21,9 @@ TRIANGLES = [
 
 @functools.cache
 def rotation_blocks() -> Tensor:
-    """Wigner matrices (rows, rows) up to degree 5 of a general rotation, made of the frames of two
-    edges.
+    """Wigner matrices (rows, rows) of a general rotation, up to degree 5.
+
+    Made of the frames of two edges.
     """
     basis = EdgeBasis.from_vectors(draw(2, 3, seed=8), 5)
     into, second = (frame[torch.argsort(rows_by_order(5))] for frame in basis.rotation())
@@ -72,8 +73,10 @@ def test_couplings_of_two_degrees_are_complete(first, second):
 
 
 def test_small_couplings_are_the_familiar_products():
-    """1 x 1 -> 0 is the dot product / sqrt 3, 1 x 1 -> 1 the cross product / sqrt 2 (each up to a
-    sign), 0 x l -> l the identity.
+    """Couplings of low degree are known products, each up to a sign.
+
+    1 x 1 -> 0 is the dot product / sqrt 3, 1 x 1 -> 1 the cross product / sqrt 2, 0 x l -> l the
+    identity.
     """
     one, other = draw(2, 3, seed=5)
     dot = torch.einsum("a,b,abm->m", one, other, clebsch_gordan(1, 1, 0))

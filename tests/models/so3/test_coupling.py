@@ -1,5 +1,6 @@
-"""Laws of the coupling tables: Clebsch-Gordan isometries, Wigner 6j symbols and the recoupling they
-stand for.
+"""Laws of the coupling tables and of the layer made of them.
+
+Clebsch-Gordan isometries, Wigner's 6j symbols and the recoupling they stand for.
 """
 
 from __future__ import annotations
@@ -74,8 +75,9 @@ def test_6j_are_orthogonal(a, b, d, e):
 @pytest.mark.parametrize("first", range(4))
 @pytest.mark.parametrize("order", range(4))
 def test_6j_recouple_three_tensors(first, order):
-    """[x (x) [b^k (x) a^(l-k)]^l]^L is the sum over d of U [[x (x) b]^d (x) a]^L, as tables of
-    Clebsch-Gordan numbers.
+    """``[x (x) [b^k (x) a^(l-k)]^l]^L = sum_d U [[x (x) b]^d (x) a]^L``.
+
+    Written with tables of Clebsch-Gordan coefficients.
     """
     for k in range(order + 1):
         for out in range(abs(first - order), first + order + 1):

@@ -27,8 +27,9 @@ SEEDS = st.integers(0, 10_000)
 
 @pytest.mark.parametrize("order", [29, 41])
 def test_orthogonal_under_lebedev_quadrature(order):
-    """mean over the sphere of Y_lm Y_l'm' = delta / (2l + 1), exact where l + l' does not exceed
-    the order of the rule.
+    """The mean over the sphere of Y_lm Y_l'm' is delta / (2 l + 1).
+
+    Exact where l + l' does not exceed the order of the rule.
     """
     lmax = min(LMAX, order // 2)
     points, weights = (torch.as_tensor(part) for part in lebedev_rule(order))
@@ -173,8 +174,9 @@ def many_directions() -> Tensor:
     ("degree", "bars"), [(3, (5e-7, 1e-15)), (20, (5e-6, 1e-14)), (HIGH, (6e-6, 2e-14))]
 )
 def test_error_at_high_degree(degree, bars):
-    """Against 60 digits, relative to the largest component of the degree, poles and equator
-    included.
+    """Against 60 digits, relative to the largest component of the degree.
+
+    Poles and equator are included.
     """
     for dtype, bar in zip((torch.float32, torch.float64), bars, strict=True):
         vectors = many_directions().to(dtype)
@@ -184,8 +186,9 @@ def test_error_at_high_degree(degree, bars):
 
 
 def test_orthogonal_at_high_degree():
-    """mean over the sphere of Y_lm Y_l'm' = delta / (2 l + 1) for all degrees to 40, on a product
-    rule that is exact for them.
+    """The mean over the sphere of Y_lm Y_l'm' is delta / (2 l + 1) for all degrees to 40.
+
+    On a product rule that is exact for them.
     """
     nodes, weights = (torch.as_tensor(part) for part in np.polynomial.legendre.leggauss(HIGH + 1))
     angles = 2 * torch.pi * torch.arange(2 * HIGH + 1, dtype=torch.float64) / (2 * HIGH + 1)
@@ -274,9 +277,7 @@ def test_second_derivatives_at_the_origin():
 
 
 def test_solid_derivatives_of_any_order():
-    """Numeric differences of values, gradients and gradients of gradients, a zero vector among
-    them.
-    """
+    """Differences of values, gradients and gradients of gradients agree, also at a zero vector."""
     vectors = draw(3, 3, seed=3)
     vectors[1] = 0
     vectors.requires_grad_(True)

@@ -1,6 +1,4 @@
-"""Laws of the rules: exactness, symmetric halves, numbers of directions, agreement with e3nn's
-grid.
-"""
+"""Laws of the rules: exactness, symmetric halves, counts, agreement with e3nn's grid."""
 
 from __future__ import annotations
 
@@ -32,8 +30,9 @@ def orthogonality(low: int, high: int) -> torch.Tensor:
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("degree", [1, 2, 3, 4, 7, 10, 16, 17, 25, 40, 71])
 def test_exact_to_its_degree(name, degree):
-    """Products of two harmonics whose degrees add up to the degree of the rule, and not to two
-    more.
+    """The rule is exact to its degree, and not to two degrees more.
+
+    Shown on products of two harmonics whose degrees add up to it.
     """
     rule = RULES[name](degree)
     for low in {0, degree // 2}:
@@ -72,8 +71,9 @@ def test_lebedev_leaves_out_negative_weights():
 
 @pytest.mark.parametrize("degree", [4, 10, 25, 50, 80])
 def test_fibonacci_law(degree):
-    """Harmonics up to the degree average to zero within the error that the law promises, and with
-    half as many directions they do not.
+    """Harmonics up to the degree average to zero within the error that the law promises.
+
+    With half as many directions they do not.
     """
     rule = RULES["fibonacci"]
     assert averages(rule(degree), 0, degree)[0, 1:].abs().max() < FIBONACCI_ERROR
@@ -120,8 +120,9 @@ def test_twenty_five_product_directions_are_five_times_five():
 
 @pytest.mark.parametrize(("polar", "azimuths"), [(4, 4), (10, 10), (8, 5)])
 def test_e3nn_grid_is_that_of_e3nn(polar, azimuths):
-    """Its points in its order; its weights as the transform of every point to degree 0, which e3nn
-    rounds to float32.
+    """The points of e3nn in the order of e3nn, with its weights.
+
+    The weights are the transform of every point to degree 0, which e3nn rounds to float32.
     """
     rule = RULES["e3nn_grid"].sized(polar * azimuths)
     transform = FromS2Grid((polar, azimuths), 0, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Types of the numbers that networks compute with, by name."""
+"""Number types that networks compute with, by name."""
 
 import torch
 

@@ -1,6 +1,10 @@
-"""The folder of a run, of whatever kind: made or refused at the start, and the configuration in
-it.
+"""The folder of a run of any kind: made or refused at the start, and the configuration in it.
+
+A run never writes into the folder of another one: the user resumes it, overwrites it, or names
+another folder. A resumed run keeps the options that decide its results.
 """
+
+from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -16,17 +20,18 @@ from farfield.common.configuration import (
 )
 from farfield.dataloader.storage.files import atomic_write, make_folder
 
+# keys of a configuration that are not sections of options
+NOT_SECTIONS = {"task", DECIDED_BY_DATA, IMPORTED_FILES}
 
-def prepare_run_folder(folder: Path, resume: bool, overwrite: bool, names: Sequence[str]):
-    """Make ``folder``, or refuse (``ValueError``) one that cannot be written, or that holds a run
-    unless it is resumed or overwritten.
 
-    names: the files and folders of a run there.
+def prepare_run_folder(folder: Path, resume: bool, overwrite: bool, names: Sequence[str]) -> None:
+    """Make ``folder``, or raise ValueError if it cannot be written or holds another run.
+
+    names: the files and folders that a run leaves there; with ``overwrite`` they are deleted.
     """
     if resume and overwrite:
         raise ValueError(
-            f"--resume goes on with the run in {folder}, --overwrite throws it away; give "
-            "one of them"
+            f"--resume continues the run in {folder}, --overwrite deletes it; give one of them"
         )
     try:
         _prepare(folder, resume, overwrite, names)
@@ -36,16 +41,21 @@ def prepare_run_folder(folder: Path, resume: bool, overwrite: bool, names: Seque
         ) from None
 
 
-def _prepare(folder: Path, resume: bool, overwrite: bool, names: Sequence[str]):
+def _prepare(folder: Path, resume: bool, overwrite: bool, names: Sequence[str]) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"run folder {folder} is a file; give another --run-dir")
+
     found = [name for name in names if (folder / name).exists()]
     if found and not resume and not overwrite:
-        mend = "add --resume to go on, --overwrite to replace it, or give another --run-dir"
-        raise ValueError(f"run folder {folder} already holds a run ({found[0]}); {mend}")
+        raise ValueError(
+            f"run folder {folder} already holds a run ({found[0]}); add --resume to continue it, "
+            "--overwrite to replace it, or give another --run-dir"
+        )
+
     make_folder(folder)
     for name in found if overwrite else ():
-        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def save_config(
@@ -53,52 +63,57 @@ def save_config(
     config,
     free: frozenset[str],
     translate: Callable[[Mapping], dict] = dict,
-):
+) -> None:
     """Write ``config.yaml``, which ``--config`` reads.
 
-    Where a run is resumed, only ``free`` options may differ (``ValueError``). translate: saved
+    free: options that a resumed run may change; ValueError for any other change. translate: saved
     configuration, maybe of an earlier version -> the same in the names of today.
     """
     path = folder / "config.yaml"
     if path.exists():
-        saved = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(saved, Mapping) or "task" not in saved:
-            raise ValueError(
-                f"{path} is damaged (it names no task); bring it back, or start another run with "
-                "--run-dir"
-            )
-        saved = translate(saved)
+        saved = translate(_saved(path))
         check_same_run(folder, saved, plain(config), free)
-        before, now = saved["run"].get("seeds", 1), config.run.get("seeds", 1)
-        if (before > 1) != (now > 1):
-            raise ValueError(
-                f"cannot resume {folder}: it is of --seeds {before}, not {now}; leave --seeds "
-                "out, or give another --run-dir"
-            )
+        _check_same_kind(folder, saved, config)
+
+    text = yaml.safe_dump(saved_config(config), sort_keys=False)
     with atomic_write(path) as temporary:
-        Path(temporary).write_text(
-            yaml.safe_dump(saved_config(config), sort_keys=False), encoding="utf-8"
+        Path(temporary).write_text(text, encoding="utf-8")
+
+
+def _saved(path: Path) -> Mapping:
+    saved = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(saved, Mapping) or "task" not in saved:
+        raise ValueError(
+            f"{path} is damaged (it names no task); bring it back, or start another run with "
+            "--run-dir"
+        )
+    return saved
+
+
+def _check_same_kind(folder: Path, saved: Mapping, config) -> None:
+    """One seed and several seeds leave different folders behind."""
+    before, now = saved["run"].get("seeds", 1), config.run.get("seeds", 1)
+    if (before > 1) != (now > 1):
+        raise ValueError(
+            f"cannot resume {folder}: it was started with --seeds {before}, not {now}; leave "
+            "--seeds out, or give another --run-dir"
         )
 
 
-def check_same_run(path, saved: dict, wanted: dict, free: frozenset[str]):
-    """``ValueError`` naming the first key outside ``free`` in which the configuration ``wanted``
-    departs from the saved one.
-    """
+def check_same_run(path: Path, saved: Mapping, current: Mapping, free: frozenset[str]) -> None:
+    """Raise ValueError for the first option outside ``free`` that differs from the saved one."""
     task = saved.get("task")
-    if task != wanted["task"]:
+    if task != current["task"]:
         raise ValueError(
-            f"cannot resume {path}: its task is {task!r}, not {wanted['task']!r}; start another "
+            f"cannot resume {path}: its task is {task!r}, not {current['task']!r}; start another "
             "run with --run-dir"
         )
-    for section in sorted(
-        (saved.keys() | wanted.keys()) - {"task", DECIDED_BY_DATA, IMPORTED_FILES}
-    ):
-        old, new = saved.get(section, {}), wanted.get(section, {})
-        for key in sorted(old.keys() | new.keys()):
-            if key not in free and old.get(key) != new.get(key):
+
+    for section in sorted((saved.keys() | current.keys()) - NOT_SECTIONS):
+        old, new = saved.get(section, {}), current.get(section, {})
+        for key in sorted((old.keys() | new.keys()) - free):
+            if old.get(key) != new.get(key):
                 raise ValueError(
                     f"cannot resume {path}: {section}.{key} is {old.get(key)!r} there and "
-                    f"{new.get(key)!r} here; "
-                    f"leave it out, or start another run with --run-dir"
+                    f"{new.get(key)!r} here; leave it out, or start another run with --run-dir"
                 )

@@ -1,4 +1,9 @@
-"""One session of a run: its signals and its clock."""
+"""One session of a run: its signals and its clock.
+
+with SignalWatch() as signals:
+    while signals.stop is None:
+        ...
+"""
 
 import os
 import signal
@@ -6,13 +11,11 @@ import time
 
 
 class Interrupted(Exception):
-    """Training was stopped by a signal after a good checkpoint was written; the message says how to
-    go on.
-    """
+    """A signal stopped the run after its state was written; the message says how to continue."""
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process, all its threads, and the loader processes that have ended."""
+    """CPU time of this process, all its threads, and the child processes that have ended."""
     times = os.times()
     return time.process_time() + times.children_user + times.children_system
 

@@ -96,8 +96,7 @@ class TrainedRun:
         names = list(known)
         if name in names:
             return
-        if files := self.config.get(IMPORTED_FILES):
-            hint = f"import the file that registers it: {FLAG} {f' {FLAG} '.join(files)}"
-        else:
-            hint = f"known: {', '.join(names)}; {FLAG} FILE imports a file that registers more"
-        raise ValueError(f"checkpoint {self.path} has the unknown {what} {name!r}; {hint}")
+        files = " ".join(f"{FLAG} {file}" for file in self.config.get(IMPORTED_FILES, ()))
+        hint = f"the run was started with {files}" if files else f"give {FLAG} FILE if it is yours"
+        problem = f"checkpoint {self.path} has the unknown {what} {name!r}"
+        raise ValueError(f"{problem}; known: {', '.join(names)}; {hint}")

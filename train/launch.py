@@ -93,10 +93,10 @@ class Script:
         except (Interrupted, KeyboardInterrupt) as stop:
             begun = (Path(config.run.run_dir) / "config.yaml").exists()
             reason = str(stop) or "interrupted"
-            raise Interrupted(f"{reason}; go on with: {again}" if begun else reason) from None
+            raise Interrupted(f"{reason}; continue with: {again}" if begun else reason) from None
 
         if results is None and config.run.pause_after:
-            RunLog()(f"paused after {config.run.pause_after} epochs; go on with: {again}")
+            RunLog()(f"paused after {config.run.pause_after} epochs; continue with: {again}")
 
 
 def train(config: EasyDict) -> dict | list[dict] | None:

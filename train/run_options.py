@@ -91,9 +91,9 @@ def add_length_options(add: Adder, batch_decided: str | None):
     cpu = "CPU time in minutes after which training stops (default: no limit)"
     add("--max-cpu-minutes", float, None, above=0, main=True, help=cpu)
     wall = "wall time in minutes after which training stops (default: no limit)"
-    add("--max-minutes", float, None, above=0, main=True, help=wall)
+    add("--max-minutes", float, None, above=0, help=wall)
     patience = "validations without progress after which training stops (default: no limit)"
-    add("--patience", int, None, low=1, main=True, help=patience)
+    add("--patience", int, None, low=1, help=patience)
     structures = "structures per batch"
     add("--batch-size", int, 128, low=1, main=True, decided=batch_decided, help=structures)
     add("--accumulate", int, 1, low=1, help="batches whose gradients are added up for one step")

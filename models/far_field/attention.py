@@ -88,7 +88,7 @@ class FarFieldOptions(SpectrumOptions, ExpansionOptions):
     heads: Annotated[int, "attention heads of the far field", MAIN] = 2
     key_features: Annotated[int, "width of a query and a key in a head of the far field"] = 8
     value_channels: Annotated[int, "channels of a value in a head of the far field"] = 8
-    kernel_lmax: Annotated[int, "highest degree of the far field's kernel", MAIN] = 0
+    kernel_lmax: Annotated[int, "highest degree of the far field's kernel"] = 0
     value_lmax: Annotated[
         int | None, "highest degree of the far field's values; none: the degree of the features"
     ] = None

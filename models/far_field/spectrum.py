@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from farfield.models.choices import Registry, check_at_least, check_choices, check_positive
-from farfield.models.option_fields import MAIN, Alias
+from farfield.models.option_fields import Alias
 
 
 class TableMode(NamedTuple):
@@ -94,7 +94,7 @@ class SpectrumOptions:
         float, "smallest wave number of the far field, 1/Angstrom", Alias("fmm_kappa_min")
     ] = 0.0
     kappa_max: Annotated[
-        float, "largest wave number of the far field, 1/Angstrom", MAIN, Alias("fmm_kappa_max")
+        float, "largest wave number of the far field, 1/Angstrom", Alias("fmm_kappa_max")
     ] = 1.6
     kappa_grid: Annotated[
         str, "rule that places the wave numbers", KAPPA_GRIDS, Alias("fmm_kappa_grid")

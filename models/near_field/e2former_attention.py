@@ -35,7 +35,7 @@ from farfield.models.layers.linear import EquivariantLinear
 from farfield.models.near_field.edge_geometry import NearFieldGeometry
 from farfield.models.near_field.scores import SCORES
 from farfield.models.near_field.wigner_convolution import CANCELS, FORMS, WignerConvolution
-from farfield.models.option_fields import MAIN, Alias
+from farfield.models.option_fields import Alias
 
 # name -> (logits (edges, heads), geometry, typical_neighbours) -> weights (edges, heads)
 WEIGHTS: Registry[Callable[[Tensor, NearFieldGeometry, float], Tensor]] = Registry("weights")
@@ -69,7 +69,7 @@ class NearFieldOptions:
     """
 
     heads: Annotated[
-        int, "attention heads of the near field", MAIN, Alias("heads"), Alias("num_attn_heads")
+        int, "attention heads of the near field", Alias("heads"), Alias("num_attn_heads")
     ] = 4
     score: Annotated[str, "what the weight of an edge is computed from", SCORES, Alias("score")] = (
         "QK_alpha"

@@ -92,7 +92,7 @@ class BackboneOptions:
         str, "attentions of the layers: name and number, joined by +", MAIN, Alias("attn_type")
     ] = "hybrid-first-order1+second-order1"
     layers: Annotated[
-        int, "repeat count for schedule entries that give none", MAIN, Alias("num_layers")
+        int, "repeat count for schedule entries that give none", Alias("num_layers")
     ] = 2
     cutoff: Annotated[float, "cutoff of the near field, Angstrom", MAIN, Alias("max_radius")] = 4.0
     envelope: Annotated[str, "function that fades edges towards the cutoff", SMOOTH_ENVELOPES] = (
@@ -109,9 +109,7 @@ class BackboneOptions:
         str, "feed-forward network of a layer", FEED_FORWARDS, Alias("ffn_type")
     ] = "sphere_grid"
     ffn_ratio: Annotated[int, "width of the feed-forward network in units of the channels"] = 1
-    drop_path: Annotated[
-        float, "probability that a structure skips a branch while training", MAIN
-    ] = 0.0
+    drop_path: Annotated[float, "probability that a structure skips a branch while training"] = 0.0
     avg_degree: Annotated[float, "mean number of neighbours in the training data"] = 16.0
     avg_atoms: Annotated[float, "mean number of atoms in the training data"] = 20.0
     condition: Annotated[

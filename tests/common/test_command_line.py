@@ -158,7 +158,7 @@ def test_fields_of_a_dataclass_become_options():
         (ValueError("a\nb"), 2),
         (FileNotFoundError("no file"), 2),
         (MemoryError(), 2),
-        (Interrupted("go on with x"), 130),
+        (Interrupted("continue with x"), 130),
     ],
 )
 def test_a_script_ends_with_one_line_and_its_code(error, code, capsys, monkeypatch):

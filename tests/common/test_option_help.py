@@ -138,3 +138,13 @@ def test_a_published_name_may_change_another_option(tmp_path):
     assert irreps("--config", str(file), "--irreps", "4x1") == "4x1"
     with pytest.raises(ValueError, match="--lmax: must be a whole number, got 'two'"):
         irreps("--lmax", "two")
+
+
+def test_the_short_help_of_the_training_scripts_is_short():
+    from farfield.train import train_nbody, train_potential, train_qm9
+
+    for script in (train_potential, train_qm9, train_nbody):
+        parser = script.SCRIPT.parser()
+        assert len(parser.main_actions) <= 22
+        options = sum(len(section.options) for section in parser.sections.values())
+        assert options > 30

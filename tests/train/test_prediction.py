@@ -78,7 +78,9 @@ def test_checkpoints_that_cannot_be_read_are_one_line(potential, tmp_path):
     content = checkpoint.read_run(potential)
     content["config"] |= {"task": "mine", "imports": ["my_task.py"]}
     checkpoint.save_checkpoint(tmp_path / "task.pt", content)
-    with pytest.raises(ValueError, match="unknown task 'mine'; import .*: --import my_task.py$"):
+    with pytest.raises(
+        ValueError, match="unknown task 'mine'; .* started with --import my_task.py$"
+    ):
         load(tmp_path / "task.pt")
 
     content["config"]["task"] = "energy_forces"

@@ -247,7 +247,8 @@ def test_an_interruption_says_how_to_go_on(data, tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "finish_run", interrupted)
     with pytest.raises(
         Interrupted,
-        match="interrupted; go on with: python -m train.train_md17 --run-dir '.*/a run' --resume",
+        match="interrupted; continue with: python -m train.train_md17 "
+        "--run-dir '.*/a run' --resume",
     ):
         run(tmp_path / "a run", data, "--epochs", "1")
 

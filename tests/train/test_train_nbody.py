@@ -284,13 +284,13 @@ def content(folder):
     [
         (
             [],
-            r"already holds a run \(config.yaml\); add --resume to go on, --overwrite to "
+            r"already holds a run \(config.yaml\); add --resume to continue it, --overwrite to "
             r"replace it",
         ),
         (["--overwrite", "--heads", "3"], "heads"),
         (
             ["--overwrite", "--resume"],
-            "--resume goes on with the run in .*, --overwrite throws it away; give one of them",
+            "--resume continues the run in .*, --overwrite deletes it; give one of them",
         ),
         (["--resume", "--lr", "0.5"], r"training.lr is 0.01 there and 0.5 here"),
     ],
@@ -310,7 +310,7 @@ def test_an_interruption_outside_the_training_says_how_to_go_on(data, tmp_path, 
         patched.setattr(launch, "finish_run", interrupted)
         with pytest.raises(
             Interrupted,
-            match="interrupted; go on with: python -m train.train_nbody --run-dir '.*/a run' "
+            match="interrupted; continue with: python -m train.train_nbody --run-dir '.*/a run' "
             "--resume",
         ):
             run(tmp_path / "a run", data, "--epochs", "1")

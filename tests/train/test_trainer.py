@@ -446,7 +446,7 @@ def test_other_data_are_not_resumed(tmp_path):
 
 def test_a_run_of_one_seed_is_not_continued_as_several(tmp_path):
     toy_trainer(tmp_path / "run")
-    with pytest.raises(ValueError, match="it is of --seeds 1, not 2; leave --seeds out"):
+    with pytest.raises(ValueError, match="it was started with --seeds 1, not 2; leave --seeds out"):
         toy_trainer(tmp_path / "run", "--resume", "--seeds", "2")
 
 

@@ -207,6 +207,7 @@ def environment(
         if name.startswith("MALLOC_") or name in ("GLIBC_TUNABLES", "LD_PRELOAD")
     }
     versions = {name: version for name in packages if (version := _version(name))}
+
     return {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),

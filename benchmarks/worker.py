@@ -31,6 +31,8 @@ class Worker:
         environment: Mapping[str, str] | None = None,
     ):
         self.hint = hint
+
+        # Errors would mix with the table; the hint says how to see them.
         try:
             self._process = subprocess.Popen(
                 command,

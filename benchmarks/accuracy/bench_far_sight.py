@@ -182,6 +182,8 @@ def run_config(
         "max_cpu_minutes": minutes,
         "energy_per": "structure",
     }
+
+    # A case has the last word, then the settings of all cases.
     of_network = {key: value for key, value in options.items() if key != "name"}
     chosen = of_run | of_network | TRAINING | case.training | case.loss
     script = Script("benchmarks.accuracy.bench_far_sight", "energy_forces", "")
@@ -288,6 +290,8 @@ def build_parser() -> OptionParser:
     parser.add_argument(
         "--config", metavar="FILE", help="yaml file with options; arguments have priority over it"
     )
+
+    # What is trained.
     bench.add("--data-path", str, "data/long_range", help="folder below which the npz files lie")
     bench.add("--sets", str, "all", help=f"comma list of {', '.join(CASES)}, or all")
     bench.add("--models", str, "all", help=f"comma list of {', '.join(MODELS)}, or all")
@@ -300,6 +304,8 @@ def build_parser() -> OptionParser:
         help="seed of the random splits; settings were chosen with the test split of seed 0",
     )
     bench.add("--minutes", float, 1.0, above=0, help="CPU minutes of each run")
+
+    # Where it goes.
     bench.add(
         "--run-dir", str, "runs/far_sight", help="folder of the runs; finished ones are read back"
     )

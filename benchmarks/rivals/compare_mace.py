@@ -111,6 +111,8 @@ def build_parser() -> OptionParser:
     bench.add("--data-path", str, "data/md17/ethanol", help="folder made by preprocess_md17")
     bench.add("--run-dir", str, "runs/compare_mace", help="folder for the runs")
     bench.add("--minutes", float, 30.0, above=0, help="CPU minutes of training of each program")
+
+    # The other program has an environment of its own.
     bench.add(
         "--mace-python",
         str,

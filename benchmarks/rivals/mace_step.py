@@ -53,6 +53,8 @@ def build(options: argparse.Namespace) -> tuple[torch.nn.Module, data.AtomicData
     torch.manual_seed(0)
     with np.load(options.geometry, allow_pickle=False) as file:
         numbers, positions = file["numbers"], file["positions"]
+
+    # The step needs labels to be of the right shape; their values do not matter.
     properties = {"energy": 0.0, "forces": np.zeros_like(positions)}
     molecule = data.Configuration(
         atomic_numbers=numbers,

@@ -227,6 +227,8 @@ class Run:
             unit="s",
             desc=self.options.representation,
         )
+
+        # The bar shows CPU seconds; every epoch ends with a validation.
         while self.spent < self.budget:
             self.epoch_of_training(bar)
             self.validate()

@@ -75,6 +75,8 @@ def build_parser() -> OptionParser:
     )
     bench.add("--kernel-graphs", int, 1000, low=1, help="graphs whose kernels are written")
     bench.add("--bodies", int, 5, low=2, high=128, help="nodes of a graph")
+
+    # The batches that take turns.
     bench.add("--batch", int, 128, low=1, help="graphs in a batch")
     bench.add("--rounds", int, 51, low=1, help="timed rounds")
     bench.add("--json", str, None, help="file for the rows")

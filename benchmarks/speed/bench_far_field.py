@@ -169,6 +169,8 @@ def choice_rows(options) -> list[dict]:
             tasks = {
                 key: program(expansion, arguments).train for key, expansion in expansions.items()
             }
+
+            # One round takes seconds beyond 1000 atoms.
             times = medians(tasks, options.rounds if atoms <= 1000 else 1)
             ratio = times["auto"] / min(times["pairwise"], times["multipole"])
             rows.append({"shape": name, "atoms": atoms, **times, "ratio": ratio})
@@ -183,6 +185,7 @@ def scale_row(law: str, shape: str, atoms: int) -> dict:
     case = reduced(*arguments)
     times = medians({"train": case.train}, 3 if atoms <= 1000 else 1)
     memory = harness.peak_memory_mb(reduced, arguments, "train")
+
     return {
         "law": law,
         "shape": shape,

@@ -248,6 +248,8 @@ def build_parser() -> harness.OneLineParser:
         action="store_false",
         help="skip the peak memory, which takes a fresh process for each number",
     )
+
+    # What is measured of which networks.
     add("--alone", action="store_true", help="time ours alone")
     add(
         "--set",
@@ -267,6 +269,8 @@ def read_arguments(argv: list[str] | None = None):
     arguments.options = _read_options(arguments.options)
     names = harness.chosen(arguments.cases, CASES, "--cases")
     arguments.cases = [make_case(name, arguments.geometry) for name in names]
+
+    # All that would fail after minutes of measuring fails now.
     if arguments.rounds < 1:
         raise ValueError(f"--rounds must be >= 1, got {arguments.rounds}")
     if arguments.json:

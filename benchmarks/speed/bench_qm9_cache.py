@@ -88,8 +88,10 @@ def build_parser() -> OptionParser:
         "bonds,complete",
         help=f"comma list of {', '.join(GRAPH_RULES)}, or all",
     )
-    bench.add("--cutoff", float, 5.0, above=0, help="Angstrom, of cutoff graphs")
-    bench.add("--limit", int, None, low=1, help="only so many molecules (default all)")
+    bench.add("--cutoff", float, 5.0, above=0, help="reach of the edges of cutoff graphs, Angstrom")
+    bench.add("--limit", int, None, low=1, help="number of molecules (default all)")
+
+    # How it is measured.
     bench.add("--workers", int, 1, low=1, help="processes that build")
     bench.add("--batch", int, 128, low=1, help="molecules in a batch")
     bench.add("--rounds", int, 51, low=1, help="timed batches")
@@ -125,6 +127,7 @@ def measure(folder: Path, structures: Structures, rule: dict, options) -> dict:
         make_basis(folder, structures, None, settings, with_kinds, options.workers, bar)
 
     def opened(verify: str):
+        """The cache and the kinds of bonds, verified as told."""
         given = {"data_hash": structures.data_hash, "verify": verify}
         cache = BasisCache.open(folder / BASIS, lmax=LMAX, graph_rule=rule, **given)
         if not with_kinds:

@@ -199,6 +199,8 @@ def build_parser() -> OptionParser:
         None,
         help="npz file with the structure instead of the generated nanotube",
     )
+
+    # How it is measured, and against what.
     bench.add("--rounds", int, 5, low=1, help="timed rounds")
     bench.add("--mace-python", str, None, help="python of an environment that has mace-torch")
     bench.add("--json", str, None, help="file for the rows")

@@ -6,8 +6,8 @@ with the ladders D_a of the solid harmonics (``models/so3/harmonics.py``),
     (d_a B)_L := (1 / kappa) dB_L / dx_a = (D_a B_(L-1) - D_a^T B_(L+1)) / (2 L + 1),
 
 and the kernel of degree l is ``j_l(kappa |r|) Y_l(r^) = (-1)^l Y_l(grad / kappa) j_0(kappa |r|)``.
-With Euler's relation for Y_l this gives the addition theorem for every degree from that of degree
-zero, without a single Gaunt coefficient:
+With Euler's relation for Y_l this gives the addition theorem for every degree from the theorem for
+degree zero, without a single Gaunt coefficient:
 
     j_l(kappa |r - s|) Y_lm = sum_LM E^l_(m, LM)(r) B_LM(s),    E^0_LM = (2 L + 1) B_LM,
     E^l_m = -(1 / l) sum_(a, m') (D_a)_(m m') d_a E^(l-1)_m'

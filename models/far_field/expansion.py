@@ -129,6 +129,8 @@ class Expansion(nn.Module, abc.ABC):
     def check_cell(self, graph: GraphIndex, cell: Tensor | None) -> None:
         """Raise ValueError for a cell that :attr:`cells` forbids, and for one of a wrong shape."""
         name = type(self).__name__
+
+        # Open systems.
         if cell is None:
             if self.cells == "needed":
                 raise ValueError(
@@ -136,6 +138,8 @@ class Expansion(nn.Module, abc.ABC):
                     "expansion 'multipole' or 'auto' for open systems"
                 )
             return
+
+        # Periodic systems.
         if self.cells == "refused":
             raise ValueError(
                 f"{name} is for open systems, got periodic cells; choose expansion 'lattice' or "

@@ -278,6 +278,8 @@ class LatticeExpansion(Expansion):
         empty = ~counted.any(1)
         if not empty.any():
             return
+
+        # Columns of the inverse are the reciprocal basis, over 2 pi.
         inverse = torch.linalg.inv(cell.detach()[empty].double())
         shortest = float(2 * math.pi * inverse.norm(dim=1).amin(1).max())
         warnings.warn(

@@ -13,10 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from farfield.models.far_field.attention import FarFieldAttention, FarFieldOptions
 from farfield.models.far_field.expansions.lattice import (
     LatticeExpansion,
-    periodic_cell,
     reciprocal_vectors,
 )
 from farfield.models.far_field.expansions.pairwise import PairwiseExpansion
@@ -24,26 +22,11 @@ from farfield.models.far_field.spectrum import RadialSpectrum, SpectrumOptions
 from farfield.models.graph_ops import broadcast_nodes
 from farfield.models.so3.harmonics import solid_harmonics
 from farfield.models.so3.irreps import degree_of_row
+from tests.support.crystals import CELLS, SIZES, TRICLINIC, crystals, default_spectrum, nodes
 from tests.support.derivatives import assert_all_derivatives
 from tests.support.draws import draw
 from tests.support.far_field_clouds import batch, features
-from tests.support.turns import orthogonal, relative_error, turn_matrix, turned
-
-TRICLINIC = torch.tensor([[6.0, 0.3, -0.5], [1.2, 7.0, 0.4], [-0.8, 1.5, 8.0]], dtype=torch.float64)
-CELLS = torch.stack(
-    [
-        TRICLINIC,
-        TRICLINIC @ orthogonal(9) * 1.2,
-        torch.diag(torch.tensor([9.0, 5.0, 7.0], dtype=torch.float64)),
-    ]
-)
-SIZES = [5, 1, 7]
-
-
-def nodes(count: int, kappa_max: float) -> tuple[np.ndarray, np.ndarray]:
-    """Gauss-Legendre nodes and weights of (0, kappa_max]."""
-    x, weights = np.polynomial.legendre.leggauss(count)
-    return kappa_max * (x + 1) / 2, kappa_max * weights / 2
+from tests.support.turns import orthogonal, relative_error, turn_matrix
 
 
 def gaussian_kernel(
@@ -64,21 +47,6 @@ def gaussian_kernel(
 def background(width: float, cell: Tensor) -> Tensor:
     """Mean of ``exp(-r^2 / 2 s^2)`` and all its images over the cell."""
     return (2 * math.pi) ** 1.5 * width**3 / torch.linalg.det(cell).abs()
-
-
-def crystals(sizes: list[int] = SIZES, cells: Tensor = CELLS, seed: int = 0):
-    """Graph, positions somewhere in and around the cells, and cells."""
-    graph = batch(sizes)
-    fractional = 2 * draw(graph.num_nodes, 3, seed=seed)
-    return graph, (fractional.unsqueeze(1) @ broadcast_nodes(graph, cells)).squeeze(1), cells
-
-
-def default_spectrum(lmax: int = 3) -> tuple[tuple[float, ...], Tensor]:
-    """The wave numbers of the default options stretched to 2.4 / Angstrom, random coefficients of
-    two heads.
-    """
-    spectrum = RadialSpectrum(lmax, 2, SpectrumOptions(kappa_max=2.4))
-    return spectrum.wave_numbers, draw(lmax + 1, 2, len(spectrum.wave_numbers), seed=8)
 
 
 @pytest.mark.parametrize(
@@ -376,43 +344,6 @@ def test_nothing_jumps_when_a_vector_enters_the_sphere():
     assert counts[1] == counts[0] + 1
 
 
-def attention(**options) -> FarFieldAttention:
-    torch.manual_seed(0)
-    choices = {"value_channels": 4, "kernel_lmax": 2, "kappa_max": 0.8, "expansion": "lattice"}
-    return FarFieldAttention(6, 2, FarFieldOptions(**{**choices, **options})).double()
-
-
-def test_attention_in_a_crystal_turns_with_it():
-    """The module with its flags: wrapped, turned, and open where no direction is periodic."""
-    graph, positions, cells = crystals(cells=CELLS * 2)
-    x, turn, every = (
-        draw(graph.num_nodes, 9, 6, seed=2),
-        orthogonal(1, False),
-        torch.ones(3, 3, dtype=torch.bool),
-    )
-    model = attention()
-    here = model(graph, positions, x, cells)
-    there = model(graph, positions @ turn.T + 3, turned(x, turn, 2), cells @ turn.T, every)
-    assert relative_error(there, turned(here, turn, 2)) < 1e-12
-    assert relative_error(model(graph, positions, x, cells * 1.01), here) > 1e-3
-    open_model = attention(expansion="pairwise")
-    torch.testing.assert_close(
-        open_model(graph, positions, x, cells, ~every), open_model(graph, positions, x)
-    )
-
-
-@pytest.mark.parametrize(("normalisation", "factor"), [("none", 1.0), ("attention", 0.5)])
-def test_messages_of_a_supercell(normalisation, factor):
-    graph, positions, cells = crystals([5], CELLS[:1] * 2)
-    x, model = draw(5, 9, 6, seed=2), attention(normalisation=normalisation)
-    here = model(graph, positions, x, cells)
-    double = cells * torch.tensor([2.0, 1, 1], dtype=torch.float64)[:, None]
-    there = model(
-        batch([10]), torch.cat([positions, positions + cells[0, 0]]), torch.cat([x, x]), double
-    )
-    assert relative_error(there, factor * torch.cat([here, here])) < 1e-12
-
-
 def test_a_cell_without_vectors_has_no_far_field_and_says_so_once():
     graph, positions, cells = crystals(cells=torch.stack([CELLS[0], CELLS[1] * 3, CELLS[2]]))
     spectrum = RadialSpectrum(2, 2, SpectrumOptions(kappa_max=0.8)).double()
@@ -447,41 +378,3 @@ def test_refuses_cells_in_one_line():
     ]:
         arguments = graph, positions, *features(graph), coefficients, cell
         refused(message, lambda arguments=arguments: LatticeExpansion(wave_numbers, 3)(*arguments))
-    refused(
-        "LatticeExpansion needs periodic cells",
-        lambda: attention()(graph, positions, draw(graph.num_nodes, 9, 6, seed=2)),
-    )
-
-
-@pytest.mark.parametrize(
-    ("flags", "cell", "message"),
-    [
-        (
-            [[1, 1, 1], [1, 1, 0]],
-            True,
-            r"all three directions or in none, got \[True, True, False\] for structure 1",
-        ),
-        ([[0, 0, 0], [1, 1, 1]], True, "open or periodic as a whole, got 1 periodic of 2"),
-        (
-            [[1, 1, 1], [1, 1, 1]],
-            False,
-            r"2 periodic structures need their cells \(2, 3, 3\), got none",
-        ),
-        ([[1, 1, 1]], True, r"periodic must be \(2, 3\) bool, got \(1, 3\)"),
-    ],
-)
-def test_refuses_directions_in_one_line(flags, cell, message):
-    refused(
-        message,
-        lambda: periodic_cell(
-            2, CELLS[:2] if cell else None, torch.tensor(flags, dtype=torch.bool)
-        ),
-    )
-
-
-@pytest.mark.parametrize("options", [{"kappa_min": 0.1}, {"kappa_grid": "uniform"}], ids=str)
-def test_refuses_wave_numbers_that_are_no_quadrature(options):
-    refused(
-        "kappa_grid gauss_legendre with kappa_min 0",
-        lambda: attention(**options),
-    )

@@ -1,0 +1,1 @@
+"""Heavy sums with closed derivatives: messages of edges, moments of graphs."""

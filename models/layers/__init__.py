@@ -1,0 +1,1 @@
+"""Layers that networks share: linear maps, norms, non-linearities, radial functions."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from farfield.models.batch import AtomBatch
 from farfield.models.elements import MAX_ATOMIC_NUMBER
 from farfield.models.graph_ops import GraphIndex, gather_dst, gather_src
 
@@ -31,7 +32,7 @@ class EdgeScalars(nn.Embedding):
         self.bond_kinds = bond_kinds
         self.features = 2 * size + bond_kinds * NUM_BOND_KINDS
 
-    def forward(self, batch) -> Tensor:
+    def forward(self, batch: AtomBatch) -> Tensor:
         """(edges, features)."""
         source, target = super().forward(batch.atomic_numbers).chunk(2, -1)
         scalars = [gather_src(batch.graph, source), gather_dst(batch.graph, target)]

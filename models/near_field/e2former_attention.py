@@ -254,9 +254,7 @@ class NearFieldAttention(nn.Module):
         super().__init__()
         self.options = options
         sizes = (options.lmax, options.channels, options.heads, options.hidden, options.score_width)
-        self.score = SCORES[options.score](
-            *sizes, piecewise=options.kernel_implementation != "math"
-        )
+        self.score = SCORES[options.score](*sizes, chunked=options.kernel_implementation != "math")
         self.branch = ORDERS[options.attention_order](options)
 
     def forward(self, x: Tensor, geometry: NearFieldGeometry) -> Tensor:

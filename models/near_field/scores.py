@@ -31,7 +31,7 @@ from farfield.models.so3.irreps import degree_of_row, split_degrees, table
 
 NORM_EPSILON = 1e-4
 
-# name -> (lmax, channels, heads, hidden, width, piecewise) -> score
+# name -> (lmax, channels, heads, hidden, width, chunked) -> score
 SCORES: Registry[type[nn.Module]] = Registry("score")
 
 
@@ -86,11 +86,11 @@ class QueryKeyScore(nn.Module):
     """``QK_alpha``: a query of the receiver meets a key of the sender.
 
     ``a_ijh = act(g_h(e_ij) <P_q(x_i)_h, P_k(x_j)_h> / sqrt(d))`` with g linear in the edge
-    invariants. No edge tensor is larger than (edges, heads), whatever ``piecewise`` says.
+    invariants. No edge tensor is larger than (edges, heads), whatever ``chunked`` says.
     """
 
     def __init__(
-        self, lmax: int, channels: int, heads: int, hidden: int, width: int, piecewise: bool = True
+        self, lmax: int, channels: int, heads: int, hidden: int, width: int, chunked: bool = True
     ):
         super().__init__()
         self.heads, self.width = heads, width
@@ -112,7 +112,7 @@ class DotScore(nn.Module):
     Y_lm(u_ij) y_lm`` of both ends and all degrees, times factors linear in the edge invariants;
     Linear to (heads, width), LayerNorm, act, inner product with one learned vector for each head.
 
-    piecewise: edges are taken ``edges_per_chunk`` at a time and computed again for the derivatives,
+    chunked: edges are taken ``edges_per_chunk`` at a time and computed again for the derivatives,
     so that memory holds node tensors only.
     """
 
@@ -120,10 +120,10 @@ class DotScore(nn.Module):
     edges_per_chunk = 1 << 12
 
     def __init__(
-        self, lmax: int, channels: int, heads: int, hidden: int, width: int, piecewise: bool = True
+        self, lmax: int, channels: int, heads: int, hidden: int, width: int, chunked: bool = True
     ):
         super().__init__()
-        self.lmax, self.heads, self.piecewise = lmax, heads, piecewise
+        self.lmax, self.heads, self.chunked = lmax, heads, chunked
         self.channels = max(channels // self.narrowing, 1)
         seen = 2 * (lmax + 1) * self.channels
         self.show = EquivariantLinear(lmax, channels, self.channels)
@@ -137,7 +137,7 @@ class DotScore(nn.Module):
         """(nodes, rows, channels) -> (edges, heads)."""
         graph, shown = geometry.graph, self.show(x)
         edges = (graph.src, graph.dst, geometry.harmonics(self.lmax), geometry.invariants)
-        if not self.piecewise or graph.num_edges <= self.edges_per_chunk:
+        if not self.chunked or graph.num_edges <= self.edges_per_chunk:
             return self._logits(shown, *edges)
 
         chunks = zip(*(values.split(self.edges_per_chunk) for values in edges), strict=True)

@@ -1,0 +1,1 @@
+"""Mathematics of rotations: layout of features, harmonics, Bessel functions, couplings."""

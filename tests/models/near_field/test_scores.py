@@ -132,9 +132,9 @@ def test_small_dot_score_is_small():
 @pytest.mark.parametrize("name", ["dot_alpha", "dot_alpha_small"])
 def test_chunks_of_edges_change_nothing(name, monkeypatch):
     found = []
-    for piecewise in (False, True):
+    for chunked in (False, True):
         monkeypatch.setattr(DotScore, "edges_per_chunk", 7)
-        score, (x, geometry) = make(name, piecewise=piecewise), scene()
+        score, (x, geometry) = make(name, chunked=chunked), scene()
         logits = score(x, geometry)
         tensors = [x, geometry.positions, *score.parameters()]
         first = torch.autograd.grad(

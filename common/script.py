@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from farfield.common.session import Interrupted
 
@@ -38,6 +39,12 @@ def run_script(main: Callable[[], None]) -> None:
             raise
         print(f"error: {user_message(error)}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
+
+
+def called_as(module: str) -> str:
+    """How a user calls the script ``module`` ("train.train_md17"), the way this one was called."""
+    own = Path(sys.argv[0]).name
+    return own if own.startswith("farfield ") else f"python -m {module}"
 
 
 def user_message(error: Exception) -> str:

@@ -33,6 +33,7 @@ from farfield.common.command_line import OptionParser, add_config_option, find_d
 from farfield.common.log import RunLog, progress_bar
 from farfield.common.precision import PRECISIONS
 from farfield.common.run_folder import prepare_run_folder, save_config
+from farfield.common.script import called_as
 from farfield.common.session import Interrupted
 from farfield.dataloader.from_ase import read_structures
 from farfield.dataloader.prepared_folder import structures_file
@@ -245,7 +246,7 @@ def describe(atoms: Atoms, simulation: Simulation, config) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the command line."""
     config = build_parser().parse_config(argv)
-    again = f"python -m simulate.run_md --run-dir {shlex.quote(config.run.run_dir)} --resume"
+    again = f"{called_as('simulate.run_md')} --run-dir {shlex.quote(config.run.run_dir)} --resume"
     try:
         results = simulate(config)
     except (Interrupted, KeyboardInterrupt) as stop:

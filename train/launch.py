@@ -21,6 +21,7 @@ from farfield.common.command_line import OptionParser, saved_config
 from farfield.common.log import RunLog, format_table, write_json
 from farfield.common.plugins import import_named_files
 from farfield.common.precision import PRECISIONS
+from farfield.common.script import called_as
 from farfield.common.session import Interrupted
 from farfield.models.factory import preset_values
 from farfield.train.network_options import add_network_options, chosen_network
@@ -87,7 +88,7 @@ class Script:
 
     def run(self, config: EasyDict) -> None:
         """Train as ``config`` says, and say how to go on after an interruption."""
-        again = f"python -m {self.module} --run-dir {shlex.quote(config.run.run_dir)} --resume"
+        again = f"{called_as(self.module)} --run-dir {shlex.quote(config.run.run_dir)} --resume"
         try:
             results = train(config)
         except (Interrupted, KeyboardInterrupt) as stop:

@@ -23,6 +23,8 @@ def commands_of(module: ModuleType) -> list[list[str]]:
     starts = (f"python -m {name}", f"python {name.replace('.', '/')}.py")
     commands = []
     for line in module.__doc__.replace("\\\n", " ").splitlines():
+        if not line.strip().startswith("python "):
+            continue
         words = shlex.split(line.strip(), comments=True)
         for start in starts:
             size = len(start.split())

@@ -1,0 +1,38 @@
+"""Every command in the doc string of a training script or a simulation has options that the script
+takes.
+"""
+
+import importlib
+import shlex
+
+import pytest
+
+from tests.support.documented_commands import commands_of, scripts_in
+
+SCRIPTS = [*scripts_in("train"), *scripts_in("simulate")]
+COMMANDS = [
+    (script, shlex.join(arguments))
+    for script in SCRIPTS
+    for arguments in commands_of(importlib.import_module(f"farfield.{script}"))
+]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_shows_how_it_is_called(script):
+    assert script in {name for name, _ in COMMANDS}
+
+
+@pytest.mark.parametrize(("script", "arguments"), COMMANDS)
+def test_the_script_takes_the_options_of_its_commands(script, arguments, tmp_path, monkeypatch):
+    module = importlib.import_module(f"farfield.{script}")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    argv = shlex.split(arguments)
+    if hasattr(module, "SCRIPT"):
+        # a preset or the data decide what is left out, the parser reads what is there
+        network = dict(zip(argv, argv[1:], strict=False)).get("--model")
+        assert module.SCRIPT.parser(network).parse_args(argv)
+    elif hasattr(module, "read_options"):
+        assert module.read_options(argv).checkpoint == argv[0]
+    else:
+        assert module.build_parser().parse_args(argv)

@@ -132,15 +132,26 @@ def make_shards(shards: list[Shard], workers: int, progress: Callable[[int], obj
             progress(make_shard(shard))
         return
 
-    # fresh processes: a fork of a process with threads may hang
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, max(1, len(shards))), context, _start_worker) as pool:
+    workers = min(workers, max(1, len(shards)))
+    with ProcessPoolExecutor(workers, _fresh_processes(), _start_worker) as pool:
         try:
             for finished in as_completed([pool.submit(make_shard, shard) for shard in shards]):
                 progress(finished.result())
         except BaseException:
             pool.shutdown(cancel_futures=True)  # shards that are being made are finished and stay
             raise
+
+
+def _fresh_processes():
+    """How workers start: as forks of one server that has imported torch once for all of them. A
+    fork of this process may hang, it has threads.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
+        return multiprocessing.get_context("spawn")
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch"])
+    return context
 
 
 def _start_worker():

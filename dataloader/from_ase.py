@@ -34,12 +34,14 @@ def batch_from_atoms(
     cutoff: float,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    inputs: Sequence[str] = (),
 ) -> AtomBatch:
     """One batch of all structures, with every pair closer than ``cutoff`` (Angstrom) as an edge.
 
     Directions that repeat are given by ``atoms.pbc``. A batch with at least one periodic structure
-    has cells (graphs, 3, 3), zero for open structures. Raises ValueError for a structure without
-    atoms and for positions or cells that are not finite.
+    has cells (graphs, 3, 3), zero for open structures. inputs: names of numbers in ``atoms.info``
+    that become ``graph_features`` (total_charge, spin). Raises ValueError for a structure without
+    atoms or without an input, and for positions or cells that are not finite.
     """
     check_structures(atoms)
     any_periodic = any(one.pbc.any() for one in atoms)
@@ -68,9 +70,22 @@ def batch_from_atoms(
         cell=cell,
         periodic=periodic,
         image_shift=shift,
+        graph_features={name: _input(atoms, name) for name in inputs},
         cutoff=float(cutoff),
     )
     return batch.to(device=device, dtype=dtype)
+
+
+def _input(atoms: Sequence[Atoms], name: str) -> torch.Tensor:
+    """The number ``name`` in the info of every structure (graphs,) float64."""
+    values = [one.info.get(name) for one in atoms]
+    for index, value in enumerate(values):
+        if not isinstance(value, (int, float, np.number)) or not np.isfinite(value):
+            raise ValueError(
+                f"structure {index} has no number atoms.info[{name!r}], which the network reads; "
+                f"got {value!r}"
+            )
+    return torch.tensor([float(value) for value in values], dtype=torch.float64)
 
 
 def molecule_batch_from_atoms(

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from farfield.models.batch import AtomBatch
 from farfield.models.choices import Registry
+from farfield.models.layers.conditioning import parse_inputs
 
 POTENTIAL = "potential"
 PROPERTIES = "properties"
@@ -80,6 +81,11 @@ class Network(nn.Module, abc.ABC):
     def cutoff(self) -> float | None:
         """Reach of the edges that the network needs, Angstrom; None where it takes any graph."""
         return getattr(self.options, "cutoff", None)
+
+    @property
+    def inputs(self) -> list[str]:
+        """Further inputs of a structure or of its atoms that the network reads, by name."""
+        return parse_inputs(getattr(self.options, "condition", None))
 
 
 class EnergyNetwork(Network):

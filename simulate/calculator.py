@@ -91,7 +91,7 @@ class FarfieldCalculator(Calculator):
             )
 
         network = self._network(stress=crystal and self.conservative)
-        batch = batch_from_atoms([self.atoms], self.cutoff, self.dtype, self.device)
+        batch = batch_from_atoms([self.atoms], self.cutoff, self.dtype, self.device, network.inputs)
         prediction = network(batch)
 
         energy = float(prediction["energy"])

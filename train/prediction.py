@@ -156,7 +156,7 @@ class PotentialPredictor(Predictor):
         self._with_stress = None
 
     def _predict_batch(self, samples: Sequence[Atoms]) -> list[dict]:
-        batch = batch_from_atoms(samples, self.cutoff, self.dtype, self.device)
+        batch = batch_from_atoms(samples, self.cutoff, self.dtype, self.device, self.network.inputs)
         crystals = bool(samples[0].pbc.all())
         prediction = self._network_for(crystals)(batch)
 

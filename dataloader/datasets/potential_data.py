@@ -35,6 +35,8 @@ class MoleculeDataset(StructureDataset):
         references  Z -> eV: adds the label residual_energy = energy - sum of the references, small
                     enough for float32
         dtype       of positions and forces
+        inputs      names in ``structures.extra`` with one value a structure (total_charge, spin):
+                    they become ``graph_features`` of a batch
 
     A batch has positions (nodes, 3), centred for open structures, and atomic_numbers (nodes,).
     Periodic data add cell (graphs, 3, 3), periodic (graphs, 3) and image_shift (edges, 3) int32.
@@ -52,6 +54,7 @@ class MoleculeDataset(StructureDataset):
         neighbors: NeighborStore | float,
         references: dict[int, float] | None = None,
         dtype: torch.dtype = torch.float32,
+        inputs: Sequence[str] = (),
     ):
         if not isinstance(neighbors, NeighborStore):
             structures = structures.wrapped()
@@ -79,6 +82,8 @@ class MoleculeDataset(StructureDataset):
             self.graph_labels["residual_energy"] = self.energy - shift
         if structures.stress is not None:
             self.graph_labels["stress"] = torch.from_numpy(structures.stress).to(dtype)
+
+        self.graph_inputs = {name: _input(structures, name, dtype) for name in inputs}
 
     @classmethod
     def open(
@@ -134,8 +139,25 @@ class MoleculeDataset(StructureDataset):
             periodic=None if self.periodic is None else self.periodic.index_select(0, chosen),
             image_shift=shift,
             labels=labels,
+            graph_features={
+                name: values.index_select(0, chosen) for name, values in self.graph_inputs.items()
+            },
             cutoff=self.cutoff,
         )
+
+
+def _input(structures: Structures, name: str, dtype: torch.dtype) -> torch.Tensor:
+    """Values (structures,) of an input of whole structures; ValueError where it is not known."""
+    values = structures.extra.get(name)
+    if values is None:
+        held = ", ".join(sorted(structures.extra)) or "none"
+        raise ValueError(
+            f"the structures have no {name!r}, which the network reads (further values: {held}); "
+            "add it to the file of structures, or leave it out of --condition"
+        )
+    if values.shape != (len(structures),) or not np.isfinite(values).all():
+        raise ValueError(f"{name!r} must be one finite number for each structure")
+    return torch.from_numpy(values).to(dtype)
 
 
 def _centred(structures: Structures) -> np.ndarray:

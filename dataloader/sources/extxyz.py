@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import ase
 
 NAME_KEYS = ("name", "config_type")  # of the comment line, that name a structure
+INPUT_KEYS = ("total_charge", "spin")  # of the comment line, that networks may read
 
 
 def read_extxyz(
@@ -77,7 +78,8 @@ def read_extxyz(
             progress(1)
     if not frames:
         raise ValueError(f"{path} holds no frame; give an extended xyz file")
-    return _joined(path, frames, units or Units(), periodic)
+    inputs = _inputs(path, frames)
+    return _joined(path, frames, units or Units(), periodic, inputs)
 
 
 def _frames(path: Path) -> Iterator[ase.Atoms]:
@@ -108,6 +110,7 @@ def _read_frame(path: Path, index: int, atoms, keys: dict[str, str]) -> dict:
     held = dict(atoms.info) | dict(atoms.arrays)
     if atoms.calc is not None:
         held |= {name: value for name, value in atoms.calc.results.items() if value is not None}
+    inputs = {key: atoms.info[key] for key in INPUT_KEYS if key in atoms.info}
     named = [str(atoms.info[key]) for key in NAME_KEYS if key in atoms.info]
     frame = {
         "atomic_numbers": atoms.numbers,
@@ -115,6 +118,7 @@ def _read_frame(path: Path, index: int, atoms, keys: dict[str, str]) -> dict:
         "cell": np.array(atoms.cell),
         "periodic": np.array(atoms.pbc),
         "names": named[0] if named else "",
+        "inputs": inputs,
     }
 
     shapes = {"energy": (), "forces": atoms.positions.shape, "stress": (3, 3)}
@@ -145,7 +149,27 @@ def _label(path: Path, index: int, name: str, key: str, held: dict) -> np.ndarra
         ) from None
 
 
-def _joined(path: Path, frames: list[dict], units: Units, periodic: bool | None) -> Structures:
+def _inputs(path: Path, frames: list[dict]) -> dict[str, np.ndarray]:
+    """Inputs that every frame gives, taken out of the frames: name -> (structures,) float64."""
+    rows = [frame.pop("inputs") for frame in frames]
+    found = {}
+    for name in INPUT_KEYS:
+        if not all(name in row for row in rows):
+            continue
+        try:
+            found[name] = np.array([float(row[name]) for row in rows])
+        except (TypeError, ValueError):
+            raise ValueError(f"{path}: {name} must be a number in every frame") from None
+    return found
+
+
+def _joined(
+    path: Path,
+    frames: list[dict],
+    units: Units,
+    periodic: bool | None,
+    inputs: dict[str, np.ndarray],
+) -> Structures:
     """All frames laid end to end; periodic: None as the file says, False all open."""
     columns = {name: [frame[name] for frame in frames] for name in frames[0]}
     arrays = {"counts": np.array([len(positions) for positions in columns["positions"]])}
@@ -162,7 +186,7 @@ def _joined(path: Path, frames: list[dict], units: Units, periodic: bool | None)
     if periodic is False or not arrays["periodic"].any():
         del arrays["cell"], arrays["periodic"]
     try:
-        return in_project_units(arrays, units)
+        return in_project_units(arrays, units, extra=inputs)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

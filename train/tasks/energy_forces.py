@@ -29,6 +29,7 @@ from farfield.dataloader.prepared_folder import (
     stored_cutoff,
 )
 from farfield.dataloader.split_protocols import SPLITS
+from farfield.models.layers.conditioning import parse_inputs
 from farfield.train.data_order import EpochLoader, ordered_batches, shuffled_batches
 from farfield.train.losses import LOSSES, StructureLoss
 from farfield.train.network_options import check_layers, restore_network
@@ -390,6 +391,7 @@ def split_loader(
         cutoff=config.model.cutoff,
         references=dict(references),
         dtype=PRECISIONS[config.training.precision],
+        inputs=parse_inputs(config.model.get("condition")),
     )
     if not len(dataset):
         raise ValueError(

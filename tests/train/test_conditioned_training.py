@@ -1,0 +1,70 @@
+"""A network that reads the total charge: preprocessed, trained, resumed, evaluated, predicted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+
+from farfield.common import checkpoint
+from farfield.preprocess import preprocess_structures
+from farfield.simulate.calculator import FarfieldCalculator
+from farfield.train import train_potential
+from farfield.train.evaluate import evaluate_checkpoint
+from farfield.train.prediction import load
+
+SIZES = ["--irreps", "8x0e+8x1o", "--radial-hidden", "8", "--schedule", "first-order1"]
+SIZES += ["--batch-size", "16", "--lr", "0.02", "--warmup-steps", "1", "--no-progress"]
+
+
+def water(charge: int, seed: int) -> Atoms:
+    """A distorted water molecule whose energy is its charge, at any geometry."""
+    rng = np.random.default_rng(seed)
+    places = np.array([[0, 0, 0], [0.76, 0.59, 0], [-0.76, 0.59, 0]])
+    atoms = Atoms("OHH", places + 0.02 * rng.normal(size=(3, 3)))
+    atoms.info["total_charge"] = charge
+    atoms.calc = SinglePointCalculator(atoms, energy=float(charge), forces=np.zeros((3, 3)))
+    return atoms
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(data folder, run folder) of a network that was trained, interrupted and resumed."""
+    folder = tmp_path_factory.mktemp("charged")
+    frames = [water(index % 2, index) for index in range(40)]
+    write(folder / "water.xyz", frames, format="extxyz")
+    preprocess_structures.main([str(folder / "water.xyz"), "--out", str(folder / "data")])
+
+    paths = ["--data-path", str(folder / "data"), "--run-dir", str(folder / "run")]
+    loss = ["--weight-forces", "0", "--forces", "none", "--epochs", "24"]
+    options = [*paths, *SIZES, *loss, "--condition", "total_charge"]
+    train_potential.main([*options, "--pause-after", "12"])
+    train_potential.main([*paths, "--resume", "--no-progress"])
+    return folder / "data", folder / "run"
+
+
+def test_charges_are_told_apart(run):
+    """Geometry says nothing of the energy here: without the charge the error is half an eV."""
+    table = evaluate_checkpoint(run[1] / checkpoint.BEST)
+    assert table[0]["energy_mae"] < 100  # meV
+
+
+def test_prediction_and_calculator_read_the_charge_of_a_structure(run):
+    structures = [water(charge, 100 + charge) for charge in (0, 1)]
+    energies = [found["energy"] for found in load(run[1] / checkpoint.BEST).predict(structures)]
+    assert energies == pytest.approx([0, 1], abs=0.2)
+    for atoms, energy in zip(structures, energies, strict=True):
+        atoms.calc = FarfieldCalculator(run[1] / checkpoint.BEST)
+        assert atoms.get_potential_energy() == pytest.approx(energy, abs=1e-5)
+
+    del structures[0].info["total_charge"]
+    with pytest.raises(ValueError, match="structure 0 has no number atoms.info.'total_charge'"):
+        load(run[1] / checkpoint.BEST).predict(structures)
+
+
+def test_data_without_the_input_are_refused(run, tmp_path):
+    with pytest.raises(ValueError, match="have no 'spin', which the network reads"):
+        options = ["--data-path", str(run[0]), "--run-dir", str(tmp_path / "run"), *SIZES]
+        train_potential.main([*options, "--condition", "spin", "--epochs", "1"])

@@ -18,11 +18,11 @@ Split, seed, optimiser, batches and CPU minutes are equal.
 A row gives errors on the held-back test split of the weights that were best on the validation
 split, means over seeds:
 
-    E / hybrid      mean energy error over the hybrid's
-    E^2 / hybrid    mean square of the energy error (published for some sets) over the hybrid's
-    F / hybrid      mean force error over the hybrid's
-    of binding      dimers: mean energy error over the mean size of a binding energy
-    bar             smallest "E / hybrid" of ``near``, or largest "of binding" of the hybrid
+    E ratio         mean energy error over the hybrid's
+    E^2 ratio       mean square of the energy error (published for some sets) over the hybrid's
+    F ratio         mean force error over the hybrid's
+    binding         dimers: mean energy error over the mean size of a binding energy
+    bar             smallest "E ratio" of ``near``, or largest "binding" of the hybrid
 
 A finished run is read back from its folder, an unfinished one goes on. Run folders also hold
 learning curves and checkpoints.
@@ -100,13 +100,13 @@ COLUMNS = {
     "cpu_minutes": "CPU min",
     "steps": "steps",
     "energy_mae": "E meV",
-    "energy_rmse": "E rms meV",
+    "energy_rmse": "rms meV",
     "force_mae": "F meV/A",
-    "part": "of binding",
+    "part": "binding",
     "bar": "bar",
-    "ratio": "E / hybrid",
-    "square_ratio": "E^2 / hybrid",
-    "force_ratio": "F / hybrid",
+    "ratio": "E ratio",
+    "square_ratio": "E^2 ratio",
+    "force_ratio": "F ratio",
 }
 
 

@@ -48,8 +48,10 @@ MODES.register("shared")(TableMode(per_degree=False, per_head=False))
 
 
 class KappaGrid(NamedTuple):
-    """Wave numbers ``kappa`` (Q,), the ``weights`` (Q,) that coefficients start with up to a
-    factor, and ``power``: degree l multiplies them by ``(kappa / kappa_max)^(power l)``.
+    """Wave numbers and how their coefficients start.
+
+    kappa: (Q,). weights: (Q,), up to a common factor. power: coefficients of degree l have a factor
+    ``(kappa / kappa_max)^(power l)``.
     """
 
     kappa: np.ndarray

@@ -1,6 +1,4 @@
-"""The measuring tools measure: order of turns, ratios, memory of a known size, the table, and the
-command line's errors.
-"""
+"""The measuring tools measure: turns, ratios, memory of a known size; tables and errors."""
 
 import json
 import time
@@ -27,9 +25,7 @@ class Allocating(torch.nn.Linear):
 
 
 def build_allocating(name: str) -> harness.Program:
-    """Building it takes three times the memory of its step and gives it back: that must not
-    count.
-    """
+    """Building takes three times the memory of a step and gives it back: that must not count."""
     torch.ones(3 * BLOCK_MB * 10**6 // 4)
     module = Allocating()
     return harness.Program(name, module, module)

@@ -21,8 +21,9 @@ def batch(sizes: list[int]) -> GraphIndex:
 
 
 def ball(graph: GraphIndex, radius: float, seed: int = 0) -> Tensor:
-    """Points of every graph about its own centroid, the farthest of the batch at ``radius``,
-    centroids ``radius`` or so apart.
+    """Points of every graph about its own centroid, the farthest of the batch at ``radius``.
+
+    Centroids are ``radius`` or so apart.
     """
     points = draw(graph.num_nodes, 3, seed=seed)
     points = points - broadcast_nodes(graph, mean_nodes(graph, points))

@@ -1,6 +1,4 @@
-"""The table of rotation errors: what must turn turns, what must not does not, and the turn of the
-rows is right.
-"""
+"""The table of rotation errors: what should turn turns, and what cannot turn does not."""
 
 import torch
 

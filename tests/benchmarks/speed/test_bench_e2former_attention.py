@@ -1,6 +1,4 @@
-"""The table of attention orders: all ways of one order compute the same step, rows are complete,
-bad names are refused.
-"""
+"""The table of attention orders: all ways of one order compute the same step; rows are complete."""
 
 import json
 
@@ -13,8 +11,9 @@ from farfield.models.near_field.e2former_attention import ORDERS
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_all_variants_of_an_order_are_the_same_network(order):
-    """Outputs and gradients of the weights agree: to rounding where the sums are exact, to eight
-    bits in bfloat16.
+    """Outputs and gradients of the weights agree.
+
+    Up to rounding where the sums are exact, to eight bits in bfloat16.
     """
     programs = {
         variant: bench.build("small", order, variant) for variant in bench.variants_of(order)

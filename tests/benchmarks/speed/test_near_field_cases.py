@@ -1,6 +1,4 @@
-"""The benchmark's inputs are what their names promise: counts, connected graphs, chemistry of the
-tube.
-"""
+"""The inputs keep what their names promise: counts, connected graphs, chemistry of the tube."""
 
 import numpy as np
 import pytest
@@ -68,8 +66,9 @@ def test_same_inputs_every_time(case):
 
 
 def test_tube_is_saturated():
-    """Every hydrogen has one carbon at 1.09 Angstrom, every carbon three neighbours, and the walls
-    do not touch.
+    """Every hydrogen has one carbon at 1.09 Angstrom, every carbon three neighbours.
+
+    The walls do not touch.
     """
     numbers, positions = double_walled_nanotube()
     assert np.bincount(numbers).tolist() == [0, 44, 0, 0, 0, 0, 326]
@@ -109,8 +108,9 @@ def test_unknown_case():
 
 
 def test_our_network_answers_with_scalars_and_vectors():
-    """Outputs have the promised shapes, and the vectors turn with the inputs: the timed program is
-    the equivariant one.
+    """Outputs have the promised shapes, and the vectors turn with the inputs.
+
+    So the program that is timed is the equivariant one.
     """
     case = nbody_case(systems=3)
     program = build_ours(case)

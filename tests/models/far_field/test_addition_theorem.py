@@ -70,8 +70,9 @@ def test_tables_of_several_kappas_are_those_of_each():
     ("tolerance", "a", "b"), [(1e-3, 0.92, 1.2), (1e-5, 1.98, 1.3), (1e-7, 2.99, 1.3)]
 )
 def test_truncation_follows_the_fitted_law(tolerance, a, b):
-    """L_t = Y + a Y^(1/3) + b, fitted to absolute errors of l <= 2: ours, relative and worst at the
-    surface, is at most two degrees off.
+    """L_t = Y + a Y^(1/3) + b was fitted to absolute errors of l <= 2.
+
+    Our errors are relative and the worst at the surface; the degree is at most two off.
     """
     for size in (1.0, 2.0, 6.0, 12.0, 24.0, 32.0):
         law = size + a * size ** (1 / 3) + b

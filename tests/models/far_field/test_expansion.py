@@ -31,9 +31,7 @@ def build(name: str, wave_numbers: tuple[float, ...], lmax: int, **options):
 
 
 def test_pairwise_is_the_sum_it_says():
-    """Against scipy's Bessel functions, unit vectors and a loop over pairs, the atom itself
-    included.
-    """
+    """Against scipy's Bessel functions, unit vectors and a loop over pairs with the atom itself."""
     graph = batch(CORNERS)
     positions, (queries, keys, values) = ball(graph, 6.0), features(graph)
     wave_numbers, coefficients = (0.3, 0.9), draw(4, 2, 2, seed=8)
@@ -187,9 +185,7 @@ def test_pieces_do_not_matter(name):
 
 @BOTH
 def test_all_derivatives(name):
-    """Also with an atom at the centroid, where every r^ is undefined, and with two atoms in one
-    place.
-    """
+    """Also with an atom at the centroid, where r^ is undefined, and two atoms in one place."""
     graph = batch([3, 1, 2])
     positions = torch.tensor(
         [[1.0, 0, 0], [-1, 0, 0], [0, 0, 0], [3, 3, 3], [1, 2, 0], [1, 2, 0]], dtype=torch.float64

@@ -1,6 +1,4 @@
-"""Laws of the attention: equivariance, one answer from every expansion, size consistency, all
-derivatives.
-"""
+"""Laws of the attention: equivariance, one answer from every expansion, size consistency."""
 
 from __future__ import annotations
 
@@ -82,8 +80,9 @@ def test_every_output_degree_is_reached_from_every_value_degree_and_channel():
 @BOTH
 @pytest.mark.parametrize("value_lmax", [0, 1])
 def test_values_of_few_degrees_are_those_of_all_without_the_rest(expansion, value_lmax):
-    """With the same weights where both have some, and none on the higher degrees; degrees that no
-    path reaches stay zero.
+    """With the same weights where both have some, and none on the higher degrees.
+
+    Degrees that no path reaches stay zero.
     """
     graph = batch(CORNERS)
     positions, x = ball(graph, 6.0), draw(graph.num_nodes, 9, 6, seed=2)
@@ -97,8 +96,9 @@ def test_values_of_few_degrees_are_those_of_all_without_the_rest(expansion, valu
 
 
 def held(few: FarFieldAttention, every: FarFieldAttention) -> dict[str, torch.Tensor]:
-    """Weights of ``few`` in the shapes of ``every``: zeros where it has none, starts of paths as if
-    there were no others.
+    """Weights of ``few`` in the shapes of ``every``: zeros where it has none.
+
+    Starts of paths are as if there were no others.
     """
     values, coupling = (
         torch.zeros_like(every.values.weight),
@@ -131,8 +131,9 @@ LONG = {"num_kappa": 64, "kappa_max": 1.2}
 
 @pytest.mark.parametrize("l", [0, 1])
 def test_far_copy_changes_messages_like_the_tail_of_the_kernel(l):
-    """Without normalisation a copy adds a field that falls as 1 / r^(l + 1), measured by the slope
-    between 50 and 100 Angstrom.
+    """Without normalisation a copy adds a field that falls as 1 / r^(l + 1).
+
+    Measured by the slope between 50 and 100 Angstrom.
     """
     model = build(lmax=l, kernel_lmax=l, expansion="pairwise", **LONG)
     with torch.no_grad():
@@ -154,9 +155,7 @@ def test_far_copy_halves_messages_of_attention():
 @BOTH
 @pytest.mark.parametrize("normalisation", ["none", "attention"])
 def test_all_derivatives(expansion, normalisation):
-    """In positions, features and every parameter; graphs of one atom and of two in one place
-    included.
-    """
+    """In positions, features and all parameters; with a lone atom and two atoms in one place."""
     graph = batch([1, 2])
     model = build(
         channels=1,

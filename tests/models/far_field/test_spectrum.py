@@ -19,8 +19,9 @@ def radial_function(spectrum: RadialSpectrum, l: int, distances: torch.Tensor) -
 
 
 def test_starts_as_a_smoothed_coulomb_kernel():
-    """With s = 2 / kappa_max, f_0 is proportional to erf(r / (sqrt(2) s)) / r where the nodes
-    resolve r and the band is wide enough.
+    """With s = 2 / kappa_max, f_0 is proportional to erf(r / (sqrt(2) s)) / r.
+
+    That holds where the nodes resolve r and the band is wide enough.
     """
     spectrum = RadialSpectrum(
         0, 1, SpectrumOptions(num_kappa=40, kappa_max=4.0, low_kappa_bias=18.0)
@@ -48,9 +49,7 @@ def test_tails_fall_like_multipoles(l):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_modes_share_what_they_say(mode):
-    """A learned change of one entry of the table reaches the degrees and heads that share it, and
-    no other.
-    """
+    """A learned change of one entry reaches the degrees and heads that share it, and no other."""
     spectrum = RadialSpectrum(
         2,
         3,
@@ -74,9 +73,7 @@ def test_fixed_coefficients_keep_a_learned_gain():
 
 
 def test_original_grid():
-    """The band 1.0 .. 1.4 of the public program, falling by exp(-bias), the same for every
-    degree.
-    """
+    """The band 1.0 .. 1.4 of the public program falls by exp(-bias), the same for all degrees."""
     spectrum = RadialSpectrum(
         2, 1, SpectrumOptions(8, 1.0, 1.4, kappa_grid="uniform", low_kappa_bias=2.0)
     )

@@ -1,6 +1,4 @@
-"""Laws of the choice between expansions: the same sum, never decided by the batch, cheaper ones for
-larger graphs.
-"""
+"""Laws of the choice between expansions: the same sum, and never decided by the batch."""
 
 from __future__ import annotations
 

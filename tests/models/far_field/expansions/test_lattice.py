@@ -1,5 +1,7 @@
-"""Laws of the lattice sum: images added one by one, wrapping, turns, supercells, the limit of a
-large cell, strain, all derivatives.
+"""Laws of the lattice sum.
+
+Images added one by one, wrapping, turns, supercells, the limit of a large cell, strain, and all
+derivatives.
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ from tests.support.turns import orthogonal, relative_error, turn_matrix
 def gaussian_kernel(
     lmax: int, width: float, count: int = 40, kappa_max: float = 8.0
 ) -> tuple[tuple[float, ...], Tensor]:
-    """Wave numbers, and coefficients (lmax + 1, 2, Q) of ``r^l exp(-r^2 / 2 s^2) Y_l``; the second
-    head is minus half of the first.
+    """Wave numbers, and coefficients (lmax + 1, 2, Q) of ``r^l exp(-r^2 / 2 s^2) Y_l``.
+
+    The second head is minus half of the first.
     """
     kappa, weights = nodes(count, kappa_max)
     spectrum = [
@@ -55,8 +58,9 @@ def background(width: float, cell: Tensor) -> Tensor:
     ids=["triclinic", "left-handed", "orthorhombic"],
 )
 def test_is_the_sum_over_images(cell):
-    """r^l exp(-r^2 / 2 s^2) Y_l, l = 0 .. 3, image by image; the term k = 0 of l = 0 is the mean of
-    the sum over the cell.
+    """r^l exp(-r^2 / 2 s^2) Y_l, l = 0 .. 3, image by image.
+
+    The term k = 0 of l = 0 is the mean of the sum over the cell.
     """
     width = 1.2
     graph, positions, cells = crystals([5], cell[None])
@@ -87,8 +91,9 @@ def test_is_the_sum_over_images(cell):
 
 
 def test_large_cell_is_the_open_system():
-    """The same coefficients in a cell of twelve widths: what the images add is gone, the mean of l
-    = 0 apart.
+    """The same coefficients in a cell of twelve widths.
+
+    What the images add is gone, except for the mean of l = 0.
     """
     width, graph = 1.2, batch([4])
     cell = 14.4 * torch.eye(3, dtype=torch.float64)[None] + 0.5 * draw(1, 3, 3, seed=6)
@@ -180,9 +185,7 @@ def test_supercell_hears_what_its_cell_hears(axis):
 
 
 def test_graphs_never_see_each_other():
-    """A batch is its graphs alone, whatever the number of their vectors; NaN in one graph stays
-    there.
-    """
+    """A batch is its graphs alone, with any numbers of vectors; NaN in one graph stays there."""
     graph, positions, cells = crystals()
     parts = features(graph)
     wave_numbers, coefficients = default_spectrum()
@@ -232,8 +235,9 @@ def test_float32_is_float64_within_1e_5():
 
 @pytest.mark.parametrize("sizes", [[2], [2, 1]], ids=["one", "batch"])
 def test_all_derivatives(sizes):
-    """In positions, queries, keys, values, coefficients and cell; two atoms in one place; a vector
-    inside the taper.
+    """In positions, queries, keys, values, coefficients and cell.
+
+    Two atoms are in one place, and a vector is inside the taper.
     """
     wave_numbers = tuple(nodes(3, 1.3)[0])
     graph, positions, cells = crystals(sizes, CELLS[: len(sizes)])
@@ -306,8 +310,9 @@ def test_strain_derivative_is_the_central_difference():
 
 
 def test_nothing_jumps_when_a_vector_enters_the_sphere():
-    """Stretching a cell moves k = (1, 0, 0) through kappa_max: value and first two derivatives go
-    on, and it does enter.
+    """Stretching a cell moves k = (1, 0, 0) through kappa_max.
+
+    Value and first two derivatives are continuous, and the vector does enter.
     """
     kappa_max, graph = 2.4, batch([3])
     wave_numbers, coefficients = default_spectrum()

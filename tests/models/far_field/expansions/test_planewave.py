@@ -1,6 +1,4 @@
-"""Laws of the plane waves: the error law, one answer with the sum over pairs, what a fixed number
-of directions costs, derivatives.
-"""
+"""Laws of the plane waves: the error law, one answer with the sum over pairs, derivatives."""
 
 from __future__ import annotations
 
@@ -39,9 +37,7 @@ def coarse(wave_numbers: tuple[float, ...], lmax: int, **options) -> PlaneWaveEx
 
 
 def kernel(expansion, positions: torch.Tensor, graph: GraphIndex, lmax: int) -> torch.Tensor:
-    """Kernels of every degree at the first atom of graphs of two, made by the second: (graphs,
-    rows).
-    """
+    """Kernels of all degrees between the two atoms of each graph: (graphs, rows)."""
     ones, listening = (
         torch.ones(graph.num_nodes, 1, 1, dtype=torch.float64),
         torch.zeros(graph.num_nodes, 1, 1, dtype=torch.float64),
@@ -121,8 +117,9 @@ def test_error_law_is_the_error_over_pairs_of_a_sphere(rule, count):
 
 @pytest.mark.parametrize("rule", ["lebedev", "gauss_legendre", "e3nn_grid"])
 def test_law_asks_for_the_smallest_rule(rule):
-    """One step finer than a rule that is not enough; more directions for more waves, degrees and
-    digits.
+    """One step finer than a rule that is not enough.
+
+    More waves, degrees and digits need more directions.
     """
     counts = [RULES[rule].count(degree) for degree in RULES[rule].degrees]
     for size in (0.3, 3.0, 12.0):
@@ -142,8 +139,9 @@ def test_law_asks_for_the_smallest_rule(rule):
 
 
 def test_degrees_grow_as_measured():
-    """p = X + a X^(1/3) + b, X = 2 kappa R, was fitted to product rules and absolute errors; ours,
-    relative and worst, is at most 8 off.
+    """p = X + a X^(1/3) + b, X = 2 kappa R, was fitted to product rules and absolute errors.
+
+    Our errors are relative and the worst; the degree is at most 8 off.
     """
     for tolerance, a, b in ((1e-3, 0.78, 3.2), (1e-5, 2.09, 4.2), (1e-7, 3.83, 3.5)):
         for size in (1.0, 4.0, 12.0, 24.0):
@@ -202,8 +200,9 @@ def test_moving_all_atoms_changes_nothing():
 
 
 def test_float32_phases():
-    """float32 positions lose what float32 must; the tables keep float64 until they are used, also
-    after a detour of the module.
+    """float32 positions lose no more than float32 has to.
+
+    The tables keep float64 until they are used, also after a detour of the module.
     """
     graph = batch(CORNERS)
     inputs = [ball(graph, 10.0), *features(graph), draw(3, 2, 2, seed=8)]

@@ -13,7 +13,7 @@ from farfield.models.far_field.expansion import Expansion, ExpansionOptions
 from farfield.models.far_field.expansions import EXPANSIONS
 from farfield.models.far_field.expansions.multipole import MultipoleExpansion
 from farfield.models.far_field.expansions.pairwise import PairwiseExpansion
-from farfield.models.far_field.spectrum import RadialOptions, RadialSpectrum
+from farfield.models.far_field.spectrum import RadialSpectrum, SpectrumOptions
 from farfield.models.graph_ops import broadcast_nodes
 from farfield.models.so3.harmonics import spherical_harmonics
 from farfield.models.so3.irreps import degree_of_row, degree_slice
@@ -266,7 +266,7 @@ def test_error_is_what_an_expansion_says(name):
 @pytest.mark.parametrize("name", EXPANSIONS)
 def test_cells_are_refused_needed_or_accepted_as_declared(name):
     graph = batch([4])
-    spectrum = RadialSpectrum(2, 2, RadialOptions(fmm_kappa_max=2.4)).double()
+    spectrum = RadialSpectrum(2, 2, SpectrumOptions(kappa_max=2.4)).double()
     inputs = graph, ball(graph, 2.0), *features(graph), spectrum().detach()
     expansion = build(name, spectrum.wave_numbers, 2)
     cell = 9.0 * torch.eye(3, dtype=torch.float64)[None]
@@ -298,7 +298,7 @@ def test_an_expansion_is_added_by_one_registration(monkeypatch):
 
     def attention(expansion: str) -> FarFieldAttention:
         torch.manual_seed(0)
-        return FarFieldAttention(FarFieldOptions(4, 1, expansion=expansion)).double()
+        return FarFieldAttention(4, 1, FarFieldOptions(expansion=expansion)).double()
 
     graph = batch([5, 3])
     positions, x = ball(graph, 4.0), draw(8, 4, 4, seed=1)

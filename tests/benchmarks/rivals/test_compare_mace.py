@@ -24,29 +24,13 @@ def test_a_finished_run_of_ours_gives_its_curve_and_its_test_errors(tmp_path):
     (tmp_path / "farfield_4").mkdir()
     (tmp_path / "farfield_4" / "results.json").write_text(json.dumps(results))
     rows = run_farfield(EasyDict(data_path="none", seed=0, minutes=4.0), tmp_path, [])
+
+    # After 1, 2 and 3 minutes, and the test.
+    assert [row["minutes"] for row in rows] == [1.2, 2.5, 4.0, 4.0]
     common = {"program": "Farfield first-order2", "weights": 7}
-    assert rows[0] == {
-        **common,
-        "split": "validation",
-        "minutes": 1.2,
-        "steps": 120,
-        "energy": 7.8,
-        "forces": 18.8,
-    }
-    assert [row["minutes"] for row in rows] == [
-        1.2,
-        2.5,
-        4.0,
-        4.0,
-    ]  # after 1, 2 and 3 minutes, and the test
-    assert rows[-1] == {
-        **common,
-        "split": "test",
-        "minutes": 4.0,
-        "steps": 400,
-        "energy": 3.0,
-        "forces": 11.0,
-    }
+    first = {"split": "validation", "minutes": 1.2, "steps": 120, "energy": 7.8, "forces": 18.8}
+    last = {"split": "test", "minutes": 4.0, "steps": 400, "energy": 3.0, "forces": 11.0}
+    assert rows[0] == {**common, **first} and rows[-1] == {**common, **last}
 
 
 def test_test_errors_are_those_of_the_model():

@@ -46,9 +46,8 @@ def errors(value: float) -> dict[str, float]:
 
 def test_the_mean_misses_by_the_deviation_from_the_training_mean_in_units_of_the_table():
     labels = np.array([1.0, 2.0, 6.0, 100.0, 4.0, 0.0])  # mean of the first three: 3
-    mean, _ = json.loads(
-        json.dumps(simple_rows(molecules(labels), split_of()))
-    )  # fit for the file of the rows
+    rows = simple_rows(molecules(labels), split_of())
+    mean, _ = json.loads(json.dumps(rows))  # rows can be written to a file
     assert mean["mu"] == pytest.approx((1 + 3) / 2)
     assert mean["homo"] == pytest.approx(2000.0)  # eV -> meV
     assert mean["Cv"] == pytest.approx(2.0)
@@ -63,19 +62,16 @@ def test_the_linear_fit_is_exact_for_sums_over_elements_and_a_constant():
 
 
 def test_labels_of_validation_and_test_do_not_enter_the_fits():
-    split, labels = (
-        Split(np.arange(4), np.array([4]), np.array([5]), 6, "0", {"name": "made"}),
-        COUNTS @ [1.0, 2.0],
-    )
+    split = Split(np.arange(4), np.array([4]), np.array([5]), 6, "0", {"name": "made"})
+    labels = COUNTS @ [1.0, 2.0]
     other = labels + np.array([0.0, 0.0, 0.0, 0.0, -9.0, 2.0])
     mean, fit = simple_rows(molecules(labels), split)
     moved_mean, moved_fit = simple_rows(molecules(other), split)
-    assert moved_fit["mu"] - fit["mu"] == pytest.approx(
-        2.0
-    )  # from an exact prediction, which stays
-    assert labels[:4].mean() > other[5] and moved_mean["mu"] - mean["mu"] == pytest.approx(
-        -2.0
-    )  # the label comes nearer to the mean
+
+    # The prediction of the fit stays exact for the old label; the new one is nearer to the mean.
+    assert moved_fit["mu"] - fit["mu"] == pytest.approx(2.0)
+    assert labels[:4].mean() > other[5]
+    assert moved_mean["mu"] - mean["mu"] == pytest.approx(-2.0)
 
 
 def test_errors_of_all_targets_are_needed():
@@ -88,31 +84,19 @@ def test_errors_of_all_targets_are_needed():
 
 
 def test_table_holds_tests_and_validations_apart_and_counts_wins():
+    test = {"split": "test", "minutes": 1.0, "steps": 9}
+    validation = {"split": "validation", "minutes": 0.5, "steps": 4}
+    ours = {"program": "Farfield E2Former"}
     rows = [
         {"program": "mean", "split": "test", **errors(5.0)},
-        {"program": "schnetpack painn", "split": "test", "minutes": 1.0, "steps": 9, **errors(2.0)},
-        {
-            "program": "Farfield E2Former",
-            "split": "test",
-            "minutes": 1.0,
-            "steps": 9,
-            **errors(1.0),
-            "mu": 2.0,
-            "Cv": 3.0,
-        },
-        {
-            "program": "Farfield E2Former",
-            "split": "validation",
-            "minutes": 0.5,
-            "steps": 4,
-            **errors(7.0),
-            "homo": 31.26,
-            "mu": 0.0314,
-        },
+        {"program": "schnetpack painn", **test, **errors(2.0)},
+        {**ours, **test, **errors(1.0), "mu": 2.0, "Cv": 3.0},
+        {**ours, **validation, **errors(7.0), "homo": 31.26, "mu": 0.0314},
     ]
-    assert verdicts(rows) == [
-        "Farfield E2Former better than schnetpack painn on 4 of 6: alpha homo gap U0"
-    ]  # equal is not better
+
+    # Equal is not better.
+    (verdict,) = verdicts(rows)
+    assert verdict == "Farfield E2Former better than schnetpack painn on 4 of 6: alpha homo gap U0"
     test, validation = report(rows).split("validation split")
     assert "31.3" in validation and "0.031" in validation and "7.000" in validation
     assert "31.3" not in test and "mean" in test and "4 of 6" in test
@@ -133,10 +117,8 @@ def test_options_of_both_backbones_and_of_one_reach_its_command_line(tmp_path):
     own = farfield_options("e2former_properties", chosen, ["--lr", "1e-3"])
     assert own[-6:] == ["--lr", "1e-3", "--channels", "32", "--layers", "2"]
     assert {str(tmp_path), "--seed", "3", ",".join(UNITS)} <= set(own)
-    assert farfield_options("se3_transformer_properties", chosen, ["--lr", "1e-3"])[-2:] == [
-        "--lr",
-        "1e-3",
-    ]
+    other = farfield_options("se3_transformer_properties", chosen, ["--lr", "1e-3"])
+    assert other[-2:] == ["--lr", "1e-3"]
 
 
 def test_a_finished_program_is_read_and_not_run_again(tmp_path):
@@ -146,9 +128,7 @@ def test_a_finished_program_is_read_and_not_run_again(tmp_path):
     ]
     result = {"weights": 11, "steps": 40, "minutes": 2.0, "test": errors(3.5), "curve": curve}
     (tmp_path / "painn_2.json").write_text(json.dumps(result))
-    test, *validation = run_schnetpack(
-        "painn", options(tmp_path), tmp_path, []
-    )  # no-such-python would be an error
+    test, *validation = run_schnetpack("painn", options(tmp_path), tmp_path, [])
     common = {"program": "schnetpack painn", "weights": 11}
     assert test == {**common, "split": "test", "minutes": 2.0, "steps": 40, **errors(3.5)}
     assert [row["steps"] for row in validation] == [30, 40] and validation[1]["mu"] == 3.0
@@ -200,15 +180,7 @@ def test_missing_data_and_unknown_programs_are_refused_in_one_line(tmp_path):
         match="molecules.npz does not exist; .*python -m preprocess.preprocess_qm9",
     ):
         main(["--data-path", str(tmp_path), "--run-dir", str(tmp_path / "runs")])
+    folders = ["--data-path", str(tmp_path), "--run-dir", str(tmp_path / "runs")]
     with pytest.raises(ValueError, match="--programs must be one of painn, .* got 'dimenet'"):
-        main(
-            [
-                "--data-path",
-                str(tmp_path),
-                "--run-dir",
-                str(tmp_path / "runs"),
-                "--programs",
-                "painn,dimenet",
-            ]
-        )
+        main([*folders, "--programs", "painn,dimenet"])
     assert not (tmp_path / "runs").exists()

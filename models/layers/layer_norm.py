@@ -14,8 +14,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+NORM_EPSILON = 1e-4
 
-def layer_norm(x: Tensor, epsilon: float) -> Tensor:
+
+def layer_norm(x: Tensor, epsilon: float = NORM_EPSILON) -> Tensor:
     """``(x - mean) / sqrt(variance + epsilon)`` over the last axis of x (..., size)."""
     centred = x - x.mean(-1, keepdim=True)
     return centred * (centred.square().mean(-1, keepdim=True) + epsilon).rsqrt()
@@ -24,7 +26,7 @@ def layer_norm(x: Tensor, epsilon: float) -> Tensor:
 class LayerNorm(nn.Module):
     """:func:`layer_norm` of x (..., size) with a learned scale and shift."""
 
-    def __init__(self, size: int, epsilon: float = 1e-4):
+    def __init__(self, size: int, epsilon: float = NORM_EPSILON):
         super().__init__()
         self.epsilon = epsilon
         self.weight = nn.Parameter(torch.ones(size))

@@ -19,8 +19,6 @@ from farfield.models.choices import Registry, check_choice
 from farfield.models.layers.layer_norm import layer_norm
 from farfield.models.so3.irreps import degree_of_row, split_degrees
 
-NORM_EPSILON = 1e-4  # of the layer norm over channels
-
 # name -> (lmax, channels, pseudo) -> layer
 NONLINEARITIES: Registry[Callable[[int, int, int], nn.Module]] = Registry("non-linearity")
 
@@ -45,7 +43,7 @@ class StandardisedNorms(nn.Module):
 
     def forward(self, norm: Tensor) -> Tensor:
         """(nodes, lmax + 1, channels) -> the same shape."""
-        return layer_norm(norm, NORM_EPSILON) * self.weight + self.shift
+        return layer_norm(norm) * self.weight + self.shift
 
 
 class ShiftedNorms(nn.Module):

@@ -29,8 +29,6 @@ from farfield.models.layers.linear import EquivariantLinear
 from farfield.models.near_field.edge_geometry import NearFieldGeometry
 from farfield.models.so3.irreps import degree_of_row, split_degrees, table
 
-NORM_EPSILON = 1e-4
-
 # name -> (lmax, channels, heads, hidden, width, chunked) -> score
 SCORES: Registry[type[nn.Module]] = Registry("score")
 
@@ -75,7 +73,7 @@ class ScalarMap(nn.Module):
         # (nodes, lmax + 1, maps, width)
         invariants = torch.stack(sums, 1).unflatten(-1, (self.maps, self.width))
         hidden = invariants.permute(2, 0, 1, 3).flatten(2) @ self.first  # (maps, nodes, size)
-        hidden = layer_norm(hidden, NORM_EPSILON)
+        hidden = layer_norm(hidden)
         hidden = hidden * self.norm_weight.unsqueeze(1) + self.norm_bias.unsqueeze(1)
         hidden = nn.functional.silu(hidden)
         return (hidden @ self.second).transpose(0, 1)
@@ -130,7 +128,7 @@ class DotScore(nn.Module):
         self.gate = nn.Linear(hidden, seen)
         nn.init.ones_(self.gate.bias)
         self.first = nn.Linear(seen, heads * width)
-        self.norm = LayerNorm(width, NORM_EPSILON)
+        self.norm = LayerNorm(width)
         self.vector = nn.Parameter(torch.randn(heads, width) / math.sqrt(width))
 
     def forward(self, x: Tensor, geometry: NearFieldGeometry) -> Tensor:

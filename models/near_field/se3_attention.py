@@ -98,7 +98,7 @@ class AttentionShape:
 
     @property
     def pseudo_values(self) -> int:
-        """Pseudo channels among those of keys and of values."""
+        """Pseudo channels of keys, and of values."""
         return self.pseudo // self.value_divisor
 
 

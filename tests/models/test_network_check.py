@@ -13,17 +13,12 @@ from farfield.models.factory import build_model
 from farfield.models.network import EnergyNetwork
 from farfield.models.network_check import check_network
 from farfield.models.potential import Potential, PotentialOptions
-from tests.laws import cutoff_graph
+from tests.support.law_cases import cutoff_graph
+
+pytestmark = pytest.mark.usefixtures("double")
 
 CUTOFF = 4.0
 SMALL = {"irreps": "8x0e+8x1o", "radial_hidden": 8, "near_heads": 2, "far_key_features": 2}
-
-
-@pytest.fixture(autouse=True)
-def double():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def molecules() -> AtomBatch:

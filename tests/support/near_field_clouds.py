@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.layers.radial import BesselBasis, RadialTrunk, polynomial_envelope
 from farfield.models.near_field.edge_geometry import NearFieldGeometry
-from tests.laws import cutoff_graph
+from tests.support.law_cases import cutoff_graph
 
 
 def cloud(nodes: int, seed: int = 0, side: float = 0.0) -> Tensor:

@@ -22,19 +22,14 @@ from farfield.models.heads.target_scaling import (
 )
 from tests.support.turns import orthogonal, turned
 
+pytestmark = pytest.mark.usefixtures("double")
+
 NONE = torch.empty(0, dtype=torch.long)
 SIZES = [4, 1, 3]
 GRAPH = GraphIndex(NONE, NONE, torch.tensor(SIZES))
 NUMBERS = torch.tensor([6, 1, 8, 1, 7, 6, 6, 1])
 EVERY_READOUT = pytest.mark.parametrize("name", READOUTS)
 POOLED = pytest.mark.parametrize("name", ["mean", "max", "attention"])
-
-
-@pytest.fixture(autouse=True)
-def double():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def readout(name: str, channels: int = 4) -> torch.nn.Module:

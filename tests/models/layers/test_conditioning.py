@@ -11,7 +11,7 @@ from farfield.models.batch import AtomBatch
 from farfield.models.factory import build_model
 from farfield.models.layers.conditioning import Conditioning, conditioning
 from farfield.models.network_check import check_network
-from tests.laws import cutoff_graph
+from tests.support.law_cases import cutoff_graph
 
 SMALL = {"name": "e2former", "irreps": "8x0e+8x1o", "near_heads": 2, "far_key_features": 2}
 

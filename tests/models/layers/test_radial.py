@@ -17,18 +17,12 @@ from torch import Tensor
 
 from farfield.models.layers.radial import ENVELOPES, RADIAL_BASES, RadialTrunk, polynomial_envelope
 
+pytestmark = pytest.mark.usefixtures("double")
+
 LAWS = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 CUTOFF = 3.7
 EVERY_BASIS = pytest.mark.parametrize("name", RADIAL_BASES)
 SMOOTHNESS = {"cosine": 1, "polynomial": 2}  # continuous derivatives at the cutoff
-
-
-@pytest.fixture(autouse=True)
-def double():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
 
 
 def closed_form(name: str, r: Tensor, size: int) -> Tensor:

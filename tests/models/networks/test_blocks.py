@@ -25,7 +25,7 @@ from farfield.models.networks.blocks import (
     Scene,
     parse_schedule,
 )
-from tests.laws import cutoff_graph
+from tests.support.law_cases import cutoff_graph
 
 NEAR = NearFieldShape(lmax=2, channels=8, heads=2, hidden=6, score_width=4)
 FAR = FarFieldOptions(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.models.networks.test_e2former import draw, made
+from tests.support.small_e2former import draw, made
 
 
 def test_reference_energies_keep_their_digits():

@@ -22,7 +22,8 @@ from farfield.models.heads.property_readouts import READOUTS
 from farfield.models.heads.target_scaling import fit_scaling, references
 from farfield.models.layers.edge_embedding import NUM_BOND_KINDS
 from farfield.models.near_field.edge_frames import EdgeBasis
-from tests.laws import Case, CutoffSuite, ModelCases, ModelSuite, complete_graph, cutoff_graph
+from tests.laws import CutoffSuite, ModelCases, ModelSuite
+from tests.support.law_cases import Case, complete_graph, cutoff_graph
 
 CUTOFF = 4.0
 TARGETS = "alpha,homo,lumo,gap,mu,dipole,r2"

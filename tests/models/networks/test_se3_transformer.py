@@ -14,15 +14,8 @@ from farfield.models.factory import build_model
 from farfield.models.graph_ops import sum_nodes
 from farfield.models.near_field.edge_frames import EdgeBasis
 from farfield.models.networks.se3_transformer import SE3Options, SE3Transformer
-from tests.laws import (
-    BasisSuite,
-    Case,
-    CutoffSuite,
-    ModelCases,
-    ModelSuite,
-    complete_graph,
-    cutoff_graph,
-)
+from tests.laws import BasisSuite, CutoffSuite, ModelCases, ModelSuite
+from tests.support.law_cases import Case, complete_graph, cutoff_graph
 
 
 def random_batch(connect, sizes, generator) -> AtomBatch:

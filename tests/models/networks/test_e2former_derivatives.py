@@ -1,0 +1,129 @@
+"""Forces and stress of an E2Former against their definitions."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.laws import DGL_KERNELS
+from tests.support.small_e2former import (
+    LATTICE,
+    crystal,
+    draw,
+    made,
+)
+
+FORCED = pytest.mark.parametrize(
+    "schedule", ["first-order", "hybrid-second-order", "all-order+fmm-node"]
+)
+
+
+@FORCED
+def test_forces_are_the_slope_of_the_energy(schedule, double):
+    model, batch = made(schedule=schedule), draw()
+    forces, step = model(batch)["forces"], 1e-4
+    for node in range(batch.num_nodes):
+        for axis in range(3):
+            move = torch.zeros_like(batch.positions)
+            move[node, axis] = step
+            up, down = (
+                model(dataclasses.replace(batch, positions=batch.positions + sign * move))[
+                    "energy"
+                ].sum()
+                for sign in (1, -1)
+            )
+            assert abs(float(forces[node, axis] + (up - down) / (2 * step))) <= 1e-6
+
+
+@FORCED
+@DGL_KERNELS
+def test_parameter_gradient_of_a_force_loss(schedule, double):
+    """All parameters at once along a random direction, in training mode: the derivative of a loss
+    on forces is that of the numbers.
+    """
+    model, batch = made(schedule=schedule).train(), draw()
+    target = torch.randn(batch.positions.shape, generator=torch.Generator().manual_seed(1))
+
+    def loss() -> Tensor:
+        out = model(batch)
+        return (out["forces"] - target).square().sum() + 0.1 * out["energy"].square().sum()
+
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(loss(), parameters, allow_unused=True)
+    generator = torch.Generator().manual_seed(2)
+    for part in (slice(0, len(parameters) // 2), slice(len(parameters) // 2, None)):
+        chosen, slope = parameters[part], 0.0
+        directions = [torch.randn(parameter.shape, generator=generator) for parameter in chosen]
+        for gradient, direction in zip(gradients[part], directions, strict=True):
+            slope += 0.0 if gradient is None else float((gradient * direction).sum())
+        values, step = [], 1e-5
+        for sign in (1, -2):
+            with torch.no_grad():
+                for parameter, direction in zip(chosen, directions, strict=True):
+                    parameter += sign * step * direction
+            values.append(float(loss().detach()))
+        with torch.no_grad():
+            for parameter, direction in zip(chosen, directions, strict=True):
+                parameter += step * direction
+        found = (values[0] - values[1]) / (2 * step)
+        assert abs(slope) > 1e-3 and abs(found - slope) <= 1e-6 * max(1.0, abs(slope))
+
+
+def test_every_parameter_learns(double):
+    """Every parameter but the last norm's and head's rows of unused degrees gets a gradient from
+    energy and forces.
+    """
+    model, batch = made(schedule="hybrid-all-order+first-order", layers=1).train(), draw()
+    out = model(batch)
+    (out["forces"].square().sum() + out["energy"].square().sum()).backward()
+    silent = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is None or not bool(parameter.grad.any())
+    ]
+    assert not silent
+
+
+@pytest.mark.parametrize("options", [{}, LATTICE], ids=["near", "lattice"])
+def test_stress_is_the_slope_under_strain(options, double):
+    model, batch = made(stress=True, **options), crystal()
+    out, step = model(batch), 1e-4
+    volume = float(torch.linalg.det(batch.cell[0]).abs())
+    assert out["stress"].shape == (1, 3, 3)
+    torch.testing.assert_close(out["stress"], out["stress"].transpose(1, 2), rtol=0, atol=1e-14)
+    torch.testing.assert_close(out["forces"], made(**options)(batch)["forces"])
+    for row in range(3):
+        for column in range(row, 3):
+            strain = torch.zeros(3, 3)
+            strain[row, column] += step / 2
+            strain[column, row] += step / 2
+            energies = []
+            for sign in (1, -1):
+                turn = torch.eye(3) + sign * strain
+                moved = dataclasses.replace(
+                    batch, positions=batch.positions @ turn, cell=batch.cell @ turn
+                )
+                energies.append(float(model(moved)["energy"]))
+            assert (
+                abs(
+                    (energies[0] - energies[1]) / (2 * step) / volume
+                    - float(out["stress"][0, row, column])
+                )
+                <= 1e-7
+            )
+
+
+def test_stress_turns_with_the_crystal(double):
+    model, batch = made(stress=True), crystal()
+    matrix, _ = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)))
+    turned = dataclasses.replace(
+        batch, positions=batch.positions @ matrix.T, cell=batch.cell @ matrix.T
+    )
+    before, after = model(batch), model(turned)
+    torch.testing.assert_close(after["energy"], before["energy"], rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        after["stress"], matrix @ before["stress"] @ matrix.T, rtol=0, atol=1e-12
+    )

@@ -40,10 +40,9 @@ from farfield.common.precision import PRECISIONS
 from farfield.common.trained import TrainedRun
 from farfield.dataloader.split_protocols import SPLITS
 from farfield.models.choices import check_choice
-from farfield.train.tasks import TASKS, find_task
 from farfield.train.tasks.energy_force_errors import OFFSETS
 from farfield.train.tasks.task import evaluate_model
-from farfield.train.tasks.task_registry import task_name
+from farfield.train.tasks.task_registry import TASKS, find_task, task_name
 
 # options that go with a split of a data set, and with a file
 OF_SPLIT = ("data_path", "split", "energy_offset")

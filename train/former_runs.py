@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from farfield.common.checkpoint_formats import current_model_options
+from farfield.models.factory import DEFAULT_PRESET
 from farfield.train.tasks.task_registry import task_name
 
 
 def current_config(saved: Mapping) -> dict:
     """The configuration of a checkpoint or a ``config.yaml``, with the names of today."""
-    found = {**saved, "task": task_name(saved.get("task"))}
-    if isinstance(saved.get("model"), Mapping):
-        found["model"] = current_model_options(saved["model"])
-    return found
+    config = {**saved, "task": task_name(saved.get("task"))}
+    model = saved.get("model")
+    if isinstance(model, Mapping) and "name" in model:
+        # networks without presets had no such option: theirs is the default one, which sets nothing
+        config["model"] = {"preset": DEFAULT_PRESET, **current_model_options(model)}
+    return config

@@ -18,8 +18,9 @@ from easydict import EasyDict
 
 from farfield.common import checkpoint
 from farfield.common.command_line import OptionParser, saved_config
+from farfield.common.configuration import IMPORTED_FILES
 from farfield.common.log import RunLog, format_table, write_json
-from farfield.common.plugins import import_named_files
+from farfield.common.plugins import FLAG, import_named_files
 from farfield.common.precision import PRECISIONS
 from farfield.common.script import called_as
 from farfield.common.session import Interrupted
@@ -28,9 +29,8 @@ from farfield.train.network_options import add_network_options, chosen_network
 from farfield.train.optimizers import OPTIMIZERS, SCHEDULES
 from farfield.train.results import finish_run, mean_table, prepare_run_folder, save_config
 from farfield.train.run_options import add_run_options, add_training_options, prepare_process
-from farfield.train.tasks import find_task
 from farfield.train.tasks.task import Parts, Plan
-from farfield.train.tasks.task_registry import FORMER_NAMES
+from farfield.train.tasks.task_registry import FORMER_NAMES, find_task
 from farfield.train.trainer import Trainer
 from farfield.train.variants import variant
 
@@ -40,7 +40,7 @@ class Script:
     """One of the training scripts.
 
     Arguments
-        module       its name on the command line, "train.train_md17"
+        module       how it is called, "train.train_md17"
         task         name of the task in `TASKS`
         description  text of ``--help``
         defaults     option -> default of this script, where it differs from the default of the task
@@ -88,7 +88,9 @@ class Script:
 
     def run(self, config: EasyDict) -> None:
         """Train as ``config`` says, and say how to go on after an interruption."""
-        again = f"{called_as(self.module)} --run-dir {shlex.quote(config.run.run_dir)} --resume"
+        files = "".join(f" {FLAG} {shlex.quote(file)}" for file in config.get(IMPORTED_FILES, ()))
+        folder = shlex.quote(config.run.run_dir)
+        again = f"{called_as(self.module)}{files} --run-dir {folder} --resume"
         try:
             results = train(config)
         except (Interrupted, KeyboardInterrupt) as stop:

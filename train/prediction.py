@@ -46,8 +46,7 @@ from farfield.dataloader.particles import check_sample, particle_batch
 from farfield.dataloader.sources.qm9_targets import TARGETS
 from farfield.models.batch import AtomBatch
 from farfield.models.choices import Registry
-from farfield.train.tasks import TASKS, find_task
-from farfield.train.tasks.task_registry import task_name
+from farfield.train.tasks.task_registry import TASKS, find_task, task_name
 
 PREDICTORS: Registry[type[Predictor]] = Registry("predictor")
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from easydict import EasyDict
 
-from farfield.common.command_line import OptionParser, add_config_option, find_device
+from farfield.common.command_line import OptionParser, Section, add_config_option, find_device
 
 Adder = Callable[..., None]  # (flag, kind, default, **settings of Section.add)
 
@@ -129,15 +129,24 @@ def add_bookkeeping_options(add: Adder):
     add("--max-bad-steps", int, 10, low=1, help=bad)
 
 
+def add_batch_limits(data: Section):
+    """Limits of a batch besides ``--batch-size``."""
+    atoms = "largest number of atoms in a batch (default: no limit)"
+    data.add("--max-atoms-per-batch", int, None, low=1, help=atoms)
+    edges = "largest number of directed edges in a batch (default: no limit)"
+    data.add("--max-edges-per-batch", int, None, low=1, help=edges)
+
+
 def prepare_process(config: EasyDict) -> torch.device:
-    """Set threads and every random generator from ``config.run``; returns the device, or raises
-    ``ValueError`` if it is not there.
+    """Set threads and every random generator from ``config.run``; returns the device.
+
+    ``ValueError`` for a device that does not exist.
     """
     torch.set_num_threads(config.run.threads)
     random.seed(config.run.seed)
     np.random.seed(config.run.seed)  # noqa: NPY002 - libraries that draw from the global generator follow the seed too
     torch.manual_seed(config.run.seed)
-    warnings.filterwarnings(
-        "ignore", "Detected call of `lr_scheduler.step"
-    )  # a first step with a non-finite loss moves no weight
+
+    # a first step with a non-finite loss moves no weight, and torch wonders why
+    warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
     return find_device(config.run.device)

@@ -257,9 +257,7 @@ def test_offsets_are_for_energies(tmp_path, whole):
     saved = checkpoint.read_run(whole[0] / checkpoint.BEST)
     saved["config"]["task"] = "other"
     checkpoint.save_checkpoint(tmp_path / "c.pt", saved)
-    with pytest.raises(
-        ValueError, match="unknown task 'other'; known: energy_forces, nbody, properties"
-    ):
+    with pytest.raises(ValueError, match="unknown task 'other'; known: .*energy_forces"):
         evaluate.evaluate_checkpoint(tmp_path / "c.pt", energy_offset="per-composition")
     saved["config"]["task"] = "qm9"
     checkpoint.save_checkpoint(tmp_path / "c.pt", saved)
@@ -279,18 +277,3 @@ def test_the_bundled_sample_goes_through_both_scripts(tmp_path):
         "forces of ethanol at 500 K, meV/Angstrom"
     )
     assert load_statistics(tmp_path / "data").references[6] == pytest.approx(-468.3, abs=0.1)
-
-
-def test_a_run_folder_with_a_former_name_of_the_task_goes_on(data, tmp_path):
-    folder = tmp_path / "run"
-    assert run(folder, data, "--epochs", "2", "--pause-after", "1") is None
-    path = folder / "config.yaml"
-    path.write_text(path.read_text().replace("task: energy_forces", "task: md17"))
-    content = checkpoint.read_run(folder / checkpoint.LAST)
-    content.pop("format")
-    content["config"]["task"] = "md17"
-    checkpoint.save_checkpoint(folder / checkpoint.LAST, content)
-
-    train_md17.main(["--run-dir", str(folder), "--resume"])
-    assert len(results_of(folder)["history"]) == 2
-    assert "task: energy_forces" in path.read_text()

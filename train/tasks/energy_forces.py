@@ -31,7 +31,7 @@ from farfield.dataloader.prepared_folder import (
 from farfield.dataloader.split_protocols import SPLITS
 from farfield.models.layers.conditioning import parse_inputs
 from farfield.train.data_order import EpochLoader, ordered_batches, shuffled_batches
-from farfield.train.losses import LOSSES, StructureLoss
+from farfield.train.losses import StructureLoss
 from farfield.train.network_options import check_layers, restore_network
 from farfield.train.tasks.energy_force_errors import (
     ENERGY_UNITS,
@@ -44,6 +44,7 @@ from farfield.train.tasks.energy_force_errors import (
     measure,
     metric_units,
 )
+from farfield.train.tasks.energy_force_options import add_data_options, add_loss_options
 from farfield.train.tasks.near_far_comparison import comparison_plan
 from farfield.train.tasks.task import Evaluation, Parts, Plan, Task
 from farfield.train.tasks.task_registry import TASKS
@@ -273,87 +274,8 @@ def _over_split(
     return errors, targets, joined["atoms"], joined["composition"]
 
 
-def add_data_options(parser: OptionParser) -> None:
-    """Where the data lie, and what limits a batch."""
-    data = parser.section("data", "what is learned from")
-    data.add(
-        "--data-path",
-        str,
-        "data/structures",
-        main=True,
-        help="folder made by preprocess_structures, preprocess_md17 or preprocess_md22",
-    )
-    data.add("--max-atoms-per-batch", int, None, low=1, help="largest number of atoms in a batch")
-    data.add(
-        "--max-edges-per-batch",
-        int,
-        None,
-        low=1,
-        help="largest number of directed edges in a batch",
-    )
-
-
-def add_loss_options(parser: OptionParser) -> None:
-    """Weights and costs; errors in eV, eV/Angstrom, eV/Angstrom^3.
-
-    An energy is a sum over atoms: both its error and the part of its gradient grow with the number
-    of atoms, unless the error is divided by it. Undivided energies of the 148 atoms of MD22's
-    buckyball-catcher (weight 0.1) drown the forces: training stays at the error of zero forces for
-    hundreds of steps (``--energy-per structure --weight-energy 0.1``), with divided ones it does
-    not.
-    """
-    loss = parser.section("loss", "what is minimised")
-    loss.add("--weight-energy", float, 0.2, low=0, main=True, help="weight of the energy part")
-    loss.add("--weight-forces", float, 1.0, low=0, main=True, help="weight of the force part")
-    loss.add("--weight-stress", float, 0.0, low=0, help="weight of the stress part")
-    loss.add("--energy-loss", str, "mae", choices=list(LOSSES), help="cost of an energy error")
-    loss.add(
-        "--force-loss",
-        str,
-        "vector_norm",
-        choices=list(LOSSES),
-        help="cost of a force error; vector_norm is L2-MAE",
-    )
-    loss.add(
-        "--energy-per",
-        str,
-        "atom",
-        choices=["structure", "atom"],
-        help="divide an energy error by the atoms, or take it per structure",
-    )
-    loss.add(
-        "--energy-scale",
-        float,
-        0.01,
-        above=0,
-        help="energy error at which a robust loss turns linear, eV",
-    )
-    loss.add(
-        "--force-scale",
-        float,
-        0.02,
-        above=0,
-        help="force error at which a robust loss turns linear, eV/Angstrom",
-    )
-    loss.add(
-        "--late-energy-factor",
-        float,
-        1.0,
-        low=0,
-        help="factor of the energy weight late in the run",
-    )
-    loss.add(
-        "--late-start",
-        float,
-        0.75,
-        low=0,
-        high=1,
-        help="fraction of the run after which --late-energy-factor applies",
-    )
-
-
 def build_task(config, energy_offset: str = "none") -> EnergyForceTask:
-    """The task of ``config.loss``, with the mean size of the structures from ``config.model``."""
+    """The task of ``config.loss``."""
     loss = config.loss
     weights = {
         "energy": loss.weight_energy,
@@ -364,9 +286,16 @@ def build_task(config, energy_offset: str = "none") -> EnergyForceTask:
     scales = {"energy": loss.energy_scale, "forces": loss.force_scale, "stress": 1.0}
     per_atom = loss.energy_per == "atom"
 
-    objective = StructureLoss(weights, config.model.avg_atoms, costs, scales, per_atom)
+    objective = StructureLoss(weights, average_atoms(config), costs, scales, per_atom)
     late = LateWeights(loss.late_start, loss.late_energy_factor)
     return EnergyForceTask(objective, late, energy_offset)
+
+
+def average_atoms(config) -> float:
+    """Mean atoms of the training structures: an option of many networks, else measured."""
+    if "avg_atoms" in config.model:
+        return config.model.avg_atoms
+    return load_statistics(config.data.data_path).average_atoms
 
 
 def set_references(model: nn.Module, statistics: Statistics) -> None:

@@ -31,6 +31,7 @@ from farfield.models.heads.target_scaling import fit_scaling
 from farfield.train.data_order import EpochLoader, ordered_batches, shuffled_batches
 from farfield.train.losses import LOSSES, WeightedLoss
 from farfield.train.network_options import check_layers
+from farfield.train.run_options import add_batch_limits
 from farfield.train.tasks.property_baselines import LINEAR, MEAN, Baselines
 from farfield.train.tasks.task import Evaluation, Parts, Task
 from farfield.train.tasks.task_registry import TASKS
@@ -231,14 +232,7 @@ def add_data_options(parser: OptionParser) -> None:
     data.add("--data-path", str, "data/qm9", main=True, help="folder made by preprocess_qm9")
     graph = "graphs of the molecules: bonds, pairs within a cutoff, or all pairs"
     data.add("--graph", str, None, choices=list(GRAPH_RULES), decided="the data", help=graph)
-    data.add("--max-atoms-per-batch", int, None, low=1, help="largest number of atoms in a batch")
-    data.add(
-        "--max-edges-per-batch",
-        int,
-        None,
-        low=1,
-        help="largest number of directed edges in a batch",
-    )
+    add_batch_limits(data)
     data.add(
         "--cache",
         bool,

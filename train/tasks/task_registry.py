@@ -1,7 +1,10 @@
-"""All tasks by name. A task registers itself beside its class:
+"""All tasks by name. A task registers itself where its class stands:
 
-@TASKS.register("energy_forces")
-class EnergyForceTask(Task): ...
+    @TASKS.register("energy_forces")
+    class EnergyForceTask(Task): ...
+
+Modules of this folder are found when a name is looked up; a file of your own is read by
+``--import my_task.py``.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 from farfield.models.choices import Registry
 from farfield.train.tasks.task import Task
 
-TASKS: Registry[type[Task]] = Registry("task")
+TASKS: Registry[type[Task]] = Registry("task", package="farfield.train.tasks")
 
 # name in run folders of earlier versions -> name today
 FORMER_NAMES = {"md17": "energy_forces", "md22": "energy_forces", "qm9": "properties"}

@@ -1,0 +1,79 @@
+"""Options of the energy and force task: data and loss."""
+
+from __future__ import annotations
+
+from farfield.common.command_line import OptionParser
+from farfield.train.losses import LOSSES
+from farfield.train.run_options import add_batch_limits
+
+
+def add_data_options(parser: OptionParser) -> None:
+    """Where the data lie, and what limits a batch."""
+    data = parser.section("data", "what is learned from")
+    data.add(
+        "--data-path",
+        str,
+        "data/structures",
+        main=True,
+        help="folder made by preprocess_structures, preprocess_md17 or preprocess_md22",
+    )
+    add_batch_limits(data)
+
+
+def add_loss_options(parser: OptionParser) -> None:
+    """Weights and costs; errors in eV, eV/Angstrom, eV/Angstrom^3.
+
+    An energy is a sum over atoms: both its error and the part of its gradient grow with the number
+    of atoms, unless the error is divided by it. Undivided energies of the 148 atoms of MD22's
+    buckyball-catcher (weight 0.1) drown the forces: training stays at the error of zero forces for
+    hundreds of steps (``--energy-per structure --weight-energy 0.1``), with divided ones it does
+    not.
+    """
+    loss = parser.section("loss", "what is minimised")
+    loss.add("--weight-energy", float, 0.2, low=0, main=True, help="weight of the energy part")
+    loss.add("--weight-forces", float, 1.0, low=0, main=True, help="weight of the force part")
+    loss.add("--weight-stress", float, 0.0, low=0, help="weight of the stress part")
+    loss.add("--energy-loss", str, "mae", choices=list(LOSSES), help="cost of an energy error")
+    loss.add(
+        "--force-loss",
+        str,
+        "vector_norm",
+        choices=list(LOSSES),
+        help="cost of a force error; vector_norm is L2-MAE",
+    )
+    loss.add(
+        "--energy-per",
+        str,
+        "atom",
+        choices=["structure", "atom"],
+        help="divide an energy error by the atoms, or take it per structure",
+    )
+    loss.add(
+        "--energy-scale",
+        float,
+        0.01,
+        above=0,
+        help="energy error at which a robust loss turns linear, eV",
+    )
+    loss.add(
+        "--force-scale",
+        float,
+        0.02,
+        above=0,
+        help="force error at which a robust loss turns linear, eV/Angstrom",
+    )
+    loss.add(
+        "--late-energy-factor",
+        float,
+        1.0,
+        low=0,
+        help="factor of the energy weight late in the run",
+    )
+    loss.add(
+        "--late-start",
+        float,
+        0.75,
+        low=0,
+        high=1,
+        help="fraction of the run after which --late-energy-factor applies",
+    )

@@ -40,16 +40,18 @@ class Script:
     """One of the training scripts.
 
     Arguments
-        module       how it is called, "train.train_md17"
+            module       its name on the command line, "train.train_md17"
         task         name of the task in `TASKS`
         description  text of ``--help``
         defaults     option -> default of this script, where it differs from the default of the task
+        arguments    arguments that every call of the script needs, ("--task", "my_task")
     """
 
     module: str
     task: str
     description: str
     defaults: Mapping[str, object] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
 
     def main(self, argv: list[str] | None = None) -> None:
         """Entry point of the command line."""
@@ -86,11 +88,17 @@ class Script:
         parser = self.parser(chosen_network(task, argv, self.run_dir))
         return parser.parse_config(argv, presets, task.measured)
 
+    def call_again(self, config: EasyDict) -> str:
+        """The command that continues a run."""
+        arguments = list(self.arguments)
+        for file in config.get(IMPORTED_FILES, ()):
+            arguments += [FLAG, file]
+        arguments += ["--run-dir", config.run.run_dir, "--resume"]
+        return f"{called_as(self.module)} {shlex.join(arguments)}"
+
     def run(self, config: EasyDict) -> None:
         """Train as ``config`` says, and say how to go on after an interruption."""
-        files = "".join(f" {FLAG} {shlex.quote(file)}" for file in config.get(IMPORTED_FILES, ()))
-        folder = shlex.quote(config.run.run_dir)
-        again = f"{called_as(self.module)}{files} --run-dir {folder} --resume"
+        again = self.call_again(config)
         try:
             results = train(config)
         except (Interrupted, KeyboardInterrupt) as stop:

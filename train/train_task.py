@@ -34,7 +34,13 @@ def main(argv: list[str] | None = None):
         return
 
     check_choice("--task", found.task, TASKS)
-    Script(f"train.train_task --task {found.task}", found.task, __doc__).main(rest)
+    script = Script(
+        module="train.train_task",
+        task=found.task,
+        description=__doc__,
+        arguments=("--task", found.task),
+    )
+    script.main(rest)
 
 
 if __name__ == "__main__":

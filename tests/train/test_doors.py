@@ -5,6 +5,7 @@ rest: preprocess, train, save, load, evaluate, calculate; the laws hold for the 
 """
 
 import functools
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,16 @@ def test_near_and_far_cannot_be_compared_without_a_schedule(data, tmp_path):
     arguments = ["--import", str(NETWORK), "--model", "pairs", "--data-path", str(data)]
     with pytest.raises(ValueError, match="--compare needs a network with a schedule, pairs has"):
         train_md17.main([*arguments, "--run-dir", str(tmp_path / "run"), "--compare", *QUICK])
+
+
+def test_a_paused_run_says_how_it_goes_on(data, tmp_path, capsys):
+    """The printed command has all that the run needs: the files, the task, the folder."""
+    files = ["--import", str(TASK), "--import", str(NETWORK)]
+    options = ["--model", "pairs", "--data-path", str(data), "--run-dir", str(tmp_path / "run")]
+    train_task.main([*files, "--task", "forces_alone", *options, *QUICK, "--pause-after", "1"])
+    command = capsys.readouterr().out.strip().split("continue with: python -m train.train_task ")[1]
+    train_task.main(shlex.split(command))
+    assert len(results_of(tmp_path / "run")["history"]) == 2
 
 
 def test_an_unknown_task_has_a_guess(capsys):

@@ -16,10 +16,9 @@ import sys
 import time
 import warnings
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault(
-    "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1"
-)  # e3nn 0.4 loads its constants with pickle
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # libraries read it once, when they are loaded
+# e3nn 0.4 loads its constants with pickle.
+os.environ.setdefault("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
 warnings.filterwarnings("ignore")
 
 import numpy as np  # noqa: E402

@@ -15,12 +15,13 @@ from benchmarks.speed.near_field_cases import (
     nbody_case,
 )
 
+# Graphs, nodes, directed edges.
 COUNTS = {
     "a": (128, 640, 2560),
     "b1": (32, 576, 1860),
     "b2": (32, 576, 1860),
     "c": (1, 370, 16222),
-}  # graphs, nodes, directed edges
+}
 
 
 @pytest.fixture(scope="module", params=sorted(CASES))

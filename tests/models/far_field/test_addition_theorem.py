@@ -53,15 +53,12 @@ def test_addition_theorem(scale):
 
 def test_tables_of_several_kappas_are_those_of_each():
     """Blocks of one matrix, for every component of the kernel, and the transpose."""
-    matrix, transposed = (
-        part.to_dense()
-        for part in translation_tables(1, (2, 0), torch.float64, torch.device("cpu"))
-    )
+    tables = translation_tables(1, (2, 0), torch.float64, torch.device("cpu"))
+    matrix, transposed = (table.to_dense() for table in tables)
     assert torch.equal(matrix, transposed.T)
     components = matrix.unflatten(0, (num_rows(1), -1))  # (rows, moments of both, waves of both)
-    large, small = (
-        translation_table(1, degree).to_dense().unflatten(0, (num_rows(1), -1)) for degree in (2, 0)
-    )
+    large = translation_table(1, 2).to_dense().unflatten(0, (num_rows(1), -1))
+    small = translation_table(1, 0).to_dense().unflatten(0, (num_rows(1), -1))
     expected = torch.stack([torch.block_diag(a, b) for a, b in zip(large, small, strict=True)])
     assert torch.equal(components, expected)
 
@@ -79,9 +76,8 @@ def test_truncation_follows_the_fitted_law(tolerance, a, b):
         assert abs(truncation_degree(size, tolerance, 2) - law) <= 2
     sizes = [truncation_degree(x / 4, tolerance, 3) for x in range(1, 60)]
     assert sizes == sorted(sizes)
-    assert (
-        truncation_degree(1e-3, tolerance, 3) >= 3
-    )  # a kernel of degree 3 needs sources of degree 3 at any size
+    # A kernel of degree 3 needs sources of degree 3 at any size.
+    assert truncation_degree(1e-3, tolerance, 3) >= 3
 
 
 def test_expected_error_inverts_the_law():

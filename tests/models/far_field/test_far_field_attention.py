@@ -86,9 +86,8 @@ def test_values_of_few_degrees_are_those_of_all_without_the_rest(expansion, valu
     """
     graph = batch(CORNERS)
     positions, x = ball(graph, 6.0), draw(graph.num_nodes, 9, 6, seed=2)
-    few, every = (
-        build(expansion=expansion, kernel_lmax=1, value_lmax=top) for top in (value_lmax, None)
-    )
+    few = build(expansion=expansion, kernel_lmax=1, value_lmax=value_lmax)
+    every = build(expansion=expansion, kernel_lmax=1, value_lmax=None)
     every.load_state_dict({**few.state_dict(), **held(few, every)})
     found, expected = few(graph, positions, x), every(graph, positions, x)
     assert relative_error(found, expected) < 1e-12
@@ -100,10 +99,8 @@ def held(few: FarFieldAttention, every: FarFieldAttention) -> dict[str, torch.Te
 
     Starts of paths are as if there were no others.
     """
-    values, coupling = (
-        torch.zeros_like(every.values.weight),
-        torch.zeros_like(every.coupling.weight),
-    )
+    values = torch.zeros_like(every.values.weight)
+    coupling = torch.zeros_like(every.coupling.weight)
     values[: len(few.values.weight)] = few.values.weight.detach()
 
     def paths_to(model: FarFieldAttention, degree: int) -> int:

@@ -22,11 +22,9 @@ def attention(**options) -> FarFieldAttention:
 def test_attention_in_a_crystal_turns_with_it():
     """The module with its flags: wrapped, turned, and open where no direction is periodic."""
     graph, positions, cells = crystals(cells=CELLS * 2)
-    x, turn, every = (
-        draw(graph.num_nodes, 9, 6, seed=2),
-        orthogonal(1, False),
-        torch.ones(3, 3, dtype=torch.bool),
-    )
+    x = draw(graph.num_nodes, 9, 6, seed=2)
+    turn = orthogonal(1, False)
+    every = torch.ones(3, 3, dtype=torch.bool)  # all directions of all structures
     model = attention()
     here = model(graph, positions, x, cells)
     there = model(graph, positions @ turn.T + 3, turned(x, turn, 2), cells @ turn.T, every)

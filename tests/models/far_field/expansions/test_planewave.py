@@ -38,10 +38,8 @@ def coarse(wave_numbers: tuple[float, ...], lmax: int, **options) -> PlaneWaveEx
 
 def kernel(expansion, positions: torch.Tensor, graph: GraphIndex, lmax: int) -> torch.Tensor:
     """Kernels of all degrees between the two atoms of each graph: (graphs, rows)."""
-    ones, listening = (
-        torch.ones(graph.num_nodes, 1, 1, dtype=torch.float64),
-        torch.zeros(graph.num_nodes, 1, 1, dtype=torch.float64),
-    )
+    ones = torch.ones(graph.num_nodes, 1, 1, dtype=torch.float64)
+    listening = torch.zeros_like(ones)
     listening[1::2] = 1  # value 1 at the second atom alone
     coefficients = torch.ones(lmax + 1, 1, 1, dtype=torch.float64)
     return expansion(graph, positions, ones, ones, listening, coefficients)[::2, 0, :, 0]
@@ -57,10 +55,8 @@ def test_planewave_is_pairwise_within_its_tolerance(rule, size, tolerance):
     wave_numbers = (size / radius,) if size > 12 else (0.4 * size / radius, size / radius)
     coefficients = draw(4, 2, len(wave_numbers), seed=8)
     expansion = build(wave_numbers, 3, tolerance=tolerance, design_radius=radius, rule=rule)
-    found, exact = (
-        expansion(*inputs, coefficients),
-        PairwiseExpansion(wave_numbers, 3)(*inputs, coefficients),
-    )
+    found = expansion(*inputs, coefficients)
+    exact = PairwiseExpansion(wave_numbers, 3)(*inputs, coefficients)
     for l in range(4):
         for head in range(2):
             rows = degree_slice(l)
@@ -193,9 +189,8 @@ def test_moving_all_atoms_changes_nothing():
     graph = batch(CORNERS)
     positions, parts, coefficients = ball(graph, 5.0), features(graph), draw(3, 2, 2, seed=8)
     expansion = build((0.2, 0.8), 2, design_radius=5.0)
-    here, there = (
-        expansion(graph, points, *parts, coefficients) for points in (positions, positions + 1e3)
-    )
+    here = expansion(graph, positions, *parts, coefficients)
+    there = expansion(graph, positions + 1e3, *parts, coefficients)
     torch.testing.assert_close(there, here, rtol=1e-9, atol=1e-9)
 
 

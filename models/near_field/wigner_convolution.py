@@ -65,9 +65,8 @@ def edge_form(
 ) -> Tensor:
     """Coupled sums, coupled after the sum over edges."""
     harmonics = geometry.harmonics(order)[:, degree_slice(order)]
-    sums = kernel(
-        geometry.edge_slots, harmonics, weights, x
-    )  # (nodes, 2 order + 1, rows, channels)
+    # (nodes, 2 order + 1, rows, channels)
+    sums = kernel(geometry.edge_slots, harmonics, weights, x)
     return edge_coupling(order, lmax, x.dtype, x.device) @ sums.flatten(1, 2)
 
 

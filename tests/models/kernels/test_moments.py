@@ -27,10 +27,8 @@ WAVES, ROWS = 70, 4  # more than one block of moments
 def arguments(sizes: list[int]):
     graph = batch(sizes)
     queries, keys, values = features(graph)
-    waves, targets = (
-        draw(graph.num_nodes, WAVES, seed=1),
-        draw(graph.num_nodes, ROWS, WAVES, seed=2),
-    )
+    waves = draw(graph.num_nodes, WAVES, seed=1)
+    targets = draw(graph.num_nodes, ROWS, WAVES, seed=2)
     return graph, waves, keys, values, targets, draw(2, ROWS, WAVES, seed=3), queries
 
 

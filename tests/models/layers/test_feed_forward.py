@@ -100,9 +100,8 @@ def test_grid_takes_features_there_and_back():
     to_grid, from_grid = grid_maps(2, 4, torch.float64, torch.device("cpu"))
     both = from_grid @ to_grid
     torch.testing.assert_close(both, both[0, 0] * torch.eye(9, dtype=torch.float64))
-    torch.testing.assert_close(
-        from_grid.sum(1), torch.eye(9, dtype=torch.float64)[0]
-    )  # a constant is a scalar
+    # a constant is a scalar
+    torch.testing.assert_close(from_grid.sum(1), torch.eye(9, dtype=torch.float64)[0])
 
 
 def test_a_coarser_grid_would_turn_features_wrongly(monkeypatch):

@@ -40,10 +40,8 @@ def test_each_node_alone(name, pseudo_in, pseudo_out):
 
 @EVERY_LAYER
 def test_derivatives_match_differences(name, pseudo_in, pseudo_out):
-    made, x = (
-        layer(name, pseudo_in, pseudo_out).requires_grad_(False),
-        features(2, nodes=1).requires_grad_(True),
-    )
+    made = layer(name, pseudo_in, pseudo_out).requires_grad_(False)
+    x = features(2, nodes=1).requires_grad_(True)
     assert torch.autograd.gradcheck(made, x) and torch.autograd.gradgradcheck(
         made, x, fast_mode=True
     )

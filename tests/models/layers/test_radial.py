@@ -136,10 +136,8 @@ def test_scales_with_the_cutoff(name, factor):
     Bessel functions keep their dimension of length^(-3/2).
     """
     r = torch.linspace(0, CUTOFF, 7)
-    before, after = (
-        RADIAL_BASES[name](CUTOFF, 6)(r),
-        RADIAL_BASES[name](factor * CUTOFF, 6)(factor * r),
-    )
+    before = RADIAL_BASES[name](CUTOFF, 6)(r)
+    after = RADIAL_BASES[name](factor * CUTOFF, 6)(factor * r)
     torch.testing.assert_close(
         after * (factor**1.5 if name == "bessel" else 1.0), before, rtol=1e-9, atol=1e-12
     )

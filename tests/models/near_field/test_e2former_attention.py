@@ -189,12 +189,10 @@ def test_a_neighbour_leaves_smoothly(order, weights, lone):
 
     inside, near, nearer = gap(2.5), gap(3.99), gap(3.999)
     assert min(inside) > 1e-5
-    assert near[0] < inside[0] / 100 and nearer[0] < max(
-        near[0] / 400, 1e-12
-    )  # third power at least
-    assert near[1] < inside[1] / 10 and nearer[1] < max(
-        near[1] / 60, 1e-12
-    )  # second power at least
+    # third power at least
+    assert near[0] < inside[0] / 100 and nearer[0] < max(near[0] / 400, 1e-12)
+    # second power at least
+    assert near[1] < inside[1] / 10 and nearer[1] < max(near[1] / 60, 1e-12)
 
 
 @pytest.mark.parametrize("order", ["first-order", "all-order"])

@@ -127,10 +127,8 @@ def test_float32_frames_are_those_of_float64(lmax):
     A few roundings, everywhere.
     """
     vectors = all_vectors().float()
-    single, double = (
-        EdgeBasis.from_vectors(vectors, lmax),
-        EdgeBasis.from_vectors(vectors.double(), lmax),
-    )
+    single = EdgeBasis.from_vectors(vectors, lmax)
+    double = EdgeBasis.from_vectors(vectors.double(), lmax)
     assert torch.equal(single.flipped, double.flipped)
     assert float((single.rotation().double() - double.rotation()).abs().max()) <= 4e-7 * lmax
 
@@ -242,11 +240,9 @@ def test_first_derivatives_match_differences(lmax):
     There the two points of a difference have opposite frames.
     """
     vectors = torch.cat([crooked_vectors(), 2 * draw(5, 3, seed=1)]).requires_grad_(True)
-    kernel, left, right = (
-        axial_kernel(lmax),
-        draw(num_rows(lmax), seed=2),
-        draw(num_rows(lmax), seed=3),
-    )
+    kernel = axial_kernel(lmax)
+    left = draw(num_rows(lmax), seed=2)
+    right = draw(num_rows(lmax), seed=3)
     (gradient,) = torch.autograd.grad(invariant(vectors, lmax, kernel, left, right).sum(), vectors)
     step = 1e-5
     for axis in torch.eye(3).double():
@@ -263,11 +259,9 @@ def test_first_derivatives_match_differences(lmax):
 @pytest.mark.parametrize("lmax", [1, 2, 4])
 def test_second_derivatives_match_differences(lmax):
     vectors = torch.cat([crooked_vectors()[:12], draw(3, 3, seed=1)]).requires_grad_(True)
-    kernel, left, right = (
-        axial_kernel(lmax),
-        draw(num_rows(lmax), seed=2),
-        draw(num_rows(lmax), seed=3),
-    )
+    kernel = axial_kernel(lmax)
+    left = draw(num_rows(lmax), seed=2)
+    right = draw(num_rows(lmax), seed=3)
 
     def gradient(at: Tensor) -> Tensor:
         return torch.autograd.grad(

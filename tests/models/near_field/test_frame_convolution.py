@@ -59,10 +59,8 @@ def test_equal_to_explicit_kernels(lmax, pseudo_in, pseudo_out):
     layer = convolution(lmax, pseudo_in, pseudo_out)
     source, vectors, hidden = edges(lmax, seed=lmax)
     with torch.no_grad():
-        found, expected = (
-            layer(source, rotation(vectors, lmax), hidden),
-            kernel_convolution(layer, source, vectors, hidden),
-        )
+        found = layer(source, rotation(vectors, lmax), hidden)
+        expected = kernel_convolution(layer, source, vectors, hidden)
     assert found.shape == (6, num_rows(lmax), 4)
     assert relative_error(found, expected) <= 1e-12
 
@@ -93,12 +91,10 @@ def test_any_frame_of_the_edge_gives_the_same_messages(pseudo_in, pseudo_out):
     source, vectors, hidden = edges(lmax, seed=0)
     by_order = rows_by_order(lmax)
     angles = draw(6, seed=9)
-    cos, sin, zero, one = (
-        angles.cos(),
-        angles.sin(),
-        torch.zeros(6).double(),
-        torch.ones(6).double(),
-    )
+    cos = angles.cos()
+    sin = angles.sin()
+    zero = torch.zeros(6).double()
+    one = torch.ones(6).double()
     about_axis = torch.stack([cos, zero, sin, zero, one, zero, -sin, zero, cos], -1).view(6, 3, 3)
     turns = torch.stack([turn_matrix(matrix, lmax)[by_order][:, by_order] for matrix in about_axis])
     frame = rotation(vectors, lmax)
@@ -147,9 +143,8 @@ def test_number_of_paths(lmax):
                 )
                 even += int(same[0])
                 odd += int(crossed[1]) if m else 0
-                assert not same[1] and not (
-                    m and crossed[0]
-                )  # even kernels inside a kind, odd ones between kinds
+                # even kernels inside a kind, odd ones between kinds
+                assert not same[1] and not (m and crossed[0])
             assert even + odd == 2 * min(l_in, l_out) + 1 and odd == min(l_in, l_out)
 
 
@@ -166,15 +161,13 @@ def test_paths_span_all_equivariant_kernels(lmax):
     )
     rows = num_rows(lmax)
     identity = torch.eye(rows, dtype=torch.float64)
-    constraint = torch.kron(turn, identity) - torch.kron(
-        identity, turn.T.contiguous()
-    )  # K turn = turn K, K flattened by rows
+    # K turn = turn K, K flattened by rows
+    constraint = torch.kron(turn, identity) - torch.kron(identity, turn.T.contiguous())
     commuting = rows**2 - int(torch.linalg.matrix_rank(constraint, rtol=1e-9))
 
     layer = convolution(lmax, 1, 1, channels=(2, 2))
-    probes = torch.zeros(
-        2 * rows, rows, 2, dtype=torch.float64
-    )  # every component of the true channel, then of the pseudo channel
+    # every component of the true channel, then of the pseudo channel
+    probes = torch.zeros(2 * rows, rows, 2, dtype=torch.float64)
     probes[:rows, :, 0], probes[rows:, :, 1] = identity, identity
     hidden = torch.zeros(2 * rows, HIDDEN, dtype=torch.float64)
     weights = [*layer.even, *layer.odd]
@@ -261,9 +254,8 @@ def test_messages_keep_the_size_of_the_source(lmax):
     layer = EdgeFrameConvolution(lmax, 32, 32, HIDDEN).double()
     source, vectors, _ = edges(lmax, seed=8, count=200, channels=32)
     with torch.no_grad():
-        out = layer(
-            source, rotation(vectors, lmax), torch.zeros(200, HIDDEN).double()
-        )  # radial factors 1
+        # radial factors 1
+        out = layer(source, rotation(vectors, lmax), torch.zeros(200, HIDDEN).double())
     assert 0.8 <= float(out.square().mean()) <= 1.25
 
 

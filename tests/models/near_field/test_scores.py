@@ -59,9 +59,8 @@ def test_scalar_map_is_its_formula():
     for which in range(2):
         invariants = []
         for l in range(LMAX + 1):
-            weight = layer.product[l].view(CHANNELS, 2, 2, 4)[
-                :, :, which
-            ]  # channels, (A, B), width
+            # channels, (A, B), width
+            weight = layer.product[l].view(CHANNELS, 2, 2, 4)[:, :, which]
             left, right = (x[:, degree_slice(l)] @ weight[:, side] for side in range(2))
             if l == 0:
                 left = left + layer.bias[4 * which : 4 * which + 4]

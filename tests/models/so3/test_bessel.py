@@ -289,10 +289,8 @@ def test_addition_theorem(kappa):
 
 def test_plane_wave():
     """exp(i k . r) = sum_l i^l (2 l + 1) j_l(k r) P_l(cos)."""
-    x, cosine = (
-        torch.linspace(0, 28, 40, dtype=torch.float64),
-        torch.linspace(-1, 1, 40, dtype=torch.float64),
-    )
+    x = torch.linspace(0, 28, 40, dtype=torch.float64)
+    cosine = torch.linspace(-1, 1, 40, dtype=torch.float64)
     legendre = torch.as_tensor(
         np.stack([eval_legendre(l, cosine.numpy()) for l in range(TOP + 1)], -1)
     )

@@ -13,9 +13,8 @@ from tests.support.draws import draw
 
 
 def mixture_as_written(squared: Tensor, wave_numbers: Tensor, weights: Tensor) -> Tensor:
-    functions = scaled_bessel(
-        squared[:, None] * wave_numbers.square(), weights.shape[0] - 1
-    )  # (n, q, l)
+    # (n, q, l)
+    functions = scaled_bessel(squared[:, None] * wave_numbers.square(), weights.shape[0] - 1)
     return torch.einsum("nql,lhq->lhn", functions, weights)
 
 
@@ -26,10 +25,8 @@ def test_mixture_is_the_sum_it_says(lmax, ahead):
 
     Also of orders that were not foreseen.
     """
-    squared, kappa = (
-        torch.linspace(0, 200, 61, dtype=torch.float64),
-        torch.tensor([0.05, 0.4, 1.1], dtype=torch.float64),
-    )
+    squared = torch.linspace(0, 200, 61, dtype=torch.float64)
+    kappa = torch.tensor([0.05, 0.4, 1.1], dtype=torch.float64)
     weights, upstream = draw(lmax + 1, 2, 3, seed=4), draw(lmax + 1, 2, 61, seed=5)
     columns = []
     for function in (functools.partial(bessel_mixture, ahead=ahead), mixture_as_written):

@@ -26,6 +26,7 @@ def check_sample(sample: Mapping, index: int = 0) -> None:
             f"sample {index} needs {', '.join(REQUIRED)}, got {', '.join(sample) or 'nothing'}; "
             f"add {', '.join(missing)}"
         )
+
     bodies = len(sample["charges"])
     shapes = {"positions": (bodies, 3), "velocities": (bodies, 3), "charges": (bodies,)}
     shapes |= {"springs": (bodies, bodies)} if "springs" in sample else {}

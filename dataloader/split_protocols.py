@@ -305,7 +305,7 @@ def _cormorant(count: int, options: SplitOptions) -> Indices:
 
 
 def _qm9_sizes(name: str, count: int, options: SplitOptions, train: int, val: int) -> SplitOptions:
-    """Options with the published sizes, which divide all of QM9, or with those of the user."""
+    """Options with the published sizes, which divide all of QM9, or with the sizes given."""
     given = options.train is not None and options.val is not None
 
     # the published sizes belong to the whole set

@@ -67,6 +67,8 @@ def _check_arrays(structures: Structures, count: int, atoms: int) -> None:
         "stress": (count, 3, 3),
         "names": (count,),
     }
+
+    # arrays that are None are left out
     for name, shape in shapes.items():
         values = getattr(structures, name)
         if values is None:

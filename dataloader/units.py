@@ -1,8 +1,8 @@
-"""Units of data files and the way to the project's own: eV, Angstrom, eV/Angstrom, eV/Angstrom^3.
+"""Units of data files, and their factors to eV, Angstrom, eV/Angstrom and eV/Angstrom^3.
 
 Forces are in energy unit / length unit unless their unit is named, stresses in energy unit / length
-unit^3. Numbers of CODATA as in `ase.units` (1 kcal/mol = 0.0433641 eV, 1 hartree = 27.2114 eV, 1
-bohr = 0.529177 Angstrom).
+unit^3. The values are CODATA's as in `ase.units` (1 kcal/mol = 0.0433641 eV, 1 hartree = 27.2114
+eV, 1 bohr = 0.529177 Angstrom).
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 
 from ase import units as ase_units
+
+from farfield.models.choices import check_choice
 
 ENERGY_UNITS = {
     "eV": 1.0,
@@ -24,11 +26,11 @@ KCAL_MOL = ENERGY_UNITS["kcal/mol"]
 
 @dataclasses.dataclass(frozen=True)
 class Units:
-    """Energy and length unit of a file; names of :data:`ENERGY_UNITS` and :data:`LENGTH_UNITS`,
-    else ``ValueError``.
+    """Units of a file.
 
-    force: "ENERGY/LENGTH" of the forces where it is not made of the other two, as positions in
-    Angstrom beside forces in hartree/bohr.
+    energy: a name of :data:`ENERGY_UNITS`. length: a name of :data:`LENGTH_UNITS`. force:
+    "ENERGY/LENGTH" of the forces where it is not made of the other two, e.g. positions in Angstrom
+    and forces in hartree/bohr. ``ValueError`` for unknown names.
     """
 
     energy: str = "eV"
@@ -36,12 +38,8 @@ class Units:
     force: str | None = None
 
     def __post_init__(self):
-        for what, name, known in (
-            ("energy", self.energy, ENERGY_UNITS),
-            ("length", self.length, LENGTH_UNITS),
-        ):
-            if name not in known:
-                raise ValueError(f"the {what} unit must be one of {', '.join(known)}, got {name!r}")
+        check_choice("the energy unit", self.energy, ENERGY_UNITS)
+        check_choice("the length unit", self.length, LENGTH_UNITS)
         energy, _, length = self.force_unit.rpartition("/")
         if energy not in ENERGY_UNITS or length not in LENGTH_UNITS:
             known = (
@@ -57,32 +55,34 @@ class Units:
 
     @property
     def energy_factor(self) -> float:
-        """Number to multiply energies with to get eV."""
+        """eV per energy unit."""
         return ENERGY_UNITS[self.energy]
 
     @property
     def length_factor(self) -> float:
-        """Number to multiply lengths with to get Angstrom."""
+        """Angstrom per length unit."""
         return LENGTH_UNITS[self.length]
 
     @property
     def force_factor(self) -> float:
-        """Number to multiply forces with to get eV/Angstrom."""
+        """eV/Angstrom per force unit."""
         energy, _, length = self.force_unit.rpartition("/")
         return ENERGY_UNITS[energy] / LENGTH_UNITS[length]
 
     @property
     def stress_factor(self) -> float:
-        """Number to multiply stresses with to get eV/Angstrom^3."""
+        """eV/Angstrom^3 per stress unit."""
         return self.energy_factor / self.length_factor**3
 
     def __str__(self) -> str:
         text = f"energy in {self.energy}, length in {self.length}, forces in {self.force_unit}"
-        factors = [f"1 {self.energy} = {self.energy_factor:.7g} eV"] * (self.energy != "eV")
-        factors += [f"1 {self.length} = {self.length_factor:.7g} Angstrom"] * (
-            self.length != "Angstrom"
-        )
-        factors += [f"1 {self.force} = {self.force_factor:.7g} eV/Angstrom"] * (
-            self.force is not None
-        )
+
+        # only units that are not the project's are explained
+        factors = []
+        if self.energy != "eV":
+            factors.append(f"1 {self.energy} = {self.energy_factor:.7g} eV")
+        if self.length != "Angstrom":
+            factors.append(f"1 {self.length} = {self.length_factor:.7g} Angstrom")
+        if self.force is not None:
+            factors.append(f"1 {self.force} = {self.force_factor:.7g} eV/Angstrom")
         return text + (f" ({', '.join(factors)})" if factors else "")

@@ -1,5 +1,4 @@
-"""Make the N-body data: three splits of simulations by the public protocol, and the basis cache of
-each.
+"""Make the N-body data: three splits of simulations by the public protocol, with basis caches.
 
     # 5000 / 1000 / 1000, seed 42: the public data
     python -m preprocess.preprocess_nbody --out data/nbody
@@ -7,7 +6,7 @@ each.
     python -m preprocess.preprocess_nbody --out data/nbody20 --bodies 20
     python -m preprocess.preprocess_nbody --out data/springs --dynamics springs
 
-writes nbody_{train,test,val}.npz (see dataloader.datasets.nbody_data),
+It writes nbody_{train,test,val}.npz (see dataloader.datasets.nbody_data),
 nbody_{train,test,val}_basis/ (see dataloader.storage.basis_cache) and nbody_manifest.json (settings
 and SHA-256 of the files), and prints the Linear and constant rows of the test split, which tell
 whether the data are the public ones. Finished files whose settings and checksums fit are used
@@ -57,8 +56,9 @@ from farfield.preprocess.manifest import Manifest, being_made, remove
 from farfield.train.tasks.nbody_windows import PROTOCOLS
 
 FORMAT = 2
+PUBLIC_SIZES = {"train": 5000, "test": 1000, "val": 1000}  # simulations
 MANIFEST = "nbody_manifest.json"
-LARGEST_DEGREE = 11  # with coupling tables, as for the networks
+LARGEST_DEGREE = 11  # with coupling tables
 
 
 def build_parser() -> OptionParser:
@@ -66,14 +66,16 @@ def build_parser() -> OptionParser:
     parser = OptionParser("preprocess_nbody", __doc__)
     data = parser.section("data", "simulations")
     data.add("--out", str, "data/nbody", help="folder to write to")
-    for split, count in zip(DRAW_ORDER, (5000, 1000, 1000), strict=True):
-        data.add(f"--{split}", int, count, low=1, help=f"simulations of the {split} split")
+    for split in DRAW_ORDER:
+        words = f"number of simulations of the {split} split"
+        data.add(f"--{split}", int, PUBLIC_SIZES[split], low=1, help=words)
     data.add("--seed", int, 42, low=0, high=2**32 - 1, help="seed of NumPy's legacy generator")
-    data.add("--bodies", int, 5, low=2, high=128, help="particles in a box")
+    data.add("--bodies", int, 5, low=2, high=128, help="number of particles in a box")
     data.add(
-        "--dynamics", str, "charged", choices=list(DYNAMICS), help="what acts between the particles"
+        "--dynamics", str, "charged", choices=list(DYNAMICS), help="forces between the particles"
     )
     data.add("--rebuild", bool, False, help="replace what is in the folder")
+
     cache = parser.section("cache", "basis cache")
     cache.add(
         "--lmax",
@@ -81,7 +83,7 @@ def build_parser() -> OptionParser:
         NBodyOptions.lmax,
         low=1,
         high=LARGEST_DEGREE,
-        help="largest degree, that of the network",
+        help="largest degree of the basis; must be the degree of the network",
     )
     cache.add(
         "--cache-dtype",
@@ -89,20 +91,20 @@ def build_parser() -> OptionParser:
         "float32",
         choices=list(DTYPES),
         key="dtype",
-        help="of the packed frames",
+        help="precision of the packed frames",
     )
     cache.add(
         "--cache-starts",
         str,
         "0",
         key="starts",
-        help="start frames to cache: 0 or 0,10,20 or all or none",
+        help="start frames to cache, e.g. 0 or 0,10,20, or all, or none",
     )
     return parser
 
 
 def cached_starts(text: str) -> list[int]:
-    """Frames of ``--cache-starts``; ``ValueError`` for others than 0 .. FRAMES - 2."""
+    """Frames of ``--cache-starts``; ``ValueError`` unless they are in 0 .. FRAMES - 2."""
     named = {"all": list(range(FRAMES - 1)), "none": []}
     try:
         starts = named[text] if text in named else sorted({int(word) for word in text.split(",")})
@@ -116,7 +118,7 @@ def cached_starts(text: str) -> list[int]:
 
 
 def data_settings(data) -> dict:
-    """Everything the numbers in the npz files depend on, as it is stored with them."""
+    """Everything that the values in the npz files depend on, as it is stored with them."""
     return {
         "protocol": "kick-drift, NumPy legacy generator, splits in the order "
         + ", ".join(DRAW_ORDER),
@@ -132,21 +134,21 @@ def data_settings(data) -> dict:
 
 def remove_all(folder: Path):
     """Remove what this script has written into ``folder``."""
-    remove(
-        [
-            folder / MANIFEST,
-            *(place(folder, split) for split in DRAW_ORDER for place in (split_file, cache_folder)),
-        ]
-    )
+    pieces = [split_file(folder, split) for split in DRAW_ORDER]
+    pieces += [cache_folder(folder, split) for split in DRAW_ORDER]
+    remove([folder / MANIFEST, *pieces])
 
 
 def make_simulations(folder: Path, settings: dict):
-    """Write the npz files that are not there yet; ``ValueError`` if the folder holds other or
-    damaged data.
+    """Write the npz files that are missing.
+
+    ``ValueError`` if the folder holds other or damaged data.
     """
     names = {split: split_file(folder, split).name for split in DRAW_ORDER}
     manifest = Manifest(folder / MANIFEST, settings, names.values())
-    rng = np.random.RandomState(settings["seed"])  # noqa: NPY002 - the legacy generator is part of the protocol
+    rng = np.random.RandomState(settings["seed"])  # noqa: NPY002 - part of the protocol
+
+    # the splits share one stream: all before a missing one are drawn again
     for split in DRAW_ORDER:
         if set(names.values()) <= manifest.finished.keys():
             return
@@ -156,9 +158,8 @@ def make_simulations(folder: Path, settings: dict):
 
 def simulate(split: str, start, settings: dict, path: Path):
     """Write the simulations of a split from their first frames."""
-    with progress_bar(
-        settings[split] * FRAMES, desc=f"simulate {split}", unit="frame", unit_scale=True
-    ) as bar:
+    frames = settings[split] * FRAMES
+    with progress_bar(frames, desc=f"simulate {split}", unit="frame", unit_scale=True) as bar:
         content = integrate(start, settings["dynamics"], progress=bar.update)
     with files.atomic_write(path) as temporary, open(temporary, "wb") as file:
         metadata = json.dumps({"split": split, **settings})
@@ -170,67 +171,65 @@ def simulate(split: str, start, settings: dict, path: Path):
 
 
 def make_cache(folder: Path, split: str, settings: CacheSettings) -> BasisCache:
-    """The basis cache of a split, opened if a fitting one is there, else built."""
+    """The basis cache of a split: opened if it exists and fits, else built."""
     dataset = NBodyDataset(folder, split, horizon=1)
     target = cache_folder(folder, split)
     if target.exists():
         cache = dataset.open_cache(settings.lmax)
         if cache.settings.hash != settings.hash:
             raise ValueError(
-                f"{target} was made with {cache.settings}, wanted is {settings}; give --rebuild "
-                "to replace it"
+                f"{target} was made with {cache.settings}, but {settings} are needed; give "
+                "--rebuild to replace it"
             )
         return cache
+
     starts = settings.selection["starts"]
-    with progress_bar(
-        dataset.num_simulations * len(starts), desc=f"basis {split}", unit="graph", unit_scale=True
-    ) as bar:
-        return BasisCache.build(
-            target, graphs_of(dataset, starts), settings, dataset.data_hash, bar.update
-        )
+    graphs = graphs_of(dataset, starts)
+    total = dataset.num_simulations * len(starts)
+    with progress_bar(total, desc=f"basis {split}", unit="graph", unit_scale=True) as bar:
+        return BasisCache.build(target, graphs, settings, dataset.data_hash, bar.update)
 
 
 def graphs_of(dataset: NBodyDataset, starts: list[int]) -> Iterator[GraphEdges]:
     """Complete graphs of the start frames, simulation by simulation."""
     pairs = complete_pairs(dataset.bodies)
+    a, b = pairs.T
     for frames in dataset.positions:
         for start in starts:
-            yield GraphEdges(
-                dataset.bodies, pairs, frames[start, pairs[:, 1]] - frames[start, pairs[:, 0]]
-            )
+            yield GraphEdges(dataset.bodies, pairs, frames[start, b] - frames[start, a])
 
 
 def baseline_table(folder: Path) -> str:
-    """Rows Linear and constant of both protocols on the test split."""
+    """Mean squared errors of the guesses Linear and constant on the test split, as a table."""
     lines = [f"{'test split':<12}{'row':<10}{'x':>8}{'v':>8}"]
     for name, protocol in PROTOCOLS.items():
-        for row, error in baseline_errors(
-            NBodyDataset(folder, "test", protocol.horizon, protocol.starts)
-        ).items():
+        dataset = NBodyDataset(folder, "test", protocol.horizon, protocol.starts)
+        for row, error in baseline_errors(dataset).items():
             lines.append(f"{name:<12}{row:<10}{error['x']:8.4f}{error['v']:8.4f}")
     return "\n".join(lines)
 
 
-def main(argv: list[str] | None = None):
+def main(argv: list[str] | None = None) -> None:
     """Entry point of the command line."""
     config = build_parser().parse_config(argv)
     folder = Path(config.data.out)
     starts = cached_starts(config.cache.starts)
-    settings = data_settings(config.data)
-    cache_settings = CacheSettings(
-        config.cache.lmax, COMPLETE, config.cache.dtype, {"starts": starts}
-    )
+    selection = {"starts": starts}
+    cache = CacheSettings(config.cache.lmax, COMPLETE, config.cache.dtype, selection)
+
+    cache_bytes = 0
     with being_made(folder):
         if config.data.rebuild:
             remove_all(folder)
-        make_simulations(folder, settings)
-        size = (
-            sum(make_cache(folder, split, cache_settings).num_bytes for split in DRAW_ORDER)
-            if starts
-            else 0
-        )
-    data_size = sum(split_file(folder, split).stat().st_size for split in DRAW_ORDER)
-    print(f"{folder}: {data_size / 1e6:.1f} MB of simulations, {size / 1e6:.1f} MB of basis caches")
+        make_simulations(folder, data_settings(config.data))
+        for split in DRAW_ORDER if starts else ():
+            cache_bytes += make_cache(folder, split, cache).num_bytes
+
+    data_bytes = sum(split_file(folder, split).stat().st_size for split in DRAW_ORDER)
+    print(
+        f"{folder}: {data_bytes / 1e6:.1f} MB of simulations, {cache_bytes / 1e6:.1f} MB of basis "
+        "caches"
+    )
     print(baseline_table(folder))
 
 

@@ -112,6 +112,7 @@ def build_parser() -> OptionParser:
 
 
 def _add_data_options(data: Section) -> None:
+    # published forms
     data.add("--out", str, "data/qm9", help="folder to write to")
     data.add(
         "--source",
@@ -121,6 +122,8 @@ def _add_data_options(data: Section) -> None:
         help=f"published form of QM9 (default archive), or {OWN_FILE} for --file",
     )
     data.add("--data-path", str, RAW_FOLDER, help=RAW_FOLDER_HELP)
+
+    # molecules of your own
     data.add(
         "--file",
         str,
@@ -146,6 +149,8 @@ def _add_split_options(split: Section) -> None:
         choices=protocols_for(FOR_MOLECULES),
         help="split protocol",
     )
+
+    # sizes and order
     for name in SPLITS:
         words = f"number of molecules of the {name} split (default: as the protocol says)"
         split.add(f"--{name}", int, None, low=1, help=words)
@@ -156,6 +161,7 @@ def _add_split_options(split: Section) -> None:
 
 
 def _add_graph_options(graphs: Section) -> None:
+    # edges
     graphs.add(
         "--graph",
         str,
@@ -164,6 +170,8 @@ def _add_graph_options(graphs: Section) -> None:
         help="edges: chemical bonds, pairs closer than --cutoff, or all pairs",
     )
     graphs.add("--cutoff", float, 5.0, above=0, help="cutoff of --graph cutoff, Angstrom")
+
+    # what is known of an edge
     graphs.add(
         "--bond-kinds",
         bool,

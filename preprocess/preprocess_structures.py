@@ -16,7 +16,7 @@
     python -m preprocess.preprocess_structures --import my_source.py --source mine --out data/mine
 
 Options of a source are listed by ``--source NAME --help``. What is written, and when it is used
-again: see preprocess.structure_folder. Train on the folder with train.train_md17.
+again: see preprocess.structure_folder. Train on the folder with train.train_potential.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ def build_parser(source: str = OWN_FILES) -> OptionParser:
     kind = SOURCES.find(source)
     parser = OptionParser("preprocess_structures", __doc__)
     add_config_option(parser)
+
+    # options of the source, and of every source
     data = add_data_options(parser, out="data/structures")
     data.add("--source", str, source, choices=list(SOURCES), help="name of the source")
     data.add_fields(kind)
@@ -82,9 +84,12 @@ def build_parser(source: str = OWN_FILES) -> OptionParser:
 def read_options(argv: Sequence[str] | None = None) -> EasyDict:
     """The configuration of a command line; its source decides which options there are."""
     argv = plugins.import_named_files(argv)
+
+    # the source must be known before there is a parser for its options
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--source", default=OWN_FILES)
     name = finder.parse_known_args(argv)[0].source
+
     parser = build_parser(name)
     config = parser.parse_config(argv)
     if getattr(parser, "named_files", None) not in (None, config.data.get("file")):

@@ -56,6 +56,8 @@ def add_split_options(parser: OptionParser) -> None:
     for name in SPLITS:
         words = f"number of structures of the {name} split (default: as the protocol says)"
         split.add(SPLIT_FLAGS[name], int, None, low=1, help=words)
+
+    # options of single protocols
     split.add("--split-seed", int, None, low=0, high=2**32 - 1, help="seed of the random order")
     split.add(
         "--sample-size",
@@ -81,6 +83,7 @@ def add_split_options(parser: OptionParser) -> None:
         None,
         help="npz file with index lists (--split file) or folder with index files (--split rmd17)",
     )
+
     graphs = parser.section("graphs", "which atoms are neighbours")
     graphs.add(
         "--cutoff",
@@ -106,6 +109,8 @@ def own_files_or_none(options: EasyDict) -> OwnFiles | None:
     """
     if options.file:
         return source_from(options, OwnFiles)
+
+    # what describes files is of no use without them
     for field in dataclasses.fields(OwnFiles):
         value = options[field.name]
         if value == field.default:

@@ -1,19 +1,20 @@
-"""Single, double, triple, aromatic: orders of the bonds of a molecule from who is bonded to whom
-and how far.
+"""Single, double, triple, aromatic: orders of the bonds of a molecule, from its bonded pairs and
+their lengths.
 
-Orders. Single bonds leave ``free[a] = valence(a) - neighbours(a)`` valences at every atom. Wanted
-are integers 0 <= extra <= 2 on the bonds with sum of extra over the bonds of a = free[a]: a perfect
-b-matching, found by search from the atom with the fewest choices. Where there are several (Kekulé
-structures, tautomers) the bond lengths decide: least sum of (length - radii - SHORTENING[order])^2.
-Where there is none, or an atom has too many neighbours, formal charges move valences: N+ has 4, O+
-3, O- 1, N- 2, C- 3; the molecule stays neutral and the fewest charges win, on the likeliest
-elements. Molecules without any solution keep the best that was found and are called unusual.
+Orders. Single bonds leave ``free[a] = valence(a) - neighbours(a)`` valences at every atom. The
+search finds integers 0 <= extra <= 2 on the bonds with sum of extra over the bonds of a = free[a]:
+a perfect b-matching, searched from the atom with the fewest choices. Where there are several
+(Kekulé structures, tautomers) the bond lengths decide: least sum of
+(length - radii - SHORTENING[order])^2. Where there is none, or an atom has too many neighbours,
+formal charges move valences: N+ has 4, O+ 3, O- 1, N- 2, C- 3; the molecule stays neutral and the
+fewest charges win, on the likeliest elements. Molecules without any solution keep the best that was
+found and are called unusual.
 
-Aromatic rings. A ring is aromatic if all its atoms can take part and their electrons are 4n + 2
-(Hückel): 1 of an atom with a double bond in a ring or to a carbon beside it, 0 of one with a double
-bond outwards to N or O, 2 of a lone pair (N, O, S, or C-). So are the outer bonds of two rings that
-share a bond, if all their atoms together obey the rule. This is RDKit's model as far as two rings
-go, by which the bond kinds of the published QM9 graphs were made.
+Aromatic rings. A ring is aromatic if all its atoms can take part and have 4n + 2 electrons
+together (Hückel): an atom gives 1 with a double bond in a ring or to a carbon outside it, 0 with a
+double bond outwards to N or O, 2 with a lone pair (N, O, S, or C-). So are the outer bonds of two
+rings that share a bond, if all their atoms together obey the rule. This is RDKit's model for up to
+two rings; the bond kinds of the published QM9 graphs were made by it.
 
 Cost: 0.1 to 1 ms a molecule with double bonds.
 """
@@ -26,28 +27,12 @@ import itertools
 import numpy as np
 from ase.data import atomic_numbers as NUMBER
 
-_USUAL = {
-    "H": 1,
-    "B": 3,
-    "C": 4,
-    "N": 3,
-    "O": 2,
-    "F": 1,
-    "Si": 4,
-    "P": 3,
-    "S": 2,
-    "Cl": 1,
-    "Br": 1,
-    "I": 1,
-}
+_USUAL = {"H": 1, "B": 3, "C": 4, "N": 3, "O": 2, "F": 1}
+_USUAL |= {"Si": 4, "P": 3, "S": 2, "Cl": 1, "Br": 1, "I": 1}
 VALENCES = np.zeros(119, np.int64)
 for _symbol, _valence in _USUAL.items():
     VALENCES[NUMBER[_symbol]] = _valence
-SHORTENING = (
-    0.0,
-    -0.20,
-    -0.32,
-)  # Angstrom, of a single, double, triple bond against the sum of the radii
+SHORTENING = (0.0, -0.20, -0.32)  # Angstrom, single, double, triple bond minus the sum of the radii
 C, N, O, S = (NUMBER[symbol] for symbol in "CNOS")
 PLUS = {N: 0.0, O: 0.02}  # element -> how much worse than the best place for the charge, Angstrom^2
 MINUS = {O: 0.0, N: 0.01, C: 0.02}
@@ -69,35 +54,46 @@ class Orders:
 def assign_orders(
     numbers: list[int], pairs: list[list[int]], slack: list[float], free: list[int]
 ) -> Orders:
-    """Orders of the bonds ``pairs`` (see the file). slack: length less the radii. free: valences
-    that single bonds leave.
+    """Orders of the bonds ``pairs`` of a molecule, as the module describes.
+
+    numbers (atoms,): atomic numbers. slack (bonds,): length minus the radii, Angstrom. free
+    (atoms,): valences that single bonds leave.
     """
-    size = len(numbers)
+    neutral = [0] * len(numbers)
     if min(free) >= 0:
         cost, extra = _Search(pairs, slack, free).run()
         if cost is not None:
-            return Orders([1 + more for more in extra], [0] * size, False)
-    best = None
+            return Orders([1 + more for more in extra], neutral, False)
+
+    charged = _with_charges(numbers, pairs, slack, free)
+    if charged is not None:
+        return charged
+
+    # no solution: use up what can be used
+    extra = _Search(pairs, slack, [max(left, 0) for left in free]).greedy()
+    return Orders([1 + more for more in extra], neutral, True)
+
+
+def _with_charges(
+    numbers: list[int], pairs: list[list[int]], slack: list[float], free: list[int]
+) -> Orders | None:
+    """The solution with the fewest charges, of these the one with the least cost; None: none."""
+    best: tuple[int, float, Orders] | None = None
     for places, penalty in _charge_places(numbers, free):
-        charges = [0] * size
+        # sets of charges come the smallest first
+        if best is not None and len(places) > best[0]:
+            break
+        charges = [0] * len(numbers)
         for atom, charge in places:
             charges[atom] = charge
         moved = [left + charge for left, charge in zip(free, charges, strict=True)]
         if min(moved) < 0:
             continue
+
         cost, extra = _Search(pairs, slack, moved).run()
-        if cost is not None and (
-            best is None
-            or len(places) < best[0]
-            or (len(places) == best[0] and cost + penalty < best[1])
-        ):
+        if cost is not None and (best is None or cost + penalty < best[1]):
             best = len(places), cost + penalty, Orders([1 + more for more in extra], charges, False)
-        if best is not None and len(places) > best[0]:
-            break
-    if best is not None:
-        return best[2]
-    extra = _Search(pairs, slack, [max(left, 0) for left in free]).greedy()
-    return Orders([1 + more for more in extra], [0] * size, True)
+    return None if best is None else best[2]
 
 
 def _charge_places(numbers: list[int], free: list[int]):
@@ -130,9 +126,7 @@ def _charge_places(numbers: list[int], free: list[int]):
 
 
 class _Search:
-    """Extra orders of bonds that use up ``free``, least cost first found within
-    :data:`MOST_STEPS`.
-    """
+    """Extra orders of bonds that use up ``free``, at least cost within :data:`MOST_STEPS`."""
 
     def __init__(self, pairs, slack, free):
         self.pairs, self.slack, self.free = pairs, slack, list(free)
@@ -176,7 +170,8 @@ class _Search:
         order, slack = self.extra[bond], self.slack[bond]
         return (slack - SHORTENING[order + 1]) ** 2 - (slack - SHORTENING[order]) ** 2
 
-    def _step(self, cost: float):
+    def _step(self, cost: float) -> None:
+        """Give one order to a bond of the atom with the fewest choices, and go on from there."""
         waiting = [
             (len(choices), atom, choices)
             for atom in self.bonds
@@ -191,6 +186,8 @@ class _Search:
         if not count or (self.steps > MOST_STEPS):
             return
         self.steps += 1
+
+        # each choice is made, followed to its end, and taken back
         for bond in sorted(choices, key=self._price):
             other, price = self._other(bond, atom), self._price(bond)
             self.extra[bond] += 1
@@ -205,10 +202,12 @@ class _Search:
 def mark_aromatic(
     numbers: list[int], pairs: list[list[int]], orders: list[int], charges: list[int]
 ) -> list[bool]:
-    """Whether each bond lies in an aromatic ring (see the file)."""
+    """Whether each bond lies in an aromatic ring, as the module describes."""
     marked = [False] * len(pairs)
     if max(orders, default=1) < 2:
         return marked
+
+    # atom -> neighbour -> bond
     neighbours: dict[int, dict[int, int]] = {atom: {} for atom in range(len(numbers))}
     for bond, (a, b) in enumerate(pairs):
         neighbours[a][b] = neighbours[b][a] = bond
@@ -219,12 +218,15 @@ def mark_aromatic(
         for ring in rings
         for atom in ring
     }
+
+    # rings, and pairs of rings that share a bond: atoms, bonds
     bonds_of = {ring: set(_bonds_of(ring, neighbours)) for ring in rings}
     candidates = [ring for ring in rings if all(electrons[atom] is not None for atom in ring)]
     groups = [(set(ring), bonds_of[ring]) for ring in candidates]
     for first, second in itertools.combinations(candidates, 2):
         if len(bonds_of[first] & bonds_of[second]) == 1:
             groups.append((set(first) | set(second), bonds_of[first] ^ bonds_of[second]))
+
     for atoms, bonds in groups:
         if sum(electrons[atom] for atom in atoms) % 4 == 2:
             for bond in bonds:
@@ -243,11 +245,8 @@ def _electrons(atom: int, numbers, neighbours, orders, charges, in_ring: set[int
         return None
     if multiple:
         other, bond = multiple[0]
-        return (
-            0
-            if bond not in in_ring and numbers[other] in (N, O) and numbers[atom] not in (N, O)
-            else 1
-        )
+        drawn_away = numbers[other] in (N, O) and numbers[atom] not in (N, O)
+        return 0 if drawn_away and bond not in in_ring else 1
     lone_pair = (numbers[atom] in (N, O, S) and charges[atom] == 0) or charges[atom] < 0
     return 2 if lone_pair and len(neighbours[atom]) <= 3 else None
 
@@ -259,7 +258,8 @@ def _rings(neighbours: dict[int, list[int]]) -> list[tuple[int, ...]]:
         core -= ends  # what hangs on a ring is not in one
     found = []
 
-    def _extend(path: list[int]):
+    def _extend(path: list[int]) -> None:
+        """Follow all ways on from the end of ``path``; rings start at their smallest atom."""
         for other in neighbours[path[-1]]:
             if other not in core or other < path[0]:
                 continue

@@ -1,10 +1,10 @@
 """Bonds of molecules: a table of them, and how they are found where a file gives positions only.
 
-Two atoms are bonded if they are nearer than the sum of their covalent radii (Cordero et al. 2008,
-as in ase) + :data:`TOLERANCE`; which bonds are double, triple or aromatic is worked out in
-dataloader.chemistry.bond_orders. On QM9 the longest bonds lie at 0.18 Angstrom above the sum (C-C
-in cages, N-O), the next pairs of atoms, across cages of small rings, at 0.24. Cost: 0.08 ms a
-molecule of QM9.
+Two atoms are bonded if they are closer than the sum of their covalent radii (Cordero et al. 2008,
+as in ase) + :data:`TOLERANCE`; dataloader.chemistry.bond_orders finds which bonds are double,
+triple or aromatic. On QM9 the longest bonds are 0.18 Angstrom longer than the sum (C-C in cages,
+N-O), the closest pairs without a bond, across cages of small rings, 0.24. Cost: 0.08 ms a molecule
+of QM9.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from farfield.dataloader.structures import Structures, rows_of
 
 BOND_KINDS = {"none": 0, "single": 1, "double": 2, "triple": 3, "aromatic": 4}
 TOLERANCE = 0.22  # Angstrom
-PAIRS_AT_ONCE = 1 << 20
-STEP = 1000  # structures between two calls of progress
+PAIRS_PER_STEP = 1 << 20  # whose distances are computed in one call
+STRUCTURES_PER_REPORT = 1000  # between two calls of progress
 
 
 @dataclasses.dataclass
@@ -49,10 +49,13 @@ class BondTable:
 
     def __post_init__(self):
         self.ends = np.ascontiguousarray(self.ends, np.int32).reshape(-1, 2)
-        self.kinds, self.counts = (
-            np.ascontiguousarray(self.kinds, np.uint8),
-            np.ascontiguousarray(self.counts, np.int64),
-        )
+        self.kinds = np.ascontiguousarray(self.kinds, np.uint8)
+        self.counts = np.ascontiguousarray(self.counts, np.int64)
+        self._check_sizes()
+        self._check_order()
+
+    def _check_sizes(self) -> None:
+        """As many ends and kinds as the counts say, and only known kinds."""
         total = int(self.counts.sum())
         if self.kinds.shape != (total,) or len(self.ends) != total:
             raise ValueError(
@@ -64,6 +67,9 @@ class BondTable:
                 f"kinds of bonds must lie in 0 .. {max(BOND_KINDS.values())}, got "
                 f"{self.kinds.max()}"
             )
+
+    def _check_order(self) -> None:
+        """Ends a < b, bonds sorted by (structure, a, b), each once."""
         a, b = self.ends.T.astype(np.int64)
         wrong = np.flatnonzero((a < 0) | (a >= b))
         if len(wrong):
@@ -71,6 +77,8 @@ class BondTable:
                 f"the ends of a bond must be a < b, got {self.ends[wrong[0]].tolist()} in "
                 f"{self._where(wrong[0])}"
             )
+
+        # one number for (structure, a, b) that grows from bond to bond
         key = (self.structure_of_bond << 40) + (a << 20) + b
         wrong = np.flatnonzero(np.diff(key) <= 0)
         if len(wrong):
@@ -105,12 +113,16 @@ class BondTable:
     def sorted(
         cls, structure: np.ndarray, ends: np.ndarray, kinds: np.ndarray, structures: int
     ) -> BondTable:
-        """A table of bonds in any order and direction; structure (bonds,) says whose they are.
-        Twice the same bond is kept once; ``ValueError`` where the two are of different kinds.
+        """A table of bonds in any order and direction.
+
+        structure (bonds,): to which structure a bond belongs. A bond that is given twice is kept
+        once; ``ValueError`` where its kinds differ.
         """
         ends = np.sort(np.asarray(ends, np.int64).reshape(-1, 2), axis=1)
         order = np.lexsort((ends[:, 1], ends[:, 0], structure))
         structure, ends, kinds = np.asarray(structure)[order], ends[order], np.asarray(kinds)[order]
+
+        # equal bonds are neighbours now
         same = (structure[1:] == structure[:-1]) & (ends[1:] == ends[:-1]).all(1)
         wrong = np.flatnonzero(same & (kinds[1:] != kinds[:-1]))
         if len(wrong):
@@ -119,16 +131,17 @@ class BondTable:
                 f"the bond {bond} is of the kinds {kinds[wrong[0]]} and {kinds[wrong[0] + 1]}; "
                 "correct the file"
             )
+
         keep = np.concatenate([[True], ~same]) if len(ends) else np.zeros(0, bool)
         return cls(ends[keep], kinds[keep], np.bincount(structure[keep], minlength=structures))
 
 
 @dataclasses.dataclass
 class Perception:
-    """What was found: the table, and how the valences came out.
+    """What was found: the table, and what became of the valences.
 
-    orders (bonds,) 1, 2 or 3 of one Kekulé structure; charges (atoms,) formal ones; unusual
-    (structures,) bool: some atom has not its usual valence, whatever the charges.
+    orders (bonds,): 1, 2 or 3, of one Kekulé structure. charges (atoms,): formal charges. unusual
+    (structures,) bool: some atom does not have its usual valence, whatever the charges.
     """
 
     table: BondTable
@@ -140,14 +153,16 @@ class Perception:
 def perceive_bonds(
     structures: Structures, progress: Callable[[int], None] | None = None
 ) -> BondTable:
-    """Bonds of open structures from their geometry; ``progress(structures done since the last
-    call)``. See :func:`perceive`.
+    """Bonds of open structures from their geometry; see :func:`perceive`.
+
+    progress: called with the number of structures done since the last call.
     """
     return perceive(structures, progress).table
 
 
 def perceive(structures: Structures, progress: Callable[[int], None] | None = None) -> Perception:
     """As :func:`perceive_bonds`, with orders and formal charges. Molecules are neutral.
+
     ``ValueError`` for periodic structures.
     """
     if structures.periodic is not None and structures.periodic.any():
@@ -158,84 +173,113 @@ def perceive(structures: Structures, progress: Callable[[int], None] | None = No
         )
     structure, ends, slack = bonded_pairs(structures)
     counts = np.bincount(structure, minlength=len(structures))
-    kinds, orders = np.ones(len(ends), np.uint8), np.ones(len(ends), np.uint8)
-    charges, unusual = np.zeros(structures.num_atoms, np.int8), np.zeros(len(structures), bool)
+    first_bond = np.concatenate([[0], np.cumsum(counts)])
+    found = _single_bonds(structures, ends, counts)
+
+    # free (atoms,): valences that single bonds leave; only structures with some need a search
     atoms = structures.offsets[structure][:, None] + ends
     degree = np.bincount(atoms.ravel(), minlength=structures.num_atoms)
-    free = VALENCES[structures.atomic_numbers] - degree  # what single bonds leave
-    open_ones = (
-        np.add.reduceat(free != 0, structures.offsets[:-1]) > 0 if len(structures) else unusual
-    )
-    first_bond = np.concatenate([[0], np.cumsum(counts)])
+    free = VALENCES[structures.atomic_numbers] - degree
+    unsaturated = np.zeros(len(structures), bool)
+    if len(structures):
+        unsaturated = np.add.reduceat(free != 0, structures.offsets[:-1]) > 0
+
     for place in range(len(structures)):
-        if open_ones[place]:
-            here, mine = (
-                slice(*first_bond[place : place + 2]),
-                slice(*structures.offsets[place : place + 2]),
-            )
-            numbers, pairs = structures.atomic_numbers[mine].tolist(), ends[here].tolist()
-            found = assign_orders(numbers, pairs, slack[here].tolist(), free[mine].tolist())
-            orders[here], charges[mine], unusual[place] = found.orders, found.charges, found.unusual
-            aromatic = mark_aromatic(numbers, pairs, found.orders, found.charges)
-            kinds[here] = np.where(aromatic, BOND_KINDS["aromatic"], orders[here])
-        if progress is not None and (place + 1) % STEP == 0:
-            progress(STEP)
-    if progress is not None and len(structures) % STEP:
-        progress(len(structures) % STEP)
-    return Perception(BondTable(ends, kinds, counts), orders, charges, unusual)
+        if unsaturated[place]:
+            bonds = slice(*first_bond[place : place + 2])
+            mine = slice(*structures.offsets[place : place + 2])
+            _assign(found, structures, place, bonds, mine, slack, free)
+        if progress is not None and (place + 1) % STRUCTURES_PER_REPORT == 0:
+            progress(STRUCTURES_PER_REPORT)
+    if progress is not None and len(structures) % STRUCTURES_PER_REPORT:
+        progress(len(structures) % STRUCTURES_PER_REPORT)
+    return found
+
+
+def _single_bonds(structures: Structures, ends: np.ndarray, counts: np.ndarray) -> Perception:
+    """All bonds single, all atoms neutral."""
+    table = BondTable(ends, np.ones(len(ends), np.uint8), counts)
+    return Perception(
+        table,
+        orders=np.ones(len(ends), np.uint8),
+        charges=np.zeros(structures.num_atoms, np.int8),
+        unusual=np.zeros(len(structures), bool),
+    )
+
+
+def _assign(
+    found: Perception,
+    structures: Structures,
+    place: int,
+    bonds: slice,
+    atoms: slice,
+    slack: np.ndarray,
+    free: np.ndarray,
+) -> None:
+    """Orders, charges and kinds of one structure, written into ``found``."""
+    numbers = structures.atomic_numbers[atoms].tolist()
+    pairs = found.table.ends[bonds].tolist()
+    orders = assign_orders(numbers, pairs, slack[bonds].tolist(), free[atoms].tolist())
+    found.orders[bonds] = orders.orders
+    found.charges[atoms] = orders.charges
+    found.unusual[place] = orders.unusual
+
+    aromatic = mark_aromatic(numbers, pairs, orders.orders, orders.charges)
+    found.table.kinds[bonds] = np.where(aromatic, BOND_KINDS["aromatic"], found.orders[bonds])
 
 
 def with_aromatic(structures: Structures, table: BondTable) -> BondTable:
-    """The table with aromatic kinds where its single and double bonds make aromatic rings (files
-    with Kekulé structures).
-    """
+    """The table of Kekulé structures, with aromatic kinds where its bonds make aromatic rings."""
     kinds = table.kinds.copy()
-    doubles = np.bincount(
-        table.structure_of_bond, table.kinds == BOND_KINDS["double"], minlength=len(table)
-    )
+
+    # without a double bond there is no aromatic ring
+    is_double = table.kinds == BOND_KINDS["double"]
+    doubles = np.bincount(table.structure_of_bond, is_double, minlength=len(table))
     for place in np.flatnonzero(doubles):
         here = slice(*table.offsets[place : place + 2])
         numbers = structures.atomic_numbers[slice(*structures.offsets[place : place + 2])].tolist()
         orders, pairs = table.kinds[here].tolist(), table.ends[here].tolist()
         charges = _charges(numbers, pairs, orders)
-        kinds[here] = np.where(
-            mark_aromatic(numbers, pairs, orders, charges), BOND_KINDS["aromatic"], kinds[here]
-        )
+        aromatic = mark_aromatic(numbers, pairs, orders, charges)
+        kinds[here] = np.where(aromatic, BOND_KINDS["aromatic"], kinds[here])
     return BondTable(table.ends, kinds, table.counts)
 
 
 def _charges(numbers: list[int], pairs: list[list[int]], orders: list[int]) -> list[int]:
-    """Formal charges that a Kekulé structure implies: those of N and O by their bonds, and C- where
-    a carbon has three.
-    """
+    """Formal charges (atoms,) that a Kekulé structure implies."""
     bonds = [0] * len(numbers)
     for (a, b), order in zip(pairs, orders, strict=True):
         bonds[a] += order
         bonds[b] += order
-    surplus = [bonds[atom] - int(VALENCES[number]) for atom, number in enumerate(numbers)]
     return [
-        more if number in (N, O) else min(more, 0) if number == C else 0
-        for more, number in zip(surplus, numbers, strict=True)
+        _charge(number, bonds[atom] - int(VALENCES[number])) for atom, number in enumerate(numbers)
     ]
 
 
+def _charge(number: int, surplus: int) -> int:
+    """Charge of an atom with ``surplus`` bonds: any of N and O, and C- with three bonds."""
+    if number in (N, O):
+        return surplus
+    return min(surplus, 0) if number == C else 0
+
+
 def bonded_pairs(structures: Structures) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(structure (bonds,), ends (bonds, 2) a < b, length less the sum of the radii (bonds,)),
-    sorted.
+    """Structure (bonds,), ends (bonds, 2) a < b, and length minus the sum of the radii (bonds,).
+
+    They are sorted by (structure, a, b).
     """
     found = [(np.zeros(0, np.int64), np.zeros((0, 2), np.int64), np.zeros(0))]
     for size in np.unique(structures.counts):
         a, b = np.triu_indices(size, 1)
         members = np.flatnonzero(structures.counts == size)
-        for part in np.array_split(members, -(-len(members) * len(a) // PAIRS_AT_ONCE) or 1):
+
+        # all molecules of one size together, some at a time
+        for part in np.array_split(members, -(-len(members) * len(a) // PAIRS_PER_STEP) or 1):
             rows = structures.offsets[part][:, None] + np.arange(size)
-            points, radii = (
-                structures.positions[rows],
-                covalent_radii[structures.atomic_numbers[rows]],
-            )  # (m, size, 3), (m, size)
-            slack = (
-                np.sqrt(np.square(points[:, a] - points[:, b]).sum(-1)) - radii[:, a] - radii[:, b]
-            )
+            points = structures.positions[rows]  # (molecules, size, 3)
+            radii = covalent_radii[structures.atomic_numbers[rows]]  # (molecules, size)
+            length = np.sqrt(np.square(points[:, a] - points[:, b]).sum(-1))
+            slack = length - radii[:, a] - radii[:, b]
             which, pair = np.nonzero(slack < TOLERANCE)
             found.append((part[which], np.stack([a[pair], b[pair]], 1), slack[which, pair]))
     structure, ends, slack = (np.concatenate(parts) for parts in zip(*found, strict=True))

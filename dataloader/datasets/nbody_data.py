@@ -1,5 +1,4 @@
-"""N-body data set: windows (start frame, target frame) of simulated particles as batches of
-complete graphs.
+"""N-body data set: windows (start, target) of simulations as batches of complete graphs.
 
 A folder holds ``nbody_{train,test,val}.npz`` (made by preprocess.preprocess_nbody) with
 ``positions`` and ``velocities`` (simulations, frames, bodies, 3), ``charges`` (simulations,
@@ -12,7 +11,7 @@ windows a data set has:
     spread  t = int((frames - h) / simulations * index), one per simulation (protocol "500 steps")
     all     every t in 0 .. frames - h - 1
 
-Training and test simulations and the windows are those of the public programs (see
+Training and test simulations and the windows are the same as in the public programs (see
 dataloader.sources.nbody_simulation); the validation split continues their stream of random numbers.
 A batch of any windows is one gather: 0.3 ms for 128 simulations.
 """
@@ -64,7 +63,7 @@ STARTS: dict[str, Callable[[int, int], np.ndarray]] = {
 
 
 def split_file(folder: str | Path, split: str) -> Path:
-    """File of a split; ``ValueError`` for a split there is not."""
+    """File of a split; ``ValueError`` for an unknown split."""
     check_choice("split", split, DRAW_ORDER)
     return Path(folder) / f"nbody_{split}.npz"
 
@@ -77,9 +76,8 @@ def cache_folder(folder: str | Path, split: str) -> Path:
 def read_nbody(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     """Arrays and metadata of one file, checked.
 
-    Raises ``FileNotFoundError`` for a missing file; ``ValueError`` for a damaged one, for shapes
-    that do not fit together (quoted), and for numbers that are not finite (names the array and the
-    simulation).
+    ``FileNotFoundError`` for a missing file; ``ValueError`` for a damaged one, for shapes that do
+    not fit together, and for values that are not finite, with the array and the simulation.
     """
     content = files.read_npz(path, ("positions", "velocities", "charges", "metadata"), HINT)
     metadata = _read_metadata(path, str(content.pop("metadata")))
@@ -91,32 +89,41 @@ def read_nbody(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
             f"{path}: positions must have the shape (simulations, frames, bodies, 3), got "
             f"{shape}; {HINT}"
         )
+
     simulations, _, bodies, _ = shape
-    wanted = {
+    expected = {
         "positions": shape,
         "velocities": shape,
         "charges": (simulations, bodies),
         "springs": (simulations, bodies, bodies),
     }
     for name, values in content.items():
-        if values.shape != wanted[name]:
+        if values.shape != expected[name]:
             raise ValueError(
-                f"{path}: {name} must have the shape {wanted[name]} beside positions {shape}, "
+                f"{path}: {name} must have the shape {expected[name]} for positions {shape}, "
                 f"got {values.shape}; {HINT}"
             )
-        if not np.issubdtype(values.dtype, np.floating):
-            raise ValueError(
-                f"{path}: {name} must be floating-point numbers, got {values.dtype}; {HINT}"
-            )
-        with np.errstate(over="ignore"):  # float64 beyond float32 is found by the next line
-            content[name] = values.astype(np.float32, copy=False)
-        finite = np.isfinite(content[name].reshape(simulations, -1)).all(axis=1)
-        if not finite.all():
-            raise ValueError(
-                f"{path}: {name} of simulation {int(np.argmin(finite))} are not finite in "
-                f"float32; {HINT}"
-            )
+        content[name] = _single_precision(path, name, values)
     return content, metadata
+
+
+def _single_precision(path: str | Path, name: str, values: np.ndarray) -> np.ndarray:
+    """The values in float32; ``ValueError`` unless they are finite there."""
+    if not np.issubdtype(values.dtype, np.floating):
+        raise ValueError(
+            f"{path}: {name} must be floating-point numbers, got {values.dtype}; {HINT}"
+        )
+
+    # float64 beyond float32 becomes infinite, and is found below
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32, copy=False)
+    finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    if not finite.all():
+        raise ValueError(
+            f"{path}: {name} of simulation {int(np.argmin(finite))} are not finite in "
+            f"float32; {HINT}"
+        )
+    return values
 
 
 def _read_metadata(path: str | Path, text: str) -> dict:
@@ -128,6 +135,7 @@ def _read_metadata(path: str | Path, text: str) -> dict:
         raise ValueError(
             f"{path} is damaged (metadata: {type(metadata).__name__}, not a dictionary); {HINT}"
         )
+
     frame_time = metadata.get("frame_time", FRAME_TIME)
     if frame_time != FRAME_TIME:
         raise ValueError(
@@ -137,15 +145,15 @@ def _read_metadata(path: str | Path, text: str) -> dict:
 
 
 class NBodyDataset:
-    """Windows of one split; ``dataset[indices]`` makes the whole batch at once.
+    """Windows of one split; ``dataset[indices]`` is a batch.
 
     Arguments
         folder      holds nbody_{train,test,val}.npz
         split       "train", "test" or "val"
         horizon     frames from start to target, 1 .. frames - 1
         starts      which windows: a name in :data:`STARTS`
-        cache       opened basis cache of this split (:meth:`open_cache` opens the one beside the
-                    data); None: the model computes the basis
+        cache       opened basis cache of this split (:meth:`open_cache` opens the one in the
+                    folder); None: the model computes the basis
         waypoints   K equally spaced later frames, the last one the target, for labels["waypoints"];
                     K must divide the horizon, 0: none
         transform   batch -> batch, e.g. augmentation or noise; the cache is then of no use and not
@@ -170,12 +178,12 @@ class NBodyDataset:
         position_gradient: bool = False,
     ):
         self.folder, self.split, self.path = Path(folder), split, split_file(folder, split)
-        if starts not in STARTS:
-            raise ValueError(f"starts must be one of {', '.join(STARTS)}, got {starts!r}")
+        check_choice("starts", starts, STARTS)
+
+        # positions, velocities (simulations, frames, bodies, 3)
         arrays, self.metadata = read_nbody(self.path)
-        self.positions, self.velocities, self.charges = (
-            arrays[name] for name in ("positions", "velocities", "charges")
-        )
+        self.positions, self.velocities = arrays["positions"], arrays["velocities"]
+        self.charges = arrays["charges"]
         self.springs = arrays.get("springs")
         self.num_simulations, self.num_frames, self.bodies, _ = self.positions.shape
         if not 1 <= horizon <= self.num_frames - 1:
@@ -188,6 +196,7 @@ class NBodyDataset:
             raise ValueError(
                 f"waypoints must divide the horizon of {horizon} frames (0: none), got {waypoints}"
             )
+
         self.horizon, self.starts, self.waypoints = horizon, starts, waypoints
         self.transform, self.position_gradient = transform, position_gradient
         self.start_frames = STARTS[starts](self.num_simulations, self.num_frames - horizon)
@@ -200,16 +209,17 @@ class NBodyDataset:
             raise ValueError(
                 f"{cache.folder} belongs to other data than {self.path}; {REBUILD_HINT}"
             )
-        slots = np.full(self.num_frames, -1)
+
+        # the cache has the start frames of every simulation, one after the other
         frames = cache.settings.selection.get("starts", ())
-        if len(cache) != len(frames) * self.num_simulations or not all(
-            0 <= frame < self.num_frames for frame in frames
-        ):
-            held = f"{cache.folder} holds {len(cache)} graphs of the start frames {list(frames)}"
+        known = all(0 <= frame < self.num_frames for frame in frames)
+        if not known or len(cache) != len(frames) * self.num_simulations:
             raise ValueError(
-                f"{held}, {self.path} has {self.num_simulations} simulations of "
-                f"{self.num_frames} frames; {REBUILD_HINT}"
+                f"{cache.folder} holds {len(cache)} graphs of the start frames {list(frames)}, "
+                f"{self.path} has {self.num_simulations} simulations of {self.num_frames} frames; "
+                f"{REBUILD_HINT}"
             )
+        slots = np.full(self.num_frames, -1)
         slots[list(frames)] = np.arange(len(frames))
         return slots
 
@@ -219,8 +229,9 @@ class NBodyDataset:
         return files.array_checksum(self.positions)
 
     def open_cache(self, lmax: int, verify: str = "full") -> BasisCache:
-        """Open the basis cache beside the data and use it from now on; errors as in
-        :meth:`BasisCache.open`.
+        """Open the basis cache in the folder of the data and use it from now on.
+
+        Arguments and errors as in :meth:`BasisCache.open`.
         """
         folder = cache_folder(self.folder, self.split)
         cache = BasisCache.open(
@@ -239,8 +250,9 @@ class NBodyDataset:
         return self.start_frames.shape[1]
 
     def windows(self, indices) -> tuple[np.ndarray, np.ndarray]:
-        """Simulation and start frame (windows,) of the windows ``indices``; ``IndexError`` outside
-        0 .. len - 1.
+        """Simulation and start frame (windows,) of the windows ``indices``.
+
+        ``IndexError`` outside 0 .. len - 1.
         """
         indices = np.atleast_1d(np.asarray(indices, dtype=np.int64))
         if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
@@ -251,8 +263,9 @@ class NBodyDataset:
         return simulation, self.start_frames[simulation, place]
 
     def why_computed(self, indices=None) -> str | None:
-        """Why the basis of these windows (None: of all) is computed by the model, or None if it is
-        read from the cache.
+        """Why the model computes the basis of these windows, or None if the cache has it.
+
+        indices: of the windows (None: all).
         """
         if self.cache is None:
             return "no cache is open"
@@ -266,10 +279,10 @@ class NBodyDataset:
 
     def __getitem__(self, indices: int | Sequence[int] | np.ndarray) -> AtomBatch:
         simulation, start = self.windows(indices)
-        positions, velocities = (
-            self.positions[simulation, start],
-            self.velocities[simulation, start],
-        )  # (windows, bodies, 3)
+
+        # (windows, bodies, 3) each
+        positions = self.positions[simulation, start]
+        velocities = self.velocities[simulation, start]
         change = self.change(simulation, start, self.horizon)
         labels = {
             "displacement": _nodes(change[..., :3]),
@@ -282,6 +295,7 @@ class NBodyDataset:
                 for step in range(1, self.waypoints + 1)
             ]
             labels["waypoints"] = _nodes(np.stack(path, axis=2))
+
         batch = AtomBatch(
             graph=complete_graphs(len(simulation), self.bodies),
             positions=_nodes(positions).requires_grad_(self.position_gradient),
@@ -296,8 +310,9 @@ class NBodyDataset:
         return batch if self.transform is None else self.transform(batch)
 
     def change(self, simulation: np.ndarray, start: np.ndarray, frames: int) -> np.ndarray:
-        """Displacement and velocity change (windows, bodies, 6) over ``frames`` frames from frame
-        ``start`` of each ``simulation``.
+        """Displacement and velocity change (windows, bodies, 6) over ``frames`` frames.
+
+        simulation, start (windows,): simulation and first frame of each window.
         """
         changes = [
             values[simulation, start + frames] - values[simulation, start]
@@ -366,8 +381,7 @@ class WindowBatchSampler:
 
 
 def baseline_errors(dataset: NBodyDataset) -> dict[str, dict[str, float]]:
-    """Mean squared errors over all windows, bodies and components of the two rows every result
-    stands beside.
+    """Mean squared errors of two guesses, for comparison, over all windows, bodies and components.
 
     ``{"Linear": {"x", "v"}, "constant": {"x", "v"}}``: flight with the velocity of the start (v: no
     change), and no motion.

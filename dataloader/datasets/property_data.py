@@ -1,14 +1,13 @@
-"""Molecules with properties of the whole molecule as labels, their graphs and edge bases read from
-a preprocessed folder.
+"""Molecules with properties as labels, their graphs and edge bases read from a preprocessed folder.
 
 A folder made by preprocess.preprocess_qm9 holds
 
-    molecules.npz   all molecules, labels in ``extra`` (see dataloader.structures)      split.npz
-                    which of them train, validate, test
+    molecules.npz   all molecules, labels in ``extra`` (see dataloader.structures)
+    split.npz       which of them train, validate, test
     basis/          graphs and basis of all molecules (see dataloader.storage.basis_cache)
-                    manifest.json  settings, SHA-256 of the npz files
-    bond_kinds/     kind of every undirected edge of ``basis/``, 0 where it is no bond; left out
-                    where nobody asked for it
+    bond_kinds/     kind of every undirected edge of ``basis/``, 0 where it is not a bond; left out
+                    where it was not asked for
+    manifest.json   settings, SHA-256 of the npz files
 
 Labels are made in float64, ``(value - reference) / scale`` with a scaling (see
 models.heads.target_scaling.fit_scaling), and positions are shifted to the centroid in float64
@@ -20,7 +19,6 @@ copies; times in `benchmarks/speed/bench_qm9_cache.py`.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -35,7 +33,7 @@ from farfield.dataloader.storage import array_store, files
 from farfield.dataloader.storage.basis_cache import BasisCache
 from farfield.dataloader.structures import Structures
 from farfield.models.batch import AtomBatch
-from farfield.models.choices import check_choice
+from farfield.models.choices import check_choice, nearest
 from farfield.models.heads.property_heads import PROPERTIES
 from farfield.models.heads.target_scaling import references
 
@@ -90,21 +88,21 @@ def open_bond_kinds(
     kinds = array_store.map_arrays(folder, manifest)["kinds"]
     if manifest["settings"] != {"graph_rule": graph_rule} or kinds.shape != (edges,):
         raise ValueError(
-            f"{folder} holds the kinds of {kinds.shape[0]} edges of {manifest['settings']}, "
-            f"wanted are {edges}; {HINT}"
+            f"{folder} holds the kinds of {kinds.shape[0]} edges of {manifest['settings']}, but "
+            f"{edges} edges of {graph_rule} are needed; {HINT}"
         )
     return np.array(kinds)
 
 
 class PropertyDataset(StructureDataset):
-    """Molecules with properties; ``dataset[indices]`` makes the whole batch at once.
+    """Molecules with properties; ``dataset[indices]`` is a batch.
 
     Arguments
         structures  the molecules; their ``extra`` holds the properties
         cache       graphs and bases, also of other molecules
         graph_ids   (structures,) graph of each structure in the cache
         bond_kinds  (undirected edges of the cache,) uint8, or None
-        targets     names of the properties that are labels (none: all that are known and there)
+        targets     names of the properties that are labels (none: all known ones in the data)
         scaling     of all targets, as :func:`models.heads.target_scaling.fit_scaling` gives it,
                     or None: labels in their units
         dtype       of positions; batches of another than float32 have no basis, since the cached
@@ -112,8 +110,8 @@ class PropertyDataset(StructureDataset):
         basis       whether batches have their basis
 
     A batch has positions (nodes, 3), centred, atomic_numbers (nodes,), edge_features bond_kinds
-    (edges,) int64 if there are, and the labels TARGET (graphs,) or (graphs, 3) float64.
-    ``ValueError`` for targets that are not there or not finite.
+    (edges,) int64 if the data have them, and the labels TARGET (graphs,) or (graphs, 3) float64.
+    ``ValueError`` for targets that are missing or not finite.
     """
 
     def __init__(
@@ -132,19 +130,17 @@ class PropertyDataset(StructureDataset):
                 f"the graphs of {cache.folder} do not belong to the {len(structures)} "
                 f"molecules; {HINT}"
             )
-        positions = centred_positions(
-            structures, np.float64 if dtype == torch.float64 else np.float32
-        )
-        super().__init__(structures, torch.from_numpy(positions).to(dtype))
-        self.cache, self.graph_ids, self.bond_kinds = (
-            cache,
-            np.asarray(graph_ids, np.int64),
-            bond_kinds,
-        )
+        rounded = np.float64 if dtype == torch.float64 else np.float32
+        positions = torch.from_numpy(centred_positions(structures, rounded)).to(dtype)
+        super().__init__(structures, positions)
+
+        self.cache = cache
+        self.graph_ids = np.asarray(graph_ids, np.int64)
+        self.bond_kinds = bond_kinds
         self.basis = basis and dtype == torch.float32
-        self.targets = tuple(targets) or tuple(
-            name for name in PROPERTIES if name in structures.extra
-        )
+
+        known = tuple(name for name in PROPERTIES if name in structures.extra)
+        self.targets = tuple(targets) or known
         self.values = {name: _values(structures, name) for name in self.targets}
         self.set_scaling(scaling)
 
@@ -194,6 +190,7 @@ class PropertyDataset(StructureDataset):
     def __getitem__(self, indices: int | Sequence[int] | np.ndarray) -> AtomBatch:
         ids, chosen, atoms = self.places(indices)
         edges = self.cache.batch(self.graph_ids[ids], self.basis)
+
         features = {}
         if self.bond_kinds is not None:
             features[BOND_KINDS] = torch.from_numpy(self.bond_kinds[edges.rows].astype(np.int64))
@@ -210,8 +207,9 @@ class PropertyDataset(StructureDataset):
 
 @dataclasses.dataclass(frozen=True)
 class PropertyFolder:
-    """What a preprocessed folder holds, read and checked once for all its splits; arguments of
-    :class:`PropertyDataset`.
+    """What a preprocessed folder holds, read and checked once for all its splits.
+
+    The fields are arguments of :class:`PropertyDataset`.
     """
 
     structures: Structures
@@ -221,14 +219,18 @@ class PropertyFolder:
 
     @classmethod
     def open(cls, folder: str | Path, verify: str = "sample") -> PropertyFolder:
-        """``verify`` of the big arrays, as in :meth:`BasisCache.open`; ``FileNotFoundError`` or
-        ``ValueError`` with the file and what to do.
+        """Read a folder.
+
+        verify: how much of the big arrays is checked, as in :meth:`BasisCache.open`.
+        ``FileNotFoundError`` or ``ValueError`` with the file and what to do.
         """
         folder = Path(folder)
         settings = read_settings(folder)
         structures = Structures.load(folder / MOLECULES, HINT)
         data_hash, rule = structures.data_hash, settings["graph_rule"]
         split = Split.load(folder / SPLIT_FILE, data_hash)
+
+        # graphs of all molecules, and what is known of their edges
         cache = BasisCache.open(
             folder / BASIS,
             data_hash=data_hash,
@@ -251,8 +253,9 @@ class PropertyFolder:
 
 
 def read_settings(folder: str | Path) -> dict:
-    """Settings that a folder was made with; ``FileNotFoundError`` or ``ValueError`` if it is not
-    finished.
+    """Settings that a folder was made with.
+
+    ``FileNotFoundError`` or ``ValueError`` if the folder is not finished.
     """
     path = Path(folder) / MANIFEST
     manifest = files.read_json(path, HINT)
@@ -262,30 +265,30 @@ def read_settings(folder: str | Path) -> dict:
         or not {"graph_rule", "lmax", "bond_kinds"} <= settings.keys()
     ):
         raise ValueError(
-            f"{path} is damaged or of another program (no graph rule, lmax or bond kinds); {HINT}"
+            f"{path} is damaged or was written by another program (no graph rule, lmax or bond "
+            f"kinds); {HINT}"
         )
+
     for name in (MOLECULES, SPLIT_FILE):
         if not isinstance(finished, dict) or name not in finished:
-            raise ValueError(f"{path} knows no {name}: the folder is not finished; {HINT}")
+            raise ValueError(f"{path} does not list {name}: the folder is not finished; {HINT}")
     return settings
 
 
 def _values(structures: Structures, target: str) -> np.ndarray:
     """Values (structures,) or (structures, 3) of a property, float64."""
     if target not in structures.extra:
-        near = difflib.get_close_matches(target, structures.extra, 1)
-        held = (
-            f"did you mean {near[0]!r}?"
-            if near
-            else f"they have {', '.join(structures.extra) or 'none'}"
-        )
-        raise ValueError(f"the molecules have no property {target!r}; {held}")
+        near = nearest(target, structures.extra)
+        held = f"they have {', '.join(structures.extra) or 'none'}"
+        guess = f"did you mean {near!r}?" if near else held
+        raise ValueError(f"the molecules have no property {target!r}; {guess}")
+
     values = structures.extra[target].astype(np.float64)
     finite = np.isfinite(values.reshape(len(values), -1)).all(1)
     if not finite.all():
         place = int(np.argmin(finite))
         raise ValueError(
-            f"{target} of {int((~finite).sum())} molecules is not finite, first of number "
-            f"{place}; choose other targets"
+            f"{target} of {int((~finite).sum())} molecules is not finite, first of "
+            f"molecule {place}; choose other targets"
         )
     return values

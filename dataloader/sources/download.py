@@ -155,6 +155,7 @@ def _check_part(part: Path, remote: RemoteFile, checksum: str) -> None:
         raise ValueError(
             f"wrong checksum (SHA-256 {checksum[:12]}..., expected {remote.sha256[:12]}...)"
         )
+
     with open(part, "rb") as file:
         begins = file.read(len(remote.beginning))
     if begins != remote.beginning:

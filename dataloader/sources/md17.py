@@ -119,6 +119,7 @@ class RevisedMD17(MD17):
         return {"path": str(revised_splits(self.data_path))} if protocol == "rmd17" else {}
 
     def obtain(self, open_bar: Callable) -> None:
+        """Download the archive of all molecules where needed, and unpack this one."""
         # an unpacking that was cut off left the archive but no index files
         archive_is_there = (Path(self.data_path) / REVISED_ARCHIVE.name).exists()
         unpacked = (revised_splits(self.data_path) / INDEX_FILES[0]).exists()

@@ -1,15 +1,15 @@
-"""N-body simulations by the public protocol of the field: a few particles in a box that repel,
-attract, or hang on springs.
+"""N-body simulations by the public protocol: particles that repel, attract, or hang on springs.
 
 Charged particles (the default) feel F_i = sum_j q_i q_j (x_i - x_j) / |x_i - x_j|^3, particles on
 springs F_i = -k sum_j s_ij (x_i - x_j) with k = 0.1 and s_ij = s_ji in {0, 1}. Every component of
 F_i is clipped to +-100. The motion is a kick-drift scheme with dt = 0.001,
 
-    v <- v + dt F(x);   x <- x + dt v;   walls at +-5:  x > 5:  x <- 10 - x, v <- -|v|  (and
-                        likewise below -5),
+    v <- v + dt F(x)
+    x <- x + dt v
+    walls at +-5:  x > 5:  x <- 10 - x, v <- -|v|  (the same below -5 with the other sign)
 
-and every 100th x and v is a frame, 49 of them; the initial state is not among the frames. All
-quantities are dimensionless.
+and every 100th x and v is a frame, 49 in all; the initial state is not a frame. All quantities are
+dimensionless.
 
 Source: the simulator of Kipf et al. 2018 (arXiv:1802.04687) in three dimensions, as used by Fuchs
 et al. 2020 (arXiv:2006.10503). The draws follow it number by number on NumPy's legacy generator;
@@ -31,6 +31,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from farfield.models.choices import check_choice
+
 TIME_STEP = 0.001
 STEPS_PER_FRAME = 100
 FRAME_TIME = TIME_STEP * STEPS_PER_FRAME
@@ -39,23 +41,22 @@ BOX = 5.0  # half width
 SPEED = 0.5
 LARGEST_FORCE = 0.1 / TIME_STEP
 PARTIAL_SUMS = 8  # of NumPy's sum over a contiguous axis
-PAIRS_PER_CHUNK = 3840  # keeps the working set of a step within a second-level cache
+PAIRS_PER_CHUNK = 3840  # of simulations that move together, so that a step fits in the cache
+LEAST_CHUNK = 8  # simulations
 
 
 class ChargedParticles:
-    """Coulomb forces between charges +-1, each sign with probability 1/2; initial positions N(0,
-    1).
+    """Coulomb forces between charges +-1, each sign with probability 1/2.
+
+    Initial positions are drawn from N(0, 1).
     """
 
     position_std = 1.0
 
     def draw(self, rng: np.random.RandomState, bodies: int) -> dict[str, np.ndarray]:
         """Charges (bodies,)."""
-        return {
-            "charges": rng.choice(np.array([-1.0, 0.0, 1.0]), size=(bodies, 1), p=[0.5, 0.0, 0.5])[
-                :, 0
-            ]
-        }
+        signs = np.array([-1.0, 0.0, 1.0])
+        return {"charges": rng.choice(signs, size=(bodies, 1), p=[0.5, 0.0, 0.5])[:, 0]}
 
     def coupling(
         self, drawn: dict[str, np.ndarray], first: np.ndarray, second: np.ndarray
@@ -73,8 +74,9 @@ class ChargedParticles:
 
 
 class Springs:
-    """Springs of strength 0.1 and rest length 0, present between two particles with probability
-    1/2; initial positions N(0, 1/2).
+    """Springs of strength 0.1 and rest length 0, between two particles with probability 1/2.
+
+    Initial positions are drawn from N(0, 1/2).
     """
 
     position_std = 0.5
@@ -103,9 +105,8 @@ DYNAMICS = {"charged": ChargedParticles(), "springs": Springs()}
 
 
 def find_dynamics(name: str):
-    """The dynamics of a name, or ``ValueError`` with the names there are."""
-    if name not in DYNAMICS:
-        raise ValueError(f"dynamics must be one of {', '.join(DYNAMICS)}, got {name!r}")
+    """The dynamics called ``name``; ``ValueError`` for an unknown name."""
+    check_choice("dynamics", name, DYNAMICS)
     return DYNAMICS[name]
 
 
@@ -117,8 +118,7 @@ def simulate_nbody(
     frames: int = FRAMES,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Simulate ``num_simulations`` boxes of ``bodies`` particles; see the top of the file for the
-    protocol.
+    """Simulate ``num_simulations`` boxes of ``bodies`` particles by the protocol of this module.
 
     rng: legacy generator; splits that follow each other share one, since the protocol has a single
     stream of random numbers. progress: called with the number of newly finished frames (simulations
@@ -126,7 +126,7 @@ def simulate_nbody(
 
     Returns float64 arrays ``positions`` and ``velocities`` (simulations, frames, bodies, 3),
     ``charges`` (simulations, bodies), and for springs ``springs`` (simulations, bodies, bodies).
-    Raises ``ValueError`` for sizes below the smallest sensible and for unknown dynamics.
+    ``ValueError`` for sizes that are too small and for unknown dynamics.
     """
     start = draw_starts(num_simulations, rng, bodies, dynamics, frames)
     return integrate(start, dynamics, frames, progress)
@@ -140,7 +140,7 @@ def draw_starts(
     frames: int = FRAMES,
 ) -> dict[str, np.ndarray]:
     """The random part: ``start_positions``, ``start_velocities`` (simulations, 3, bodies) and what
-    the dynamics draws (80 us each).
+    the dynamics draws. Cost: 80 us each.
     """
     law = find_dynamics(dynamics)
     for name, value, least in (
@@ -150,17 +150,17 @@ def draw_starts(
     ):
         if value < least:
             raise ValueError(f"{name} must be >= {least}, got {value}")
+
     rows = []
     for _ in range(num_simulations):
         drawn = law.draw(rng, bodies)
         drawn["start_positions"] = rng.standard_normal((3, bodies)) * law.position_std
         direction = rng.standard_normal((3, bodies))
-        drawn["start_velocities"] = (
-            direction * SPEED / np.sqrt((direction**2).sum(axis=0)).reshape(1, -1)
-        )
-        rng.standard_normal(
-            (2, frames, 3, bodies)
-        )  # the observation noise of the protocol, of size zero
+        length = np.sqrt((direction**2).sum(axis=0)).reshape(1, -1)
+        drawn["start_velocities"] = direction * SPEED / length
+
+        # the protocol draws observation noise of size zero here
+        rng.standard_normal((2, frames, 3, bodies))
         rows.append(drawn)
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
@@ -171,16 +171,19 @@ def integrate(
     frames: int = FRAMES,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Move the simulations drawn by :func:`draw_starts` to their frames; same results as
-    :func:`simulate_nbody`.
+    """Move the simulations drawn by :func:`draw_starts` to their frames.
+
+    Arguments and results as in :func:`simulate_nbody`.
     """
     count, _, bodies = start["start_positions"].shape
-    chunk = max(8, PAIRS_PER_CHUNK // (bodies * (bodies - 1) // 2))
+    chunk = max(LEAST_CHUNK, PAIRS_PER_CHUNK // (bodies * (bodies - 1) // 2))
     positions = np.empty((count, frames, bodies, 3))
     velocities = np.empty((count, frames, bodies, 3))
     for first in range(0, count, chunk):
         part = {name: values[first : first + chunk] for name, values in start.items()}
         box = _Boxes(part, find_dynamics(dynamics))
+
+        # (3, bodies, simulations) -> (simulations, bodies, 3)
         for frame in range(frames):
             box.advance(STEPS_PER_FRAME)
             positions[first : first + chunk, frame] = box.position.transpose(2, 1, 0)
@@ -192,8 +195,9 @@ def integrate(
 
 
 class _Boxes:
-    """State of a chunk of simulations: ``position`` and ``velocity`` (3, bodies, simulations), and
-    the work arrays of a step.
+    """State of a chunk of simulations, and the work arrays of a step.
+
+    position, velocity: (3, bodies, simulations).
     """
 
     def __init__(self, start: dict[str, np.ndarray], law):
@@ -201,17 +205,19 @@ class _Boxes:
         self.velocity = np.ascontiguousarray(start["start_velocities"].transpose(1, 2, 0))
         _, bodies, count = self.position.shape
         self.law = law
+
+        # pairs first < second, in this order and sorted by second
         self.first, self.second = np.triu_indices(bodies, 1)
         self.coupling = law.coupling(start, self.first, self.second)
         self.by_second = np.lexsort((self.first, self.second))
+
+        # rows: pairs in which a body is first; columns: in which it is second, sorted by second
         ends = np.cumsum(np.arange(bodies - 1, -1, -1))
-        self.rows = [
-            slice(end - (bodies - 1 - body), end) for body, end in enumerate(ends)
-        ]  # pairs whose first is the body
+        self.rows = [slice(end - (bodies - 1 - body), end) for body, end in enumerate(ends)]
         ends = np.cumsum(np.arange(bodies))
-        self.columns = [
-            slice(end - body, end) for body, end in enumerate(ends)
-        ]  # of the pairs sorted by second: those of the body
+        self.columns = [slice(end - body, end) for body, end in enumerate(ends)]
+
+        # work arrays
         self.norm = np.empty((bodies, count))
         self.sums = np.empty((PARTIAL_SUMS, *self.position.shape))
         self.scratch = np.empty_like(self.position)
@@ -240,14 +246,16 @@ class _Boxes:
         return np.maximum(force, -LARGEST_FORCE, out=force)
 
     def _sum_of_pairs(self, by_first: np.ndarray, by_second: np.ndarray) -> np.ndarray:
-        """Sum over the partners j of every particle in the order of NumPy's ``sum``: eight partial
-        sums, then one for the rest.
+        """Sum over the partners j of every particle, in the order of NumPy's ``sum``.
+
+        That is eight partial sums, then one for the rest.
         """
         bodies = self.position.shape[1]
         grouped = bodies - bodies % PARTIAL_SUMS
         sums = self.sums
         sums[: PARTIAL_SUMS if grouped else 1] = 0
         for j in range(bodies):
+            # partners from here on are added to the joined sum
             if j == grouped and grouped:
                 _join(sums)
             partial = sums[j % PARTIAL_SUMS if j < grouped else 0]
@@ -264,10 +272,10 @@ class _Boxes:
         self.norm += self.scratch[2]
         squared = self.norm.take(self.first, axis=0, out=self.squared, mode="clip")
         squared += self.norm.take(self.second, axis=0, out=self.strength, mode="clip")
+
+        # (simulations, bodies, bodies), by one BLAS call per simulation
         points = np.ascontiguousarray(self.position.transpose(2, 0, 1))
-        products = np.matmul(
-            points.transpose(0, 2, 1), points
-        )  # (simulations, bodies, bodies); one BLAS call per simulation
+        products = np.matmul(points.transpose(0, 2, 1), points)
         np.multiply(products[:, self.first, self.second].T, 2, out=self.strength)
         squared -= self.strength
         return squared
@@ -282,9 +290,7 @@ def _join(sums: np.ndarray):
 
 
 def reflect(position: np.ndarray, velocity: np.ndarray):
-    """Elastic walls at +-BOX, in place: a particle beyond a wall is mirrored at it and flies
-    inward.
-    """
+    """Elastic walls at +-BOX, in place: a particle beyond a wall is mirrored and flies inward."""
     if position.max() > BOX:
         beyond = position > BOX
         position[beyond] = 2 * BOX - position[beyond]

@@ -149,6 +149,8 @@ def _find_keys(path, held: list[str], given: Mapping[str, str]) -> dict[str, str
         key = given.get(quantity)
         if quantity == "forces" and key == ABSENT:
             continue
+
+        # the given name, or the first of the usual ones
         accepted = (key,) if key else usual
         names = [name for name in accepted if name in held]
         if not names:
@@ -271,6 +273,7 @@ def _cells(
         raise ValueError(
             "the structures have a cell: say with --periodic or --no-periodic whether it repeats"
         )
+
     if not periodic:
         return {}
     return {

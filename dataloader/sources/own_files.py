@@ -123,6 +123,7 @@ class OwnFiles(Source):
 
     @property
     def words(self) -> dict:
+        """Units, names and periodicity; the files are compared by their checksums."""
         return {
             "units": str(self.units),
             "keys": self.keys,

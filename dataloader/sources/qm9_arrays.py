@@ -142,7 +142,7 @@ def read_edge_npz(
     bonds = _edge_bonds(path, content, counts, edges)
     values = _edge_values(path, content["targets"], numbers, counts)
 
-    # without the uncharacterised ones, the molecules are those of QM9 in order
+    # without the uncharacterised ones, these are the molecules of QM9 in order
     ids = None
     if uncharacterised is not None and len(counts) == qm9.WHOLE_COUNT - qm9.UNCHARACTERISED_COUNT:
         ids = np.setdiff1d(np.arange(1, qm9.WHOLE_COUNT + 1), uncharacterised)

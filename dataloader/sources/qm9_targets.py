@@ -2,7 +2,7 @@
 
 Source: Ramakrishnan et al. 2014, B3LYP/6-31G(2df,p).
 
-Names are those of DGL's QM9EdgeDataset. The project computes in eV, debye, bohr^3, bohr^2,
+Names are as in DGL's QM9EdgeDataset. The project computes in eV, debye, bohr^3, bohr^2,
 cal/mol/K and GHz; files have energies in hartree (or kcal/mol, where a table gives atomisation
 energies), tables of errors show energies in meV. Atomisation energies are
 

@@ -57,10 +57,10 @@ def test_directions_that_do_not_repeat_need_no_cell_vector(periodic, atoms):
         0.0,
     )
     found = find_neighbors(positions, 4.5, cell, np.array(periodic))
-    wanted = brute_force(positions, 4.5, cell, periodic, images=4)
+    expected = brute_force(positions, 4.5, cell, periodic, images=4)
     assert [
         (int(i), int(j), *map(int, s)) for j, i, s in zip(*found, strict=True)
-    ] == wanted and len(wanted) > 2
+    ] == expected and len(expected) > 2
 
 
 def test_lone_atom_sees_its_images_and_never_itself():
@@ -87,15 +87,15 @@ def test_gathered_batch_has_the_edge_vectors_of_each_alone(make):
         torch.from_numpy(batch.positions), graph, image_vectors(graph, cell, shift)
     )
     assert float(vectors.norm(dim=1).max()) < CUTOFF and graph.num_graphs == 4
-    wanted = []
+    expected = []
     for index in ids:
         one = structures[index]
         found = find_neighbors(
             one.positions, CUTOFF, *([] if one.cell is None else [one.cell[0], one.periodic[0]])
         )
         box = np.zeros((3, 3)) if one.cell is None else one.cell[0]
-        wanted.append(one.positions[found.dst] - one.positions[found.src] + found.shift @ box)
-    np.testing.assert_allclose(vectors.numpy(), np.concatenate(wanted), atol=1e-12)
+        expected.append(one.positions[found.dst] - one.positions[found.src] + found.shift @ box)
+    np.testing.assert_allclose(vectors.numpy(), np.concatenate(expected), atol=1e-12)
     assert (torch.diff(graph.dst * graph.num_nodes + graph.src) >= 0).all()
     assert (
         torch.bincount(graph.graph_of_node[graph.dst], minlength=4).tolist()
@@ -121,9 +121,9 @@ def test_stored_graphs_equal_computed_ones(tmp_path, make, monkeypatch):
     computed = NeighborStore.compute(structures, CUTOFF)
     for store in (built, opened, pickle.loads(pickle.dumps(opened))):
         graph, shift = store.gather(range(len(structures)))
-        wanted, wanted_shift = computed.gather(range(len(structures)))
-        assert torch.equal(graph.src, wanted.src) and torch.equal(graph.dst, wanted.dst)
-        assert shift is wanted_shift or torch.equal(shift, wanted_shift)
+        expected, expected_shift = computed.gather(range(len(structures)))
+        assert torch.equal(graph.src, expected.src) and torch.equal(graph.dst, expected.dst)
+        assert shift is expected_shift or torch.equal(shift, expected_shift)
     assert sum(done) == len(structures) and len(done) > 1 and computed.num_edges == opened.num_edges
 
 

@@ -48,11 +48,11 @@ def run(folder: Path, *more: str):
 def test_splits_are_one_stream_of_simulations(made):
     rng = np.random.RandomState(42)  # noqa: NPY002
     for split, count in zip(DRAW_ORDER, (5, 4, 3), strict=True):
-        wanted = simulate_nbody(count, rng)
+        expected = simulate_nbody(count, rng)
         with np.load(made / f"nbody_{split}.npz") as found:
             for name in ("positions", "velocities", "charges"):
                 assert found[name].dtype == np.float32
-                np.testing.assert_array_equal(found[name], wanted[name].astype(np.float32))
+                np.testing.assert_array_equal(found[name], expected[name].astype(np.float32))
             metadata = json.loads(str(found["metadata"]))
             assert found["positions"].shape == (count, 49, 5, 3) and found["charges"].shape == (
                 count,

@@ -190,8 +190,8 @@ def test_shards_of_an_interrupted_run_are_used_again_if_they_are_whole(
     )
     run(source, folder)
     assert built == ([] if damage == "nothing" else ["00001"]) + ["00003", "00004"]
-    ours, wanted = content(folder), content(made)
-    assert ours == wanted and not pieces.exists()
+    ours, expected = content(folder), content(made)
+    assert ours == expected and not pieces.exists()
 
 
 def test_killed_in_the_middle_is_finished_by_the_same_command(made, source, tmp_path):
@@ -248,11 +248,11 @@ def test_a_damaged_manifest_is_refused_or_its_files_are_made_again(made, source,
     except ValueError as error:
         assert "--rebuild" in str(error)
         run(source, folder, "--rebuild")
-    same, wanted = (
+    same, expected = (
         {name: data for name, data in content(each).items() if name != "manifest.json"}
         for each in (folder, made)
     )
-    assert same == wanted
+    assert same == expected
 
 
 def test_other_settings_and_sources_are_refused(made, source, tmp_path):

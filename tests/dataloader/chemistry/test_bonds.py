@@ -62,8 +62,8 @@ def kinds_of(table: BondTable, place=0) -> tuple[int, ...]:
 def test_known_molecules():
     found = perceive(molecules(KNOWN))
     charged = np.add.reduceat(found.charges != 0, molecules(KNOWN).offsets[:-1])
-    for place, (name, wanted) in enumerate(KNOWN.items()):
-        assert (*kinds_of(found.table, place), charged[place]) == wanted, name
+    for place, (name, expected) in enumerate(KNOWN.items()):
+        assert (*kinds_of(found.table, place), charged[place]) == expected, name
     assert not found.unusual.any() and found.charges.sum() == 0
 
 

@@ -52,7 +52,8 @@ def write(folder, split="train", **change):
 def folder(tmp_path_factory):
     """Simulated data with a cache of the start frames 0 and 3."""
     path = tmp_path_factory.mktemp("nbody")
-    content = integrate(draw_starts(SIMULATIONS, np.random.RandomState(0)), frames=FRAMES)  # noqa: NPY002
+    generator = np.random.RandomState(0)  # noqa: NPY002 - as the protocol
+    content = integrate(draw_starts(SIMULATIONS, generator), frames=FRAMES)
     np.savez(
         path / "nbody_train.npz",
         metadata="{}",
@@ -306,11 +307,11 @@ SHAPE = (SIMULATIONS, FRAMES, BODIES, 3)
         ),
         (
             {"velocities": np.zeros((7, 11, 3, 3))},
-            r"velocities must have the shape \(7, 12, 3, 3\) beside .* got \(7, 11, 3, 3\)",
+            r"velocities must have the shape \(7, 12, 3, 3\) for .* got \(7, 11, 3, 3\)",
         ),
         (
             {"charges": np.zeros((7, 4))},
-            r"charges must have the shape \(7, 3\) beside positions \(7, 12, 3, 3\), got \(7, 4\)",
+            r"charges must have the shape \(7, 3\) for positions \(7, 12, 3, 3\), got \(7, 4\)",
         ),
         (
             {"charges": np.zeros((7, 3), np.int64)},

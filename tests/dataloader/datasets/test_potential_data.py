@@ -28,22 +28,24 @@ def dataset():
 
 def test_batch_holds_the_structures_and_their_labels(dataset):
     ids = [5, 0, 0, 3]
-    batch, wanted = dataset[ids], dataset.structures[ids]
-    assert batch.graph.nodes_per_graph.tolist() == wanted.counts.tolist()
+    batch, expected = dataset[ids], dataset.structures[ids]
+    assert batch.graph.nodes_per_graph.tolist() == expected.counts.tolist()
     assert (
-        batch.atomic_numbers.tolist() == wanted.atomic_numbers.tolist()
+        batch.atomic_numbers.tolist() == expected.atomic_numbers.tolist()
         and batch.cell is None
         and batch.image_shift is None
     )
     assert (
         batch.labels["energy"].dtype == torch.float64
-        and batch.labels["energy"].tolist() == wanted.energy.tolist()
+        and batch.labels["energy"].tolist() == expected.energy.tolist()
     )
     assert (
         batch.labels["forces"].dtype == batch.positions.dtype == torch.float32
         and "residual_energy" not in batch.labels
     )
-    np.testing.assert_array_equal(batch.labels["forces"].numpy(), wanted.forces.astype(np.float32))
+    np.testing.assert_array_equal(
+        batch.labels["forces"].numpy(), expected.forces.astype(np.float32)
+    )
     assert (
         len(dataset[2].labels["energy"]) == 1
         and batch.cutoff == batch.to(dtype=torch.float64).cutoff == 4.0
@@ -81,8 +83,8 @@ def test_residual_energies_survive_float32():
     structures.energy = structures.energy - 17000.0 * structures.counts
     references = fit_references(structures)
     batch = MoleculeDataset(structures, 4.0, references)[range(6)].to(dtype=torch.float32)
-    wanted = structures.energy - reference_energy(structures, references)
-    assert np.abs(batch.labels["residual_energy"].numpy() - wanted).max() < 1e-6
+    expected = structures.energy - reference_energy(structures, references)
+    assert np.abs(batch.labels["residual_energy"].numpy() - expected).max() < 1e-6
     assert (
         np.abs(batch.labels["energy"].numpy().astype(np.float64) - structures.energy).max() > 1e-4
     )

@@ -95,8 +95,8 @@ def test_batches_are_the_molecules(tmp_path, kind):
             [[(source, min(i, j), max(i, j)) in table for j in range(size)] for i in range(size)]
         )
         assert ends.tolist() == np.argwhere(near[kind] & ~np.eye(size, dtype=bool)).tolist()
-        wanted = [table.get((source, min(i, j), max(i, j)), 0) for i, j in ends.tolist()]
-        assert batch.edge_features["bond_kinds"][mine].tolist() == wanted
+        expected = [table.get((source, min(i, j), max(i, j)), 0) for i, j in ends.tolist()]
+        assert batch.edge_features["bond_kinds"][mine].tolist() == expected
         assert (
             dataset.edges_per_structure[index] == len(ends)
             and dataset.atoms_per_structure[index] == size
@@ -126,11 +126,11 @@ def test_labels_are_values_or_normalised_values(tmp_path):
     )
     dataset.set_scaling(scaling)
     for name in readouts:
-        wanted = structures.extra[name] - references(
+        expected = structures.extra[name] - references(
             structures.atomic_numbers, structures.counts, scaling, name
         )
         np.testing.assert_allclose(
-            dataset[ids].labels[name].numpy(), wanted[ids] / scaling[name]["scale"], rtol=1e-12
+            dataset[ids].labels[name].numpy(), expected[ids] / scaling[name]["scale"], rtol=1e-12
         )
     dataset.set_scaling(None)
     assert torch.equal(dataset[ids].labels["U0"], batch.labels["U0"])
@@ -175,7 +175,7 @@ def test_what_is_not_there_is_refused(tmp_path):
     structures = dataset.structures
     structures.extra["homo"] = structures.extra["homo"].copy()
     structures.extra["homo"][2] = np.nan
-    with pytest.raises(ValueError, match="homo of 1 molecules is not finite, first of number 2"):
+    with pytest.raises(ValueError, match="homo of 1 molecules is not finite, first of molecule 2"):
         PropertyDataset(structures, dataset.cache, dataset.graph_ids, targets=("homo",))
     with pytest.raises(ValueError, match="do not belong to the 5 molecules"):
         PropertyDataset(structures, dataset.cache, dataset.graph_ids[::-1])

@@ -26,9 +26,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if not self.path.startswith("/file"):
             return self.send_error(404)
         first = 0
-        wanted = self.headers.get("Range")
-        if wanted and server.knows_ranges and self.headers.get("If-Range") == server.tag:
-            first = int(wanted.removeprefix("bytes=").rstrip("-"))
+        expected = self.headers.get("Range")
+        if expected and server.knows_ranges and self.headers.get("If-Range") == server.tag:
+            first = int(expected.removeprefix("bytes=").rstrip("-"))
             if first >= len(server.content):
                 return self.send_error(416)
         self.send_response(206 if first else 200)

@@ -37,13 +37,13 @@ def voigt(stress):
     return (stress + stress.T)[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]] / 2
 
 
-def assert_same(found, wanted):
+def assert_same(found, expected):
     for name in ("positions", "energy", "forces", "cell"):
-        if getattr(wanted, name) is not None:
-            np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), atol=2e-8)
+        if getattr(expected, name) is not None:
+            np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=2e-8)
     assert (
-        found.atomic_numbers.tolist() == wanted.atomic_numbers.tolist()
-        and found.counts.tolist() == wanted.counts.tolist()
+        found.atomic_numbers.tolist() == expected.atomic_numbers.tolist()
+        and found.counts.tolist() == expected.counts.tolist()
     )
 
 

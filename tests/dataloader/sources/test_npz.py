@@ -29,14 +29,14 @@ def written(folder, **content):
     return folder / "set.npz"
 
 
-def assert_same(found, wanted):
+def assert_same(found, expected):
     for name in ("positions", "energy", "forces"):
         np.testing.assert_allclose(
-            getattr(found, name), getattr(wanted, name), rtol=1e-12, atol=1e-13
+            getattr(found, name), getattr(expected, name), rtol=1e-12, atol=1e-13
         )
     assert (
-        found.atomic_numbers.tolist() == wanted.atomic_numbers.tolist()
-        and found.counts.tolist() == wanted.counts.tolist()
+        found.atomic_numbers.tolist() == expected.atomic_numbers.tolist()
+        and found.counts.tolist() == expected.counts.tolist()
     )
 
 
@@ -241,13 +241,13 @@ def test_counts_and_numbers_that_are_none_are_refused(tmp_path):
 @pytest.mark.parametrize("voigt", [False, True])
 def test_stress_of_crystals(tmp_path, voigt):
     crystals = random_crystals()
-    wanted = (crystals.stress + crystals.stress.transpose(0, 2, 1)) / 2
-    stored = full_3x3_to_voigt_6_stress(wanted) if voigt else wanted
+    expected = (crystals.stress + crystals.stress.transpose(0, 2, 1)) / 2
+    stored = full_3x3_to_voigt_6_stress(expected) if voigt else expected
     content = {"Z": crystals.atomic_numbers, "n_atoms": crystals.counts, "R": crystals.positions}
     content |= {"F": crystals.forces, "E": crystals.energy}
     path = written(tmp_path, **content, cell=crystals.cell, sigma_0=stored)
     np.testing.assert_allclose(
-        read_npz(path, Units(), periodic=True, stress_key="sigma_0").stress, wanted, atol=1e-12
+        read_npz(path, Units(), periodic=True, stress_key="sigma_0").stress, expected, atol=1e-12
     )
     assert read_npz(path, Units(), periodic=True).stress is None
     with pytest.raises(

@@ -89,13 +89,13 @@ def test_topology_is_that_of_the_graph_rule(ragged):
     positions, cache = ragged
     ids = [2, 1, 5]
     graph = cache.topology(ids)
-    wanted, first = [], 0
+    expected, first = [], 0
     for points in (positions[index] for index in ids):
         distance = np.linalg.norm(points[:, None] - points[None], axis=-1)
         pairs = np.argwhere((distance < 1.5) & ~np.eye(len(points), dtype=bool)) + first
-        wanted += [tuple(pair) for pair in pairs]  # rows (dst, src), sorted
+        expected += [tuple(pair) for pair in pairs]  # rows (dst, src), sorted
         first += len(points)
-    assert [(int(i), int(j)) for i, j in zip(graph.dst, graph.src, strict=True)] == wanted
+    assert [(int(i), int(j)) for i, j in zip(graph.dst, graph.src, strict=True)] == expected
     assert graph.nodes_per_graph.tolist() == [7, 1, 6]
 
 
@@ -109,8 +109,8 @@ def test_complete_graphs_need_no_stored_ends(tmp_path, sizes):
     for ids in ([0], [3, 3, 1], [6, 2, 0, 5]):
         assert_same_basis(cache, positions, ids)
     if len(set(sizes)) == 1:
-        graph, wanted = cache.topology([1, 4, 2]), complete_graphs(3, 5)
-        assert torch.equal(graph.src, wanted.src) and torch.equal(graph.dst, wanted.dst)
+        graph, expected = cache.topology([1, 4, 2]), complete_graphs(3, 5)
+        assert torch.equal(graph.src, expected.src) and torch.equal(graph.dst, expected.dst)
 
 
 def test_half_precision_halves_the_frames_and_says_what_it_costs(tmp_path):
@@ -182,10 +182,10 @@ def test_rows_of_a_batch_are_its_undirected_edges(ragged, tmp_path):
         own = torch.stack([batch.graph.src - first_node, batch.graph.dst - first_node], 1)
         assert np.array_equal(ends[batch.rows], np.sort(own.numpy(), 1))
         first = np.cumsum([0, *one.edges_per_graph])
-        wanted = np.concatenate(
+        expected = np.concatenate(
             [np.repeat(np.arange(first[index], first[index + 1]), 2) for index in ids]
         )
-        assert sorted(batch.rows) == sorted(wanted) and one.batch(ids, basis=False).basis is None
+        assert sorted(batch.rows) == sorted(expected) and one.batch(ids, basis=False).basis is None
         assert torch.equal(torch.cat(batch.basis.packed, 1), torch.cat(one.gather(ids).packed, 1))
         assert torch.equal(batch.graph.src, one.topology(ids).src)
         assert (
@@ -215,8 +215,8 @@ def test_directions_on_the_axes_and_edges_without_length(tmp_path):
     same = torch.from_numpy(
         (signs[:, 0] > 0) | (np.float32(vectors[batch.rows, 1]) != 0)
     )  # at y = 0 the way back has two frames
-    rotation, wanted = batch.basis.rotation().double(), computed.rotation()
-    torch.testing.assert_close(rotation[same], wanted[same], rtol=0, atol=1e-6)
+    rotation, expected = batch.basis.rotation().double(), computed.rotation()
+    torch.testing.assert_close(rotation[same], expected[same], rtol=0, atol=1e-6)
     assert int(same.sum()) == 13 and not rotation[batch.basis.length == 0, 1:, 1:].any()
 
 
@@ -234,17 +234,17 @@ def test_pickles_as_a_path(ragged):
 
 
 def test_opened_cache_equals_the_built_one(complete):
-    folder, wanted = complete
+    folder, expected = complete
     for verify in ("full", "sample", "sizes"):
-        cache = BasisCache.open(folder, **wanted, verify=verify)
+        cache = BasisCache.open(folder, **expected, verify=verify)
         assert len(cache) == 6 and cache.num_edges == 60
     with pytest.raises(ValueError, match="verify must be one of full, sample, sizes, got 'no'"):
-        BasisCache.open(folder, **wanted, verify="no")
+        BasisCache.open(folder, **expected, verify="no")
 
 
-def refusal(folder, wanted, error=ValueError, **change) -> str:
+def refusal(folder, expected, error=ValueError, **change) -> str:
     with pytest.raises(error) as caught:
-        BasisCache.open(folder, **(wanted | change))
+        BasisCache.open(folder, **(expected | change))
     message = str(caught.value)
     assert str(folder) in message and "--rebuild" in message and "\n" not in message
     return message
@@ -252,39 +252,41 @@ def refusal(folder, wanted, error=ValueError, **change) -> str:
 
 @pytest.mark.parametrize("name", ["vector", "packed", "nodes", "edge_offsets", "manifest"])
 def test_every_flipped_byte_is_refused(complete, name):
-    folder, wanted = complete
+    folder, expected = complete
     path = folder / ("manifest.json" if name == "manifest" else f"{name}.npy")
     content = path.read_bytes()
     for place in {0, 9, len(content) // 3, len(content) // 2, len(content) - 3}:
         broken = bytearray(content)
         broken[place] ^= 1
         path.write_bytes(broken)
-        assert path.name in refusal(folder, wanted)
+        assert path.name in refusal(folder, expected)
 
 
 def test_truncated_and_missing_files_are_refused(complete):
-    folder, wanted = complete
+    folder, expected = complete
     path = folder / "packed.npy"
     content = path.read_bytes()
     path.write_bytes(content[:-4])
     assert (
         f"packed.npy is truncated or damaged: {len(content) - 4} bytes, {len(content)} were written"
-        in refusal(folder, wanted)
+        in refusal(folder, expected)
     )
     path.unlink()
-    assert "packed.npy does not exist" in refusal(folder, wanted, FileNotFoundError)
+    assert "packed.npy does not exist" in refusal(folder, expected, FileNotFoundError)
     (folder / "manifest.json").unlink()
-    assert "manifest.json does not exist" in refusal(folder, wanted, FileNotFoundError)
+    assert "manifest.json does not exist" in refusal(folder, expected, FileNotFoundError)
     shutil.rmtree(folder)
-    assert "does not exist" in refusal(folder, wanted, FileNotFoundError)
+    assert "does not exist" in refusal(folder, expected, FileNotFoundError)
 
 
 def test_caches_of_something_else_are_refused(complete):
-    folder, wanted = complete
-    assert "holds the basis of lmax 2, but lmax 3 is needed" in refusal(folder, wanted, lmax=3)
-    assert "belongs to another data set" in refusal(folder, wanted, data_hash="hash of other data")
+    folder, expected = complete
+    assert "holds the basis of lmax 2, but lmax 3 is needed" in refusal(folder, expected, lmax=3)
+    assert "belongs to another data set" in refusal(
+        folder, expected, data_hash="hash of other data"
+    )
     assert "graph rule {'kind': 'complete'}, but {'kind': 'cutoff', 'cutoff': 1.5}" in refusal(
-        folder, wanted, graph_rule=CUTOFF
+        folder, expected, graph_rule=CUTOFF
     )
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["checksum"]
@@ -299,11 +301,11 @@ def test_caches_of_something_else_are_refused(complete):
         files.write_json(
             folder / "manifest.json", foreign | {"checksum": files.json_checksum(foreign)}
         )
-        assert message in refusal(folder, wanted)
+        assert message in refusal(folder, expected)
 
 
 def test_interrupted_build_leaves_the_old_cache(complete):
-    folder, wanted = complete
+    folder, expected = complete
 
     def interrupted():
         yield from make_graphs(make_positions([5, 5]))
@@ -311,7 +313,7 @@ def test_interrupted_build_leaves_the_old_cache(complete):
 
     with pytest.raises(KeyboardInterrupt):
         BasisCache.build(folder, interrupted(), CacheSettings(2, COMPLETE), "new")
-    assert len(BasisCache.open(folder, **wanted)) == 6
+    assert len(BasisCache.open(folder, **expected)) == 6
     assert [entry.name for entry in folder.parent.iterdir()] == ["cache"]
 
 

@@ -3,9 +3,6 @@ installed; and what building its options imports.
 """
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
@@ -40,7 +37,7 @@ def test_a_module_can_be_called_in_the_checkout():
     assert done.stdout.startswith("usage: ") and "--data-path" in done.stdout
 
 
-FRESH = f"""
+HELP = f"""
 import contextlib, io, json, sys
 from importlib import import_module
 
@@ -52,15 +49,9 @@ print(json.dumps(sorted(sys.modules)))
 
 
 def test_help_waits_for_no_heavy_package():
-    """One fresh interpreter for all scripts; e3nn alone costs more than a second."""
-    done = subprocess.run(
-        [sys.executable, "-c", FRESH],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    """One process for all scripts; e3nn alone costs more than a second."""
+    done = run_script("-c", HELP)
+    assert done.returncode == 0, done.stderr
     loaded = set(json.loads(done.stdout))
     assert "torch" in loaded and {f"farfield.{module_of(script)}" for script in scripts()} <= loaded
     assert loaded.isdisjoint(HEAVY)

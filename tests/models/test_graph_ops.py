@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -37,6 +34,7 @@ from tests.support.graphs import (
     topologies,
     topology,
 )
+from tests.support.processes import run_script
 
 # operation and the shapes of its inputs; "N", "E", "G": number of nodes, edges and graphs
 OPERATIONS = {
@@ -312,11 +310,8 @@ def test_import_is_quick_and_silent_and_writes_nothing(tmp_path):
     """
     program = "import sys, farfield.models.factory; from farfield.models.graph_ops import load_dgl;"
     program += "assert not {'dgl', 'e3nn', 'scipy.integrate'} & set(sys.modules); load_dgl()"
-    environment = {key: value for key, value in os.environ.items() if key != "DGLBACKEND"}
-    environment.update(HOME=str(tmp_path), USERPROFILE=str(tmp_path), OMP_NUM_THREADS="1")
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=True, timeout=300
-    )
+    home = {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+    done = run_script("-c", program, environment=home | {"DGLBACKEND": None})
+    assert done.returncode == 0, done.stderr
     assert (done.stdout, done.stderr) == ("", "")
     assert list(tmp_path.rglob("*")) == []

@@ -34,10 +34,10 @@ class Done(NamedTuple):
 class Script:
     """``python *command`` in ``folder``: ("-m", module, ...), ("-c", code) or (path, ...).
 
-    ``environment`` has the variables that differ from those of the tests.
+    ``environment`` has the variables that differ from the environment of the tests; None removes.
     """
 
-    def __init__(self, *command: str, folder=ROOT, environment: dict[str, str] | None = None):
+    def __init__(self, *command: str, folder=ROOT, environment: dict | None = None):
         self._streams = tempfile.TemporaryDirectory()
         self.process = _server.Process(
             target=_run,
@@ -62,15 +62,18 @@ class Script:
         return Done(self.process.exitcode, *written)
 
 
-def run_script(*command: str, folder=ROOT, environment: dict[str, str] | None = None) -> Done:
+def run_script(*command: str, folder=ROOT, environment: dict | None = None) -> Done:
     """A :class:`Script` from its start to its end."""
     return Script(*command, folder=folder, environment=environment).wait()
 
 
-def _run(command: tuple[str, ...], folder: str, environment: dict[str, str], streams: str):
+def _run(command: tuple[str, ...], folder: str, environment: dict, streams: str):
     """What the child does: become ``python *command``."""
     os.chdir(folder)
-    os.environ.update(environment)
+    for name, value in environment.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
     for name, number in (("stdout", 1), ("stderr", 2)):
         file = os.open(Path(streams, name), os.O_WRONLY | os.O_CREAT)
         os.dup2(file, number)

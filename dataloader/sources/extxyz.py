@@ -84,7 +84,7 @@ def read_extxyz(
 
 def _frames(path: Path) -> Iterator[ase.Atoms]:
     """Frames one after the other; ``ValueError`` with the frame that cannot be read."""
-    import ase.io  # half a second that scripts for other files do not wait for
+    import ase.io.extxyz  # half a second that scripts for other files do not wait for
 
     # what ase raises for a damaged file, in its parser and below it
     damage = (

@@ -9,8 +9,10 @@ from farfield.dataloader.datasets.potential_data import MoleculeDataset
 from farfield.dataloader.prepared_folder import load_statistics
 from farfield.dataloader.split_protocols import SPLITS
 from farfield.dataloader.splits import Split
+from farfield.preprocess import preprocess_structures
 from farfield.preprocess.preprocess_structures import main
 from tests.support.molecule_data import random_structures, write_structures
+from tests.support.processes import run_script
 
 
 def own(path, sizes, seed=0):
@@ -37,6 +39,14 @@ def test_a_file_of_any_size_is_divided(tmp_path, count, given, expected):
     own(tmp_path / "mine.xyz", (2,) * count)
     main([str(tmp_path / "mine.xyz"), *given, "--out", str(tmp_path / "out")])
     assert lengths(tmp_path / "out") == expected
+
+
+def test_the_script_reads_extended_xyz_in_a_process_of_its_own(tmp_path):
+    own(tmp_path / "mine.xyz", (2,) * 10)
+    done = run_script(preprocess_structures.__file__, "mine.xyz", "--out", "out", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "mine.xyz: 10 structures, energy in eV" in done.stdout
+    assert lengths(tmp_path / "out") == [8, 1, 1]
 
 
 def test_files_with_and_without_the_option_are_the_same(tmp_path):

@@ -1,6 +1,9 @@
-"""Batches in an order that is a pure function of (seed, epoch), from any place inside an epoch:
-what makes an exact resume possible.
+"""Batches in an order that is a pure function of (seed, epoch), from any place inside an epoch.
+
+That makes an exact resume possible.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
@@ -12,8 +15,7 @@ from farfield.dataloader.batch_plan import BatchPlan
 
 
 class EpochLoader:
-    """A torch ``DataLoader`` over whole batches whose order is a pure function of (seed, epoch) and
-    which can start inside an epoch.
+    """A torch ``DataLoader`` over whole batches, which can start inside an epoch.
 
     Arguments
         dataset  ``dataset[indices]`` -> batch
@@ -28,23 +30,11 @@ class EpochLoader:
         self._generator = torch.Generator()
         self._loader = DataLoader(
             dataset,
-            sampler=self._Rest(self),
+            sampler=_RestOfEpoch(self),
             batch_size=None,
             num_workers=workers,
             generator=self._generator,
         )
-
-    class _Rest:
-        """The batches of the epoch that are still to come."""
-
-        def __init__(self, owner: "EpochLoader"):
-            self.owner = owner
-
-        def __iter__(self):
-            return islice(iter(self.owner.sampler), self.owner._first, None)
-
-        def __len__(self):
-            return len(self.owner.sampler) - self.owner._first
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -60,26 +50,34 @@ class EpochLoader:
         return self.epoch(0)
 
 
+class _RestOfEpoch:
+    """The batches of the epoch that are still to come."""
+
+    def __init__(self, owner: EpochLoader):
+        self.owner = owner
+
+    def __iter__(self):
+        return islice(iter(self.owner.sampler), self.owner._first, None)
+
+    def __len__(self):
+        return len(self.owner.sampler) - self.owner._first
+
+
 def shuffled_batches(dataset, config) -> EpochLoader:
-    """Training batches of the sizes that ``config.training`` and ``config.data`` allow, in a new
-    order in every epoch.
-    """
+    """Training batches of the sizes that ``config`` allows, in a new order in every epoch."""
     data, run = config.data, config.run
     plan = BatchPlan(
         dataset,
-        config.training.batch_size,
-        data.max_atoms_per_batch,
-        data.max_edges_per_batch,
-        run.seed,
+        batch_size=config.training.batch_size,
+        max_atoms=data.max_atoms_per_batch,
+        max_edges=data.max_edges_per_batch,
+        seed=run.seed,
     )
     return EpochLoader(dataset, plan, run.workers, run.seed)
 
 
 def ordered_batches(dataset, max_atoms: int) -> EpochLoader:
-    """All structures in order, in batches of at most ``max_atoms`` atoms or of one larger
-    structure.
-    """
+    """All structures in order, ``max_atoms`` atoms in a batch at most, or one larger structure."""
     largest = int(dataset.atoms_per_structure.max())
-    return EpochLoader(
-        dataset, BatchPlan(dataset, max_atoms=max(max_atoms, largest), shuffle=False)
-    )
+    plan = BatchPlan(dataset, max_atoms=max(max_atoms, largest), shuffle=False)
+    return EpochLoader(dataset, plan)

@@ -16,53 +16,55 @@ All but mae and vector_norm start as r^2, so that the scale of the loss does not
 choice. Cost: one pass over r.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
+from farfield.models.choices import Registry, check_choice
 
+LOSSES: Registry[Callable[[Tensor, float], Tensor]] = Registry("loss")
+
+
+@LOSSES.register("mse")
 def mse(residual: Tensor, scale: float) -> Tensor:
     """r^2."""
     return residual.square()
 
 
+@LOSSES.register("mae")
 def mae(residual: Tensor, scale: float) -> Tensor:
     """abs(r)."""
     return residual.abs()
 
 
+@LOSSES.register("huber")
 def huber(residual: Tensor, scale: float) -> Tensor:
     """r^2 inside ``scale``, then the tangent."""
     size = residual.abs()
     return torch.where(size < scale, residual.square(), scale * (2 * size - scale))
 
 
+@LOSSES.register("pseudo_huber")
 def pseudo_huber(residual: Tensor, scale: float) -> Tensor:
     """Smooth form of `huber`."""
     return 2 * scale**2 * ((1 + (residual / scale).square()).sqrt() - 1)
 
 
+@LOSSES.register("cauchy")
 def cauchy(residual: Tensor, scale: float) -> Tensor:
     """Log-likelihood of a Cauchy (Lorentz) distribution, scaled to r^2 at the origin."""
     return scale**2 * (residual / scale).square().log1p()
 
 
+@LOSSES.register("vector_norm")
 def vector_norm(residual: Tensor, scale: float) -> Tensor:
     """Euclidean length over the last axis, with a zero gradient at zero length."""
     squared = residual.square().sum(-1)
     safe = torch.where(squared > 0, squared, torch.ones_like(squared))
     return torch.where(squared > 0, safe.sqrt(), squared)
-
-
-LOSSES = {
-    "mse": mse,
-    "mae": mae,
-    "huber": huber,
-    "pseudo_huber": pseudo_huber,
-    "cauchy": cauchy,
-    "vector_norm": vector_norm,
-}
 
 
 class WeightedLoss:
@@ -78,13 +80,11 @@ class WeightedLoss:
     """
 
     def __init__(self, name: str, weights: Mapping[str, float], scale: float = 1.0):
-        if name not in LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {name!r}")
+        _check_weights(weights)
         if not scale > 0:
             raise ValueError(f"loss scale must be > 0, got {scale}")
-        if min(weights.values()) < 0 or sum(weights.values()) <= 0:
-            raise ValueError(f"loss weights must be >= 0 and not all zero, got {dict(weights)}")
-        self.cost, self.weights, self.scale = LOSSES[name], dict(weights), scale
+        self.name, self.cost = name, LOSSES.find(name)
+        self.weights, self.scale = dict(weights), scale
 
     def __call__(
         self, prediction: Mapping[str, Tensor], target: Mapping[str, Tensor]
@@ -94,9 +94,8 @@ class WeightedLoss:
             name: self.cost(prediction[name] - target[name], self.scale).mean()
             for name in self.weights
         }
-        total = sum(weight * parts[name] for name, weight in self.weights.items()) / sum(
-            self.weights.values()
-        )
+        weighted = sum(weight * parts[name] for name, weight in self.weights.items())
+        total = weighted / sum(self.weights.values())
         return total, {name: value.detach() for name, value in parts.items()}
 
 
@@ -128,20 +127,14 @@ class StructureLoss:
         scales: Mapping[str, float],
         per_atom: bool = False,
     ):
-        for name in costs.values():
-            if name not in LOSSES:
-                raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {name!r}")
+        _check_weights(weights)
+        for part, name in costs.items():
+            check_choice(f"loss of the {part}", name, LOSSES)
         if min(scales.values()) <= 0:
             raise ValueError(f"loss scales must be > 0, got {dict(scales)}")
-        if min(weights.values()) < 0 or sum(weights.values()) <= 0:
-            raise ValueError(f"loss weights must be >= 0 and not all zero, got {dict(weights)}")
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
-        self.average_atoms, self.costs, self.scales, self.per_atom = (
-            average_atoms,
-            dict(costs),
-            dict(scales),
-            per_atom,
-        )
+        self.average_atoms, self.per_atom = average_atoms, per_atom
+        self.costs, self.scales = dict(costs), dict(scales)
 
     def __call__(
         self,
@@ -151,30 +144,33 @@ class StructureLoss:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (scalar) and its unweighted parts (detached).
 
-        errors: energy (structures,), forces (atoms, 3), stress (structures, 3, 3). atoms: of each
-        structure (structures,). factors: part -> number its weight is multiplied with in this step.
+        errors   energy (structures,), forces (atoms, 3), stress (structures, 3, 3)
+        atoms    number of atoms of each structure (structures,)
+        factors  part -> factor of its weight in this step
         """
-        rows = {
-            name: errors[name].flatten(1) if errors[name].dim() > 1 else errors[name].unsqueeze(1)
-            for name in self.weights
-        }
-        if self.per_atom and "energy" in rows:
-            rows["energy"] = rows["energy"] / atoms.unsqueeze(1)
-        parts = {
-            name: self.costs_of_rows(name, values).sum() / atoms.sum()
-            for name, values in rows.items()
-        }
-        parts = {
-            name: value if name == "forces" else value * self.average_atoms
-            for name, value in parts.items()
-        }
+        parts = {}
+        for name in self.weights:
+            cost = self.costs_of_rows(name, self._rows(name, errors[name], atoms))
+            part = cost.sum() / atoms.sum()
+            parts[name] = part if name == "forces" else part * self.average_atoms
+
         total = sum(
             (factors or {}).get(name, 1.0) * weight * parts[name]
             for name, weight in self.weights.items()
         )
         return total, {name: value.detach() for name, value in parts.items()}
 
+    def _rows(self, name: str, error: Tensor, atoms: Tensor) -> Tensor:
+        """Errors of a part as (rows, components): an atom or a structure a row."""
+        rows = error.flatten(1) if error.dim() > 1 else error.unsqueeze(1)
+        return rows / atoms.unsqueeze(1) if self.per_atom and name == "energy" else rows
+
     def costs_of_rows(self, name: str, error: Tensor) -> Tensor:
         """Cost of every row of ``error`` (rows, components), averaged over components (rows,)."""
         cost = LOSSES[self.costs[name]](error, self.scales[name])
         return cost if cost.dim() == 1 else cost.mean(1)
+
+
+def _check_weights(weights: Mapping[str, float]) -> None:
+    if min(weights.values()) < 0 or sum(weights.values()) <= 0:
+        raise ValueError(f"loss weights must be >= 0 and not all zero, got {dict(weights)}")

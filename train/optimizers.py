@@ -8,11 +8,14 @@ allowed), both of which a checkpoint holds:
     shape(p) = m + (1 - m) (1 + cos(pi p)) / 2   for ``cosine``
 
 with m = lr_min / lr_max; ``constant`` has shape 1. ``plateau`` halves the rate when the validation
-stops improving.
-Averaged weights follow  w_avg <- d w_avg + (1 - d) w  with d = min(decay, (1 + n) / (10 + n)) at
-                         step n, so that the early average forgets
-the initial weights as fast as training leaves them.
+stops improving. Averaged weights follow
+
+    w_avg <- d w_avg + (1 - d) w,    d = min(decay, (1 + n) / (10 + n)) at step n,
+
+so that the early average forgets the initial weights as fast as training leaves them.
 """
+
+from __future__ import annotations
 
 import functools
 import math
@@ -34,38 +37,35 @@ OPTIMIZERS = {
 def build_optimizer(model: nn.Module, options) -> torch.optim.Optimizer:
     """The optimiser ``options.optimizer`` over all trainable weights.
 
-    Weight decay acts on weights of two and more dimensions: matrices, and the scales and shifts of
-    norms that have one for every degree (or query and key) and channel; not on lists, as biases
-    are.
+    Weight decay acts on weights of two and more dimensions: matrices, and scales and shifts of
+    norms with one number for every degree (or query and key) and channel. It does not act on lists,
+    such as biases. ``ValueError`` for a model without trainable weights.
     """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     if not weights:
         raise ValueError("the model has no trainable weights")
+    matrices = [weight for weight in weights if weight.ndim > 1]
+    lists = [weight for weight in weights if weight.ndim <= 1]
     groups = [
-        {
-            "params": [weight for weight in weights if weight.ndim > 1],
-            "weight_decay": options.weight_decay,
-        },
-        {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
+        {"params": matrices, "weight_decay": options.weight_decay},
+        {"params": lists, "weight_decay": 0.0},
     ]
-    return OPTIMIZERS[options.optimizer](
-        [group for group in groups if group["params"]], lr=options.lr, betas=(0.9, options.beta2)
-    )
+    filled = [group for group in groups if group["params"]]
+    return OPTIMIZERS[options.optimizer](filled, lr=options.lr, betas=(0.9, options.beta2))
 
 
 class ProgressSchedule:
-    """Learning rate from step and progress by a shape function; torch's ``LambdaLR`` does the
-    bookkeeping.
-    """
+    """Learning rate from step and progress; the base class of all shapes, itself constant."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, options):
         self.progress = 0.0
         self.floor = min(1.0, options.min_lr / options.lr)
         self.warmup = options.warmup_steps
-        self.scheduler = LambdaLR(optimizer, self._factor)
+        self.scheduler = LambdaLR(optimizer, self._factor)  # torch does the bookkeeping
 
     def _factor(self, step: int) -> float:
-        return min(1.0, (step + 1) / max(1, self.warmup)) * self.shape(self.progress)
+        warm = min(1.0, (step + 1) / max(1, self.warmup))
+        return warm * self.shape(self.progress)
 
     def shape(self, progress: float) -> float:
         """Factor of the largest learning rate at ``progress`` in [0, 1]."""
@@ -98,9 +98,7 @@ class CosineSchedule(ProgressSchedule):
 
 
 class PlateauSchedule:
-    """Linear warm-up, then half the rate after ``plateau_patience`` validations without a better
-    one.
-    """
+    """Linear warm-up, then half the rate whenever validations stop to improve."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, options):
         self.optimizer, self.largest, self.warmup = optimizer, options.lr, options.warmup_steps
@@ -139,11 +137,13 @@ SCHEDULES = {"constant": ProgressSchedule, "cosine": CosineSchedule, "plateau": 
 
 
 def averaged_model(model: nn.Module, decay: float) -> AveragedModel:
-    """Exponential moving average of the weights, with the warm-up of the decay given above; buffers
-    are copied, not averaged.
+    """Exponential moving average of the weights, with the decay given above.
+
+    Buffers are copied, not averaged.
     """
 
     def update(averaged, current, count):
+        """One step of the average; torch calls it with the number of steps so far."""
         steps = int(count)
         get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(averaged, current, count)
 

@@ -1,7 +1,7 @@
 """Train a network on energies and forces of your own structures.
 
     # once, any files with energies and forces
-    python -m preprocess.preprocess_structures --file my.xyz --out data/structures
+    python -m preprocess.preprocess_structures mine.xyz --out data/structures
     # a run in runs/potential
     python -m train.train_potential --data-path data/structures --max-cpu-minutes 10
     # after an interruption: bit-identical

@@ -20,6 +20,7 @@ from farfield.train.results import finish_run, prepare_run_folder, save_config
 from farfield.train.run_options import add_run_options, add_training_options, prepare_process
 from farfield.train.tasks.task import Evaluation, Parts, Task
 from farfield.train.trainer import Trainer
+from tests.support.run_results import without_clocks
 
 
 @dataclass
@@ -169,6 +170,22 @@ def toy_trainer(folder, *arguments, task=None, dropout=0.2, size=40):
     if config.run.resume and (found := trainer.resumable()) is not None:
         trainer.restore(found)
     return trainer
+
+
+def results_without_clocks(trainer):
+    """All that must not depend on interruptions: weights, moments, history."""
+    weights, moments = trainer.model.state_dict(), trainer.optimizer.state_dict()["state"]
+    return weights, moments, without_clocks(trainer.history)
+
+
+def assert_same_training(one, two):
+    """Two trainers have the same weights, moments and history, bit for bit."""
+    one, two = results_without_clocks(one), results_without_clocks(two)
+    (weights, moments, history), (other_weights, other_moments, other_history) = one, two
+    assert all(torch.equal(weights[key], other_weights[key]) for key in weights)
+    for i, entries in moments.items():
+        assert all(torch.equal(value, other_moments[i][key]) for key, value in entries.items())
+    assert history == other_history
 
 
 def main():

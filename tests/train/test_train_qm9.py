@@ -13,10 +13,9 @@ from farfield.dataloader.datasets.property_data import PropertyDataset
 from farfield.models.heads.target_scaling import fit_scaling
 from farfield.preprocess import preprocess_qm9
 from farfield.train import evaluate, launch, train_qm9
-from farfield.train.network_options import chosen_network
 from farfield.train.prediction import load
-from farfield.train.tasks.properties import PropertyTask, parse_weights
-from farfield.train.tasks.property_baselines import LINEAR, MEAN, Baselines
+from farfield.train.tasks.properties import PropertyTask
+from farfield.train.tasks.property_baselines import LINEAR, MEAN
 from tests.support.qm9_data import molecules
 from tests.support.run_results import results_of, without_clocks
 
@@ -310,43 +309,6 @@ def test_the_e2former_reads_bonds_among_its_pairs_where_the_folder_has_them(file
     assert seeing["config"]["model"]["bond_kinds"] and not blind["config"]["model"]["bond_kinds"]
     assert seeing["test"][0] != blind["test"][0] and seeing["parameters"] > blind["parameters"]
     assert evaluate.evaluate_checkpoint(tmp_path / "seeing" / checkpoint.BEST) == seeing["test"]
-
-
-def test_the_options_are_those_of_the_chosen_network(tmp_path):
-    other, default = "se3_transformer_properties", PropertyTask.default_network
-
-    def chosen(*argv):
-        return chosen_network(PropertyTask, list(argv), str(tmp_path))
-
-    assert chosen("--model", other) == other
-    assert chosen() == chosen("--model", "unknown") == default
-    (tmp_path / "config.yaml").write_text(f"model: {{name: {other}}}\n")
-    (tmp_path / "flat.yaml").write_text(f"name: {other}\n")
-    for file in ("config.yaml", "flat.yaml"):
-        assert chosen("--config", str(tmp_path / file)) == other
-    assert chosen("--resume") == other and chosen("--resume", "--model", default) == default
-    with pytest.raises(ValueError, match="must be one of .*, got 'other'"):
-        train_qm9.SCRIPT.read_options(["--model", "other"])
-
-
-def test_a_linear_law_of_the_elements_is_found_exactly():
-    rng = np.random.default_rng(1)
-    counts = rng.integers(2, 6, 30)
-    numbers = rng.choice([1, 6, 8], counts.sum())
-    atoms = {1: 0.5, 6: -2.0, 8: 1.0}
-    values = np.array(
-        [3 + sum(atoms[z] for z in part) for part in np.split(numbers, np.cumsum(counts)[:-1])]
-    )
-    fitted = Baselines.fit(numbers, counts, {"alpha": values})
-    np.testing.assert_allclose(fitted.guess(LINEAR, "alpha", numbers, counts), values, atol=1e-10)
-    np.testing.assert_allclose(fitted.guess(MEAN, "alpha", numbers, counts), values.mean())
-
-
-def test_weights_are_read():
-    assert (
-        parse_weights("U0=2, gap=0.5", ["U0", "gap", "mu"]) == {"U0": 2.0, "gap": 0.5}
-        and parse_weights(None, ["U0"]) == {}
-    )
 
 
 def test_other_labels_are_not_resumed(data, file, tmp_path):

@@ -1,12 +1,11 @@
-"""Laws of the training loop: resume = uninterrupted, accumulation = large batch, skipped steps,
-budgets, signals, kills.
+"""Laws of the training loop: accumulation = large batch, skipped steps, budgets, the best
+checkpoint, the run folder.
 """
 
 import json
 import os
 import signal
 import time
-from pathlib import Path
 from time import process_time
 
 import pytest
@@ -16,119 +15,14 @@ from farfield.common import checkpoint
 from farfield.common.session import Interrupted
 from farfield.train.data_order import EpochLoader
 from farfield.train.results import finish_run
-from tests.support.processes import ROOT, Script, run_script
-from tests.support.run_results import without_clocks
-from tests.support.toy_training import ToyData, ToySampler, ToyTask, toy_trainer
-
-
-def numbers(trainer):
-    """All that must not depend on interruptions."""
-    return (
-        trainer.model.state_dict(),
-        trainer.optimizer.state_dict()["state"],
-        without_clocks(trainer.history),
-    )
-
-
-def assert_same(one, two):
-    weights, moments, history = zip(numbers(one), numbers(two), strict=True)
-    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-    assert all(
-        torch.equal(moments[0][i][key], moments[1][i][key])
-        for i in moments[0]
-        for key in moments[0][i]
-    )
-    assert history[0] == history[1]
-
-
-WAYS = [
-    (),
-    ("--ema-decay", "0.99", "--lr-schedule", "plateau"),
-    ("--accumulate", "2", "--optimizer", "adamw"),
-]
-
-
-@pytest.mark.parametrize("options", WAYS)
-def test_two_epochs_and_two_more_are_four(tmp_path, options):
-    whole = toy_trainer(tmp_path / "whole", *options)
-    assert whole.fit()
-    assert not toy_trainer(tmp_path / "parts", *options, "--pause-after", "2").fit()
-    torch.rand(7)  # the state of the generators outside may not matter
-    rest = toy_trainer(tmp_path / "parts", "--resume")
-    assert rest.position.epoch == 2 and rest.options.epochs == 4
-    assert rest.fit()
-    assert_same(whole, rest)
-    if whole.averaged is not None:
-        pairs = zip(
-            whole.averaged.state_dict().values(), rest.averaged.state_dict().values(), strict=True
-        )
-        assert all(torch.equal(a, b) for a, b in pairs)
-
-
-@pytest.mark.parametrize("step, place", [(8, (1, 3)), (10, (1, 5)), (20, (3, 5))])
-def test_a_signal_in_any_step_loses_nothing(tmp_path, step, place):
-    """Also in the last step of an epoch, whose validation is still to come, and in the last one of
-    the run.
-    """
-
-    class Stops(ToyTask):
-        def loss(self, model, batch):
-            value = super().loss(model, batch)
-            if self.calls == step:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return value
-
-    whole = toy_trainer(tmp_path / "whole")
-    whole.fit()
-    with pytest.raises(Interrupted, match="SIGTERM"):
-        toy_trainer(tmp_path / "parts", task=Stops()).fit()
-    rest = toy_trainer(tmp_path / "parts", "--resume")
-    assert (rest.position.epoch, rest.position.batch, rest.position.step) == (*place, step)
-    rest.fit()
-    assert_same(whole, rest)
-    assert rest.ended_by() == "epochs"
-
-
-def test_a_signal_when_the_budget_is_spent_leaves_the_validation_to_the_resumed_run(tmp_path):
-    class Slow(ToyTask):
-        def loss(self, model, batch):
-            time.sleep(0.3)
-            os.kill(os.getpid(), signal.SIGTERM)
-            return super().loss(model, batch)
-
-    with pytest.raises(Interrupted):
-        toy_trainer(tmp_path, "--max-minutes", "0.004", task=Slow()).fit()
-    rest = toy_trainer(tmp_path, "--resume")
-    rest.fit()
-    assert rest.position.step == 1 and len(rest.history) == 1 and rest.ended_by() == "budget"
-
-
-def test_a_finished_run_is_resumed_without_a_trace(tmp_path):
-    toy_trainer(tmp_path, "--epochs", "1").fit()
-    before = (
-        sorted(path.name for path in (tmp_path / "tensorboard").iterdir()),
-        (tmp_path / checkpoint.LAST).read_bytes(),
-    )
-    assert toy_trainer(tmp_path, "--resume", "--epochs", "1").fit()
-    assert (
-        sorted(path.name for path in (tmp_path / "tensorboard").iterdir()),
-        (tmp_path / checkpoint.LAST).read_bytes(),
-    ) == before
-
-
-@pytest.mark.parametrize(
-    "change", [("--epochs", "5"), ("--max-cpu-minutes", "9"), ("--max-minutes", "9")]
+from tests.support.processes import ROOT, run_script
+from tests.support.toy_training import (
+    ToyData,
+    ToySampler,
+    ToyTask,
+    assert_same_training,
+    toy_trainer,
 )
-def test_a_run_resumed_with_another_length_says_so(tmp_path, capsys, change):
-    assert not toy_trainer(tmp_path, "--pause-after", "1").fit()
-    toy_trainer(tmp_path, "--resume")
-    assert "changed since the run began" not in capsys.readouterr().out
-    toy_trainer(tmp_path, "--resume", *change)
-    name = change[0].removeprefix("--").replace("-", "_")
-    assert (
-        f"note: changed since the run began: {name}; it does not continue bit-identically"
-        in capsys.readouterr().out
-    )
 
 
 def test_same_seed_same_numbers_and_other_seed_others(tmp_path):
@@ -139,7 +33,7 @@ def test_same_seed_same_numbers_and_other_seed_others(tmp_path):
     for trainer, seed in ((one, 3), (two, 3), (other, 4)):
         torch.manual_seed(seed)
         trainer.fit()
-    assert_same(one, two)
+    assert_same_training(one, two)
     assert one.history[-1]["train_loss"] != other.history[-1]["train_loss"]
 
 
@@ -315,23 +209,6 @@ def test_a_run_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
         toy_trainer(tmp_path / "run")
 
 
-@pytest.mark.parametrize("text", ["", "3", "lr: 1"])
-def test_a_damaged_configuration_is_not_resumed(tmp_path, text):
-    toy_trainer(tmp_path, "--epochs", "1").fit()
-    (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(ValueError, match="config.yaml"):
-        toy_trainer(tmp_path, "--resume")
-
-
-def test_another_configuration_is_not_resumed(tmp_path):
-    toy_trainer(tmp_path, "--epochs", "1").fit()
-    with pytest.raises(ValueError, match=r"model.width is 8 there and 16 here"):
-        toy_trainer(tmp_path, "--resume", "--width", "16")
-    assert toy_trainer(tmp_path, "--resume", "--epochs", "1").position.epoch == 1, (
-        "the refused attempt left the run as it was"
-    )
-
-
 def test_double_precision_is_that_of_the_weights(tmp_path):
     trainer = toy_trainer(tmp_path / "double", "--precision", "float64", "--epochs", "1")
     trainer.fit()
@@ -347,43 +224,6 @@ def test_the_data_order_is_a_function_of_seed_epoch_and_place():
     assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
     assert len(rest) == 2 and torch.equal(rest[0], here[3])
     assert torch.equal(torch.get_rng_state(), state)
-
-
-TOY = "tests.support.toy_training"
-
-
-def wait_for(file: Path):
-    """Return when the file is there."""
-    deadline = time.monotonic() + 60
-    while not file.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-
-
-def test_a_killed_run_leaves_a_good_checkpoint_and_goes_on_identically(tmp_path):
-    options = ("--checkpoint-every", "1", "--epochs", "30")
-    script = Script("-m", TOY, str(tmp_path / "killed"), *options)
-    wait_for(tmp_path / "killed" / checkpoint.LAST)
-    time.sleep(0.05)
-    script.send_signal(signal.SIGKILL)
-    assert script.wait().returncode == -signal.SIGKILL
-    rest = toy_trainer(
-        tmp_path / "killed", "--resume", "--epochs", "30", "--checkpoint-every", "1000"
-    )
-    assert 0 < rest.position.step < 150, "the kill came too late to test anything"
-    rest.fit()
-    whole = toy_trainer(tmp_path / "whole", "--epochs", "30")
-    whole.fit()
-    assert_same(whole, rest)
-
-
-def test_an_interrupted_script_says_how_to_go_on_and_exits_130(tmp_path):
-    options = ("--epochs", "100000", "--validate-every", "100")
-    script = Script("-m", TOY, str(tmp_path), *options)
-    wait_for(tmp_path / checkpoint.LAST)
-    script.send_signal(signal.SIGINT)
-    done = script.wait()
-    assert done.returncode == 130
-    assert done.stderr.startswith("SIGINT: saved") and "Traceback" not in done.stderr
 
 
 def test_epochs_of_changing_length_are_all_done(tmp_path):
@@ -413,41 +253,6 @@ def test_the_test_split_is_not_on_the_clock(tmp_path):
     trainer.task.until = process_time() + 0.5
     results = finish_run(trainer, trainer.val_loader)
     assert results["ended_by"] == "budget" and 60 * results["cpu_minutes"] < 0.5
-
-
-def test_a_kill_between_the_two_checkpoints_loses_no_best(tmp_path):
-    trainer = toy_trainer(tmp_path / "run")
-    save = trainer.save
-
-    def killed(name):
-        if name == checkpoint.LAST and trainer.position.epoch == 3:
-            raise MemoryError("killed")
-        save(name)
-
-    trainer.save = killed
-    with pytest.raises(MemoryError):
-        trainer.fit()
-    again = toy_trainer(tmp_path / "run", "--resume")
-    written = checkpoint.read_run(tmp_path / "run" / checkpoint.BEST)["best"]
-    assert again.position.epoch == 2 and again.best["epoch"] == written["epoch"] == 3
-    again.fit()
-    whole = toy_trainer(tmp_path / "whole")
-    whole.fit()
-    assert {**again.best, "validation": 0} == {**whole.best, "validation": 0}
-
-
-def test_other_data_are_not_resumed(tmp_path):
-    toy_trainer(tmp_path / "run", "--pause-after", "1").fit()
-    with pytest.raises(
-        ValueError, match="other structures or labels than these; give the data it began with"
-    ):
-        toy_trainer(tmp_path / "run", "--resume", size=41)
-
-
-def test_a_run_of_one_seed_is_not_continued_as_several(tmp_path):
-    toy_trainer(tmp_path / "run")
-    with pytest.raises(ValueError, match="it was started with --seeds 1, not 2; leave --seeds out"):
-        toy_trainer(tmp_path / "run", "--resume", "--seeds", "2")
 
 
 def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path):

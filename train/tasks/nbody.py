@@ -64,7 +64,7 @@ class NBodyTask(Task):
         self.time = FRAME_TIME * horizon
         self.objective = loss or WeightedLoss("mse", dict.fromkeys(QUANTITIES.values(), 1.0))
         self.waypoint_weight = waypoint_weight
-        if self.objective.cost is LOSSES["mse"]:
+        if self.objective.name == "mse":
             self.training_curves = {short: (name, 1.0) for short, name in QUANTITIES.items()}
 
     # ---- before a run

@@ -31,7 +31,7 @@ from farfield.dataloader.structures import Structures
 from farfield.dataloader.units import Units
 
 KEYS = {
-    "numbers": ("z", "Z", "nuclear_charges", "atomic_numbers"),
+    "numbers": ("z", "Z", "nuclear_charges", "atomic_numbers", "numbers"),
     "positions": ("R", "coords", "positions"),
     "energy": ("E", "energies", "energy"),
     "forces": ("F", "forces"),

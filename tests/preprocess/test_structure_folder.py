@@ -17,7 +17,7 @@ from farfield.dataloader.prepared_folder import graphs_folder, load_statistics, 
 from farfield.dataloader.sources import md17
 from farfield.dataloader.split_protocols import SPLITS
 from farfield.dataloader.splits import Split
-from farfield.preprocess import structure_folder
+from farfield.preprocess import preprocess_md17, preprocess_md22, structure_folder
 from farfield.preprocess.preprocess_md17 import main
 from tests.support.prepared import content, copied
 
@@ -56,6 +56,58 @@ def test_folder_holds_the_split_of_the_source(made):
     assert statistics.average_neighbors == train.neighbors.num_edges / 270
     batch = train[next(iter(BatchPlan(train, batch_size=4)))]
     assert batch.num_graphs == 4 and float(batch.labels["residual_energy"].abs().max()) < 1.5
+
+
+OPTIONS = {"gap": 0, "number": 1, "path": None, "sample": None, "seed": 0}
+OPTIONS |= {"train": None, "val": None, "test": None}
+EV = "energy in eV, length in Angstrom, forces in eV/Angstrom"
+KCAL = "energy in kcal/mol, length in Angstrom, forces in kcal/mol/Angstrom"
+KCAL += " (1 kcal/mol = 0.0433641 eV)"
+
+
+def settings(reading: dict, split: str, **options) -> dict:
+    """Settings as folders have them since format 2."""
+    head = {"format": 2, "reading": reading, "cutoff": 4.0, "split": split}
+    return head | {"split_options": OPTIONS | options}
+
+
+def own_reading(**options) -> dict:
+    return {"units": EV, "keys": {}, "stress_key": None, "periodic": None} | options
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "expected"),
+    [
+        (
+            preprocess_md17,
+            ["--sample"],
+            settings({"units": EV, "sample": "ethanol"}, "random", train=750, val=50, test=200),
+        ),
+        (
+            preprocess_md17,
+            ["--molecule", "aspirin"],
+            settings({"units": KCAL, "molecule": "aspirin", "revised": False}, "md17"),
+        ),
+        (
+            preprocess_md22,
+            ["--molecule", "DHA"],
+            settings({"units": KCAL, "molecule": "DHA"}, "lsr-mp", sample=8000, seed=48),
+        ),
+        (preprocess_md17, ["--file", "a.xyz"], settings(own_reading(), "random")),
+        (
+            preprocess_md22,
+            ["--file", "a.xyz", "--forces-key", "F", "--split", "time"],
+            settings(own_reading(keys={"forces": "F"}), "time"),
+        ),
+    ],
+)
+def test_folders_made_before_are_used_again(tmp_path, monkeypatch, script, options, expected):
+    """A folder with other settings is refused, so they may not change."""
+    (tmp_path / "a.xyz").touch()
+    monkeypatch.chdir(tmp_path)
+    plan = script.choose(script.build_parser().parse_config(options))
+    assert plan.settings == expected
+    assert list(plan.source_files) == ["train and val", "test"]
 
 
 def test_second_run_changes_nothing(made, monkeypatch, capsys):

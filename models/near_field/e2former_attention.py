@@ -34,7 +34,11 @@ from farfield.models.kernels.harmonic_sum import KERNELS
 from farfield.models.layers.linear import EquivariantLinear
 from farfield.models.near_field.edge_geometry import NearFieldGeometry
 from farfield.models.near_field.scores import SCORES
-from farfield.models.near_field.wigner_convolution import CANCELS, FORMS, WignerConvolution
+from farfield.models.near_field.wigner_convolution import (
+    FORMS,
+    NODE_FORM_CANCELS,
+    WignerConvolution,
+)
 from farfield.models.option_fields import Alias
 
 # name -> (logits (edges, heads), geometry, typical_neighbours) -> weights (edges, heads)
@@ -103,8 +107,9 @@ class NearFieldOptions:
             },
             of,
         )
+
         if self.convolution_form == "node" and self.kernel_implementation == "flash":
-            raise ValueError(CANCELS)
+            raise ValueError(NODE_FORM_CANCELS)
 
 
 @dataclasses.dataclass(frozen=True)

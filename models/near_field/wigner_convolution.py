@@ -48,7 +48,7 @@ from farfield.models.so3.irreps import degree_slice
 Form = Callable[[int, int, Kernel, Tensor, Tensor, NearFieldGeometry], Tensor]
 FORMS: Registry[Form] = Registry("form")
 
-CANCELS = (
+NODE_FORM_CANCELS = (
     "form 'node' subtracts large, nearly equal values, which kernel 'flash' rounds to 8 bits; "
     "take form 'edge' or kernel 'memory_efficient'"
 )
@@ -127,7 +127,7 @@ class WignerConvolution(nn.Module):
         check_choice("form of a Wigner convolution", form, FORMS)
         check_choice("kernel of a Wigner convolution", kernel, KERNELS)
         if form == "node" and kernel == "flash":
-            raise ValueError(CANCELS)
+            raise ValueError(NODE_FORM_CANCELS)
         if not 0 <= order <= 2 * lmax:
             raise ValueError(
                 f"order of a Wigner convolution must be 0 .. {2 * lmax} at lmax {lmax}, got {order}"

@@ -24,7 +24,8 @@ from farfield.preprocess import preprocess_structures
 from farfield.simulate.calculator import FarfieldCalculator
 from farfield.train import evaluate, train_md17, train_potential, train_task
 from farfield.train.tasks.task_registry import TASKS
-from tests.laws import Case, CutoffSuite, ModelSuite, cutoff_graph
+from tests.laws import CutoffSuite, ModelSuite
+from tests.support.law_cases import Case, cutoff_graph
 from tests.support.run_results import assert_equal_checkpoints, results_of, without_clocks
 
 FILES = Path(__file__).resolve().parents[1] / "support" / "doors"

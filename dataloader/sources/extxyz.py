@@ -17,12 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from farfield.dataloader.sources.file_formats import (
-    ABSENT,
-    FILE_FORMATS,
-    FileFormat,
-    FileReading,
-)
+from farfield.dataloader.sources.file_formats import ABSENT, FILE_FORMATS, FileFormat, FileReading
 from farfield.dataloader.sources.npz import full_stress, in_project_units
 from farfield.dataloader.structures import Structures
 from farfield.dataloader.units import Units
@@ -87,13 +82,7 @@ def _frames(path: Path) -> Iterator[ase.Atoms]:
     import ase.io.extxyz  # half a second that scripts for other files do not wait for
 
     # what ase raises for a damaged file, in its parser and below it
-    damage = (
-        ase.io.ParseError,
-        ase.io.extxyz.XYZError,
-        ValueError,
-        LookupError,
-        RuntimeError,
-    )
+    damage = (ase.io.ParseError, ase.io.extxyz.XYZError, ValueError, LookupError, RuntimeError)
     done = 0
     try:
         for atoms in ase.io.iread(path, index=":", format="extxyz"):
@@ -194,12 +183,7 @@ def _joined(
 def _read_format(path: Path, how: FileReading, progress: Callable[[int], object]) -> Structures:
     keys = {f"{name}_key": key for name, key in how.keys.items()}
     return read_extxyz(
-        path,
-        how.units,
-        stress_key=how.stress_key,
-        periodic=how.periodic,
-        progress=progress,
-        **keys,
+        path, how.units, stress_key=how.stress_key, periodic=how.periodic, progress=progress, **keys
     )
 
 

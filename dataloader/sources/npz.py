@@ -20,12 +20,7 @@ from pathlib import Path
 import numpy as np
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from farfield.dataloader.sources.file_formats import (
-    ABSENT,
-    FILE_FORMATS,
-    FileFormat,
-    FileReading,
-)
+from farfield.dataloader.sources.file_formats import ABSENT, FILE_FORMATS, FileFormat, FileReading
 from farfield.dataloader.storage import files
 from farfield.dataloader.structures import Structures
 from farfield.dataloader.units import Units

@@ -58,14 +58,14 @@ def test_directions_that_do_not_repeat_need_no_cell_vector(periodic, atoms):
     )
     found = find_neighbors(positions, 4.5, cell, np.array(periodic))
     expected = brute_force(positions, 4.5, cell, periodic, images=4)
-    assert [
-        (int(i), int(j), *map(int, s)) for j, i, s in zip(*found, strict=True)
-    ] == expected and len(expected) > 2
+    assert [(int(i), int(j), *map(int, s)) for j, i, s in zip(*found, strict=True)] == expected
+    assert len(expected) > 2
 
 
 def test_lone_atom_sees_its_images_and_never_itself():
     found = find_neighbors(np.zeros((1, 3)), 2.5, 2 * np.eye(3), np.ones(3, bool))
-    assert len(found.src) == 6 and (np.abs(found.shift).sum(1) == 1).all()
+    assert len(found.src) == 6
+    assert (np.abs(found.shift).sum(1) == 1).all()
     assert len(find_neighbors(np.zeros((1, 3)), 2.5).src) == 0
 
 
@@ -86,7 +86,8 @@ def test_gathered_batch_has_the_edge_vectors_of_each_alone(make):
     vectors = edge_vectors(
         torch.from_numpy(batch.positions), graph, image_vectors(graph, cell, shift)
     )
-    assert float(vectors.norm(dim=1).max()) < CUTOFF and graph.num_graphs == 4
+    assert float(vectors.norm(dim=1).max()) < CUTOFF
+    assert graph.num_graphs == 4
     expected = []
     for index in ids:
         one = structures[index]
@@ -122,9 +123,12 @@ def test_stored_graphs_equal_computed_ones(tmp_path, make, monkeypatch):
     for store in (built, opened, pickle.loads(pickle.dumps(opened))):
         graph, shift = store.gather(range(len(structures)))
         expected, expected_shift = computed.gather(range(len(structures)))
-        assert torch.equal(graph.src, expected.src) and torch.equal(graph.dst, expected.dst)
+        assert torch.equal(graph.src, expected.src)
+        assert torch.equal(graph.dst, expected.dst)
         assert shift is expected_shift or torch.equal(shift, expected_shift)
-    assert sum(done) == len(structures) and len(done) > 1 and computed.num_edges == opened.num_edges
+    assert sum(done) == len(structures)
+    assert len(done) > 1
+    assert computed.num_edges == opened.num_edges
 
 
 @pytest.fixture
@@ -138,7 +142,9 @@ def refusal(folder, data_hash, **more) -> str:
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         NeighborStore.open(folder, data_hash=data_hash, **more)
     message = str(caught.value)
-    assert str(folder) in message and "--rebuild" in message and "\n" not in message
+    assert str(folder) in message
+    assert "--rebuild" in message
+    assert "\n" not in message
     return message
 
 

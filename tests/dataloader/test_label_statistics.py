@@ -30,9 +30,8 @@ def with_energies(structures: Structures) -> Structures:
 def test_references_are_found_again():
     structures = with_energies(random_structures(range(1, 30)))
     found = fit_references(structures)
-    assert found.keys() == TRUE.keys() and all(
-        abs(found[number] - TRUE[number]) < 1e-9 for number in TRUE
-    )
+    assert found.keys() == TRUE.keys()
+    assert all(abs(found[number] - TRUE[number]) < 1e-9 for number in TRUE)
     assert np.abs(reference_energy(structures, found) - structures.energy).max() < 1e-9
 
 
@@ -64,9 +63,8 @@ def test_one_ratio_of_elements_leaves_only_what_the_atoms_cannot_tell():
         )
         found = fit_references(structures)
         assert np.abs(reference_energy(structures, found) - structures.energy).max() < 1e-8
-        assert (abs(found[6] - TRUE[6]) < 1e-6) == known and (
-            abs(found[6] - found[1]) < 1e-6
-        ) != known
+        assert (abs(found[6] - TRUE[6]) < 1e-6) == known
+        assert (abs(found[6] - found[1]) < 1e-6) != known
 
 
 def test_unknown_elements_are_refused():

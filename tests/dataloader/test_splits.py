@@ -22,10 +22,8 @@ def make(name, count, test_count=0, **options) -> Split:
 def assert_apart(split: Split):
     """By hand, not by the check of the class."""
     together = np.concatenate([getattr(split, part) for part in SPLITS])
-    assert (
-        len(set(together.tolist())) == len(together)
-        and 0 <= together.min() <= together.max() < split.count
-    )
+    assert len(set(together.tolist())) == len(together)
+    assert 0 <= together.min() <= together.max() < split.count
 
 
 def test_random_and_md17_take_counts_and_leave_the_rest():
@@ -38,7 +36,8 @@ def test_random_and_md17_take_counts_and_leave_the_rest():
         make("random", 30, train=10, val=5, test=7, seed=3),
         make("random", 30, train=10, val=5, test=7, seed=4),
     )
-    assert again.test.tolist() == split.test.tolist() and other.test.tolist() != split.test.tolist()
+    assert again.test.tolist() == split.test.tolist()
+    assert other.test.tolist() != split.test.tolist()
     assert split.train.tolist() != list(range(10))
     with pytest.raises(
         ValueError, match="md17 is 950 / 50 / rest, got --train 100 --val None; give --split random"
@@ -78,7 +77,8 @@ def test_a_set_too_small_for_the_usual_sizes_is_divided_by_fractions():
 
 def test_fractions_divide_what_test_files_leave():
     split = make("fractions", 30, test_count=10)
-    assert sizes(split) == (18, 2, 10) and split.test.tolist() == list(range(20, 30))
+    assert sizes(split) == (18, 2, 10)
+    assert split.test.tolist() == list(range(20, 30))
     assert sizes(make("fractions", 12, test_count=10)) == (1, 1, 10)
 
 
@@ -101,7 +101,8 @@ def test_lsr_mp_samples_by_molecule(molecule, train, val):
 
 def test_time_split_keeps_order_and_gap():
     split = make("time", 100, train=50, val=10, gap=5)
-    assert split.train.tolist() == list(range(50)) and split.val.tolist() == list(range(55, 65))
+    assert split.train.tolist() == list(range(50))
+    assert split.val.tolist() == list(range(55, 65))
     assert split.test.tolist() == list(range(70, 100))
     last = make("time", 100, train=50, val=10, test=20, gap=5)
     assert last.test.tolist() == list(range(80, 100))
@@ -122,9 +123,8 @@ def test_published_splits_of_rmd17(tmp_path):
                 "\n".join(map(str, chosen)) + "\n"
             )
     split = make("rmd17", 5000, path=str(tmp_path), number=2)
-    assert sizes(split) == (950, 50, 1000) and sorted([*split.train, *split.val]) == sorted(
-        order[:1000]
-    )
+    assert sizes(split) == (950, 50, 1000)
+    assert sorted([*split.train, *split.val]) == sorted(order[:1000])
     assert sorted(split.test) == sorted(order[1000:2000])
     assert sizes(make("rmd17", 5000, path=str(tmp_path), train=900)) == (900, 100, 1000)
     with pytest.raises(
@@ -146,7 +146,8 @@ def test_published_splits_of_rmd17(tmp_path):
 def test_index_file(tmp_path):
     np.savez(tmp_path / "own.npz", train=[4, 2], val=[0], test=[9])
     split = make("file", 10, path=str(tmp_path / "own.npz"))
-    assert split.train.tolist() == [4, 2] and sizes(split) == (2, 1, 1)
+    assert split.train.tolist() == [4, 2]
+    assert sizes(split) == (2, 1, 1)
     with pytest.raises(
         ValueError, match=r"test must hold indices 0 \.\. 8 of the data, got 9 \.\. 9"
     ):
@@ -170,22 +171,19 @@ def test_index_file(tmp_path):
 
 def test_test_files_are_the_test_set():
     split = make("random", 30, test_count=10)
-    assert split.test.tolist() == list(range(20, 30)) and sizes(split) == (19, 1, 10)
+    assert split.test.tolist() == list(range(20, 30))
+    assert sizes(split) == (19, 1, 10)
     assert_apart(split)
     few = make("random", 30, test_count=10, train=5, val=4, test=3)
-    assert (
-        sizes(few) == (5, 4, 3)
-        and few.test.min() >= 20
-        and max(few.train.max(), few.val.max()) < 20
-    )
+    assert sizes(few) == (5, 4, 3)
+    assert few.test.min() >= 20
+    assert max(few.train.max(), few.val.max()) < 20
     with pytest.raises(ValueError, match="--test asks for 11 structures, the test files have 10"):
         make("random", 30, test_count=10, test=11)
     ordered = make("time", 30, test_count=10, train=12, val=3, gap=2)
-    assert (
-        ordered.train.tolist() == list(range(12))
-        and ordered.val.tolist() == [14, 15, 16]
-        and len(ordered.test) == 10
-    )
+    assert ordered.train.tolist() == list(range(12))
+    assert ordered.val.tolist() == [14, 15, 16]
+    assert len(ordered.test) == 10
 
 
 QM9_SIZES = {
@@ -215,9 +213,8 @@ def test_published_splits_of_qm9(name):
         make(name, 1000, train=500, test=5)
     with pytest.raises(ValueError, match=r"asks for 900 \+ 200 structures, the data have 1000"):
         make(name, 1000, train=900, val=200)
-    assert sizes(make(name, 1000, train=700, val=200)) == (700, 200, 100) and sizes(
-        make(name, 1000, train=7, val=2, test=3)
-    ) == (7, 2, 3)
+    assert sizes(make(name, 1000, train=700, val=200)) == (700, 200, 100)
+    assert sizes(make(name, 1000, train=7, val=2, test=3)) == (7, 2, 3)
 
 
 def test_orders_of_the_splits_of_qm9():
@@ -225,9 +222,8 @@ def test_orders_of_the_splits_of_qm9():
     assert blocks.val.tolist() == list(range(100_000, 118_000))
     np.random.seed(0)  # noqa: NPY002 - as the authors did
     order = np.random.permutation(130_831)  # noqa: NPY002
-    assert cormorant.val.tolist() == sorted(
-        order[100_000:117_748]
-    ) and cormorant.test.tolist() == sorted(order[117_748:])
+    assert cormorant.val.tolist() == sorted(order[100_000:117_748])
+    assert cormorant.test.tolist() == sorted(order[117_748:])
     parts = torch.utils.data.random_split(
         range(130_831), (100_000, 17_748, 13_083), torch.Generator().manual_seed(0)
     )
@@ -262,11 +258,9 @@ def test_file_remembers_data_and_settings(tmp_path):
     split.save(tmp_path / "split.npz")
     again = Split.load(tmp_path / "split.npz", "hash")
     assert all(getattr(again, part).tolist() == getattr(split, part).tolist() for part in SPLITS)
-    assert (
-        again.settings == split.settings
-        and again.settings["seed"] == 7
-        and again.settings["name"] == "random"
-    )
+    assert again.settings == split.settings
+    assert again.settings["seed"] == 7
+    assert again.settings["name"] == "random"
     with pytest.raises(
         ValueError,
         match=r"split\.npz splits another data set \(hash hash\.\.\., the data here have other",
@@ -277,7 +271,8 @@ def test_file_remembers_data_and_settings(tmp_path):
 @pytest.mark.parametrize("gap", [0, 2])
 def test_a_time_split_beside_a_test_file_divides_the_rest(gap):
     split = make("time", 30, test_count=10, gap=gap)
-    assert sizes(split)[2] == 10 and 17 - gap <= sizes(split)[0] + sizes(split)[1] <= 20 - gap
+    assert sizes(split)[2] == 10
+    assert 17 - gap <= sizes(split)[0] + sizes(split)[1] <= 20 - gap
     assert split.val.min() - split.train.max() == gap + 1
     with pytest.raises(
         ValueError, match="a gap of 20 frames leaves nothing of 12 for the time split"

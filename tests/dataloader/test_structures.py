@@ -44,12 +44,11 @@ def test_slices_are_views_and_masks_select():
     whole = random_structures(SIZES)
     alone = pieces(whole)
     part = whole[1:4]
-    assert pieces(part) == alone[1:4] and np.shares_memory(part.positions, whole.positions)
-    assert (
-        pieces(whole[::-2]) == alone[::-2]
-        and pieces(whole[2]) == [alone[2]]
-        and pieces(whole[5:]) == []
-    )
+    assert pieces(part) == alone[1:4]
+    assert np.shares_memory(part.positions, whole.positions)
+    assert pieces(whole[::-2]) == alone[::-2]
+    assert pieces(whole[2]) == [alone[2]]
+    assert pieces(whole[5:]) == []
     assert pieces(whole[np.array([True, False, False, True, True])]) == [
         alone[0],
         alone[3],
@@ -62,7 +61,8 @@ def test_slices_are_views_and_masks_select():
 def test_parts_laid_end_to_end_are_the_whole():
     whole = random_structures(SIZES)
     joined = Structures.concatenate([whole[:2], whole[2:3], whole[3:]])
-    assert pieces(joined) == pieces(whole) and joined.data_hash == whole.data_hash
+    assert pieces(joined) == pieces(whole)
+    assert joined.data_hash == whole.data_hash
 
 
 def test_open_and_periodic_together():
@@ -71,11 +71,9 @@ def test_open_and_periodic_together():
         Structures.concatenate([open_ones, crystals])
     crystals.stress = None
     joined = Structures.concatenate([open_ones, crystals])
-    assert (
-        joined.periodic.any(1).tolist() == [False] * 4 + [True] * 3
-        and (joined.cell[:4] == 0).all()
-        and not joined.extra
-    )
+    assert joined.periodic.any(1).tolist() == [False] * 4 + [True] * 3
+    assert (joined.cell[:4] == 0).all()
+    assert not joined.extra
     dataclasses.replace(joined)  # passes its own check
     with pytest.raises(ValueError, match="no sets of structures"):
         Structures.concatenate([])
@@ -99,11 +97,9 @@ def test_file_holds_what_was_saved(tmp_path, make):
     whole = dataclasses.replace(make(), theory="a pair potential")
     whole.save(tmp_path / "set.npz")
     again = Structures.load(tmp_path / "set.npz")
-    assert (
-        again.data_hash == whole.data_hash
-        and again.theory == whole.theory
-        and set(again.extra) == set(whole.extra)
-    )
+    assert again.data_hash == whole.data_hash
+    assert again.theory == whole.theory
+    assert set(again.extra) == set(whole.extra)
     content = bytearray((tmp_path / "set.npz").read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "set.npz").write_bytes(content)
@@ -116,14 +112,10 @@ def test_summary_shows_every_label_with_its_unit():
     whole = random_structures()
     assert "4 structures of 1-5 atoms, H C O, open, labels: pairs" in text
     assert f"mean {whole.energy.mean():14.6f}  std {whole.energy.std():12.6f}" in text
-    assert (
-        "energy (eV)                      4 numbers" in text
-        and "forces (eV/Angstrom)            39 numbers" in text
-    )
-    assert (
-        "3 periodic" in random_crystals().summary()
-        and "stress (eV/Angstrom^3)" in random_crystals().summary()
-    )
+    assert "energy (eV)                      4 numbers" in text
+    assert "forces (eV/Angstrom)            39 numbers" in text
+    assert "3 periodic" in random_crystals().summary()
+    assert "stress (eV/Angstrom^3)" in random_crystals().summary()
     assert random_structures()[:0].summary() == "0 structures"
 
 
@@ -138,21 +130,18 @@ def without_energy(sizes=SIZES) -> Structures:
 def test_labels_by_name_follow_their_structures(tmp_path):
     whole = without_energy()
     part = whole[[3, 0, 3]]
-    assert part.energy is None and part.extra["dipole"].tolist() == [
-        [9, 10, 11],
-        [0, 1, 2],
-        [9, 10, 11],
-    ]
+    assert part.energy is None
+    assert part.extra["dipole"].tolist() == [[9, 10, 11], [0, 1, 2], [9, 10, 11]]
     joined = Structures.concatenate([whole[:2], whole[2:]])
-    assert (
-        joined.energy is None
-        and joined.data_hash == whole.data_hash
-        and joined.extra["dipole"].shape == (5, 3)
-    )
+    assert joined.energy is None
+    assert joined.data_hash == whole.data_hash
+    assert joined.extra["dipole"].shape == (5, 3)
     whole.save(tmp_path / "set.npz")
     again = Structures.load(tmp_path / "set.npz")
-    assert again.energy is None and again.data_hash == whole.data_hash
-    assert "further labels: dipole (3), size" in whole.summary() and "energy" not in whole.summary()
+    assert again.energy is None
+    assert again.data_hash == whole.data_hash
+    assert "further labels: dipole (3), size" in whole.summary()
+    assert "energy" not in whole.summary()
 
 
 def test_hash_of_labels_by_name():

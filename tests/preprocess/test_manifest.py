@@ -47,8 +47,7 @@ def test_other_settings_damage_and_files_of_strangers_are_refused(tmp_path):
         Manifest(tmp_path / "m.json", {"seed": 2}, ["a"])
     (tmp_path / "a").write_text("onf")
     with pytest.raises(
-        ValueError,
-        match="a is damaged .its checksum does not fit m.json.; preprocess .* --rebuild",
+        ValueError, match="a is damaged .its checksum does not fit m.json.; preprocess .* --rebuild"
     ):
         Manifest(tmp_path / "m.json", {"seed": 1}, ["a"])
     (tmp_path / "m.json").write_text('{"settings": 3}')

@@ -74,7 +74,8 @@ def test_published_file_of_md17(raw):
     energy = np.concatenate(
         [MoleculeDataset.open(raw / "a", name).structures.energy for name in SPLITS]
     )
-    assert len(energy) == 60 and abs(energy.std() / 0.0433641 - 1) < 0.3
+    assert len(energy) == 60
+    assert abs(energy.std() / 0.0433641 - 1) < 0.3
     with pytest.raises(ValueError, match=r"asks for 950 \+ 50 structures, the data have 60"):
         main([*published, "--out", str(raw / "b")])
 
@@ -148,7 +149,8 @@ def test_options_that_exclude_each_other(tmp_path):
 def test_as_a_script_bad_input_is_one_line_and_exit_code_2(tmp_path):
     options = ("--sample", "--train", "2000", "--out", str(tmp_path / "out"))
     done = run_script(preprocess_md17.__file__, *options, folder=tmp_path)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
     assert "asks for 2000 + 50 + 200 structures, the data have 1000" in done.stderr
 
 

@@ -47,11 +47,9 @@ def test_protocol_of_the_molecule(raw, monkeypatch, capsys):
     settings = Split.load(raw / "out" / "split.npz").settings
     assert (settings["name"], settings["seed"], settings["sample"]) == ("lsr-mp", 48, 40)
     shown = capsys.readouterr().out
-    assert (
-        "labels: GFN2-xTB" in shown
-        and "energy in kcal/mol" in shown
-        and "1 kcal/mol = 0.0433641 eV" in shown
-    )
+    assert "labels: GFN2-xTB" in shown
+    assert "energy in kcal/mol" in shown
+    assert "1 kcal/mol = 0.0433641 eV" in shown
     assert MoleculeDataset.open(raw / "out", "train").structures.theory == "GFN2-xTB"
 
 

@@ -54,16 +54,12 @@ def test_splits_are_one_stream_of_simulations(made):
                 assert found[name].dtype == np.float32
                 np.testing.assert_array_equal(found[name], expected[name].astype(np.float32))
             metadata = json.loads(str(found["metadata"]))
-            assert found["positions"].shape == (count, 49, 5, 3) and found["charges"].shape == (
-                count,
-                5,
-            )
-        assert (
-            metadata["split"] == split
-            and metadata["seed"] == 42
-            and metadata["time_step"] == 0.001
-            and metadata["box"] == 5.0
-        )
+            assert found["positions"].shape == (count, 49, 5, 3)
+            assert found["charges"].shape == (count, 5)
+        assert metadata["split"] == split
+        assert metadata["seed"] == 42
+        assert metadata["time_step"] == 0.001
+        assert metadata["box"] == 5.0
 
 
 def test_caches_open_for_every_split(made):
@@ -79,7 +75,8 @@ def test_second_run_changes_nothing_and_simulates_nothing(made, monkeypatch, cap
     monkeypatch.setattr(preprocess_nbody, "integrate", None)
     monkeypatch.setattr(preprocess_nbody.BasisCache, "build", None)
     run(made)
-    assert content(made) == before and {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    assert content(made) == before
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("p1000", "p500", "Linear", "constant"))
 
@@ -89,18 +86,17 @@ def test_cached_starts_and_variants(tmp_path):
     main([*few, "--dynamics", "springs", "--cache-starts", "0,7", "--out", str(tmp_path)])
     dataset = NBodyDataset(tmp_path, "train", 10, "all")
     dataset.open_cache(NBodyOptions.lmax)
-    assert dataset[[7]].edge_basis is not None and dataset[[6]].edge_basis is None
+    assert dataset[[7]].edge_basis is not None
+    assert dataset[[6]].edge_basis is None
     assert dataset[[0]].edge_features["springs"].shape == (6, 1)
     main([*few, "--cache-starts", "none", "--out", str(tmp_path / "none")])
     assert not cache_folder(tmp_path / "none", "train").exists()
 
 
 def test_starts_are_parsed():
-    assert (
-        cached_starts("3,0,3") == [0, 3]
-        and cached_starts("all") == list(range(48))
-        and cached_starts("none") == []
-    )
+    assert cached_starts("3,0,3") == [0, 3]
+    assert cached_starts("all") == list(range(48))
+    assert cached_starts("none") == []
     for text in ("x", "0;1", "", "-1", "48"):
         with pytest.raises(ValueError, match="--cache-starts must"):
             cached_starts(text)
@@ -158,7 +154,8 @@ def test_interrupted_rebuild_leaves_nothing_old(made, tmp_path, monkeypatch):
         run(folder, "--seed", "7", "--rebuild")
     assert sorted(content(folder)) == ["nbody_manifest.json", "nbody_train.npz"]
     run(folder, "--seed", "7")
-    assert sorted(content(folder)) == sorted(content(made)) and content(folder) != content(made)
+    assert sorted(content(folder)) == sorted(content(made))
+    assert content(folder) != content(made)
 
 
 def test_lost_split_is_made_again(made, tmp_path):
@@ -213,8 +210,7 @@ def test_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
 def test_strangers_files_are_not_overwritten(tmp_path):
     (tmp_path / "nbody_train.npz").write_bytes(b"something of the user")
     with pytest.raises(
-        ValueError,
-        match=r"nbody_train\.npz exists without nbody_manifest\.json; give --rebuild",
+        ValueError, match=r"nbody_train\.npz exists without nbody_manifest\.json; give --rebuild"
     ):
         run(tmp_path)
     assert (tmp_path / "nbody_train.npz").read_bytes() == b"something of the user"
@@ -222,9 +218,8 @@ def test_strangers_files_are_not_overwritten(tmp_path):
 
 def test_as_a_script_bad_input_is_one_line_and_exit_code_2(tmp_path):
     done = run_script(preprocess_nbody.__file__, "--out", str(tmp_path), "--bodies", "1")
-    assert done.returncode == 2 and done.stdout == ""
-    assert (
-        done.stderr.count("\n") == 1
-        and "--bodies" in done.stderr
-        and "must be >= 2, got 1" in done.stderr
-    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "--bodies" in done.stderr
+    assert "must be >= 2, got 1" in done.stderr

@@ -70,11 +70,9 @@ def test_folder_holds_splits_labels_and_graphs(made, source, capsys):
     assert [len(getattr(split, part)) for part in ("train", "val", "test")] == [32, 4, 4]
     for part in ("train", "val", "test"):
         dataset = PropertyDataset.open(made, part, verify="full")
-        assert (
-            dataset.targets == ("alpha", "homo")
-            and dataset.lmax == 3
-            and dataset.graph_rule == {"kind": "bonds"}
-        )
+        assert dataset.targets == ("alpha", "homo")
+        assert dataset.lmax == 3
+        assert dataset.graph_rule == {"kind": "bonds"}
         chosen = getattr(split, part)
         assert dataset.structures.extra["gdb_id"].tolist() == (chosen + 1).tolist()
         np.testing.assert_array_equal(
@@ -87,14 +85,16 @@ def test_folder_holds_splits_labels_and_graphs(made, source, capsys):
     assert not (made / "pieces").exists()
     run(source, made)
     shown = capsys.readouterr().out
-    assert "split random 32 / 4 / 4 with seed 0" in shown and "basis of lmax 3" in shown
+    assert "split random 32 / 4 / 4 with seed 0" in shown
+    assert "basis of lmax 3" in shown
 
 
 def test_second_run_changes_nothing(made, source, monkeypatch):
     before, stamps = content(made), {path: path.stat().st_mtime_ns for path in made.rglob("*")}
     monkeypatch.setattr(basis_shards, "make_shard", None)
     run(source, made)
-    assert content(made) == before and {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    assert content(made) == before
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
 @pytest.mark.parametrize(("graph", "kinds"), [("cutoff", False), ("complete", True)])
@@ -116,9 +116,8 @@ def test_other_graphs_and_processes_and_a_limit(source, tmp_path, graph, kinds):
         "5",
     )
     dataset = PropertyDataset.open(tmp_path / "a", "train")
-    assert (len(dataset), dataset.lmax, dataset.bond_kinds is not None) == (10, 2, kinds) and len(
-        dataset.cache
-    ) == 20
+    assert (len(dataset), dataset.lmax, dataset.bond_kinds is not None) == (10, 2, kinds)
+    assert len(dataset.cache) == 20
     if graph == "complete":
         run(
             source,
@@ -165,10 +164,8 @@ def test_shards_of_an_interrupted_run_are_used_again_if_they_are_whole(
     with pytest.raises(Interrupted, match="the same command, without --rebuild"):
         run(source, folder)
     pieces = folder / "pieces"
-    assert (
-        sorted(path.name for path in pieces.iterdir()) == ["00000", "00001", "00002"]
-        and not (folder / "basis").exists()
-    )
+    assert sorted(path.name for path in pieces.iterdir()) == ["00000", "00001", "00002"]
+    assert not (folder / "basis").exists()
     with pytest.raises(FileNotFoundError):
         PropertyDataset.open(folder, "train")
     target = pieces / "00001" / "basis" / "packed.npy"
@@ -191,7 +188,8 @@ def test_shards_of_an_interrupted_run_are_used_again_if_they_are_whole(
     run(source, folder)
     assert built == ([] if damage == "nothing" else ["00001"]) + ["00003", "00004"]
     ours, expected = content(folder), content(made)
-    assert ours == expected and not pieces.exists()
+    assert ours == expected
+    assert not pieces.exists()
 
 
 def test_killed_in_the_middle_is_finished_by_the_same_command(made, source, tmp_path):
@@ -209,7 +207,8 @@ def test_killed_in_the_middle_is_finished_by_the_same_command(made, source, tmp_
         time.sleep(0.02)
     script.send_signal(signal.SIGKILL)
     assert script.wait().returncode == -signal.SIGKILL
-    assert (folder / "pieces").exists() and not (folder / "basis").exists()
+    assert (folder / "pieces").exists()
+    assert not (folder / "basis").exists()
     run(source, folder)
     assert content(folder) == content(made)
 
@@ -265,7 +264,8 @@ def test_other_settings_and_sources_are_refused(made, source, tmp_path):
     ):
         with pytest.raises(ValueError, match="--rebuild") as caught:
             run(source, made, *more)
-        assert message in str(caught.value) and "\n" not in str(caught.value)
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
     other = dict(np.load(source))
     np.savez(tmp_path / "molecules.npz", **other | {"homo": other["homo"] + 1})
     with pytest.raises(ValueError, match="was made from molecules.npz .*given is molecules.npz"):

@@ -225,4 +225,6 @@ def test_the_help_of_a_source_shows_its_options(capsys):
     with pytest.raises(SystemExit):
         main(["--source", "md22", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    assert "--molecule" in shown and "stachyose" in shown and "--positions-key" not in shown
+    assert "--molecule" in shown
+    assert "stachyose" in shown
+    assert "--positions-key" not in shown

@@ -42,20 +42,20 @@ def test_folder_holds_the_split_of_the_source(made):
     for name, count in zip(SPLITS, (30, 5, 10), strict=True):
         dataset = MoleculeDataset.open(made, name, cutoff=2.5)
         expected = sample[getattr(split, name)]
-        assert (
-            len(dataset) == count
-            and dataset.structures.data_hash == expected.data_hash
-            and dataset.cutoff == 2.5
-        )
+        assert len(dataset) == count
+        assert dataset.structures.data_hash == expected.data_hash
+        assert dataset.cutoff == 2.5
         computed = NeighborStore.compute(expected, 2.5)
         assert dataset.neighbors.edges_per_graph.tolist() == computed.edges_per_graph.tolist()
         assert 9 * 2 < computed.num_edges / count < 72
     statistics = load_statistics(made)
     train = MoleculeDataset.open(made, "train", references=statistics.references)
-    assert statistics.references == fit_references(train.structures) and statistics.structures == 30
+    assert statistics.references == fit_references(train.structures)
+    assert statistics.structures == 30
     assert statistics.average_neighbors == train.neighbors.num_edges / 270
     batch = train[next(iter(BatchPlan(train, batch_size=4)))]
-    assert batch.num_graphs == 4 and float(batch.labels["residual_energy"].abs().max()) < 1.5
+    assert batch.num_graphs == 4
+    assert float(batch.labels["residual_energy"].abs().max()) < 1.5
 
 
 OPTIONS = {"gap": 0, "number": 1, "path": None, "sample": None, "seed": 0}
@@ -115,7 +115,8 @@ def test_second_run_changes_nothing(made, monkeypatch, capsys):
     monkeypatch.setattr(md17, "read_sample", None)
     monkeypatch.setattr(structure_folder.NeighborStore, "build", None)
     run(made)
-    assert content(made) == before and {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    assert content(made) == before
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     assert "train: 30 structures" in capsys.readouterr().out
 
 

@@ -169,13 +169,10 @@ def labelled_molecules():
 
 def assert_same(structures, whole, raw, positions=1e-9, energies=1e-9):
     """The structures are ``whole`` with the labels ``raw``, in the project's units."""
-    assert np.array_equal(structures.atomic_numbers, whole.atomic_numbers) and np.array_equal(
-        structures.counts, whole.counts
-    )
-    assert (
-        np.abs(structures.positions - whole.positions).max() < positions
-        and structures.energy is None
-    )
+    assert np.array_equal(structures.atomic_numbers, whole.atomic_numbers)
+    assert np.array_equal(structures.counts, whole.counts)
+    assert np.abs(structures.positions - whole.positions).max() < positions
+    assert structures.energy is None
     for name in TABLE:
         factor = {"hartree": ase_units.Hartree, "kcal/mol": ase_units.Hartree / 627.509}.get(
             TARGETS[name].file_unit, 1.0

@@ -64,7 +64,8 @@ def test_known_molecules():
     charged = np.add.reduceat(found.charges != 0, molecules(KNOWN).offsets[:-1])
     for place, (name, expected) in enumerate(KNOWN.items()):
         assert (*kinds_of(found.table, place), charged[place]) == expected, name
-    assert not found.unusual.any() and found.charges.sum() == 0
+    assert not found.unusual.any()
+    assert found.charges.sum() == 0
 
 
 def test_orders_and_charges_fill_every_valence():
@@ -93,7 +94,8 @@ def test_motion_and_order_of_atoms_change_nothing(seed, name):
     assert kinds_of(first) == kinds_of(second) == KNOWN[name][:4]
     back = BondTable.sorted(np.zeros(len(second.ends), int), order[second.ends], second.kinds, 1)
     same = (back.kinds == first.kinds) | (name == "CH3NO2")  # whose two oxygens are alike
-    assert np.array_equal(back.ends, first.ends) and same.all()
+    assert np.array_equal(back.ends, first.ends)
+    assert same.all()
 
 
 def test_company_changes_nothing():
@@ -102,7 +104,8 @@ def test_company_changes_nothing():
     assert sum(done) == len(names)
     for place in (0, 7, 10, 19):
         alone, part = perceive_bonds(molecules([names[place]])), together[place]
-        assert np.array_equal(alone.ends, part.ends) and np.array_equal(alone.kinds, part.kinds)
+        assert np.array_equal(alone.ends, part.ends)
+        assert np.array_equal(alone.kinds, part.kinds)
     apart = Structures.concatenate([molecules(["C6H6"]), molecules(["CH3NO2"])])
     apart.positions[12:] += 30.0
     pair = dataclasses.replace(apart, counts=np.array([19]))  # both in one structure
@@ -126,16 +129,13 @@ def test_zwitterion_and_radical():
         ],
     )
     found = perceive(Structures(np.array(glycine[0]), np.array(glycine[1]), np.array([10])))
-    assert (
-        found.charges[0] == 1
-        and sorted(found.charges[8:].tolist()) == [-1, 0]
-        and not found.unusual[0]
-    )
+    assert found.charges[0] == 1
+    assert sorted(found.charges[8:].tolist()) == [-1, 0]
+    assert not found.unusual[0]
     assert kinds_of(found.table) == (8, 1, 0, 0)
     radicals = perceive(molecules(["CH3", "CH4", "NH2", "C2H3", "NO2"]))
-    assert radicals.unusual.tolist() == [True, False, True, True, True] and kinds_of(
-        radicals.table, 3
-    ) == (3, 1, 0, 0)
+    assert radicals.unusual.tolist() == [True, False, True, True, True]
+    assert kinds_of(radicals.table, 3) == (3, 1, 0, 0)
 
 
 def test_kekule_structures_become_aromatic():
@@ -201,14 +201,14 @@ def test_two_rings_that_share_a_bond(sizes, shared):
         Structures(np.repeat([6, 1], [10, 8]), np.concatenate([carbon, hydrogen]), np.array([18]))
     )
     inner = found.kinds[(found.ends == [0, sizes[0] - 1]).all(1)]
-    assert inner.tolist() == [BOND_KINDS[shared]] and (
-        found.kinds == BOND_KINDS["aromatic"]
-    ).sum() == 10 + (shared == "aromatic")
+    assert inner.tolist() == [BOND_KINDS[shared]]
+    assert (found.kinds == BOND_KINDS["aromatic"]).sum() == 10 + (shared == "aromatic")
 
 
 def test_no_bonds_and_periodic():
     atom = Structures(np.array([1, 2]), np.array([[0, 0, 0], [0, 0, 5.0]]), np.array([1, 1]))
-    assert len(perceive_bonds(atom)) == 2 and perceive_bonds(atom).ends.shape == (0, 2)
+    assert len(perceive_bonds(atom)) == 2
+    assert perceive_bonds(atom).ends.shape == (0, 2)
     assert len(perceive_bonds(atom[:0])) == 0
     with pytest.raises(
         ValueError,
@@ -221,19 +221,13 @@ def test_table_is_sorted_and_whole():
     table = BondTable.sorted(
         np.array([1, 0, 1, 1, 0]), [[3, 1], [0, 2], [0, 1], [1, 3], [1, 0]], [2, 1, 1, 2, 3], 3
     )
-    assert table.ends.tolist() == [[0, 1], [0, 2], [0, 1], [1, 3]] and table.kinds.tolist() == [
-        3,
-        1,
-        1,
-        2,
-    ]
-    assert table.counts.tolist() == [2, 2, 0] and table.offsets.tolist() == [0, 2, 4, 4]
+    assert table.ends.tolist() == [[0, 1], [0, 2], [0, 1], [1, 3]]
+    assert table.kinds.tolist() == [3, 1, 1, 2]
+    assert table.counts.tolist() == [2, 2, 0]
+    assert table.offsets.tolist() == [0, 2, 4, 4]
     again = table[[1, 2, 0]]
-    assert again.ends.tolist() == [[0, 1], [1, 3], [0, 1], [0, 2]] and again.counts.tolist() == [
-        2,
-        0,
-        2,
-    ]
+    assert again.ends.tolist() == [[0, 1], [1, 3], [0, 1], [0, 2]]
+    assert again.counts.tolist() == [2, 0, 2]
     with pytest.raises(
         ValueError,
         match=r"the bond \[1, 3\] of structure 1 is of the kinds 2 and 1; correct the file",

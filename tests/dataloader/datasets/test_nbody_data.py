@@ -70,15 +70,14 @@ def folder(tmp_path_factory):
 def test_windows_of_all_rules(tmp_path):
     write(tmp_path)
     first = NBodyDataset(tmp_path, "train", 5, "first")
-    assert len(first) == SIMULATIONS and [pair.tolist() for pair in first.windows([6, 0])] == [
-        [6, 0],
-        [0, 0],
-    ]
+    assert len(first) == SIMULATIONS
+    assert [pair.tolist() for pair in first.windows([6, 0])] == [[6, 0], [0, 0]]
     spread = NBodyDataset(tmp_path, "train", 5, "spread")
     assert [pair.tolist() for pair in spread.windows([0, 3, 6])] == [[0, 3, 6], [0, 3, 6]]
     every = NBodyDataset(tmp_path, "train", 5, "all")
     simulation, start = every.windows(np.arange(len(every)))
-    assert len(every) == SIMULATIONS * (FRAMES - 5) and start.max() + 5 == FRAMES - 1
+    assert len(every) == SIMULATIONS * (FRAMES - 5)
+    assert start.max() + 5 == FRAMES - 1
     assert len(set(zip(simulation.tolist(), start.tolist(), strict=True))) == len(every)
 
 
@@ -94,7 +93,9 @@ def test_batch_by_hand(tmp_path):
     index = 5 * (FRAMES - 4) + 3  # simulation 5 from frame 3
     batch = dataset[[2, index]]
     x, v = content["positions"], content["velocities"]
-    assert batch.num_graphs == 2 and batch.num_nodes == 6 and batch.num_edges == 12
+    assert batch.num_graphs == 2
+    assert batch.num_nodes == 6
+    assert batch.num_edges == 12
     np.testing.assert_array_equal(batch.positions.numpy(), np.concatenate([x[0, 2], x[5, 3]]))
     np.testing.assert_array_equal(
         batch.node_features["velocities"].numpy(), np.concatenate([v[0, 2], v[5, 3]])
@@ -121,7 +122,8 @@ def test_batch_by_hand(tmp_path):
 def test_single_window_is_a_batch_of_one(tmp_path):
     write(tmp_path)
     dataset = NBodyDataset(tmp_path, "train", 4)
-    assert torch.equal(dataset[3].positions, dataset[[3]].positions) and dataset[3].num_graphs == 1
+    assert torch.equal(dataset[3].positions, dataset[[3]].positions)
+    assert dataset[3].num_graphs == 1
     for index in (-1, SIMULATIONS):
         with pytest.raises(IndexError, match=r"windows are 0 \.\. 6"):
             dataset[index]
@@ -152,17 +154,17 @@ def test_cached_basis_is_the_computed_basis(folder, starts, indices):
 def test_cache_is_left_alone_where_it_would_be_wrong(folder):
     cache = NBodyDataset(folder, "train", 5).open_cache(3)
     every = NBodyDataset(folder, "train", 5, "all", cache)
-    assert every[[0, 3]].edge_basis is not None and every[[0, 1]].edge_basis is None
+    assert every[[0, 3]].edge_basis is not None
+    assert every[[0, 1]].edge_basis is None
     assert "not in the cache" in every.why_computed()
     noisy = NBodyDataset(folder, "train", 5, "first", cache, transform=lambda batch: batch)
-    assert noisy[[0]].edge_basis is None and "augmentation or noise" in noisy.why_computed()
+    assert noisy[[0]].edge_basis is None
+    assert "augmentation or noise" in noisy.why_computed()
     differentiable = NBodyDataset(folder, "train", 5, "first", cache, position_gradient=True)
     batch = differentiable[[0]]
-    assert (
-        batch.edge_basis is None
-        and batch.positions.requires_grad
-        and "gradient" in differentiable.why_computed()
-    )
+    assert batch.edge_basis is None
+    assert batch.positions.requires_grad
+    assert "gradient" in differentiable.why_computed()
     assert NBodyDataset(folder, "train", 5).why_computed() == "no cache is open"
 
 
@@ -218,12 +220,12 @@ def test_sampler_is_a_function_of_seed_and_epoch(tmp_path):
         return list(sampler)
 
     assert order(1, 4) == order(1, 4)
-    assert order(1, 4) != order(1, 5) and order(1, 4) != order(2, 4)
+    assert order(1, 4) != order(1, 5)
+    assert order(1, 4) != order(2, 4)
     assert order(0, 1) != order(1, 0)
     batches = order(3, 0)
-    assert [len(batch) for batch in batches] == [3, 3, 1] and len(
-        WindowBatchSampler(dataset, 3)
-    ) == 3
+    assert [len(batch) for batch in batches] == [3, 3, 1]
+    assert len(WindowBatchSampler(dataset, 3)) == 3
     simulation, _ = dataset.windows(sum(batches, []))
     assert sorted(simulation.tolist()) == list(range(SIMULATIONS))
     visited = {index for epoch in range(120) for batch in order(0, epoch) for index in batch}
@@ -235,7 +237,8 @@ def test_sampler_without_shuffling_visits_every_window_in_order(tmp_path):
     for starts in STARTS:
         dataset = NBodyDataset(tmp_path, "train", 5, starts)
         sampler = WindowBatchSampler(dataset, 4, shuffle=False)
-        assert sum(sampler, []) == list(range(len(dataset))) and len(list(sampler)) == len(sampler)
+        assert sum(sampler, []) == list(range(len(dataset)))
+        assert len(list(sampler)) == len(sampler)
     with pytest.raises(ValueError, match="batch_size must be >= 1, got 0"):
         WindowBatchSampler(dataset, 0)
     with pytest.raises(ValueError, match="seed must be >= 0, got -1"):
@@ -250,10 +253,8 @@ def test_baselines_by_hand(tmp_path):
     )
     write(tmp_path, positions=steps, velocities=np.full_like(steps, 10) + steps * 0)
     rows = baseline_errors(NBodyDataset(tmp_path, "train", 5, "all"))
-    assert rows["Linear"]["x"] == pytest.approx(0, abs=1e-12) and rows["constant"] == {
-        "x": 25.0,
-        "v": 0.0,
-    }
+    assert rows["Linear"]["x"] == pytest.approx(0, abs=1e-12)
+    assert rows["constant"] == {"x": 25.0, "v": 0.0}
 
 
 def test_linear_rows_of_the_public_data(tmp_path):

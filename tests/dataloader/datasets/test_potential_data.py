@@ -30,26 +30,18 @@ def test_batch_holds_the_structures_and_their_labels(dataset):
     ids = [5, 0, 0, 3]
     batch, expected = dataset[ids], dataset.structures[ids]
     assert batch.graph.nodes_per_graph.tolist() == expected.counts.tolist()
-    assert (
-        batch.atomic_numbers.tolist() == expected.atomic_numbers.tolist()
-        and batch.cell is None
-        and batch.image_shift is None
-    )
-    assert (
-        batch.labels["energy"].dtype == torch.float64
-        and batch.labels["energy"].tolist() == expected.energy.tolist()
-    )
-    assert (
-        batch.labels["forces"].dtype == batch.positions.dtype == torch.float32
-        and "residual_energy" not in batch.labels
-    )
+    assert batch.atomic_numbers.tolist() == expected.atomic_numbers.tolist()
+    assert batch.cell is None
+    assert batch.image_shift is None
+    assert batch.labels["energy"].dtype == torch.float64
+    assert batch.labels["energy"].tolist() == expected.energy.tolist()
+    assert batch.labels["forces"].dtype == batch.positions.dtype == torch.float32
+    assert "residual_energy" not in batch.labels
     np.testing.assert_array_equal(
         batch.labels["forces"].numpy(), expected.forces.astype(np.float32)
     )
-    assert (
-        len(dataset[2].labels["energy"]) == 1
-        and batch.cutoff == batch.to(dtype=torch.float64).cutoff == 4.0
-    )
+    assert len(dataset[2].labels["energy"]) == 1
+    assert batch.cutoff == batch.to(dtype=torch.float64).cutoff == 4.0
 
 
 def test_open_structures_are_centred_before_they_are_rounded():
@@ -66,16 +58,15 @@ def test_open_structures_are_centred_before_they_are_rounded():
 def test_periodic_batch_carries_cells_shifts_and_stress():
     crystals = random_crystals().wrapped()
     batch = MoleculeDataset(crystals, 3.0, dtype=torch.float64)[[2, 0]]
-    assert (
-        batch.cell.shape == (2, 3, 3)
-        and batch.labels["stress"].shape == (2, 3, 3)
-        and batch.image_shift.dtype == torch.int32
-    )
+    assert batch.cell.shape == (2, 3, 3)
+    assert batch.labels["stress"].shape == (2, 3, 3)
+    assert batch.image_shift.dtype == torch.int32
     torch.testing.assert_close(
         batch.positions, torch.from_numpy(crystals[[2, 0]].positions), rtol=0, atol=1e-12
     )
     assert batch.cell.dtype == torch.float64
-    assert batch.periodic.all() and torch.equal(batch.cell[0], torch.from_numpy(crystals.cell[2]))
+    assert batch.periodic.all()
+    assert torch.equal(batch.cell[0], torch.from_numpy(crystals.cell[2]))
 
 
 def test_residual_energies_survive_float32():
@@ -116,7 +107,8 @@ def test_batches_are_the_order_and_as_full_as_may_be(sizes, limit, seed):
     )
     assert np.concatenate(batches).tolist() == order.tolist()
     for batch, after in zip(batches, [*batches[1:], None], strict=True):
-        assert 1 <= len(batch) <= 4 and sizes[batch].sum() <= limit
+        assert 1 <= len(batch) <= 4
+        assert sizes[batch].sum() <= limit
         assert after is None or len(batch) == 4 or sizes[batch].sum() + sizes[after[0]] > limit
 
 
@@ -130,7 +122,8 @@ def test_plan_is_a_function_of_seed_and_epoch(dataset, limits):
     for epoch in range(4):
         plan.set_epoch(epoch)
         epochs.append(list(plan))
-        assert sorted(sum(epochs[-1], [])) == list(range(6)) and len(plan) == len(epochs[-1])
+        assert sorted(sum(epochs[-1], [])) == list(range(6))
+        assert len(plan) == len(epochs[-1])
         for batch in epochs[-1]:
             graph = dataset[batch].graph
             found = {
@@ -140,7 +133,8 @@ def test_plan_is_a_function_of_seed_and_epoch(dataset, limits):
             }
             assert all(found[name] <= limit for name, limit in limits.items())
     same.set_epoch(2)
-    assert list(same) == epochs[2] and epochs[0] != epochs[1]
+    assert list(same) == epochs[2]
+    assert epochs[0] != epochs[1]
     assert list(BatchPlan(dataset, batch_size=4, shuffle=False)) == [[0, 1, 2, 3], [4, 5]]
 
 
@@ -165,9 +159,8 @@ def test_epoch_loader_starts_inside_an_epoch(dataset):
     whole, rest = list(loader.epoch(5)), list(loader.epoch(5, first=1))
     assert len(rest) == len(whole) - 1
     for one, other in zip(whole[1:], rest, strict=True):
-        assert torch.equal(one.positions, other.positions) and torch.equal(
-            one.labels["energy"], other.labels["energy"]
-        )
+        assert torch.equal(one.positions, other.positions)
+        assert torch.equal(one.labels["energy"], other.labels["energy"])
 
 
 def test_sample_is_dynamics_of_one_molecule():
@@ -175,17 +168,14 @@ def test_sample_is_dynamics_of_one_molecule():
     are.
     """
     sample = read_sample()
-    assert (
-        len(sample) == 1000
-        and sample.atomic_numbers[:9].tolist() == [6, 6, 8, 1, 1, 1, 1, 1, 1]
-        and sample.theory.startswith("PBE")
-    )
-    assert (
-        len(np.unique(sample.energy)) == 1000
-        and -4216 < sample.energy.min() <= sample.energy.max() < -4213
-    )
+    assert len(sample) == 1000
+    assert sample.atomic_numbers[:9].tolist() == [6, 6, 8, 1, 1, 1, 1, 1, 1]
+    assert sample.theory.startswith("PBE")
+    assert len(np.unique(sample.energy)) == 1000
+    assert -4216 < sample.energy.min() <= sample.energy.max() < -4213
     forces = sample.forces.reshape(-1, 9, 3)
-    assert np.abs(forces.sum(1)).max() < 0.02 and 1.0 < np.sqrt((forces**2).mean()) < 1.3
+    assert np.abs(forces.sum(1)).max() < 0.02
+    assert 1.0 < np.sqrt((forces**2).mean()) < 1.3
     bonds = np.linalg.norm(
         sample.positions.reshape(-1, 9, 3)[:, 0] - sample.positions.reshape(-1, 9, 3)[:, 1], axis=1
     )

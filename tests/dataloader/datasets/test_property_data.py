@@ -97,10 +97,8 @@ def test_batches_are_the_molecules(tmp_path, kind):
         assert ends.tolist() == np.argwhere(near[kind] & ~np.eye(size, dtype=bool)).tolist()
         expected = [table.get((source, min(i, j), max(i, j)), 0) for i, j in ends.tolist()]
         assert batch.edge_features["bond_kinds"][mine].tolist() == expected
-        assert (
-            dataset.edges_per_structure[index] == len(ends)
-            and dataset.atoms_per_structure[index] == size
-        )
+        assert dataset.edges_per_structure[index] == len(ends)
+        assert dataset.atoms_per_structure[index] == size
         first += size
     computed = EdgeBasis.from_vectors(edge_vectors(batch.positions, batch.graph).double(), 3)
     torch.testing.assert_close(
@@ -139,17 +137,16 @@ def test_labels_are_values_or_normalised_values(tmp_path):
 def test_basis_is_left_out_where_it_is_not_wanted_or_too_coarse(tmp_path):
     assert make_dataset(tmp_path, basis=False)[[0]].edge_basis is None
     exact = make_dataset(tmp_path, dtype=torch.float64)[[0]]
-    assert exact.edge_basis is None and exact.positions.dtype == torch.float64
+    assert exact.edge_basis is None
+    assert exact.positions.dtype == torch.float64
 
 
 def test_batch_plans_limit_the_edges(tmp_path):
     dataset = make_dataset(tmp_path, "complete")
     batches = [dataset[ids] for ids in BatchPlan(dataset, max_edges=34)]
-    assert (
-        sum(batch.num_graphs for batch in batches) == 5
-        and all(batch.num_edges <= 34 for batch in batches)
-        and len(batches) > 1
-    )
+    assert sum(batch.num_graphs for batch in batches) == 5
+    assert all(batch.num_edges <= 34 for batch in batches)
+    assert len(batches) > 1
 
 
 @pytest.mark.parametrize("kind", ["bonds", "complete"])

@@ -104,7 +104,8 @@ def test_file_arrives_whole_and_once(server, tmp_path):
     path = fetch(
         remote(server), tmp_path / "new", lambda name, *sizes: bars.append(Bar(*sizes)) or bars[-1]
     )
-    assert path.read_bytes() == CONTENT and bars[0].done == len(CONTENT)
+    assert path.read_bytes() == CONTENT
+    assert bars[0].done == len(CONTENT)
     assert listing(path.parent) == ["data.npz", "data.npz.sha256"]
     fetch(remote(server), tmp_path / "new")
     assert len(server.ranges) == 1
@@ -113,9 +114,8 @@ def test_file_arrives_whole_and_once(server, tmp_path):
 def test_broken_transfer_goes_on_where_it_stopped(server, tmp_path):
     server.break_after = [600_000, 500_000]
     assert fetch(remote(server), tmp_path).read_bytes() == CONTENT
-    assert server.ranges == [None, "bytes=600000-", "bytes=1100000-"] and server.sent == len(
-        CONTENT
-    )
+    assert server.ranges == [None, "bytes=600000-", "bytes=1100000-"]
+    assert server.sent == len(CONTENT)
 
 
 def test_next_session_goes_on_too(server, tmp_path):
@@ -129,10 +129,8 @@ def test_next_session_goes_on_too(server, tmp_path):
     assert not (tmp_path / "data.npz").exists()
     server.break_after, server.ranges[:] = [], []
     assert fetch(remote(server), tmp_path).read_bytes() == CONTENT
-    assert server.ranges == ["bytes=600000-"] and listing(tmp_path) == [
-        "data.npz",
-        "data.npz.sha256",
-    ]
+    assert server.ranges == ["bytes=600000-"]
+    assert listing(tmp_path) == ["data.npz", "data.npz.sha256"]
 
 
 def test_kill_between_the_last_byte_and_the_renaming(server, tmp_path):
@@ -206,8 +204,8 @@ def test_without_a_network_the_message_says_what_to_do(tmp_path):
     with pytest.raises(OSError) as error:
         fetch(offline, tmp_path, timeout=1)
     message = str(error.value)
-    assert (
-        message.endswith(f"put the file here: {tmp_path / 'data.npz'} (from http://127.0.0.1:9/a)")
-        and "127.0.0.1:9/b" in message
+    assert message.endswith(
+        f"put the file here: {tmp_path / 'data.npz'} (from http://127.0.0.1:9/a)"
     )
+    assert "127.0.0.1:9/b" in message
     assert "\n" not in message

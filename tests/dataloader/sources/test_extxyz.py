@@ -41,10 +41,8 @@ def assert_same(found, expected):
     for name in ("positions", "energy", "forces", "cell"):
         if getattr(expected, name) is not None:
             np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=2e-8)
-    assert (
-        found.atomic_numbers.tolist() == expected.atomic_numbers.tolist()
-        and found.counts.tolist() == expected.counts.tolist()
-    )
+    assert found.atomic_numbers.tolist() == expected.atomic_numbers.tolist()
+    assert found.counts.tolist() == expected.counts.tolist()
 
 
 @pytest.mark.parametrize("own_names", [False, True])
@@ -55,7 +53,8 @@ def test_molecules_come_back(tmp_path, own_names):
     seen = []
     found = read_extxyz(tmp_path / "set.xyz", **keys, progress=seen.append)
     assert_same(found, structures)
-    assert found.cell is None and sum(seen) == 4
+    assert found.cell is None
+    assert sum(seen) == 4
     assert found.names.tolist() == (
         [f"frame{index}" for index in range(4)] if own_names else [""] * 4
     )
@@ -78,7 +77,8 @@ def test_crystals_keep_cell_and_stress(tmp_path, own_names):
     np.testing.assert_allclose(found.stress, crystals.stress, atol=2e-8)
     assert (found.periodic == [True, True, False]).all()
     without = read_extxyz(tmp_path / "set.extxyz", **{**keys, "stress_key": None}, periodic=False)
-    assert without.stress is None and without.periodic is None
+    assert without.stress is None
+    assert without.periodic is None
 
 
 def test_file_by_hand(tmp_path):
@@ -89,11 +89,9 @@ def test_file_by_hand(tmp_path):
         '1\nProperties=species:S:1:pos:R:3:forces:R:3 energy=-0.5 pbc="F F F"\nH 0 0 0 0 0 0\n'
     )
     found = read_extxyz(path)
-    assert (
-        found.energy.tolist() == [-1.5, -0.5]
-        and found.counts.tolist() == [2, 1]
-        and found.forces[1].tolist() == [0, 0, -0.25]
-    )
+    assert found.energy.tolist() == [-1.5, -0.5]
+    assert found.counts.tolist() == [2, 1]
+    assert found.forces[1].tolist() == [0, 0, -0.25]
     assert read_extxyz(path, forces_key="absent").forces is None
 
 
@@ -124,7 +122,8 @@ def test_what_is_missing_is_one_line(tmp_path):
     for keys, message in cases:
         with pytest.raises(ValueError, match=message) as error:
             read_extxyz(tmp_path / "set.xyz", **keys)
-        assert "set.xyz" in str(error.value) and "\n" not in str(error.value)
+        assert "set.xyz" in str(error.value)
+        assert "\n" not in str(error.value)
 
 
 def test_damaged_and_missing_files(tmp_path):

@@ -67,10 +67,8 @@ def test_addresses():
         md17.official_file("ethanol").urls[0]
         == "http://www.quantum-machine.org/gdml/data/npz/md17_ethanol.npz"
     )
-    assert (
-        md22.official_file("AT-AT-CG-CG").urls[0].endswith("/md22_AT-AT-CG-CG.npz")
-        and len(md22.SAMPLE_SIZES) == 7
-    )
+    assert md22.official_file("AT-AT-CG-CG").urls[0].endswith("/md22_AT-AT-CG-CG.npz")
+    assert len(md22.SAMPLE_SIZES) == 7
     assert "figshare" in md17.official_file("ethanol", revised=True).urls[0]
     for module in (md17, md22):
         with pytest.raises(ValueError, match="molecule must be one of .*, got 'water'"):
@@ -78,10 +76,8 @@ def test_addresses():
 
 
 def test_files_are_found_whatever_their_case(tmp_path):
-    assert (
-        md22.local_file(tmp_path / "absent", "AT-AT") is None
-        and md22.local_file(tmp_path, "AT-AT") is None
-    )
+    assert md22.local_file(tmp_path / "absent", "AT-AT") is None
+    assert md22.local_file(tmp_path, "AT-AT") is None
     official(tmp_path / "md22_at-at.npz")
     official(tmp_path / "md22_at-at-cg-cg.npz")
     assert md22.local_file(tmp_path, "AT-AT").name == "md22_at-at.npz"
@@ -111,11 +107,10 @@ def test_archive_of_rmd17_is_unpacked_without_its_paths(tmp_path):
     target = tmp_path / "raw"
     target.mkdir()
     path = md17.unpack_revised(archive(tmp_path / "rmd17.tar.bz2", names), "ethanol", target)
-    assert (
-        path == target / "rmd17_ethanol.npz" == md17.revised_file(target, "ethanol")
-        and path.read_bytes() == npz
-    )
-    assert len(list(target.iterdir())) == 11 and md17.revised_splits(target) == target
+    assert path == target / "rmd17_ethanol.npz" == md17.revised_file(target, "ethanol")
+    assert path.read_bytes() == npz
+    assert len(list(target.iterdir())) == 11
+    assert md17.revised_splits(target) == target
     with pytest.raises(ValueError, match=r"has no member rmd17_uracil\.npz"):
         md17.unpack_revised(tmp_path / "rmd17.tar.bz2", "uracil", target)
     damaged = (tmp_path / "rmd17.tar.bz2").read_bytes()

@@ -34,10 +34,8 @@ def assert_same(found, expected):
         np.testing.assert_allclose(
             getattr(found, name), getattr(expected, name), rtol=1e-12, atol=1e-13
         )
-    assert (
-        found.atomic_numbers.tolist() == expected.atomic_numbers.tolist()
-        and found.counts.tolist() == expected.counts.tolist()
-    )
+    assert found.atomic_numbers.tolist() == expected.atomic_numbers.tolist()
+    assert found.counts.tolist() == expected.counts.tolist()
 
 
 @pytest.mark.parametrize("energy", ENERGY_UNITS)
@@ -51,10 +49,8 @@ def test_units_are_those_of_nature():
     assert Units("kcal/mol").energy_factor == pytest.approx(0.0433641, rel=1e-6)
     assert Units("hartree", "bohr").force_factor == pytest.approx(51.42207, rel=1e-6)
     mixed = Units("hartree", "Angstrom", "hartree/bohr")
-    assert (
-        mixed.force_factor == Units("hartree", "bohr").force_factor
-        and mixed.stress_factor == Units("hartree").stress_factor
-    )
+    assert mixed.force_factor == Units("hartree", "bohr").force_factor
+    assert mixed.stress_factor == Units("hartree").stress_factor
     assert (
         "forces in hartree/bohr (1 hartree = 27.21139 eV, 1 hartree/bohr = 51.42207 eV/Angstrom)"
         in str(mixed)
@@ -64,10 +60,8 @@ def test_units_are_those_of_nature():
     )
     with pytest.raises(ValueError, match="the force unit must be an energy .*, got 'newton'"):
         Units(force="newton")
-    assert (
-        Units("eV", "nm").stress_factor == pytest.approx(1e-3)
-        and Units("meV").energy_factor == 1e-3
-    )
+    assert Units("eV", "nm").stress_factor == pytest.approx(1e-3)
+    assert Units("meV").energy_factor == 1e-3
     assert Units("kJ/mol").energy_factor * 4.184 == pytest.approx(ase_units.kcal / ase_units.mol)
     assert str(Units("kcal/mol")) == (
         "energy in kcal/mol, length in Angstrom, forces in kcal/mol/Angstrom (1 kcal/mol = "
@@ -110,7 +104,8 @@ def test_ragged_files_and_further_numbers(tmp_path):
     )
     found = read_npz(path, Units())
     assert_same(found, ragged)
-    assert list(found.extra) == ["distance"] and found.extra["distance"].tolist() == [0, 1, 2, 3]
+    assert list(found.extra) == ["distance"]
+    assert found.extra["distance"].tolist() == [0, 1, 2, 3]
     path = written(tmp_path, **content)
     with pytest.raises(
         ValueError,
@@ -197,7 +192,8 @@ def test_what_does_not_fit_is_one_line_with_the_file(tmp_path, change, message):
     }
     with pytest.raises(ValueError, match=message) as error:
         read_npz(written(tmp_path, **content), Units())
-    assert "set.npz" in str(error.value) and "\n" not in str(error.value)
+    assert "set.npz" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_missing_and_damaged_files(tmp_path):

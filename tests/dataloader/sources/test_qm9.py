@@ -36,21 +36,16 @@ def test_molecule_one_as_published(tmp_path):
     qm9_data.write_archive(tmp_path / "one.tar.bz2", {"dsgdb9nsd_000001.xyz": METHANE})
     structures, bonds, report = read_archive(tmp_path / "one.tar.bz2")
     assert (report.read, report.kept, bonds, structures.names.tolist()) == (1, 1, None, ["C"])
-    assert (
-        structures.positions[2].tolist() == [1.0117308433, 1.4637511618, 2.765748e-4]
-        and structures.positions[3, 2] == -0.8766437152
-    )
+    assert structures.positions[2].tolist() == [1.0117308433, 1.4637511618, 2.765748e-4]
+    assert structures.positions[3, 2] == -0.8766437152
     extra = {name: values.item() for name, values in structures.extra.items()}
-    assert (
-        extra["gdb_id"] == 1
-        and extra["A"] == 157.7118
-        and extra["mu"] == 0
-        and extra["Cv"] == 6.469
-        and extra["alpha"] == 13.21
-    )
-    assert extra["homo"] == pytest.approx(-10.549854, abs=1e-6) and extra["gap"] == pytest.approx(
-        13.736308, abs=1e-6
-    )
+    assert extra["gdb_id"] == 1
+    assert extra["A"] == 157.7118
+    assert extra["mu"] == 0
+    assert extra["Cv"] == 6.469
+    assert extra["alpha"] == 13.21
+    assert extra["homo"] == pytest.approx(-10.549854, abs=1e-6)
+    assert extra["gap"] == pytest.approx(13.736308, abs=1e-6)
     assert extra["U0_atom"] / ase_units.Hartree * 627.509 == pytest.approx(
         -395.999595, abs=1e-6
     )  # of MoleculeNet's table
@@ -120,7 +115,8 @@ def test_twenty_files_of_which_eleven_are_broken(tmp_path, folder):
         path, uncharacterised=np.array([18, 5]), progress=done.append
     )
     good.remove(18)
-    assert structures.extra["gdb_id"].tolist() == good and sum(done) == 20
+    assert structures.extra["gdb_id"].tolist() == good
+    assert sum(done) == 20
     assert (report.read, report.kept, report.uncharacterised, len(report.broken)) == (20, 8, 1, 11)
     found = dict(report.broken)
     assert found.pop("molecule 2") == "its number occurs twice"
@@ -171,11 +167,9 @@ def test_all_forms_hold_the_same(tmp_path):
     for path in (tmp_path / "gdb9.tar.gz", tmp_path / "gdb9.sdf"):
         structures, bonds, report = read_sdf(path)
         assert_same(structures, whole, raw, positions=6e-5)
-        assert (
-            np.array_equal(bonds.ends, found.table.ends)
-            and np.array_equal(bonds.kinds, found.table.kinds)
-            and not report.broken
-        )
+        assert np.array_equal(bonds.ends, found.table.ends)
+        assert np.array_equal(bonds.kinds, found.table.kinds)
+        assert not report.broken
 
     for dtype in (np.float32, np.float64):
         edges = qm9_data.edge_arrays(
@@ -186,12 +180,10 @@ def test_all_forms_hold_the_same(tmp_path):
         assert_same(
             structures, whole, raw, positions=1e-6, energies=1e-5 if dtype is np.float32 else 1e-9
         )
-        assert np.array_equal(bonds.ends, found.table.ends) and np.array_equal(
-            bonds.kinds, found.table.kinds
-        )
-        assert (
-            bonds.kinds == BOND_KINDS["aromatic"]
-        ).sum() == 6 + 6 + 5 and "gdb_id" not in structures.extra
+        assert np.array_equal(bonds.ends, found.table.ends)
+        assert np.array_equal(bonds.kinds, found.table.kinds)
+        assert (bonds.kinds == BOND_KINDS["aromatic"]).sum() == 6 + 6 + 5
+        assert "gdb_id" not in structures.extra
 
 
 def test_broken_entries_of_the_sdf(tmp_path):
@@ -208,16 +200,13 @@ def test_broken_entries_of_the_sdf(tmp_path):
     (tmp_path / "gdb9.sdf.csv").write_text(qm9_data.table_text(raw))
     structures, bonds, report = read_sdf(tmp_path / "gdb9.sdf", uncharacterised=np.array([1, 3]))
     left = [1, 3, 5, 7, 9, 10, 11, 12, 13]
-    assert (
-        structures.extra["gdb_id"].tolist() == [place + 1 for place in left]
-        and report.uncharacterised == 1
-    )
-    assert len(bonds) == len(left) and np.array_equal(bonds.ends, found.table[left].ends)
+    assert structures.extra["gdb_id"].tolist() == [place + 1 for place in left]
+    assert report.uncharacterised == 1
+    assert len(bonds) == len(left)
+    assert np.array_equal(bonds.ends, found.table[left].ends)
     assert dict(report.broken).keys() == {"entry 3", "entry 5", "entry 7", "molecule 9"}
-    assert (
-        dict(report.broken)["molecule 9"] == "gap is not finite"
-        and dict(report.broken)["entry 7"] == "a bond is given twice"
-    )
+    assert dict(report.broken)["molecule 9"] == "gap is not finite"
+    assert dict(report.broken)["entry 7"] == "a bond is given twice"
     (tmp_path / "gdb9.sdf.csv").write_text("\n".join(qm9_data.table_text(raw).splitlines()[:-1]))
     with pytest.raises(
         ValueError, match=r"gdb9\.sdf: 13 rows of properties for 14 molecules; download it again"
@@ -283,9 +272,8 @@ def test_free_atoms_add_up():
         for name, free in FREE_ATOMS.items()
     }
     thermal = constants.k * 298.15 / constants.physical_constants["Hartree energy"][0]
-    assert from_zero["U"] == pytest.approx(1.5 * thermal, abs=1e-6) and from_zero[
-        "H"
-    ] == pytest.approx(2.5 * thermal, abs=1e-6)
+    assert from_zero["U"] == pytest.approx(1.5 * thermal, abs=1e-6)
+    assert from_zero["H"] == pytest.approx(2.5 * thermal, abs=1e-6)
     # Sackur and Tetrode, with the multiplicity of the ground state
     masses, multiplicity = (
         atomic_masses_common[[1, 6, 7, 8, 9]] * constants.atomic_mass,

@@ -19,11 +19,8 @@ def test_numbers_and_units_of_the_edge_file(tmp_path, monkeypatch):
     monkeypatch.setattr(qm9, "WHOLE_COUNT", len(whole) + 2)
     monkeypatch.setattr(qm9, "UNCHARACTERISED_COUNT", 2)
     structures, _, report = read_edge_npz(tmp_path / "edge.npz", uncharacterised=np.array([1, 4]))
-    assert structures.extra["gdb_id"].tolist() == [
-        2,
-        3,
-        *range(5, len(whole) + 3),
-    ] and report.kept == len(whole)
+    assert structures.extra["gdb_id"].tolist() == [2, 3, *range(5, len(whole) + 3)]
+    assert report.kept == len(whole)
     table = edges["targets"].copy()
     table[:, TABLE.index("U0")] /= 27.2
     np.savez(tmp_path / "edge.npz", **edges | {"targets": table})
@@ -46,12 +43,10 @@ def test_ragged_file_with_vectors_or_geometry_only(tmp_path):
     }
     np.savez(tmp_path / "a.npz", **arrays, gdb_id=[7, 5, 6])
     structures, bonds, report = read_ragged(tmp_path / "a.npz", uncharacterised=np.array([6]))
-    assert (
-        structures.extra.keys() == {"gdb_id"}
-        and structures.counts.tolist() == [5, 3]
-        and bonds is None
-        and report.uncharacterised == 1
-    )
+    assert structures.extra.keys() == {"gdb_id"}
+    assert structures.counts.tolist() == [5, 3]
+    assert bonds is None
+    assert report.uncharacterised == 1
     vectors = np.array([[0, 0, 0.2081943], [np.nan, 0, 0], [1, 2, 3]])
     np.savez(
         tmp_path / "a.npz",
@@ -61,12 +56,10 @@ def test_ragged_file_with_vectors_or_geometry_only(tmp_path):
         smiles=["O", "C", "N"],
     )
     structures, _, report = read_ragged(tmp_path / "a.npz")
-    assert report.broken == [
-        ("molecule 1", "dipole is not finite")
-    ] and structures.names.tolist() == ["O", "N"]
-    assert structures.extra["dipole"][0] == pytest.approx([0, 0, 1], abs=1e-6) and structures.extra[
-        "binding_energy"
-    ].tolist() == [1, 3]
+    assert report.broken == [("molecule 1", "dipole is not finite")]
+    assert structures.names.tolist() == ["O", "N"]
+    assert structures.extra["dipole"][0] == pytest.approx([0, 0, 1], abs=1e-6)
+    assert structures.extra["binding_energy"].tolist() == [1, 3]
 
 
 @pytest.mark.parametrize(

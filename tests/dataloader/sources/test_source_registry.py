@@ -32,8 +32,10 @@ def made(name: str) -> Source:
 @pytest.mark.parametrize("name", list(SOURCES))
 def test_every_source_keeps_the_contract(name):
     source = made(name)
-    assert source.paths and all(isinstance(path, Path) for path in source.paths)
-    assert isinstance(source.units, Units) and source.words["units"] == str(source.units)
+    assert source.paths
+    assert all(isinstance(path, Path) for path in source.paths)
+    assert isinstance(source.units, Units)
+    assert source.words["units"] == str(source.units)
     assert json.loads(json.dumps(source.words)) == source.words
     assert source.protocol in PROTOCOLS
     assert source.split_defaults(source.protocol).keys() <= OPTION_NAMES

@@ -67,9 +67,8 @@ def assert_same_basis(cache: BasisCache, positions: list[np.ndarray], ids, toler
     )
     vectors = edge_vectors(points, graph)
     computed = EdgeBasis.from_vectors(vectors.double(), cache.settings.lmax)
-    assert {part.dtype for part in (basis.length, *basis.packed)} == {
-        torch.float32
-    } and basis.lmax == cache.settings.lmax
+    assert {part.dtype for part in (basis.length, *basis.packed)} == {torch.float32}
+    assert basis.lmax == cache.settings.lmax
     torch.testing.assert_close(
         basis.length.double(), computed.length, rtol=tolerance, atol=tolerance
     )
@@ -110,7 +109,8 @@ def test_complete_graphs_need_no_stored_ends(tmp_path, sizes):
         assert_same_basis(cache, positions, ids)
     if len(set(sizes)) == 1:
         graph, expected = cache.topology([1, 4, 2]), complete_graphs(3, 5)
-        assert torch.equal(graph.src, expected.src) and torch.equal(graph.dst, expected.dst)
+        assert torch.equal(graph.src, expected.src)
+        assert torch.equal(graph.dst, expected.dst)
 
 
 def test_half_precision_halves_the_frames_and_says_what_it_costs(tmp_path):
@@ -141,7 +141,8 @@ def test_many_steps_of_building_equal_one(tmp_path, monkeypatch, ragged):
     other = BasisCache.build(
         tmp_path / "cache", graphs, CacheSettings(3, CUTOFF), "hash of the data", done.append
     )
-    assert sum(done) == len(SIZES) and len(done) > 1
+    assert sum(done) == len(SIZES)
+    assert len(done) > 1
     arrays = [
         {name: entry["blocks"] for name, entry in one.manifest["arrays"].items()}
         for one in (cache, other)
@@ -161,7 +162,8 @@ def test_caches_laid_end_to_end_equal_one(tmp_path, rule):
     ]
     done = []
     joined = BasisCache.concatenate(tmp_path / "joined", parts, "hash", done.append)
-    assert joined.manifest == whole.manifest and done == [3, 3, 1]
+    assert joined.manifest == whole.manifest
+    assert done == [3, 3, 1]
     other = BasisCache.build(tmp_path / "other", graphs[:1], CacheSettings(1, rule), "hash")
     with pytest.raises(
         ValueError, match="the 2 parts of a cache must have one and the same settings"
@@ -185,7 +187,8 @@ def test_rows_of_a_batch_are_its_undirected_edges(ragged, tmp_path):
         expected = np.concatenate(
             [np.repeat(np.arange(first[index], first[index + 1]), 2) for index in ids]
         )
-        assert sorted(batch.rows) == sorted(expected) and one.batch(ids, basis=False).basis is None
+        assert sorted(batch.rows) == sorted(expected)
+        assert one.batch(ids, basis=False).basis is None
         assert torch.equal(torch.cat(batch.basis.packed, 1), torch.cat(one.gather(ids).packed, 1))
         assert torch.equal(batch.graph.src, one.topology(ids).src)
         assert (
@@ -217,7 +220,8 @@ def test_directions_on_the_axes_and_edges_without_length(tmp_path):
     )  # at y = 0 the way back has two frames
     rotation, expected = batch.basis.rotation().double(), computed.rotation()
     torch.testing.assert_close(rotation[same], expected[same], rtol=0, atol=1e-6)
-    assert int(same.sum()) == 13 and not rotation[batch.basis.length == 0, 1:, 1:].any()
+    assert int(same.sum()) == 13
+    assert not rotation[batch.basis.length == 0, 1:, 1:].any()
 
 
 def test_graphs_outside_the_cache_are_an_error(ragged):
@@ -237,7 +241,8 @@ def test_opened_cache_equals_the_built_one(complete):
     folder, expected = complete
     for verify in ("full", "sample", "sizes"):
         cache = BasisCache.open(folder, **expected, verify=verify)
-        assert len(cache) == 6 and cache.num_edges == 60
+        assert len(cache) == 6
+        assert cache.num_edges == 60
     with pytest.raises(ValueError, match="verify must be one of full, sample, sizes, got 'no'"):
         BasisCache.open(folder, **expected, verify="no")
 
@@ -246,7 +251,9 @@ def refusal(folder, expected, error=ValueError, **change) -> str:
     with pytest.raises(error) as caught:
         BasisCache.open(folder, **(expected | change))
     message = str(caught.value)
-    assert str(folder) in message and "--rebuild" in message and "\n" not in message
+    assert str(folder) in message
+    assert "--rebuild" in message
+    assert "\n" not in message
     return message
 
 
@@ -367,7 +374,8 @@ def test_settings_are_checked_and_hashed():
             CacheSettings(1, CUTOFF),
         )
     }
-    assert len(hashes) == 3 and CacheSettings(1, dict(COMPLETE)).hash in hashes
+    assert len(hashes) == 3
+    assert CacheSettings(1, dict(COMPLETE)).hash in hashes
 
 
 def test_reasons_not_to_use_a_cache():

@@ -19,7 +19,8 @@ def test_atomic_write_replaces_only_at_the_end(tmp_path):
     with files.atomic_write(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
-    assert path.read_text() == "new" and names(tmp_path) == ["result"]
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["result"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -29,7 +30,8 @@ def test_interrupted_write_leaves_the_old_file(tmp_path, error):
     with pytest.raises(error), files.atomic_write(path) as temporary:
         temporary.write_text("half")
         raise error
-    assert path.read_text() == "old" and names(tmp_path) == ["result"]
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["result"]
 
 
 @pytest.mark.parametrize("writer", [files.atomic_write, files.atomic_folder])
@@ -66,7 +68,8 @@ def test_atomic_folder_replaces_or_keeps(tmp_path):
     with pytest.raises(KeyboardInterrupt), files.atomic_folder(target) as temporary:
         (temporary / "three").write_text("")
         raise KeyboardInterrupt
-    assert names(target) == ["two"] and names(tmp_path) == ["cache"]
+    assert names(target) == ["two"]
+    assert names(tmp_path) == ["cache"]
 
 
 def test_growing_array_equals_its_parts(tmp_path):

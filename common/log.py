@@ -28,7 +28,8 @@ class RunLog:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
         except BrokenPipeError:  # who read along has gone (| head); the run goes on
-            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
+            # open for as long as the process lives
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def progress_bar(total: int | None, **more) -> tqdm:

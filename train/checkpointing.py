@@ -35,6 +35,8 @@ def state_of(trainer: Trainer) -> dict:
     """Content of a checkpoint."""
     trainer.budget.read_clocks()
     averaged = trainer.averaged
+
+    # what decides the next step, then what the run has found, then what it was made with
     return {
         "config": saved_config(trainer.config),
         "weights": trainer.model.state_dict(),

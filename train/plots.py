@@ -15,6 +15,8 @@ Pairs = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 MAX_DOTS = 20_000  # of a panel
 PANELS_PER_ROW = 3
+MAX_ABOVE = 30  # factor between a baseline that is shown and its curve
+MIN_LOG_RANGE = 3  # factor between the values of an axis from which on it is a log axis
 TINY = 1e-12  # smallest absolute error on a log axis
 
 
@@ -43,10 +45,9 @@ def draw_curves(history: Sequence[Mapping[str, float]], task: Task, baseline: Ma
         colours: dict[str, str] = {}
         for curve in curves:
             _draw_curve(axis, history, curve, colours)
-        axis.set(xlabel=span, ylabel=title, yscale="log")
+        axis.set(xlabel=span, ylabel=title)
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.yaxis.set_major_formatter(_plain_tick)
-        axis.yaxis.set_minor_formatter(_short_tick)
+        _choose_scale(axis)
         axis.grid(True, which="both", linewidth=0.2)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize="small")
@@ -93,11 +94,23 @@ def _draw_curve(axis, history: Sequence[Mapping[str, float]], curve: Curve, colo
         label=curve.label,
     )
     colours[name] = line.get_color()
-    if curve.baseline is not None and curve.baseline > 0:
+
+    # a baseline far above would leave no room for the curve
+    if curve.baseline is not None and 0 < curve.baseline < MAX_ABOVE * max(values):
         label = f"{name}, baseline"
         axis.axhline(
             curve.baseline, color=line.get_color(), linestyle=":", linewidth=1, label=label
         )
+
+
+def _choose_scale(axis) -> None:
+    """A log axis for values that fall by a factor; a linear one where it would have no ticks."""
+    values = np.concatenate([line.get_ydata() for line in axis.get_lines()] or [[1.0]])
+    if np.max(values) < MIN_LOG_RANGE * np.min(values):
+        return
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(_plain_tick)
+    axis.yaxis.set_minor_formatter(_short_tick)
 
 
 def draw_pairs(pairs: Pairs, units: Mapping[str, str], title: str = ""):
@@ -126,6 +139,7 @@ def draw_pairs(pairs: Pairs, units: Mapping[str, str], title: str = ""):
             xlim=frame,
             ylim=frame,
         )
+        axis.locator_params(nbins=5)
     return figure
 
 
@@ -164,8 +178,10 @@ def _grid(count: int, size: tuple[float, float], title: str = ""):
 
 
 def _mean_absolute_error(prediction: np.ndarray, target: np.ndarray, unit: str | None) -> str:
+    """The error with its unit; vectors and tensors count by their components."""
     error = float(np.abs(np.ravel(prediction) - np.ravel(target)).mean()) if target.size else 0.0
-    return f"{error:.3g} {unit}" if unit else f"{error:.3g}"
+    words = f"{error:.3g} {unit}" if unit else f"{error:.3g}"
+    return words if target.ndim == 1 else f"{words}\nper component"
 
 
 def _in_brackets(unit: str | None) -> str:

@@ -76,6 +76,7 @@ def _load_best(trainer: Trainer) -> None:
             f"no validation of {trainer.folder} gave a finite error, so nothing is best; lower "
             "--lr and train again"
         )
+
     path = trainer.folder / checkpoint.BEST
     content = checkpoint.read_run(path, trainer.device)
     checkpoint.load_weights(trainer.model, checkpoint.evaluation_weights(content), path)
@@ -84,6 +85,8 @@ def _load_best(trainer: Trainer) -> None:
 def _results(trainer: Trainer, evaluation: Evaluation, ended_by: str | None) -> dict:
     """Content of ``results.json``."""
     position = trainer.position
+
+    # the table first: it is what a reader of the file looks for
     return {
         "test": trainer.task.table(evaluation),
         "best": trainer.best,

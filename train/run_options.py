@@ -106,12 +106,16 @@ def add_optimizer_options(add: Adder, optimizers, schedules, precisions):
     add("--weight-decay", float, 0.0, low=0, high=100, help="decay rate of the weights")
     beta2 = "decay of the average of squared gradients, per step"
     add("--beta2", float, 0.999, low=0, below=1, help=beta2)
+
+    # the learning rate over the run
     course = "course of the learning rate over the run"
     add("--lr-schedule", str, "cosine", choices=list(schedules), help=course)
     add("--warmup-steps", int, 100, low=0, help="steps in which the learning rate rises linearly")
     add("--min-lr", float, 1e-5, low=0, help="learning rate at the end of the run")
     plateau = "validations without progress after which --lr-schedule plateau halves the rate"
     add("--plateau-patience", int, 10, low=1, help=plateau)
+
+    # what keeps a training steady
     clip = "largest norm of the gradient, longer ones are shortened; inf: no limit"
     add("--clip-norm", float, 1.0, above=0, high=math.inf, help=clip)
     average = "decay of the averaged weights that are evaluated, per step; 0: no averaging"
@@ -144,7 +148,7 @@ def prepare_process(config: EasyDict) -> torch.device:
     """
     torch.set_num_threads(config.run.threads)
     random.seed(config.run.seed)
-    np.random.seed(config.run.seed)  # noqa: NPY002 - libraries that draw from the global generator follow the seed too
+    np.random.seed(config.run.seed)  # noqa: NPY002 - of libraries that draw from it
     torch.manual_seed(config.run.seed)
 
     # a first step with a non-finite loss moves no weight, and torch wonders why

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from farfield.train.tasks.task import Task
 
+MAX_ERRORS = 4  # in the line of an epoch; the history has all
+
 
 def epoch_line(
     row: Mapping[str, float], task: Task, seconds_left: float | None, is_best: bool
@@ -15,7 +17,9 @@ def epoch_line(
 
     row: of the history. "best" marks the best score so far.
     """
-    errors = ", ".join(f"{name} {with_unit(row[name], name, task)}" for name in task.curves)
+    shown = [f"{name} {with_unit(row[name], name, task)}" for name in task.curves[:MAX_ERRORS]]
+    hidden = len(task.curves) - len(shown)
+    errors = ", ".join([*shown, f"{hidden} more"] if hidden else shown)
     words = [
         f"epoch {row['epoch']:4d}",
         f"train loss {row.get('train_loss', math.nan):.4g}",

@@ -44,7 +44,8 @@ SMALL = [
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nbody")
-    rng = np.random.RandomState(3)  # noqa: NPY002 - the public protocol is one of the legacy generator
+    # the public protocol draws from the legacy generator
+    rng = np.random.RandomState(3)  # noqa: NPY002
     for split, count in (("train", 40), ("test", 11), ("val", 9)):
         simulated = simulate_nbody(count, rng)
         arrays = {name: values.astype(np.float32) for name, values in simulated.items()}

@@ -30,50 +30,26 @@ def add_loss_options(parser: OptionParser) -> None:
     not.
     """
     loss = parser.section("loss", "what is minimised")
+    costs = list(LOSSES)
+
+    # weights of the parts
     loss.add("--weight-energy", float, 0.2, low=0, main=True, help="weight of the energy part")
     loss.add("--weight-forces", float, 1.0, low=0, main=True, help="weight of the force part")
     loss.add("--weight-stress", float, 0.0, low=0, help="weight of the stress part")
-    loss.add("--energy-loss", str, "mae", choices=list(LOSSES), help="cost of an energy error")
-    loss.add(
-        "--force-loss",
-        str,
-        "vector_norm",
-        choices=list(LOSSES),
-        help="cost of a force error; vector_norm is L2-MAE",
-    )
-    loss.add(
-        "--energy-per",
-        str,
-        "atom",
-        choices=["structure", "atom"],
-        help="divide an energy error by the atoms, or take it per structure",
-    )
-    loss.add(
-        "--energy-scale",
-        float,
-        0.01,
-        above=0,
-        help="energy error at which a robust loss turns linear, eV",
-    )
-    loss.add(
-        "--force-scale",
-        float,
-        0.02,
-        above=0,
-        help="force error at which a robust loss turns linear, eV/Angstrom",
-    )
-    loss.add(
-        "--late-energy-factor",
-        float,
-        1.0,
-        low=0,
-        help="factor of the energy weight late in the run",
-    )
-    loss.add(
-        "--late-start",
-        float,
-        0.75,
-        low=0,
-        high=1,
-        help="fraction of the run after which --late-energy-factor applies",
-    )
+
+    # cost of an error
+    loss.add("--energy-loss", str, "mae", choices=costs, help="cost of an energy error")
+    force = "cost of a force error; vector_norm is L2-MAE"
+    loss.add("--force-loss", str, "vector_norm", choices=costs, help=force)
+    per = "divide an energy error by the atoms, or take it per structure"
+    loss.add("--energy-per", str, "atom", choices=["structure", "atom"], help=per)
+    energy_scale = "energy error at which a robust loss turns linear, eV"
+    loss.add("--energy-scale", float, 0.01, above=0, help=energy_scale)
+    force_scale = "force error at which a robust loss turns linear, eV/Angstrom"
+    loss.add("--force-scale", float, 0.02, above=0, help=force_scale)
+
+    # energies may count more late in the run
+    factor = "factor of the energy weight late in the run"
+    loss.add("--late-energy-factor", float, 1.0, low=0, help=factor)
+    start = "fraction of the run after which --late-energy-factor applies"
+    loss.add("--late-start", float, 0.75, low=0, high=1, help=start)

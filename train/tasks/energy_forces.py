@@ -191,6 +191,8 @@ class EnergyForceTask(Task):
                 f"{split}: {dataset.structures.summary()}\n"
                 f"  {edges} edges within {dataset.cutoff} Angstrom, {len(loader)} batches"
             )
+
+        # labels that are there and are not used
         has_forces = parts.train.dataset.structures.forces is not None
         if config.model.get("forces") == "none" and has_forces:
             lines.append(

@@ -51,9 +51,10 @@ class NBodyTask(Task):
     fixed_options = frozenset({"horizon"})  # of the protocol
 
     curves = ("x", "v")
+    # of the simulation, which has no unit of its own
     units = {
-        "displacement": "length of the simulation",
-        "velocity_change": "length per time of the simulation",
+        "displacement": "length",
+        "velocity_change": "length/time",
         "x": "length^2",
         "v": "(length/time)^2",
     }
@@ -180,48 +181,34 @@ class NBodyTask(Task):
 def add_data_options(parser: OptionParser) -> None:
     """Where the simulations lie, and which windows of them are learned."""
     data = parser.section("data", "what is learned from")
-    data.add(
-        "--protocol",
-        str,
-        "p1000",
-        choices=list(PROTOCOLS),
-        main=True,
-        help="p1000: 10 frames ahead from frame 0; p500: 5 frames, spread starts",
+    protocol = "p1000: 10 frames ahead from frame 0; p500: 5 frames, spread starts"
+    choices = list(PROTOCOLS)
+    data.add("--protocol", str, "p1000", choices=choices, main=True, help=protocol)
+    folder = "folder made by preprocess_nbody"
+    data.add("--data-path", str, "data/nbody", main=True, help=folder)
+
+    # what is learned from a simulation in one epoch, and how its edges are described
+    starts = (
+        "window drawn from a training simulation in an epoch: at frame 0, anywhere, or half and "
+        "half (default of p1000; all for p500)"
     )
-    data.add("--data-path", str, "data/nbody", main=True, help="folder made by preprocess_nbody")
-    data.add(
-        "--train-starts",
-        str,
-        None,
-        choices=list(TRAIN_STARTS),
-        help="window drawn from a training simulation in an epoch: at frame 0, anywhere, or "
-        "half and half (default of p1000; all for p500)",
-    )
-    data.add(
-        "--cache",
-        bool,
-        False,
-        help="read the edge basis of the windows that the cache next to the data holds, compute "
-        "the others",
-    )
+    data.add("--train-starts", str, None, choices=list(TRAIN_STARTS), help=starts)
+    cache = "read the edge bases that the cache next to the data holds, compute the others"
+    data.add("--cache", bool, False, help=cache)
 
 
 def add_loss_options(parser: OptionParser) -> None:
     """Cost and weights."""
     loss = parser.section("loss", "what is minimised")
     loss.add("--loss", str, "mse", choices=list(LOSSES), help="cost of a residual")
-    loss.add(
-        "--loss-scale", float, 1.0, above=0, help="residual at which a robust loss turns linear"
-    )
+    scale = "residual at which a robust loss turns linear"
+    loss.add("--loss-scale", float, 1.0, above=0, help=scale)
+
+    # weights of the quantities, and of the states on the way
     loss.add("--weight-displacement", float, 1.0, low=0, help="weight of x")
     loss.add("--weight-velocity", float, 1.0, low=0, help="weight of v")
-    loss.add(
-        "--waypoint-weight",
-        float,
-        0.5,
-        low=0,
-        help="weight of the same loss at the states between the updates of the model",
-    )
+    way = "weight of the same loss at the states between the updates of the model"
+    loss.add("--waypoint-weight", float, 0.5, low=0, help=way)
 
 
 def build_task(config) -> NBodyTask:

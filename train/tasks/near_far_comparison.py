@@ -58,6 +58,8 @@ def near_only(config: EasyDict) -> str:
 def comparison(schedules: dict[str, str], results: list[dict]) -> list[dict]:
     """One row a run: size, time of a step (validations included), test errors in both units."""
     rows = []
+
+    # what a run is and costs, then its errors in each unit
     for (name, schedule), result in zip(schedules.items(), results, strict=True):
         row = {
             "row": name,
@@ -67,6 +69,7 @@ def comparison(schedules: dict[str, str], results: list[dict]) -> list[dict]:
             "cpu_minutes": result["cpu_minutes"],
             "cpu_ms_per_step": 60e3 * result["cpu_minutes"] / max(1, result["steps"]),
         }
+
         model_rows = [line for line in result["test"] if line["row"] == "model"]
         for energy_unit, line in zip(ENERGY_UNITS, model_rows, strict=True):
             units = metric_units(energy_unit)

@@ -151,6 +151,8 @@ class PropertyTask(Task):
                 f"{split}: {len(dataset)} molecules, {int(dataset.atoms_per_structure.sum())} "
                 f"atoms, {edges} directed edges ({dataset.graph_rule}), {len(loader)} batches"
             )
+
+        # a label in its unit, and the spread that the network has to learn
         scaling, readouts = parts.model.heads.scaling.values(), readouts_of(config)
         for target, entry in scaling.items():
             values = parts.train.dataset.values[target]
@@ -352,6 +354,8 @@ def parse_weights(text: str | None, targets: Iterable[str]) -> dict[str, float]:
                 f"--target-weights: {name!r} is no target ({', '.join(targets)}); write e.g. "
                 f"{next(iter(targets))}=2"
             )
+
+        # a weight is a number
         try:
             weights[name] = float(number)
         except ValueError:

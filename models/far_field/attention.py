@@ -109,6 +109,7 @@ class FarFieldOptions(SpectrumOptions, ExpansionOptions):
         ExpansionOptions.__post_init__(self)
         check_at_least(self, 1, ["heads", "key_features", "value_channels"], of)
         check_at_least(self, 0, ["kernel_lmax"], of)
+
         if self.value_lmax is not None:
             check_at_least(self, 0, ["value_lmax"], of)
         check_choices(
@@ -120,6 +121,7 @@ class FarFieldOptions(SpectrumOptions, ExpansionOptions):
             },
             of,
         )
+
         if self.normalisation == "attention" and not FEATURE_MAPS[self.feature_map].positive:
             raise ValueError(
                 f"normalisation 'attention' {of} divides by a sum of positive weights, which "

@@ -65,6 +65,7 @@ class ExpansionOptions:
         check_choices(self, {"rule": RULES}, of)
         check_positive(self, ["design_radius"], of)
         check_at_least(self, 1, ["budget"], of)
+
         if not 0 < self.tolerance <= 0.1:
             raise ValueError(f"tolerance {of} must be in (0, 0.1], got {self.tolerance}")
         if self.design_radius > LARGEST_RADIUS:

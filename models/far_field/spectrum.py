@@ -82,11 +82,11 @@ def uniform_nodes(options: SpectrumOptions) -> KappaGrid:
 
 @dataclasses.dataclass(frozen=True)
 class SpectrumOptions:
-    """Choices of a :class:`RadialSpectrum`; wave numbers in 1 / Angstrom (or 1 / length unit of the
-    positions).
+    """Choices of a :class:`RadialSpectrum`; wave numbers in 1 / Angstrom.
 
-    kappa_grid: name in ``KAPPA_GRIDS``. radial_mode: name in ``MODES``, which of degree and head
-    have tables of their own. Raises ValueError in one line for values out of range.
+    (Or in 1 / length unit of the positions.) kappa_grid: name in ``KAPPA_GRIDS``. radial_mode: name
+    in ``MODES``, which of degree and head have tables of their own. Raises ValueError in one line
+    for values out of range.
     """
 
     num_kappa: Annotated[

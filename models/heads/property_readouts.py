@@ -131,6 +131,7 @@ class DipoleReadout(Readout):
     def forward(
         self, graph: GraphIndex, x: Tensor, positions: Tensor, atomic_numbers: Tensor
     ) -> Tensor:
+        """Charges times positions, and the dipoles of the atoms: (graphs, 3)."""
         charge, weights = self.network(x[:, 0]).split([1, self.channels], -1)
 
         # positions from their mean: the same as charges from their mean, at any origin

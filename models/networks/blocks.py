@@ -192,6 +192,7 @@ class DropPath(nn.Module):
         self.probability = probability
 
     def forward(self, graph: GraphIndex, x: Tensor) -> Tensor:
+        """Branch of every node (nodes, ...) -> the same, or zero for a graph that skips it."""
         if not self.training or not self.probability:
             return x
         stay = 1 - self.probability

@@ -20,7 +20,7 @@ from farfield.dataloader.split_protocols import SPLITS
 from farfield.dataloader.storage import files
 from farfield.models.choices import check_choice
 
-MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"  # of every preprocessed folder, also of molecules with properties
 STATISTICS = "statistics.json"
 SPLIT_FILE = "split.npz"
 HINT = (

@@ -35,13 +35,8 @@ from farfield.common.command_line import OptionParser, Section, add_config_optio
 from farfield.common.log import progress_bar
 from farfield.dataloader.chemistry.bonds import BondTable
 from farfield.dataloader.chemistry.molecule_graphs import GRAPH_RULES, graph_rule
-from farfield.dataloader.datasets.property_data import (
-    BASIS,
-    BOND_KINDS,
-    MANIFEST,
-    MOLECULES,
-    SPLIT_FILE,
-)
+from farfield.dataloader.datasets.property_data import BASIS, BOND_KINDS, MOLECULES
+from farfield.dataloader.prepared_folder import MANIFEST, SPLIT_FILE
 from farfield.dataloader.sources import qm9
 from farfield.dataloader.sources.download import RAW_FOLDER, RAW_FOLDER_HELP, RemoteFile, fetch
 from farfield.dataloader.sources.qm9 import QM9_FORMS
@@ -55,7 +50,7 @@ from farfield.dataloader.storage.files import REBUILD_HINT
 from farfield.dataloader.structures import Structures
 from farfield.preprocess.basis_shards import SHARDS, make_basis
 from farfield.preprocess.manifest import Manifest, being_made, remove
-from farfield.preprocess.structure_folder import READING_BAR_DELAY
+from farfield.preprocess.progress import download_bar, reading_bar
 
 FORMAT = 1
 LMAX = 3  # of the published networks: degrees 0 .. 3
@@ -87,12 +82,12 @@ class MoleculeSource:
     def obtain(self) -> None:
         """Download the public files that are missing."""
         for remote in self.remotes:
-            fetch(remote, self.folder, _download_bar)
+            fetch(remote, self.folder, download_bar)
 
     def read(self) -> tuple[Structures, BondTable | None, Report]:
         """Molecules, bonds or None, and a report of what was left out."""
         left_out = qm9.read_uncharacterised(self.paths[1]) if len(self.paths) > 1 else None
-        with _bar(None, f"read {self.paths[0].name}", delay=READING_BAR_DELAY) as bar:
+        with reading_bar(self.paths[0], "molecule") as bar:
             structures, bonds, report = QM9_FORMS[self.form].read(
                 self.paths[0], left_out, bar.update
             )
@@ -217,12 +212,8 @@ def choose_source(data: EasyDict) -> MoleculeSource:
     return MoleculeSource(form, paths, folder, limit=data.limit)
 
 
-def _bar(total: int | None, what: str, **more) -> tqdm:
-    return progress_bar(total, desc=what, unit="molecule", unit_scale=True, **more)
-
-
-def _download_bar(name: str, total: int | None, done: int) -> tqdm:
-    return progress_bar(total, initial=done, desc=name, unit="B", unit_scale=True)
+def _bar(total: int, what: str) -> tqdm:
+    return progress_bar(total, desc=what, unit="molecule", unit_scale=True)
 
 
 def split_options(split: EasyDict, count: int) -> SplitOptions:

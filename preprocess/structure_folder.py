@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from ase.data import chemical_symbols
-from tqdm import tqdm
 
 from farfield.common.log import progress_bar
 from farfield.dataloader.graphs import NeighborStore, check_cutoff
@@ -36,9 +35,9 @@ from farfield.dataloader.splits import Split, make_split, split_by_files
 from farfield.dataloader.storage.files import REBUILD_HINT
 from farfield.dataloader.structures import Structures
 from farfield.preprocess.manifest import Manifest, being_made, remove
+from farfield.preprocess.progress import download_bar, reading_bar
 
 FORMAT = 2
-READING_BAR_DELAY = 1.0  # seconds; a file that is read faster shows no progress bar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +100,7 @@ def remove_all(folder: Path) -> None:
 def divide(plan: FolderPlan) -> tuple[Structures, Split]:
     """All structures of the source, downloaded where needed, and their split."""
     source = plan.source
-    source.obtain(_download_bar)
+    source.obtain(download_bar)
 
     # in this order: the splits count from the end
     pool = _read_files(source, source.paths)
@@ -122,17 +121,11 @@ def divide(plan: FolderPlan) -> tuple[Structures, Split]:
     return everything, split
 
 
-def _download_bar(name: str, total: int | None, done: int) -> tqdm:
-    return progress_bar(total, initial=done, desc=name, unit="B", unit_scale=True)
-
-
 def _read_files(source: Source, paths: Sequence[Path]) -> list[Structures]:
     """The structures of each file, named after the file if they have no names."""
     parts = []
     for path in paths:
-        with progress_bar(
-            None, desc=f"read {path.name}", unit="frame", delay=READING_BAR_DELAY
-        ) as bar:
+        with reading_bar(path, "frame") as bar:
             part = source.read(path, bar.update)
         print(f"{path}: {len(part)} structures, {source.units}")
         if part.names is None:

@@ -27,6 +27,7 @@ import torch
 
 from farfield.dataloader.datasets.structure_dataset import StructureDataset
 from farfield.dataloader.label_statistics import centroids
+from farfield.dataloader.prepared_folder import MANIFEST, SPLIT_FILE
 from farfield.dataloader.split_protocols import SPLITS
 from farfield.dataloader.splits import Split
 from farfield.dataloader.storage import array_store, files
@@ -37,9 +38,7 @@ from farfield.models.choices import check_choice, nearest
 from farfield.models.heads.property_heads import PROPERTIES
 from farfield.models.heads.target_scaling import references
 
-MANIFEST = "manifest.json"
 MOLECULES = "molecules.npz"
-SPLIT_FILE = "split.npz"
 BASIS = "basis"
 BOND_KINDS = "bond_kinds"
 KINDS_WHAT = "farfield bond kinds"

@@ -221,6 +221,17 @@ def test_published_sources_are_found_by_name_with_their_splits(tmp_path):
     assert lengths(tmp_path) == [750, 50, 200]
 
 
+def test_a_configuration_file_has_options_of_the_source(tmp_path):
+    config = tmp_path / "options.yaml"
+    config.write_text(
+        f"data: {{source: md17_sample, out: {tmp_path / 'out'}}}\nsplit: {{train: 9}}"
+    )
+    with pytest.raises(ValueError, match="names the source md17_sample; give --source md17_sample"):
+        main(["--config", str(config)])
+    main(["--config", str(config), "--source", "md17_sample", "--cutoff", "2"])
+    assert lengths(tmp_path / "out") == [9, 50, 200]
+
+
 def test_the_help_of_a_source_shows_its_options(capsys):
     with pytest.raises(SystemExit):
         main(["--source", "md22", "--help"])

@@ -1,11 +1,16 @@
 """Folders with what the documents work on: tiny data and a checkpoint trained for a moment."""
 
 import shutil
+from pathlib import Path
 
 import pytest
+from ase import Atoms
 from ase.build import molecule
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
+from farfield.dataloader.prepared_folder import structures_file
+from farfield.dataloader.structures import Structures
 from farfield.preprocess import preprocess_md17
 from farfield.train import train_md17
 from tests.support import documents
@@ -16,7 +21,10 @@ TINY = ["--irreps", "4x0e+4x1o", "--schedule", "hybrid-first-order1", "--no-prog
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
-    """``data/ethanol_sample`` and ``runs/ethanol``, as after ``make train``, and a file."""
+    """``data/ethanol_sample`` and ``runs/ethanol``, as after ``make train``, and two files.
+
+    ``mine.xyz`` has energies and forces of 60 frames, ``molecules.xyz`` has no labels.
+    """
     folder = tmp_path_factory.mktemp("documents")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -24,7 +32,19 @@ def prepared(tmp_path_factory):
         run = ["--data-path", "data/ethanol_sample", "--run-dir", "runs/ethanol"]
         train_md17.main([*run, *TINY, "--epochs", "1", "--max-cpu-minutes", "0.02"])
     write(folder / "molecules.xyz", [molecule("CH3CH2OH"), molecule("CH3OH")])
+    write(folder / "mine.xyz", labelled_frames(folder / "data" / "ethanol_sample", 60))
     return folder
+
+
+def labelled_frames(data: Path, count: int) -> list[Atoms]:
+    """The first training structures of a preprocessed folder."""
+    structures = Structures.load(structures_file(data, "train"))
+    frames = []
+    for one in (structures[index] for index in range(count)):
+        atoms = Atoms(numbers=one.atomic_numbers, positions=one.positions)
+        atoms.calc = SinglePointCalculator(atoms, energy=one.energy[0], forces=one.forces)
+        frames.append(atoms)
+    return frames
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ def test_command_is_understood(page, words, folder_of_page, monkeypatch, request
     if words[0] == "make":
         for target in words[1:]:
             assert "=" in target or re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), target
-    elif words[0] == "python":
+    elif words[0] in ("python", "farfield"):
         module, arguments = documents.script_of(words)
         monkeypatch.chdir(folder_of_page(page))
         script = documents.load_script(module)

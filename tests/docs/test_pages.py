@@ -10,23 +10,25 @@ from tests.support import documents
 from tests.support.documents import PAGES
 from tests.support.registries import restore_registries, saved_registries
 
-WITH_CODE = [page for page in PAGES if documents.blocks(page, "python")]
-WITH_COMMANDS = ("docs/own_data.md", "docs/how_to/")
+WITH_COMMANDS = ("docs/first_run.md", "docs/own_data.md", "docs/how_to/")
+WITH_CODE = [
+    page for page in PAGES if page.startswith(WITH_COMMANDS) or documents.blocks(page, "python")
+]
 SMALL_NETWORK = ("--irreps", "4x0e+4x1o", "--schedule", "hybrid-first-order1")
-SHORTER = {
-    "train.train_potential": ("--epochs", "1", "--max-cpu-minutes", "0.01", "--no-progress"),
-    "simulate.run_md": ("--steps", "20", "--no-progress"),
-}
+SHORT_TRAINING = ("--epochs", "1", "--max-cpu-minutes", "0.01", "--no-progress")
+SHORT_SIMULATION = ("--steps", "20", "--no-progress")
 
 
 def run_command(words: list[str]) -> None:
     """Call a script of the project with shorter work; other programs are left alone."""
-    if words[0] != "python":
+    if words[0] not in ("python", "farfield"):
         return
     module, arguments = documents.script_of(words)
-    if module.startswith("train.") and module in SHORTER and "--model" not in arguments:
-        arguments += SMALL_NETWORK
-    documents.load_script(module).main([*arguments, *SHORTER.get(module, ())])
+    if module.startswith("train.train_"):
+        arguments += SHORT_TRAINING if "--model" in arguments else SHORT_TRAINING + SMALL_NETWORK
+    if module == "simulate.run_md":
+        arguments += SHORT_SIMULATION
+    documents.load_script(module).main(arguments)
 
 
 @pytest.mark.parametrize("page", WITH_CODE)

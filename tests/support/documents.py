@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import pytest
 
+from farfield import console
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
     path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
@@ -94,7 +96,11 @@ def write_files(page: str, folder: Path) -> None:
 
 
 def script_of(words: list[str]) -> tuple[str, list[str]]:
-    """Module and arguments of ``python -m MODULE ...`` or ``python FILE.py ...``."""
+    """Module and arguments of ``python -m MODULE``, ``python FILE.py`` or ``farfield COMMAND``."""
+    if words[0] == "farfield":
+        path, _, arguments = console.find_script(words[1:])
+        module = path.relative_to(console.HOME).with_suffix("")
+        return ".".join(module.parts), arguments
     if words[1] == "-m":
         return words[2], words[3:]
     return words[1].removesuffix(".py").replace("/", "."), words[2:]

@@ -16,6 +16,7 @@ import yaml
 
 from farfield.common.configuration import DECIDED_BY_DATA, IMPORTED_FILES
 from farfield.common.option_values import Option
+from farfield.common.plugins import FLAG, imported_files
 from farfield.models.choices import nearest
 
 
@@ -80,6 +81,19 @@ def read_options_file(path: str | Path, known: KnownOptions, resumed: bool = Fal
             f"script of the task {task}"
         )
 
+    try:
+        values = _values(path, known, content)
+    except ValueError as error:
+        # a name may be unknown because the file that registers it was not imported
+        missing = [file for file in imports if file not in imported_files()]
+        files = " ".join(f"{FLAG} {file}" for file in missing)
+        hint = f"; it was started with {files}" if files else ""
+        raise ValueError(f"{error}{hint}") from None
+    return FileOptions(values, frozenset(decided), tuple(imports))
+
+
+def _values(path: Path, known: KnownOptions, content: Mapping) -> dict[str, Any]:
+    """Checked values of a file by key."""
     values: dict[str, Any] = {}
     for key, value in content.items():
         for name, setting in _entries(path, known, str(key), value):
@@ -89,7 +103,7 @@ def read_options_file(path: str | Path, known: KnownOptions, resumed: bool = Fal
             if option.key in values:
                 raise ValueError(f"{path}: {name} is given twice; keep one of the two lines")
             values[option.key] = _checked(path, name, option, setting)
-    return FileOptions(values, frozenset(decided), tuple(imports))
+    return values
 
 
 def _content(path: Path, resumed: bool) -> dict:

@@ -12,11 +12,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from farfield.common.plugins import FLAG
 from farfield.common.session import Interrupted
 
 EXIT_BAD_INPUT = 2
@@ -45,6 +47,19 @@ def called_as(module: str) -> str:
     """How a user calls the script ``module`` ("train.train_md17"), the way this one was called."""
     own = Path(sys.argv[0]).name
     return own if own.startswith("farfield ") else f"python -m {module}"
+
+
+def resume_command(
+    module: str, run_dir: str, imports: Sequence[str] = (), arguments: Sequence[str] = ()
+) -> str:
+    """What to type to continue the run in ``run_dir`` of the script ``module``.
+
+    imports: files of ``--import``. arguments: what the script needs besides.
+    """
+    words = [*arguments, "--run-dir", run_dir, "--resume"]
+    for file in imports:
+        words += [FLAG, file]
+    return f"{called_as(module)} {shlex.join(words)}"
 
 
 def user_message(error: Exception) -> str:

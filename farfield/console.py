@@ -42,6 +42,8 @@ def overview(groups: Sequence[str] = tuple(GROUPS)) -> str:
         for name, script in group_scripts(group).items():
             lines += _entry(f"{group} {name}", summary(script))
         lines.append("")
+
+    # the help of one group leaves the other commands out
     if tuple(groups) == tuple(GROUPS):
         lines.append("use a trained network:")
         for name, script in SINGLE.items():

@@ -167,6 +167,7 @@ class Simulation:
         """Write ``state.npz``, after the records that it counts on."""
         for name in RECORDS:
             files.sync(self.folder / name)
+
         atoms = self.atoms
         state = {
             "step": self.step,
@@ -181,6 +182,8 @@ class Simulation:
             "pbc": atoms.pbc,
             "lengths": np.array([os.path.getsize(self.folder / name) for name in RECORDS]),
         }
+
+        # a killed session leaves the state before, or this one
         with files.atomic_write(self.folder / STATE) as temporary, open(temporary, "wb") as file:
             np.savez(file, **{name: np.asarray(value) for name, value in state.items()})
 

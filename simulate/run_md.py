@@ -23,17 +23,16 @@ from pathlib import Path
 if not __package__:  # `python simulate/run_md.py` in a checkout
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import shlex
-
 import torch
 from ase import Atoms
 
 from farfield.common import checkpoint
 from farfield.common.command_line import OptionParser, add_config_option, find_device, run_script
+from farfield.common.configuration import IMPORTED_FILES
 from farfield.common.log import RunLog, progress_bar
 from farfield.common.precision import PRECISIONS
 from farfield.common.run_folder import prepare_run_folder, save_config
-from farfield.common.script import called_as
+from farfield.common.script import resume_command
 from farfield.common.session import Interrupted
 from farfield.dataloader.from_ase import read_structures
 from farfield.dataloader.prepared_folder import structures_file
@@ -86,6 +85,8 @@ def build_parser() -> OptionParser:
 def add_run_options(parser: OptionParser) -> None:
     """Where the run lives, which machine it uses, how it continues."""
     run = parser.section("run", "where the run lives and what it uses")
+
+    # the folder of the run, and how it starts
     folder = "folder of the run: trajectory, log, state, results"
     run.add("--run-dir", str, "runs/md", main=True, help=folder)
     resume = "continue from state.npz, bit-identically"
@@ -93,6 +94,8 @@ def add_run_options(parser: OptionParser) -> None:
     run.add("--overwrite", bool, False, main=True, help="delete the run in the folder first")
     seed = "seed of the first velocities and of the Langevin bath"
     run.add("--seed", int, 0, low=0, high=2**31 - 1, main=True, help=seed)
+
+    # the machine and the session
     run.add("--device", str, "cpu", main=True, help="cpu, cuda, cuda:1, ...")
     run.add("--threads", int, 1, low=1, high=4096, main=True, help="CPU threads of torch")
     pause = "steps after which this session pauses, as after an interrupt (default: no pause)"
@@ -235,6 +238,8 @@ def describe(atoms: Atoms, simulation: Simulation, config) -> str:
         f"{options.timestep:g} fs, step {simulation.step} of {options.steps}; potential "
         f"{potential.path}, cutoff {potential.cutoff:g} A"
     )
+
+    # direct forces are not the slope of the energy that an ensemble conserves
     if ENSEMBLES[options.ensemble].conserves_energy and not potential.conservative:
         line += (
             "\nnote: the forces of this potential are direct, not the slope of its energy; the "
@@ -246,7 +251,8 @@ def describe(atoms: Atoms, simulation: Simulation, config) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the command line."""
     config = build_parser().parse_config(argv)
-    again = f"{called_as('simulate.run_md')} --run-dir {shlex.quote(config.run.run_dir)} --resume"
+    imports = config.get(IMPORTED_FILES, ())
+    again = resume_command("simulate.run_md", config.run.run_dir, imports)
     try:
         results = simulate(config)
     except (Interrupted, KeyboardInterrupt) as stop:

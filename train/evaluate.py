@@ -163,6 +163,8 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point of the command line."""
     options, log = read_options(argv), RunLog()
     found = {"checkpoint": options.checkpoint}
+
+    # structures of a file, or a split of the data of the run
     if options.input is not None:
         found |= {"input": options.input, "rows": evaluate_file(options, log)}
     else:

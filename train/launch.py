@@ -9,7 +9,6 @@ Everything that is particular to what is learned is in the `Task` of that name.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +19,9 @@ from farfield.common import checkpoint
 from farfield.common.command_line import OptionParser, saved_config
 from farfield.common.configuration import IMPORTED_FILES
 from farfield.common.log import RunLog, format_table, write_json
-from farfield.common.plugins import FLAG, import_named_files
+from farfield.common.plugins import import_named_files
 from farfield.common.precision import PRECISIONS
-from farfield.common.script import called_as
+from farfield.common.script import resume_command
 from farfield.common.session import Interrupted
 from farfield.models.factory import preset_values
 from farfield.train.network_options import add_network_options, chosen_network
@@ -90,11 +89,8 @@ class Script:
 
     def call_again(self, config: EasyDict) -> str:
         """The command that continues a run."""
-        arguments = list(self.arguments)
-        for file in config.get(IMPORTED_FILES, ()):
-            arguments += [FLAG, file]
-        arguments += ["--run-dir", config.run.run_dir, "--resume"]
-        return f"{called_as(self.module)} {shlex.join(arguments)}"
+        imports = config.get(IMPORTED_FILES, ())
+        return resume_command(self.module, config.run.run_dir, imports, self.arguments)
 
     def run(self, config: EasyDict) -> None:
         """Train as ``config`` says, and say how to go on after an interruption."""

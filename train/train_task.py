@@ -23,15 +23,14 @@ from farfield.train.launch import Script
 from farfield.train.tasks.task_registry import TASKS
 
 
-def main(argv: list[str] | None = None):
-    """Entry point of the command line."""
-    argv = import_named_files(argv)
+def chosen_script(argv: list[str]) -> tuple[Script | None, list[str]]:
+    """The script of ``--task`` and its arguments; None where the help of this one is asked for."""
     finder = OneLineParser(__doc__, usage="%(prog)s --task NAME [options]", add_help=False)
     finder.add_argument("--task", metavar="NAME", help=f"name of a task: {', '.join(TASKS)}")
     found, rest = finder.parse_known_args(argv)
     if found.task is None and {"-h", "--help"} & set(rest):
         finder.print_help()
-        return
+        return None, rest
 
     check_choice("--task", found.task, TASKS)
     script = Script(
@@ -40,7 +39,14 @@ def main(argv: list[str] | None = None):
         description=__doc__,
         arguments=("--task", found.task),
     )
-    script.main(rest)
+    return script, rest
+
+
+def main(argv: list[str] | None = None):
+    """Entry point of the command line."""
+    script, rest = chosen_script(import_named_files(argv))
+    if script is not None:
+        script.main(rest)
 
 
 if __name__ == "__main__":

@@ -244,3 +244,12 @@ def test_a_script_knows_better_defaults_and_former_names_of_its_task(tmp_path):
     file.write_text("task: old\nsize: 2")
     found, _ = parse("--config", str(file))
     assert found.task == "new" and found.model.size == 2
+
+
+def test_a_run_whose_files_were_not_imported_says_which(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("imports: [my_toy.py]\ntraining: {optimizer: mine}")
+    with pytest.raises(ValueError, match="got 'mine'; it was started with --import my_toy.py$"):
+        toy_parser().parse_config(["--config", str(file)])
+    file.write_text("imports: [my_toy.py]\ntraining: {epochs: 3}")
+    assert toy_parser().parse_config(["--config", str(file)]).training.epochs == 3

@@ -47,15 +47,15 @@ def test_it_says_what_the_network_says(potential, data):
 @pytest.mark.parametrize("kind", ["molecule", "crystal"])
 def test_forces_are_the_slope_of_the_energy(potential, kind, request):
     atoms = with_calculator(request.getfixturevalue(kind), potential, dtype="float64")
-    wanted = calculate_numerical_forces(atoms, eps=1e-4)
-    np.testing.assert_allclose(atoms.get_forces(), wanted, atol=1e-6 * np.abs(wanted).max())
+    expected = calculate_numerical_forces(atoms, eps=1e-4)
+    np.testing.assert_allclose(atoms.get_forces(), expected, atol=1e-6 * np.abs(expected).max())
 
 
 def test_stress_is_the_slope_under_strain(potential, crystal):
     atoms = with_calculator(crystal, potential, dtype="float64")
-    wanted = calculate_numerical_stress(atoms, eps=1e-5)
-    assert np.abs(wanted).max() > 1e-6
-    np.testing.assert_allclose(atoms.get_stress(), wanted, atol=1e-6 * np.abs(wanted).max())
+    expected = calculate_numerical_stress(atoms, eps=1e-5)
+    assert np.abs(expected).max() > 1e-6
+    np.testing.assert_allclose(atoms.get_stress(), expected, atol=1e-6 * np.abs(expected).max())
 
 
 def test_places_far_away_and_wrapped_atoms_change_nothing(potential, molecule, crystal):

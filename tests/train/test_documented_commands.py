@@ -7,8 +7,19 @@ import shlex
 
 import pytest
 
+from farfield.common.plugins import import_named_files
 from tests.support.documented_commands import commands_of, scripts_in
 
+TASK = """
+from farfield.train.tasks.energy_forces import EnergyForceTask
+from farfield.train.tasks.task_registry import TASKS
+
+class MyTask(EnergyForceTask):
+    pass
+
+if "my_task" not in TASKS:
+    TASKS.register("my_task")(MyTask)
+"""
 SCRIPTS = [*scripts_in("train"), *scripts_in("simulate")]
 COMMANDS = [
     (script, shlex.join(arguments))
@@ -27,11 +38,16 @@ def test_the_script_takes_the_options_of_its_commands(script, arguments, tmp_pat
     module = importlib.import_module(f"farfield.{script}")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    argv = shlex.split(arguments)
-    if hasattr(module, "SCRIPT"):
-        # a preset or the data decide what is left out, the parser reads what is there
+    (tmp_path / "my_task.py").write_text(TASK)
+    argv = import_named_files(shlex.split(arguments))
+    script = getattr(module, "SCRIPT", None)
+    if hasattr(module, "chosen_script"):
+        script, argv = module.chosen_script(argv)
+
+    # a preset or the data decide what is left out, the parser reads what is there
+    if script is not None:
         network = dict(zip(argv, argv[1:], strict=False)).get("--model")
-        assert module.SCRIPT.parser(network).parse_args(argv)
+        assert script.parser(network).parse_args(argv)
     elif hasattr(module, "read_options"):
         assert module.read_options(argv).checkpoint == argv[0]
     else:

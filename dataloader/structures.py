@@ -196,10 +196,9 @@ class Structures:
         symbols = " ".join(chemical_symbols[number] for number in self.elements)
         kind = "open" if self.periodic is None else f"{int(self.periodic.any(1).sum())} periodic"
         theory = f", labels: {self.theory}" if self.theory else ""
-        lines = [
-            f"{len(self)} structures of {self.counts.min()}-{self.counts.max()} atoms, "
-            f"{symbols}, {kind}{theory}"
-        ]
+        least, most = self.counts.min(), self.counts.max()
+        sizes = f"{least} atoms" if least == most else f"{least} to {most} atoms"
+        lines = [f"{len(self)} structures of {sizes}, {symbols}, {kind}{theory}"]
 
         # labels
         for name, unit in UNITS.items():
@@ -207,7 +206,7 @@ class Structures:
             if values is not None:
                 unit_text = f"{name} ({unit})"
                 lines.append(
-                    f"  {unit_text:<24}{values.size:>10} numbers  mean {values.mean():14.6f}  "
+                    f"  {unit_text:<24}{values.size:>10} values  mean {values.mean():14.6f}  "
                     f"std {values.std():12.6f}"
                 )
         further = []

@@ -110,10 +110,10 @@ def test_file_holds_what_was_saved(tmp_path, make):
 def test_summary_shows_every_label_with_its_unit():
     text = dataclasses.replace(random_structures(), theory="pairs").summary()
     whole = random_structures()
-    assert "4 structures of 1-5 atoms, H C O, open, labels: pairs" in text
+    assert "4 structures of 1 to 5 atoms, H C O, open, labels: pairs" in text
     assert f"mean {whole.energy.mean():14.6f}  std {whole.energy.std():12.6f}" in text
-    assert "energy (eV)                      4 numbers" in text
-    assert "forces (eV/Angstrom)            39 numbers" in text
+    assert "energy (eV)                      4 values" in text
+    assert "forces (eV/Angstrom)            39 values" in text
     assert "3 periodic" in random_crystals().summary()
     assert "stress (eV/Angstrom^3)" in random_crystals().summary()
     assert random_structures()[:0].summary() == "0 structures"

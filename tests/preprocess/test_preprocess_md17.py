@@ -26,7 +26,7 @@ def test_whole_sample_is_the_default(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert sizes(tmp_path) == [750, 50, 200]
     labels = ("energy (eV)", "forces (eV/Angstrom)", "std", "energy in eV")
-    for words in ("750 structures of 9-9 atoms, H C O", *labels, "radius 2.41 Angstrom"):
+    for words in ("750 structures of 9 atoms, H C O", *labels, "radius 2.41 Angstrom"):
         assert words in shown
 
 

@@ -9,6 +9,7 @@ from tests.support import documents
 from tests.support.documents import PAGES, ROOT, Understood
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+PROGRAMS = ("make", "python", "farfield")
 OTHER_PROGRAMS = ("tensorboard", "pip", "git")  # of others: their options are not checked
 COMMANDS = [(page, words) for page in PAGES for words in documents.commands(page)]
 NAME_OF_FILE = re.compile(r"[\w.-]+(/[\w.-]+)+\.(py|md|toml|txt|yml|svg)|[A-Z]+\.md")
@@ -38,6 +39,32 @@ def test_command_is_understood(page, words, folder_of_page, monkeypatch, request
             script.main(arguments)
     else:
         assert words[0] in OTHER_PROGRAMS, f"{page}: {words[0]!r} is not a program of this project"
+
+
+SHOWN_SCRIPTS = (
+    "preprocess.preprocess_structures",
+    "preprocess.preprocess_qm9",
+    "preprocess.preprocess_nbody",
+    "train.train_potential",
+    "train.train_qm9",
+    "train.evaluate",
+    "simulate.run_md",
+    "benchmarks.speed.bench_near_field",
+)
+OF_RUFF_AND_DOORS = {"--check", "--strict", "--import"}
+
+
+def test_options_in_the_text_exist(monkeypatch):
+    """An option that a page names without its command is an option of some script."""
+    known = set(OF_RUFF_AND_DOORS)
+    for module in SHOWN_SCRIPTS:
+        known |= documents.flags_of(module, monkeypatch)
+    for page in PAGES:
+        for code in documents.inline_code(page):
+            if code.startswith(PROGRAMS):
+                continue
+            named = [word for word in code.split() if re.fullmatch(r"--[a-z][a-z-]*", word)]
+            assert known.issuperset(named), f"{page} names {code}"
 
 
 @pytest.mark.parametrize("page", PAGES)

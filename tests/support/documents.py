@@ -114,21 +114,42 @@ def load_script(module: str):
 
 
 class Understood(Exception):
-    """A script has read its options without an error."""
+    """A script has read its options without an error; the argument is its parser."""
 
 
 def stop_after_options(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scripts that are loaded raise :class:`Understood` once a parser accepted the arguments."""
+
+    def and_stop(parse):
+        def parse_and_stop(self, *arguments, **named):
+            parse(self, *arguments, **named)
+            raise Understood(self)
+
+        return parse_and_stop
+
+    for kind in _parsers():
+        monkeypatch.setattr(kind, "parse_args", and_stop(kind.parse_args))
+
+
+def _parsers() -> list[type]:
+    """All classes of parsers that read arguments in a way of their own."""
     kinds = [argparse.ArgumentParser]
     for kind in kinds:
         kinds += kind.__subclasses__()
-        if "parse_args" in vars(kind):
-            monkeypatch.setattr(kind, "parse_args", _and_stop(kind.parse_args))
+    return [kind for kind in kinds if "parse_args" in vars(kind)]
 
 
-def _and_stop(parse):
-    def parse_and_stop(self, *arguments, **named):
-        parse(self, *arguments, **named)
-        raise Understood
+def flags_of(module: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """All flags of a script, without reading any argument."""
 
-    return parse_and_stop
+    def show_parser(self, *arguments, **named):
+        raise Understood(self)
+
+    script = load_script(module)
+    with monkeypatch.context() as patch:
+        for kind in _parsers():
+            patch.setattr(kind, "parse_args", show_parser)
+        with pytest.raises(Understood) as caught:
+            script.main([])
+    (parser,) = caught.value.args
+    return {flag for action in parser._actions for flag in action.option_strings}

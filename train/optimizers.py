@@ -25,6 +25,10 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from farfield.models.choices import Registry
+
+SCHEDULES: Registry[type] = Registry("lr_schedule")
+
 # fused: one call for all weights instead of several for each of a hundred small ones
 OPTIMIZERS = {
     "adam": functools.partial(torch.optim.Adam, fused=True),
@@ -54,6 +58,7 @@ def build_optimizer(model: nn.Module, options) -> torch.optim.Optimizer:
     return OPTIMIZERS[options.optimizer](filled, lr=options.lr, betas=(0.9, options.beta2))
 
 
+@SCHEDULES.register("constant")
 class ProgressSchedule:
     """Learning rate from step and progress; the base class of all shapes, itself constant."""
 
@@ -89,6 +94,7 @@ class ProgressSchedule:
         self.scheduler.load_state_dict(state["scheduler"])
 
 
+@SCHEDULES.register("cosine")
 class CosineSchedule(ProgressSchedule):
     """Half a cosine from the largest to the smallest rate."""
 
@@ -97,6 +103,7 @@ class CosineSchedule(ProgressSchedule):
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+@SCHEDULES.register("plateau")
 class PlateauSchedule:
     """Linear warm-up, then half the rate whenever validations stop to improve."""
 
@@ -131,9 +138,6 @@ class PlateauSchedule:
         """Continue from ``state``."""
         self.steps = state["steps"]
         self.scheduler.load_state_dict(state["scheduler"])
-
-
-SCHEDULES = {"constant": ProgressSchedule, "cosine": CosineSchedule, "plateau": PlateauSchedule}
 
 
 def averaged_model(model: nn.Module, decay: float) -> AveragedModel:

@@ -28,7 +28,7 @@ from functools import partial
 
 import numpy as np
 
-from farfield.common.command_line import OptionParser, run_script
+from farfield.common.command_line import OptionParser, add_config_option, run_script
 from farfield.common.log import progress_bar
 from farfield.dataloader.datasets.nbody_data import (
     DRAW_ORDER,
@@ -64,6 +64,7 @@ LARGEST_DEGREE = 11  # with coupling tables
 def build_parser() -> OptionParser:
     """All options of the script."""
     parser = OptionParser("preprocess_nbody", __doc__)
+    add_config_option(parser)
     data = parser.section("data", "simulations")
     data.add("--out", str, "data/nbody", help="folder to write to")
     for split in DRAW_ORDER:

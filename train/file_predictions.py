@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from farfield.dataloader.from_ase import read_structures
@@ -27,6 +28,7 @@ from farfield.dataloader.storage import files
 from farfield.train.prediction import Predictor
 
 PREFIXES = ("", "REF_", "ref_", "DFT_", "dft_", "TRUE_", "true_")
+ASE_RESULTS = ("energy", "forces", "stress")  # predictions in the units of ASE
 MEV = 1000.0  # in an eV
 STRESS_ORDER = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # Voigt, as in ASE
 
@@ -163,22 +165,29 @@ def write_predictions(
 ) -> None:
     """Write the structures with their predictions as extended xyz, atomically.
 
-    Energy, forces and stress stand where ASE looks for them, properties under their names. Labels
-    of the file are left out; everything else that it says of a structure is kept.
+    Energy, forces and stress stand where ASE looks for them, properties under their names; a name
+    that ASE reads in another unit (dipole, in e Angstrom) gets "predicted_" in front. Labels of the
+    file are left out; everything else that it says of a structure is kept.
     """
     from ase.io import write  # half a second that --help does not wait for
 
     read = {found.key for found in labels.values()}
-    frames = []
-    for one, prediction in zip(atoms, predictions, strict=True):
-        frame = one.copy()
-        for name in read | set(prediction):
-            frame.info.pop(name, None)
-            frame.arrays.pop(name, None)
-        results = {k: v for k, v in prediction.items() if k in ("energy", "forces", "stress")}
-        if results:
-            frame.calc = SinglePointCalculator(frame, **results)
-        frame.info |= {k: v for k, v in prediction.items() if k not in results}
-        frames.append(frame)
+    frames = [_frame(*pair, read) for pair in zip(atoms, predictions, strict=True)]
     with files.atomic_write(path) as temporary:
         write(temporary, frames, format="extxyz")
+
+
+def _frame(atoms: Atoms, prediction: Mapping, labels: set[str]) -> Atoms:
+    """A structure with its predictions and without the labels of its file."""
+    frame = atoms.copy()
+    for name in labels | set(prediction):
+        frame.info.pop(name, None)
+        frame.arrays.pop(name, None)
+
+    results = {name: prediction[name] for name in ASE_RESULTS if name in prediction}
+    if results:
+        frame.calc = SinglePointCalculator(frame, **results)
+    for name, value in prediction.items():
+        if name not in results:
+            frame.info[f"predicted_{name}" if name in all_properties else name] = value
+    return frame

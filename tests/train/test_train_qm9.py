@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.io import read, write
 from easydict import EasyDict
 
 from farfield.common import checkpoint
@@ -246,6 +247,26 @@ def test_molecules_in_memory_get_the_predictions_of_the_data_set(whole, data):
     checkpoint.save_checkpoint(folder / "old.pt", content)
     with pytest.raises(ValueError, match="does not say which graphs its molecules had"):
         load(folder / "old.pt")
+
+
+def test_a_file_of_molecules_gets_properties_and_their_errors(whole, data, tmp_path, capsys):
+    name, folder, _ = whole
+    structures = PropertyDataset.open(data[name], "test", targets=["homo"]).structures[:3]
+    ones = [structures[index] for index in range(3)]
+    atoms = [Atoms(one.atomic_numbers, one.positions) for one in ones]
+    predictions = load(folder / checkpoint.BEST).predict(atoms)
+    for one, prediction in zip(atoms, predictions, strict=True):
+        one.info["homo"] = prediction["homo"] + 0.25
+    write(tmp_path / "in.xyz", atoms)
+
+    command = [str(folder / checkpoint.BEST), "--input", str(tmp_path / "in.xyz")]
+    evaluate.main([*command, "--output", str(tmp_path / "out.xyz")])
+    said = capsys.readouterr().out
+    assert "label homo: 'homo' of 3 structures" in said and "meV" in said and "250" in said
+    for one, prediction in zip(read(tmp_path / "out.xyz", ":"), predictions, strict=True):
+        assert one.info["homo"] == pytest.approx(prediction["homo"], abs=1e-4)
+        found = one.info["predicted_dipole"]  # ASE reads "dipole" in e Angstrom
+        np.testing.assert_allclose(found, prediction["dipole"], rtol=1e-4)
 
 
 def test_predictions_are_in_units(whole, data):

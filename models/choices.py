@@ -122,10 +122,15 @@ class Registry(Mapping[str, Entry]):
     def _read_package(self) -> None:
         """Import the modules of the package, once; modules that import each other meet it empty."""
         package, self._unread_package = self._unread_package, None
-        if package is not None:
+        if package is None:
+            return
+        try:
             folders = importlib.import_module(package).__path__
             for module in pkgutil.iter_modules(folders, f"{package}."):
                 importlib.import_module(module.name)
+        except BaseException:
+            self._unread_package = package  # the next look says again what is wrong
+            raise
 
     def __getitem__(self, name: str) -> Entry:
         self._read_package()

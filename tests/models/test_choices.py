@@ -75,3 +75,15 @@ def test_entries_of_a_package_are_found_without_a_list_of_its_files(tmp_path, mo
     assert TOYS.find("doll") == "doll!" and list(TOYS) == ["ball", "doll"]
     with pytest.raises(ValueError, match="toy must be one of ball, doll, got 'dol'; did you mean"):
         TOYS.find("dol")
+
+
+def test_a_module_that_cannot_be_imported_is_named_every_time(tmp_path, monkeypatch):
+    package = tmp_path / "package_of_broken_toys"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "broken.py").write_text("import no_such_module_anywhere\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    toys = Registry("toy", package="package_of_broken_toys")
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError, match="no_such_module_anywhere"):
+            toys.find("ball")

@@ -21,9 +21,9 @@ TINY = ["--irreps", "4x0e+4x1o", "--schedule", "hybrid-first-order1", "--no-prog
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
-    """``data/ethanol_sample`` and ``runs/ethanol``, as after ``make train``, and two files.
+    """``data/ethanol_sample`` and ``runs/ethanol``, as after ``make train``, and three files.
 
-    ``mine.xyz`` has energies and forces of 60 frames, ``molecules.xyz`` has no labels.
+    ``mine.xyz`` has energies and forces of 60 frames, the other files have no labels.
     """
     folder = tmp_path_factory.mktemp("documents")
     with pytest.MonkeyPatch.context() as patch:
@@ -31,7 +31,8 @@ def prepared(tmp_path_factory):
         preprocess_md17.main(["--sample", "--out", "data/ethanol_sample"])
         run = ["--data-path", "data/ethanol_sample", "--run-dir", "runs/ethanol"]
         train_md17.main([*run, *TINY, "--epochs", "1", "--max-cpu-minutes", "0.02"])
-    write(folder / "molecules.xyz", [molecule("CH3CH2OH"), molecule("CH3OH")])
+    for name in ("molecules.xyz", "new.xyz"):
+        write(folder / name, [molecule("CH3CH2OH"), molecule("CH3OH")])
     write(folder / "mine.xyz", labelled_frames(folder / "data" / "ethanol_sample", 60))
     return folder
 

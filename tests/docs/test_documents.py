@@ -46,6 +46,7 @@ SHOWN_SCRIPTS = (
     "preprocess.preprocess_qm9",
     "preprocess.preprocess_nbody",
     "train.train_potential",
+    "train.train_nbody",
     "train.train_qm9",
     "train.evaluate",
     "simulate.run_md",

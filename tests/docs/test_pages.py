@@ -10,7 +10,7 @@ from tests.support import documents
 from tests.support.documents import PAGES
 from tests.support.registries import restore_registries, saved_registries
 
-WITH_COMMANDS = ("docs/first_run.md", "docs/own_data.md", "docs/how_to/")
+WITH_COMMANDS = ("README.md", "docs/first_run.md", "docs/own_data.md", "docs/how_to/")
 WITH_CODE = [
     page for page in PAGES if page.startswith(WITH_COMMANDS) or documents.blocks(page, "python")
 ]

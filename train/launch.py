@@ -39,7 +39,7 @@ class Script:
     """One of the training scripts.
 
     Arguments
-            module       its name on the command line, "train.train_md17"
+        module       its name on the command line, "train.train_md17"
         task         name of the task in `TASKS`
         description  text of ``--help``
         defaults     option -> default of this script, where it differs from the default of the task
@@ -93,7 +93,7 @@ class Script:
         return resume_command(self.module, config.run.run_dir, imports, self.arguments)
 
     def run(self, config: EasyDict) -> None:
-        """Train as ``config`` says, and say how to go on after an interruption."""
+        """Train as ``config`` says, and say how to continue after an interruption."""
         again = self.call_again(config)
         try:
             results = train(config)
@@ -125,9 +125,8 @@ def build_trainer(config: EasyDict) -> tuple[Trainer, Parts]:
     parts = find_task(config.task).build(config)
     folder = Path(config.run.run_dir)
     log = RunLog(folder / "log.txt")
-    return Trainer(
-        parts.model, parts.task, parts.train, parts.val, config, folder, device, log
-    ), parts
+    learned = (parts.model, parts.task, parts.train, parts.val)
+    return Trainer(*learned, config, folder, device, log), parts
 
 
 def train_one(config: EasyDict) -> dict | None:

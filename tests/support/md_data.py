@@ -13,42 +13,30 @@ from farfield.train import train_md17
 from tests.support.molecule_data import random_structures
 
 SIZES = (3, 5, 4, 2, 6, 3, 4, 5, 3, 4, 6, 5, 2, 3, 4, 5)
-NETWORK = [
-    "--irreps",
-    "4x0e+4x1o",
-    "--schedule",
-    "hybrid-first-order1",
-    "--heads",
-    "2",
-    "--radial-hidden",
-    "8",
-    "--radial-size",
-    "4",
-]
-NETWORK += [
-    "--element-size",
-    "4",
-    "--far-heads",
-    "1",
-    "--far-key-features",
-    "2",
-    "--far-value-channels",
-    "2",
-    "--fmm-num-kappa",
-    "3",
-]
-SMALL = [
-    *NETWORK,
-    "--far-expansion",
-    "pairwise",
-    "--no-progress",
-    "--batch-size",
-    "3",
-    "--warmup-steps",
-    "2",
-    "--ema-decay",
-    "0.9",
-]
+
+
+def flags(**options) -> list[str]:
+    """Options as arguments of a command line: ``batch_size=3`` -> ``--batch-size 3``."""
+    arguments = []
+    for name, value in options.items():
+        arguments += [f"--{name.replace('_', '-')}", str(value)]
+    return arguments
+
+
+NETWORK = flags(
+    irreps="4x0e+4x1o",
+    schedule="hybrid-first-order1",
+    near_heads=2,
+    radial_hidden=8,
+    radial_size=4,
+    element_size=4,
+    far_heads=1,
+    far_key_features=2,
+    far_value_channels=2,
+    far_num_kappa=3,
+)
+TRAINING = flags(far_expansion="pairwise", batch_size=3, warmup_steps=2, ema_decay=0.9)
+SMALL = [*NETWORK, *TRAINING, "--no-progress"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

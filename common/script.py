@@ -4,7 +4,7 @@
 |---|---|
 | 0 | finished, or paused as asked |
 | 2 | an option, a file or the data cannot be used: one line on stderr says why |
-| 130 | interrupted; a training says how to go on |
+| 130 | interrupted; a training says how to continue |
 
 ``FARFIELD_TRACEBACK=1`` in the environment shows the whole traceback of code 2.
 """

@@ -40,7 +40,7 @@ def progress_bar(total: int | None, **more) -> tqdm:
 
 
 def write_json(path, content):
-    """Write ``content`` atomically; numbers that json does not know (nan, inf) become null."""
+    """Write ``content`` atomically; nan and inf, which json does not know, become null."""
     files.write_json(path, _finite(content))
 
 

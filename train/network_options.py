@@ -1,7 +1,7 @@
 """The section ``model`` of a training script: which network, its preset, its options.
 
-The options of the command line are those of the network that is named there, or in the yaml file
-of ``--config``, or in the run that ``--resume`` continues.
+The command line offers the options of one network: the network that it names, or the yaml file
+of ``--config``, or the run that ``--resume`` continues.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def draw_pairs(pairs: Pairs, units: Mapping[str, str], title: str = ""):
         opacity = min(0.9, max(0.25, 15 / math.sqrt(max(1, true.size))))
         axis.plot(true, shown, "o", markersize=size, alpha=opacity, markeredgewidth=0)
 
-        # the frame is that of the targets: a wild prediction does not shrink the rest to a dot
+        # the targets set the frame: a wild prediction does not shrink the rest to a dot
         low, high = np.percentile(true, [0.1, 99.9]) if true.size else (0.0, 1.0)
         margin = 0.05 * (high - low) or 1.0
         frame = (low - margin, high + margin)
@@ -148,7 +148,11 @@ def draw_errors(pairs: Pairs, units: Mapping[str, str], title: str = ""):
     figure, axes = _grid(len(pairs), (4.2, 3.4), title)
     for axis, (name, (prediction, target)) in zip(axes, pairs.items(), strict=True):
         error = np.maximum(np.abs(np.ravel(prediction) - np.ravel(target)), TINY)
+        error = error[np.isfinite(error)]
         unit = units.get(name, "")
+        if not error.size:
+            axis.set(title=f"{name}: no finite error")
+            continue
         low, high = np.log10(error.min()), np.log10(error.max())
         median = np.median(error)
 
@@ -189,7 +193,7 @@ def _in_brackets(unit: str | None) -> str:
 
 
 def _thinned(prediction: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most MAX_DOTS of the numbers, evenly spaced."""
+    """At most MAX_DOTS pairs, evenly spaced."""
     prediction, target = np.ravel(prediction), np.ravel(target)
     stride = max(1, math.ceil(target.size / MAX_DOTS))
     return prediction[::stride], target[::stride]

@@ -53,7 +53,7 @@ def add_run_options(parser: OptionParser, run_dir: str):
     run.add("--resume", bool, False, main=True, help=on)
     run.add("--overwrite", bool, False, main=True, help="delete the run in the folder first")
 
-    # what decides the numbers
+    # what decides the results
     seed = "seed of the first weights and of the data order"
     run.add("--seed", int, 0, low=0, high=2**31 - 1, main=True, help=seed)
     seeds = "number of seeds, trained one after the other; the table shows mean +- std"
@@ -134,7 +134,7 @@ def add_bookkeeping_options(add: Adder):
 
 
 def add_batch_limits(data: Section):
-    """Limits of a batch besides ``--batch-size``."""
+    """Limits of a batch that ``--batch-size`` does not set."""
     atoms = "largest number of atoms in a batch (default: no limit)"
     data.add("--max-atoms-per-batch", int, None, low=1, help=atoms)
     edges = "largest number of directed edges in a batch (default: no limit)"

@@ -191,14 +191,12 @@ class Trainer:
             )
 
     def _validate(self, train_means: Mapping[str, float]):
-        """Errors of the validation split: history, best checkpoint, log, tensorboard, plots."""
+        """Errors of the validation split: history, learning rate, best checkpoint."""
         evaluated = self.averaged.module if self.averaged is not None else self.model
         precision = self.options.precision
         result = evaluate_model(evaluated, self.task, self.val_loader, self.device, precision)
         score = float(self.task.selection(result))
-        progress_before = self.history[-1]["progress"] if self.history else 0.0
-        row = self._history_row(train_means, result, score)
-        self.history.append(row)
+        self.history.append(self._history_row(train_means, result, score))
 
         is_best = math.isfinite(score) and (self.best is None or score < self.best["selection"])
         if is_best:
@@ -214,14 +212,20 @@ class Trainer:
         # best before last: a kill in between repeats this validation instead of losing the best
         if is_best:
             self.save(checkpoint.BEST)
+        self._show(result, is_best)
 
-        self.monitor.validation_row({**result.metrics, "selection": score}, self.position.step)
-        quarter_before, quarter = (
-            math.floor(progress * PICTURES) for progress in (progress_before, row["progress"])
-        )
-        if result.pairs and quarter_before < quarter:
-            self.monitor.picture(result.pairs, self.task.units, self.position.step)
+    def _show(self, result: Evaluation, is_best: bool):
+        """Say what a validation found: log, tensorboard, plots."""
+        row, step = self.history[-1], self.position.step
         self.log(epoch_line(row, self.task, self.budget.seconds_left(), is_best))
+        scores = {**result.metrics, "selection": row["selection"]}
+        self.monitor.validation_row(scores, step)
+
+        # pictures in tensorboard are large: a few of them, evenly spaced
+        before = self.history[-2]["progress"] if len(self.history) > 1 else 0.0
+        is_due = math.floor(before * PICTURES) < math.floor(row["progress"] * PICTURES)
+        if result.pairs and is_due:
+            self.monitor.picture(result.pairs, self.task.units, step)
         self.plots.after_validation(self.history, self.best, result.pairs)
 
     def _history_row(

@@ -74,6 +74,16 @@ def test_many_quantities_fall_into_rows(plots, count):
     drawing.draw_errors(pairs, {})  # errors of zero have a place on the log axis
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_predictions_that_are_not_finite_end_no_training(plots, value):
+    target = np.linspace(-1, 1, 5)
+    one, all_of_them = target.copy(), np.full(5, value)
+    one[2] = value
+    for prediction in (one, all_of_them):
+        for draw in (drawing.draw_pairs, drawing.draw_errors):
+            draw({"forces": (prediction, target)}, {}).canvas.draw()
+
+
 def test_an_interrupted_run_has_plots(plots, tmp_path):
     toy_trainer(tmp_path, "--pause-after", "1").fit()
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {

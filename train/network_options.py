@@ -10,12 +10,10 @@ import argparse
 from pathlib import Path
 
 import yaml
-from torch import nn
 
-from farfield.common.command_line import OptionParser, plain
+from farfield.common.command_line import OptionParser
 from farfield.models.factory import (
     DEFAULT_PRESET,
-    build_model,
     default_config,
     network_class,
     network_names,
@@ -86,16 +84,6 @@ def _name_in(file: Path) -> str | None:
         return None
     section = content.get("model")
     return section.get("name") if isinstance(section, dict) else content.get("name")
-
-
-def network_config(config) -> dict:
-    """What `build_model` reads from the section ``model`` of a run."""
-    return {key: value for key, value in plain(config.model).items() if key != "preset"}
-
-
-def restore_network(config) -> nn.Module:
-    """The network that ``config.model`` describes, with new weights."""
-    return build_model(network_config(config))
 
 
 def check_layers(model) -> None:

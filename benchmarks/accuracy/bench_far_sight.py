@@ -46,10 +46,10 @@ from benchmarks import harness
 from benchmarks.accuracy.far_sight_sets import CASES, CUTOFF, Problem, binding_energy
 from farfield.common.command_line import OptionParser, run_script
 from farfield.common.log import RunLog
+from farfield.common.trained import restore_network
 from farfield.dataloader.storage import files
 from farfield.models.factory import build_model
 from farfield.train.launch import Script
-from farfield.train.network_options import restore_network
 from farfield.train.results import finish_run, prepare_run_folder, save_config
 from farfield.train.run_options import prepare_process
 from farfield.train.tasks.energy_forces import build_task, set_references

@@ -32,7 +32,7 @@ from farfield.dataloader.split_protocols import SPLITS
 from farfield.models.layers.conditioning import parse_inputs
 from farfield.train.data_order import EpochLoader, ordered_batches, shuffled_batches
 from farfield.train.losses import StructureLoss
-from farfield.train.network_options import check_layers, restore_network
+from farfield.train.network_options import check_layers
 from farfield.train.tasks.energy_force_errors import (
     ENERGY_UNITS,
     LABELS,
@@ -155,7 +155,7 @@ class EnergyForceTask(Task):
         """Network with the references of the training split, task and data."""
         check_layers(config.model)
         statistics = load_statistics(config.data.data_path)
-        model, task = restore_network(config), build_task(config)
+        model, task = cls.restore(config), build_task(config)
         set_references(model, statistics)
 
         loaders = {

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 
 from farfield.common.command_line import OptionParser
 from farfield.common.precision import PRECISIONS
+from farfield.common.trained import restore_network
 from farfield.dataloader.split_protocols import SPLITS
 from farfield.train.data_order import EpochLoader
-from farfield.train.network_options import restore_network
 
 
 @dataclass
@@ -71,22 +71,29 @@ class Parts:
 class Task(ABC):
     """What is learned: options, data, loss, errors and tables of one kind of training.
 
-    predicts: word of the networks that can be trained (``Network.predicts``). default_network: name
-    of the network that a script trains unless ``--model`` names another.
+    Attributes of the class
+        predicts            word of the networks that can be trained (``Network.predicts``)
+        default_network     network that a script trains unless ``--model`` names another
+        training_defaults   option of the section ``training`` -> default
+        measured_options    options of the network that the data decide
+        fixed_options       options of the network that the task decides and no user
+        evaluation_options  option of :meth:`evaluation` -> its choices
 
-    curves: errors that the log and the learning curve show. training_curves: error -> (part of the
-    loss that is the same quantity on the training split, factor to the unit of the error);
-    "selection" stands for the score. units: unit of each error and each predicted quantity.
-    progress: fraction of the run that is done when a step begins, for losses that change on the
-    way; the trainer sets it.
+    Attributes of an instance
+        curves              errors that the log and the learning curve show
+        training_curves     error -> (part of the loss that is the same quantity on the training
+                            split, factor to the unit of the error); "selection": of the score
+        units               unit of each error and each predicted quantity
+        progress            fraction of the run that is done when a step begins, for losses that
+                            change on the way; the trainer sets it
     """
 
     predicts: ClassVar[str]
     default_network: ClassVar[str]
-    training_defaults: ClassVar[Mapping[str, object]] = {}  # of options in the section training
-    measured_options: ClassVar[frozenset[str]] = frozenset()  # network options the data decide
-    fixed_options: ClassVar[frozenset[str]] = frozenset()  # network options the task decides
-    evaluation_options: ClassVar[Mapping[str, Sequence[str]]] = {}  # of `evaluation`: their choices
+    training_defaults: ClassVar[Mapping[str, object]] = {}
+    measured_options: ClassVar[frozenset[str]] = frozenset()
+    fixed_options: ClassVar[frozenset[str]] = frozenset()
+    evaluation_options: ClassVar[Mapping[str, Sequence[str]]] = {}
 
     curves: Sequence[str] = ()
     training_curves: Mapping[str, tuple[str, float]] = {}

@@ -101,7 +101,10 @@ def _check_same_kind(folder: Path, saved: Mapping, config) -> None:
 
 
 def check_same_run(path: Path, saved: Mapping, current: Mapping, free: frozenset[str]) -> None:
-    """Raise ValueError for the first option outside ``free`` that differs from the saved one."""
+    """Raise ValueError for the first option outside ``free`` that differs from the saved one.
+
+    An option that did not exist when the run began is no difference: see :func:`newer_options`.
+    """
     task = saved.get("task")
     if task != current["task"]:
         raise ValueError(
@@ -111,9 +114,21 @@ def check_same_run(path: Path, saved: Mapping, current: Mapping, free: frozenset
 
     for section in sorted((saved.keys() | current.keys()) - NOT_SECTIONS):
         old, new = saved.get(section, {}), current.get(section, {})
-        for key in sorted((old.keys() | new.keys()) - free):
-            if old.get(key) != new.get(key):
+        for key in sorted(old.keys() - free):
+            if old[key] != new.get(key):
                 raise ValueError(
-                    f"cannot resume {path}: {section}.{key} is {old.get(key)!r} there and "
+                    f"cannot resume {path}: {section}.{key} is {old[key]!r} there and "
                     f"{new.get(key)!r} here; leave it out, or start another run with --run-dir"
                 )
+
+
+def newer_options(saved: Mapping, current: Mapping) -> dict[str, object]:
+    """Options that the version which began a run did not know, and their values now.
+
+    Their defaults do what was done before there was an option.
+    """
+    found = {}
+    for section in sorted(current.keys() - NOT_SECTIONS):
+        before = saved.get(section, {})
+        found |= {key: value for key, value in current[section].items() if key not in before}
+    return found

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from farfield.common import checkpoint
 from farfield.common.command_line import plain, saved_config
-from farfield.common.run_folder import check_same_run
+from farfield.common.run_folder import check_same_run, newer_options
 from farfield.train.budget import Position
 from farfield.train.former_runs import current_config
 from farfield.train.run_options import FREE_ON_RESUME
@@ -112,6 +112,9 @@ def notes_on(trainer: Trainer, content: dict) -> list[str]:
                 f"note: {name} was {before} and is {version} now; the run may not continue "
                 "bit-identically"
             )
+
+    for name, value in newer_options(content["config"], plain(trainer.config)).items():
+        lines.append(f"note: the option {name} is newer than this run; it is {value}")
 
     then, now = content["config"], trainer.config
     changed = [key for section, key in CHANGES_RESULTS if then[section][key] != now[section][key]]

@@ -23,8 +23,8 @@ from farfield.common.plugins import import_named_files
 from farfield.common.precision import PRECISIONS
 from farfield.common.script import resume_command
 from farfield.common.session import Interrupted
-from farfield.models.factory import preset_values
-from farfield.train.network_options import add_network_options, chosen_network
+from farfield.models.factory import DEFAULT_PRESET, preset_values
+from farfield.train.network_options import add_network_options, chosen_network, chosen_preset
 from farfield.train.optimizers import OPTIMIZERS, SCHEDULES
 from farfield.train.results import finish_run, mean_table, prepare_run_folder, save_config
 from farfield.train.run_options import add_run_options, add_training_options, prepare_process
@@ -56,15 +56,18 @@ class Script:
         """Entry point of the command line."""
         self.run(self.read_options(argv))
 
-    def parser(self, network: str | None = None) -> OptionParser:
-        """All options of the script for one network (default: the usual one of the task)."""
+    def parser(self, network: str | None = None, preset: str = DEFAULT_PRESET) -> OptionParser:
+        """All options of the script for one network (default: the usual one of the task).
+
+        preset: the one whose values the help shows as defaults.
+        """
         task = find_task(self.task)
         defaults = {**task.training_defaults, **self.defaults}
         parser = OptionParser(self.task, self.description, defaults, FORMER_NAMES)
 
         add_run_options(parser, self.run_dir)
         parser.section("data", "what is learned from")
-        add_network_options(parser, task, network or task.default_network)
+        add_network_options(parser, task, network or task.default_network, preset)
         parser.section("loss", "what is minimised")
         task.add_options(parser)
         add_training_options(parser, OPTIMIZERS, SCHEDULES, PRECISIONS)
@@ -84,7 +87,7 @@ class Script:
             """Defaults that follow from other options, ``--preset`` first of all."""
             return task.presets(values) | preset_values(values["name"], values["preset"])
 
-        parser = self.parser(chosen_network(task, argv, self.run_dir))
+        parser = self.parser(chosen_network(task, argv, self.run_dir), chosen_preset(argv))
         return parser.parse_config(argv, presets, task.measured)
 
     def call_again(self, config: EasyDict) -> str:

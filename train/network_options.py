@@ -21,10 +21,12 @@ from farfield.models.factory import (
 from farfield.models.networks.blocks import parse_schedule
 
 
-def add_network_options(parser: OptionParser, task, network: str) -> None:
+def add_network_options(
+    parser: OptionParser, task, network: str, preset: str = DEFAULT_PRESET
+) -> None:
     """Add ``--model``, ``--preset`` and the options of ``network`` to the section ``model``.
 
-    task: the class of the task that is trained.
+    task: the class of the task that is trained. preset: the one whose values the help shows.
     """
     title = "the network; lengths in Angstrom; default values: --preset, then the data"
     section = parser.section("model", title)
@@ -45,7 +47,7 @@ def add_network_options(parser: OptionParser, task, network: str) -> None:
         skip=task.fixed_options,
         decided=dict.fromkeys(task.measured_options, "the data"),
         presets=presets,
-        preset=DEFAULT_PRESET,
+        preset=preset if preset in presets else DEFAULT_PRESET,
     )
 
 
@@ -72,6 +74,17 @@ def chosen_network(task, argv: list[str], run_dir: str) -> str:
         candidates.append(_name_in(Path(found.run_dir or run_dir) / "config.yaml"))
     named = next((name for name in candidates if name is not None), None)
     return named if named in network_names(task.predicts) else task.default_network
+
+
+def chosen_preset(argv: list[str]) -> str:
+    """The preset that a command line names; the whole parser says what is wrong with it."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder.add_argument("--preset", default=DEFAULT_PRESET)
+    try:
+        found, _ = finder.parse_known_args(argv)
+    except argparse.ArgumentError:
+        return DEFAULT_PRESET
+    return found.preset
 
 
 def _name_in(file: Path) -> str | None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from farfield.train import train_qm9
+from farfield.train import train_md17, train_qm9
 from farfield.train.network_options import chosen_network
 from farfield.train.tasks.properties import PropertyTask
 
@@ -22,3 +22,10 @@ def test_the_options_are_those_of_the_chosen_network(tmp_path):
     assert chosen("--resume") == other and chosen("--resume", "--model", default) == default
     with pytest.raises(ValueError, match="must be one of .*, got 'other'"):
         train_qm9.SCRIPT.read_options(["--model", "other"])
+
+
+def test_the_help_shows_the_values_of_the_chosen_preset(capsys):
+    for preset, irreps in (("small", "32x0e"), ("base", "64x0e"), ("unknown", "32x0e")):
+        with pytest.raises(SystemExit):
+            train_md17.main(["--preset", preset, "--help"])
+        assert f"(default {irreps}" in " ".join(capsys.readouterr().out.split())

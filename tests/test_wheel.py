@@ -18,7 +18,7 @@ from tests.support.md_data import SMALL, make_data
 from tests.support.processes import ROOT, run_script
 
 BUILD = "from setuptools import build_meta; build_meta.build_wheel('dist')"
-OF_TESTS = {"pytest", "hypothesis", "mpmath", "ruff", "setuptools"}
+OF_TESTS = {"pytest", "pytest-xdist", "hypothesis", "mpmath", "ruff", "setuptools"}
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 

@@ -25,7 +25,9 @@ def test_the_options_are_those_of_the_chosen_network(tmp_path):
 
 
 def test_the_help_shows_the_values_of_the_chosen_preset(capsys):
-    for preset, irreps in (("small", "32x0e"), ("base", "64x0e"), ("unknown", "32x0e")):
+    for preset, irreps in (("small", "32x0e"), ("base", "64x0e")):
         with pytest.raises(SystemExit):
             train_md17.main(["--preset", preset, "--help"])
         assert f"(default {irreps}" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(ValueError, match="--preset: must be one of small, base, paper, got 'big'"):
+        train_md17.main(["--preset", "big", "--help"])

@@ -16,7 +16,8 @@ from farfield.models.choices import nearest
 class OneLineParser(argparse.ArgumentParser):
     """An ``ArgumentParser`` whose errors are ``ValueError`` with one line.
 
-    Attributes: ``main_actions``, the actions that ``--help`` shows (none: all).
+    Attributes: ``main_actions``, the actions that ``--help`` shows (none: all). A parser with
+    ``add_help=False`` leaves both flags of the help to another one.
     """
 
     def __init__(self, description: str, **settings):
@@ -28,9 +29,11 @@ class OneLineParser(argparse.ArgumentParser):
             **settings,
         )
         self.main_actions: set[argparse.Action] = set()
-        self._help_all = self.add_argument(
-            "--help-all", action=_ShowAll, help="show every option and exit"
-        )
+        self._help_all: argparse.Action | None = None
+        if self.add_help:
+            self._help_all = self.add_argument(
+                "--help-all", action=_ShowAll, help="show every option and exit"
+            )
 
     def error(self, message: str):
         """Raise ``message`` as a ValueError that says where the options are listed."""

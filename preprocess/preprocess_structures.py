@@ -33,6 +33,7 @@ from collections.abc import Sequence
 from easydict import EasyDict
 
 from farfield.common import plugins
+from farfield.common.argument_parser import OneLineParser
 from farfield.common.command_line import UNSET, OptionParser, add_config_option, run_script
 from farfield.dataloader.sources.own_files import OwnFiles
 from farfield.dataloader.sources.source_registry import SOURCES
@@ -86,7 +87,7 @@ def read_options(argv: Sequence[str] | None = None) -> EasyDict:
     argv = plugins.import_named_files(argv)
 
     # the source must be known before there is a parser for its options
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder = OneLineParser(__doc__, add_help=False)
     finder.add_argument("--source", default=OWN_FILES)
     name = finder.parse_known_args(argv)[0].source
 

@@ -3,6 +3,7 @@ installed; and what building its options imports.
 """
 
 import json
+from importlib import import_module
 
 import pytest
 
@@ -23,12 +24,36 @@ def module_of(script: str) -> str:
     return script.removesuffix(".py").replace("/", ".")
 
 
+def is_one_line(done) -> bool:
+    """Whether a script ended as a mistake of its user should: one line, exit code 2."""
+    lines = done.stderr.count("\n")
+    return (done.returncode, done.stdout, lines) == (2, "", 1) and done.stderr.startswith("error: ")
+
+
 @pytest.mark.parametrize("script", scripts())
 def test_a_path_can_be_called_from_any_folder(script, tmp_path):
-    """And a mistake is one line and exit code 2."""
     done = run_script(str(ROOT / script), "--absent", folder=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert is_one_line(done), done
+
+
+# options that are read before there is a parser for the others
+EARLY = ("--source", "--task", "--model", "--preset", "--import", "--config", "--run-dir")
+
+
+@pytest.mark.parametrize("script", scripts())
+def test_a_flag_without_its_value_is_one_line(script, capfd):
+    """In this process: a script that asks argparse would leave with ``SystemExit``."""
+    main = import_module(f"farfield.{module_of(script)}").main
+    for flag in EARLY:
+        with pytest.raises(ValueError) as caught:
+            main([flag])
+        assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_help_all_reaches_the_parser_of_the_task():
+    done = run_script("-m", "train.train_task", "--task", "nbody", "--help-all")
+    assert (done.returncode, done.stderr) == (0, "") and "--batch-size" in done.stdout
 
 
 def test_a_module_can_be_called_in_the_checkout():

@@ -44,6 +44,7 @@ class FarfieldCalculator(Calculator):
         elements      atomic numbers that the network was trained on
         cutoff        reach of the near field, Angstrom
         conservative  whether forces are the slope of the energy
+        inputs        names in ``atoms.info`` that the network reads besides the geometry
 
     Energies contain the reference energies of the elements, so they are on the scale of the
     training data. ``atoms.pbc`` says which directions repeat; a network with a far field reads
@@ -68,6 +69,7 @@ class FarfieldCalculator(Calculator):
         self.dtype = PRECISIONS[dtype]
         self.cutoff = float(potential.cutoff)
         self.conservative = potential.forces == "conservative"
+        self.inputs = list(potential.inputs)
         self.elements = sorted(potential.reference.values())
         self.implemented_properties = ["energy", "free_energy"]
         if potential.forces != "none":
@@ -91,7 +93,7 @@ class FarfieldCalculator(Calculator):
             )
 
         network = self._network(stress=crystal and self.conservative)
-        batch = batch_from_atoms([self.atoms], self.cutoff, self.dtype, self.device, network.inputs)
+        batch = batch_from_atoms([self.atoms], self.cutoff, self.dtype, self.device, self.inputs)
         prediction = network(batch)
 
         energy = float(prediction["energy"])
@@ -101,6 +103,14 @@ class FarfieldCalculator(Calculator):
         if "stress" in prediction:
             stress = prediction["stress"][0].double().cpu().numpy()
             self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What differs from the structure of the last results; ASE itself does not see inputs."""
+        changes = super().check_state(atoms, tol=tol)
+        if self.atoms is not None:
+            before, now = self.atoms.info, atoms.info
+            changes += [name for name in self.inputs if before.get(name) != now.get(name)]
+        return changes
 
     def _network(self, stress: bool) -> Potential:
         """The network with or without stress; both have the same weights."""

@@ -20,7 +20,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -50,6 +50,7 @@ STATE_ARRAYS = (
     "pbc",
     "lengths",
 )
+INPUT = "input_"  # prefix of the further inputs of the network in a state
 HINT = "start again with --overwrite"
 
 
@@ -113,10 +114,20 @@ class Simulation:
     folder     of the run; it exists
     seed       of the velocities and the bath
     potential  checksum of the checkpoint that gives the forces; the state of another one is refused
+    inputs     names in ``atoms.info`` that the potential reads; they are kept in the state
     """
 
-    def __init__(self, atoms: Atoms, options, folder: Path, seed: int, potential: str):
+    def __init__(
+        self,
+        atoms: Atoms,
+        options,
+        folder: Path,
+        seed: int,
+        potential: str,
+        inputs: Sequence[str] = (),
+    ):
         self.atoms, self.options, self.potential = atoms, options, potential
+        self.inputs = {name: float(atoms.info[name]) for name in inputs}
         self.folder = Path(folder)
         self.rng = np.random.default_rng(seed)
         self.integrator = ENSEMBLES[options.ensemble].make(atoms, options, self.rng)
@@ -182,6 +193,7 @@ class Simulation:
             "pbc": atoms.pbc,
             "lengths": np.array([os.path.getsize(self.folder / name) for name in RECORDS]),
         }
+        state |= {INPUT + name: value for name, value in self.inputs.items()}
 
         # a killed session leaves the state before, or this one
         with files.atomic_write(self.folder / STATE) as temporary, open(temporary, "wb") as file:
@@ -273,6 +285,7 @@ class Simulation:
             momenta=atoms.get_momenta(),
             cell=atoms.cell,
             pbc=atoms.pbc,
+            info=self.inputs,
         )
         frame.calc = SinglePointCalculator(
             frame, energy=row["potential_eV"], forces=atoms.get_forces()
@@ -288,15 +301,23 @@ def _append(path: Path, text: str) -> None:
         file.write(text)
 
 
-def read_state(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of ``state.npz``; FileNotFoundError or ValueError in one line."""
-    return files.read_npz(path, STATE_ARRAYS, HINT)
+def read_state(path: Path, inputs: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Arrays of ``state.npz``; FileNotFoundError or ValueError in one line.
+
+    inputs: names of what the potential reads of a structure besides its geometry.
+    """
+    return files.read_npz(path, [*STATE_ARRAYS, *(INPUT + name for name in inputs)], HINT)
 
 
 def atoms_of_state(state: dict[str, np.ndarray]) -> Atoms:
-    """The structure that a state is of."""
+    """The structure that a state is of, with the inputs of its potential in ``info``."""
     names = ("numbers", "positions", "momenta", "masses", "cell", "pbc")
-    return Atoms(**{name: state[name] for name in names})
+    inputs = {
+        name.removeprefix(INPUT): float(value)
+        for name, value in state.items()
+        if name.startswith(INPUT)
+    }
+    return Atoms(**{name: state[name] for name in names}, info=inputs)
 
 
 def read_log(folder: Path) -> dict[str, np.ndarray]:

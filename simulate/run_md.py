@@ -18,6 +18,7 @@ fluctuation of the total energy, speed.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 if not __package__:  # `python simulate/run_md.py` in a checkout
@@ -141,16 +142,22 @@ def add_dynamics_options(parser: OptionParser) -> None:
     dynamics.add("--dtype", str, "float32", choices=list(PRECISIONS), help=arithmetic)
 
 
-def first_structure(config) -> Atoms:
-    """The structure that the options name; ValueError or OSError in one line."""
+def first_structure(config, inputs: Sequence[str]) -> Atoms:
+    """The structure that the options name, with the ``inputs`` of the potential in its info.
+
+    ValueError or OSError in one line.
+    """
     system = config.system
     if system.structure is None:
-        return structure_of_split(system.checkpoint, system.index)
+        return structure_of_split(system.checkpoint, system.index, inputs)
     return read_structures(system.structure, system.index)
 
 
-def structure_of_split(path: str, index: int) -> Atoms:
-    """Structure ``index`` of the test split that the checkpoint ``path`` was judged by."""
+def structure_of_split(path: str, index: int, inputs: Sequence[str] = ()) -> Atoms:
+    """Structure ``index`` of the test split that the checkpoint ``path`` was judged by.
+
+    inputs: names of the further values of a structure that are put into ``info``.
+    """
     data = checkpoint.read_run(path)["config"].get("data", {}).get("data_path", "")
     try:
         structures = Structures.load(structures_file(data, "test"))
@@ -166,7 +173,8 @@ def structure_of_split(path: str, index: int) -> Atoms:
 
     one = structures[index % len(structures)]
     cell = {} if one.cell is None else {"cell": one.cell[0], "pbc": one.periodic[0]}
-    return Atoms(numbers=one.atomic_numbers, positions=one.positions, **cell)
+    info = {name: one.extra[name][0] for name in inputs if name in one.extra}
+    return Atoms(numbers=one.atomic_numbers, positions=one.positions, info=info, **cell)
 
 
 def simulate(config) -> dict | None:
@@ -179,12 +187,14 @@ def simulate(config) -> dict | None:
     potential = moving_potential(config)
     state = None
     if config.run.resume and (folder / STATE).exists():
-        state = read_state(folder / STATE)
-    atoms = first_structure(config) if state is None else atoms_of_state(state)
+        state = read_state(folder / STATE, potential.inputs)
+    atoms = first_structure(config, potential.inputs) if state is None else atoms_of_state(state)
     atoms.calc = potential
     atoms.get_potential_energy()
     checksum = files.file_checksum(config.system.checkpoint)
-    simulation = Simulation(atoms, config.dynamics, folder, config.run.seed, checksum)
+    simulation = Simulation(
+        atoms, config.dynamics, folder, config.run.seed, checksum, potential.inputs
+    )
     if state is not None:
         simulation.verify(state)
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io import write
+from ase.io import read, write
 
 from farfield.common import checkpoint
 from farfield.preprocess import preprocess_structures
+from farfield.simulate import dynamics, run_md
 from farfield.simulate.calculator import FarfieldCalculator
 from farfield.train import train_potential
 from farfield.train.evaluate import evaluate_checkpoint
@@ -38,7 +39,7 @@ def run(tmp_path_factory):
     preprocess_structures.main([str(folder / "water.xyz"), "--out", str(folder / "data")])
 
     paths = ["--data-path", str(folder / "data"), "--run-dir", str(folder / "run")]
-    loss = ["--weight-forces", "0", "--forces", "none", "--epochs", "24"]
+    loss = ["--weight-forces", "0", "--forces", "direct", "--epochs", "24"]
     options = [*paths, *SIZES, *loss, "--condition", "total_charge"]
     train_potential.main([*options, "--pause-after", "12"])
     train_potential.main([*paths, "--resume", "--no-progress"])
@@ -68,3 +69,28 @@ def test_data_without_the_input_are_refused(run, tmp_path):
     with pytest.raises(ValueError, match="have no 'spin', which the network reads"):
         options = ["--data-path", str(run[0]), "--run-dir", str(tmp_path / "run"), *SIZES]
         train_potential.main([*options, "--condition", "spin", "--epochs", "1"])
+
+
+def test_the_calculator_sees_a_change_of_the_charge_alone(run):
+    atoms = water(0, 100)
+    atoms.calc = FarfieldCalculator(run[1] / checkpoint.BEST)
+    before = atoms.get_potential_energy()
+    atoms.info["total_charge"] = 1
+    assert atoms.get_potential_energy() - before == pytest.approx(1, abs=0.2)
+
+
+def test_dynamics_keeps_the_charge_over_a_pause(run, tmp_path):
+    """The first structure is one of the test split, whose charge the data folder holds."""
+    options = ["--checkpoint", str(run[1] / checkpoint.BEST), "--steps", "6", "--timestep", "0.1"]
+    options += ["--record-every", "1", "--no-progress", "--index", "1"]
+    run_md.main(["--run-dir", str(tmp_path / "whole"), *options])
+    run_md.main(["--run-dir", str(tmp_path / "parts"), *options, "--pause-after", "2"])
+    run_md.main(["--run-dir", str(tmp_path / "parts"), "--resume"])
+    for name in dynamics.RECORDS:
+        whole, parts = (tmp_path / folder / name for folder in ("whole", "parts"))
+        assert whole.read_bytes() == parts.read_bytes()
+
+    # every frame says for which charge its energy is
+    frame = read(tmp_path / "whole" / dynamics.TRAJECTORY, index=-1)
+    (found,) = load(run[1] / checkpoint.BEST).predict([frame])
+    assert found["energy"] == pytest.approx(frame.get_potential_energy(), abs=1e-5)

@@ -13,22 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import farfield.models.networks  # noqa: F401 - registers the networks of the package
 from farfield.models.choices import Registry
-from farfield.models.network import NETWORKS
+from farfield.models.network import NETWORKS, Network
 from farfield.models.option_fields import canonical
 
 FORMAT = 3
 READABLE = (2, 3)
 
-# first part of a weight's name in format 2 -> in format 3, for energy networks
-BACKBONE = "network.backbone."
-MOVED = {
-    "energy.reference.": "reference.",
-    "energy.network.": "network.energy.network.",
-    "vectors.": "network.vectors.",
-}
 AVERAGED = "module."  # in front of the weights that are averaged
+COUNT = "n_averaged"
 
 
 def current_model_options(model: Mapping) -> dict:
@@ -56,28 +49,24 @@ def converted(content: dict) -> dict:
     if content["format"] == FORMAT:
         return content
     config = dict(content.get("config") or {})
-    model = config.get("model")
-    if isinstance(model, Mapping):
-        config["model"] = current_model_options(model)
     content = {**content, "format": FORMAT, "config": config}
-    if isinstance(model, Mapping) and model.get("name") == "e2former":
-        for part in ("weights", "averaged"):
-            if isinstance(content.get(part), Mapping):
-                content[part] = _renamed(content[part])
+    model = config.get("model")
+    if not isinstance(model, Mapping):
+        return content
+
+    config["model"] = current_model_options(model)
+    network = _find(NETWORKS, model.get("name"))
+    for part in ("weights", "averaged"):
+        if network is not None and isinstance(content.get(part), Mapping):
+            content[part] = {
+                _present_name(network, name): value for name, value in content[part].items()
+            }
     return content
 
 
-def _renamed(weights: Mapping) -> dict:
-    """Weights of an E2Former of format 2 by their names of format 3."""
-    return {_present_name(name): value for name, value in weights.items()}
-
-
-def _present_name(name: str) -> str:
-    if name == "n_averaged":
+def _present_name(network: type[Network], name: str) -> str:
+    """Name of a weight today; weights that are averaged have a word in front."""
+    if name == COUNT:
         return name
     front = AVERAGED if name.startswith(AVERAGED) else ""
-    rest = name.removeprefix(front)
-    for old, new in MOVED.items():
-        if rest.startswith(old):
-            return front + new + rest.removeprefix(old)
-    return front + BACKBONE + rest
+    return front + network.present_weight_name(name.removeprefix(front))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import farfield.models.networks  # noqa: F401 - registers the networks of the package
 from farfield.models.choices import check_choice
 from farfield.models.network import NETWORKS, EnergyNetwork, Network
 from farfield.models.option_fields import canonical, flat_values, make_options
@@ -67,6 +66,8 @@ def build_model(config: Mapping[str, object]) -> Network:
     except ValueError as error:
         raise ValueError(f"model {name}: {error}") from None
     model = entry(options)
+    if not isinstance(getattr(model, "options", None), entry.Options):
+        raise ValueError(f"model {name}: its constructor must set self.options to its options")
     if isinstance(model, EnergyNetwork):
         model = Potential(model, options.forces, options.stress)
     model.config = {"name": name, **flat_values(options)}

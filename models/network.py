@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -60,11 +60,19 @@ class Network(nn.Module, abc.ABC):
     presets   name -> option values by flat name; ``small`` is the default
     predicts  what it is trained for: "potential", "properties", "nbody", or a word of a task of
               one's own
+    reads_basis  whether it reads the cached basis of the edges (``batch.edge_basis``)
+
+    Attributes
+
+    options   instance of ``Options``; the constructor sets it
     """
 
     Options: ClassVar[type]
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {"small": {}}
     predicts: ClassVar[str]
+    reads_basis: ClassVar[bool] = False
+
+    options: Any
 
     config: dict
     """Name and all options by flat name; set by ``models.factory.build_model``."""
@@ -76,6 +84,11 @@ class Network(nn.Module, abc.ABC):
     @abc.abstractmethod
     def outputs(self) -> dict[str, Output]:
         """What ``forward`` returns, by name."""
+
+    @classmethod
+    def present_weight_name(cls, name: str) -> str:
+        """Name of a weight today, given its name in a checkpoint of format 2."""
+        return name
 
     @property
     def cutoff(self) -> float | None:
@@ -102,4 +115,5 @@ class EnergyNetwork(Network):
         return {"atomic_energy": Output("node", "scalar")}
 
 
-NETWORKS: Registry[type[Network]] = Registry("network")
+# importing a module of this folder registers its networks
+NETWORKS: Registry[type[Network]] = Registry("network", package="farfield.models.networks")

@@ -164,7 +164,7 @@ def _compare(
     for key, output in network.outputs().items():
         expected = turn(before[key], output)
         error = _relative(after[key], expected)
-        if error > limit:
+        if not error <= limit:  # also for nan
             raise ValueError(
                 f"{key} breaks under {name}: error {error:.1e}, limit {limit:.0e}; {mistake}"
             )
@@ -178,7 +178,7 @@ def _check_batching(
     for key in network.outputs():
         joined = torch.cat([out[key] for out in alone])
         error = _relative(joined, together[key])
-        if error > limit:
+        if not error <= limit:  # also for nan
             raise ValueError(
                 f"{key} of a structure depends on its batch: error {error:.1e}, limit {limit:.0e}; "
                 "look for a mean, a maximum or a norm over all atoms of a batch"

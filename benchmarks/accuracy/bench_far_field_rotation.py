@@ -36,11 +36,9 @@ from torch import Tensor, nn
 from farfield.common.command_line import OptionParser, run_script
 from farfield.dataloader.storage.files import write_json
 from farfield.models.far_field.expansion import Expansion, ExpansionOptions
-from farfield.models.far_field.expansions import (
-    MultipoleExpansion,
-    PairwiseExpansion,
-    PlaneWaveExpansion,
-)
+from farfield.models.far_field.expansions.multipole import MultipoleExpansion
+from farfield.models.far_field.expansions.pairwise import PairwiseExpansion
+from farfield.models.far_field.expansions.planewave import PlaneWaveExpansion
 from farfield.models.far_field.spectrum import RadialSpectrum, SpectrumOptions
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.so3.harmonics import spherical_harmonics

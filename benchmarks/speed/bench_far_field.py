@@ -49,12 +49,10 @@ from benchmarks.speed.far_field_programs import (
 )
 from farfield.common.command_line import OptionParser, run_script
 from farfield.dataloader.storage.files import write_json
-from farfield.models.far_field.expansions import (
-    AutoExpansion,
-    MultipoleExpansion,
-    PairwiseExpansion,
-    PlaneWaveExpansion,
-)
+from farfield.models.far_field.expansions.auto import AutoExpansion
+from farfield.models.far_field.expansions.multipole import MultipoleExpansion
+from farfield.models.far_field.expansions.pairwise import PairwiseExpansion
+from farfield.models.far_field.expansions.planewave import PlaneWaveExpansion
 from farfield.models.so3.irreps import num_rows
 
 SHAPES = {"d=32 C=32": (32, 32), "d=8 C=16": (8, 16)}  # key features and channels

@@ -156,7 +156,10 @@ class Expansion(nn.Module, abc.ABC):
         return f"lmax={self.lmax}"
 
 
-EXPANSIONS: Registry[type[Expansion]] = Registry("expansion")
+# importing a module of this folder registers its expansion
+EXPANSIONS: Registry[type[Expansion]] = Registry(
+    "expansion", package="farfield.models.far_field.expansions"
+)
 
 
 class RadiusGuard:

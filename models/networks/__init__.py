@@ -1,10 +1,1 @@
-"""Networks: importing this package registers all of them in ``models.network.NETWORKS``."""
-
-from farfield.models.networks import (
-    e2former,
-    nbody_transformer,
-    property_networks,
-    se3_transformer,
-)
-
-__all__ = ["e2former", "nbody_transformer", "property_networks", "se3_transformer"]
+"""Networks: every module of this folder registers its own in ``models.network.NETWORKS``."""

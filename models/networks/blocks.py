@@ -7,7 +7,7 @@ Attentions are named as in the publications:
     zero-order, first-order, second-order, all-order
                       near field: over the edges inside the cutoff, with kernels of that degree
     fmm-node          far field: over all atoms of the graph
-    hybrid-<order>    both at once: near + long_scale far, long_scale learned
+    hybrid-<order>    both at once: near + far_weight far, far_weight learned
 
 A schedule is ``part + part + ...``, a part is an attention's name and how many layers of it follow
 one another: ``hybrid-first-order``, ``first-order6+fmm-node2``. A part without a number is repeated
@@ -112,7 +112,7 @@ class FarLayer(nn.Module):
 
 
 class HybridLayer(nn.Module):
-    """``near + long_scale far`` from the same features.
+    """``near + far_weight far`` from the same features.
 
     What the far field draws for its weights changes no other weight: with the same seed a hybrid
     starts as the near field alone does.
@@ -124,10 +124,10 @@ class HybridLayer(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(torch.randint(2**31, ())))
             self.far = FarLayer(options)
-        self.long_scale = nn.Parameter(torch.tensor(float(options.far.weight)))
+        self.far_weight = nn.Parameter(torch.tensor(float(options.far.weight)))
 
     def forward(self, x: Tensor, scene: Scene) -> Tensor:
-        return self.near(x, scene) + self.long_scale * self.far(x, scene)
+        return self.near(x, scene) + self.far_weight * self.far(x, scene)
 
 
 class Attention(NamedTuple):

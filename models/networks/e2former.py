@@ -16,6 +16,8 @@ radial network, and everything is exactly equivariant. Cost: linear in edges and
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -127,6 +129,11 @@ class E2FormerBackbone(nn.Module):
         return Scene(near, batch.positions, batch.cell, batch.periodic)
 
 
+def present_backbone_weight(name: str) -> str:
+    """Name of a weight of a backbone today, given its name in a checkpoint of format 2."""
+    return name.replace(".attention.long_scale", ".attention.far_weight")
+
+
 @NETWORKS.register("e2former")
 class E2Former(EnergyNetwork):
     """Energies of atoms, and forces read from degree 1 where the options ask for direct ones.
@@ -138,12 +145,27 @@ class E2Former(EnergyNetwork):
     Options = E2FormerOptions
     presets = PRESETS
 
+    # first part of a weight's name in format 2 -> its name today
+    moved_weights: ClassVar[dict[str, str]] = {
+        "energy.reference.": "reference.",
+        "energy.network.": "network.energy.network.",
+        "vectors.": "network.vectors.",
+    }
+
     def __init__(self, options: E2FormerOptions):
         super().__init__()
         self.options = options
         self.backbone = E2FormerBackbone(options)
         self.energy = EnergyHead(options.channels)
         self.vectors = VectorHead(options.channels) if options.forces == "direct" else None
+
+    @classmethod
+    def present_weight_name(cls, name: str) -> str:
+        """In format 2 head, references and backbone were on one level."""
+        for before, now in cls.moved_weights.items():
+            if name.startswith(before):
+                return now + name.removeprefix(before)
+        return present_backbone_weight(f"network.backbone.{name}")
 
     def forward(self, batch: AtomBatch) -> dict[str, Tensor]:
         """``atomic_energy`` (nodes,) and, if direct, ``direct_forces`` (nodes, 3)."""

@@ -26,6 +26,7 @@ from farfield.models.batch import AtomBatch
 from farfield.models.choices import check_at_least, check_positive
 from farfield.models.edges import edge_vectors, image_vectors
 from farfield.models.elements import MAX_ATOMIC_NUMBER, check_elements
+from farfield.models.far_field.attention import FarFieldOptions
 from farfield.models.graph_ops import sum_edges
 from farfield.models.heads.property_heads import PropertyHeads, choose_readouts
 from farfield.models.heads.property_readouts import READOUTS
@@ -33,7 +34,11 @@ from farfield.models.layers.edge_embedding import EdgeScalars
 from farfield.models.near_field.edge_frames import EdgeBasis
 from farfield.models.near_field.se3_attention import FrameGeometry
 from farfield.models.network import NETWORKS, PROPERTIES, Network, Output
-from farfield.models.networks.e2former import E2FormerBackbone, keep_variance
+from farfield.models.networks.e2former import (
+    E2FormerBackbone,
+    keep_variance,
+    present_backbone_weight,
+)
 from farfield.models.networks.e2former_options import PRESETS as E2FORMER_PRESETS
 from farfield.models.networks.e2former_options import BackboneOptions
 from farfield.models.networks.se3_transformer import SE3Layers, SE3Options
@@ -92,6 +97,7 @@ class E2FormerPropertyOptions(BackboneOptions):
     schedule: str = "first-order"
     cutoff: float = 5.0
     radial_size: int = 48
+    far: FarFieldOptions = FarFieldOptions(heads=4, value_channels=4, kernel_lmax=2, kappa_max=0.8)
     bond_kinds: BondKinds = False
 
     def __post_init__(self):
@@ -171,6 +177,7 @@ class SE3TransformerProperties(PropertyNetwork):
 
     Options = SE3PropertyOptions
     presets = SE3_PRESETS
+    reads_basis = True
 
     def __init__(self, options: SE3PropertyOptions):
         true = options.channels - options.pseudo_channels
@@ -241,6 +248,11 @@ class E2FormerProperties(PropertyNetwork):
     def __init__(self, options: E2FormerPropertyOptions):
         super().__init__(options, options.channels)
         self.backbone = E2FormerBackbone(options, options.bond_kinds)
+
+    @classmethod
+    def present_weight_name(cls, name: str) -> str:
+        """Only the weight of the far field in a hybrid has another name today."""
+        return present_backbone_weight(name)
 
     def features(self, batch: AtomBatch) -> Tensor:
         """Features of every atom after all layers."""

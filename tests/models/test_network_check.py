@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from farfield.models.batch import AtomBatch
 from farfield.models.factory import build_model
-from farfield.models.network import EnergyNetwork
+from farfield.models.network import NETWORKS, EnergyNetwork
 from farfield.models.network_check import check_network
 from farfield.models.potential import Potential, PotentialOptions
 from tests.support.law_cases import cutoff_graph
+from tests.support.registries import restore_registries, saved_registries
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -101,3 +102,31 @@ def test_outputs_must_be_what_is_promised():
         check_network(broken, molecules())
     with pytest.raises(ValueError, match=">= 2 structures, got 1"):
         check_network(Broken(), molecules().split()[0])
+
+
+def test_values_that_turn_nan_when_atoms_move_are_found():
+    first = molecules()
+
+    class Nervous(Broken):
+        def forward(self, batch: AtomBatch) -> dict[str, Tensor]:
+            out = super().forward(batch)
+            same = torch.equal(batch.positions, first.positions)
+            return out if same else {name: value * float("nan") for name, value in out.items()}
+
+    with pytest.raises(ValueError, match="breaks under translation: error nan"):
+        check_network(Nervous(), first)
+
+
+def test_a_network_must_keep_its_options():
+    class Forgetful(Broken):
+        def __init__(self, options):
+            super().__init__()
+            self.options = None
+
+    state = saved_registries()
+    try:
+        NETWORKS.register("forgetful")(Forgetful)
+        with pytest.raises(ValueError, match="model forgetful: its constructor must set"):
+            build_model({"name": "forgetful"})
+    finally:
+        restore_registries(state)

@@ -25,6 +25,7 @@ from farfield.dataloader.chemistry.molecule_graphs import GRAPH_RULES
 from farfield.dataloader.datasets.property_data import PropertyDataset, PropertyFolder
 from farfield.dataloader.sources.qm9_targets import TARGETS
 from farfield.dataloader.split_protocols import SPLITS
+from farfield.models.factory import network_class
 from farfield.models.heads.property_heads import choose_readouts
 from farfield.models.heads.property_readouts import READOUTS
 from farfield.models.heads.target_scaling import fit_scaling
@@ -36,7 +37,6 @@ from farfield.train.tasks.property_baselines import LINEAR, MEAN, Baselines
 from farfield.train.tasks.task import Evaluation, Parts, Task
 from farfield.train.tasks.task_registry import TASKS
 
-WITH_BASIS = ("se3_transformer_properties",)  # networks that read the cached basis of the edges
 MAX_ATOMS_PER_EVALUATION_BATCH = 2000
 
 
@@ -292,7 +292,7 @@ def open_split(config, split: str, folder: PropertyFolder) -> PropertyDataset:
         split,
         targets=tuple(readouts_of(config)),
         dtype=PRECISIONS[config.training.precision],
-        basis=config.data.cache and config.model.name in WITH_BASIS,
+        basis=config.data.cache and network_class(config.model.name).reads_basis,
     )
     if not len(dataset):
         raise ValueError(

@@ -156,17 +156,17 @@ def test_hybrid_is_near_plus_scaled_far():
     hybrid, x, where = HybridLayer(options("hybrid-first-order")), features(), scene()
     near, far = hybrid.near(x, where), hybrid.far(x, where)
     for scale in (0.0, 1.0, -2.5):
-        nn.init.constant_(hybrid.long_scale, scale)
+        nn.init.constant_(hybrid.far_weight, scale)
         torch.testing.assert_close(hybrid(x, where), near + scale * far)
     assert (
         isinstance(hybrid.near, NearLayer)
         and isinstance(hybrid.far, FarLayer)
-        and hybrid.long_scale.requires_grad
+        and hybrid.far_weight.requires_grad
     )
 
 
-def test_long_scale_starts_where_it_is_told():
-    assert HybridLayer(options("hybrid-zero-order", far_weight=0.25)).long_scale.item() == 0.25
+def test_far_weight_starts_where_it_is_told():
+    assert HybridLayer(options("hybrid-zero-order", far_weight=0.25)).far_weight.item() == 0.25
 
 
 @pytest.mark.parametrize("attention", ["zero-order", "fmm-node", "hybrid-first-order"])

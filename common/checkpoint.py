@@ -157,6 +157,8 @@ def read_run(path, device="cpu") -> dict:
 def load_weights(model: nn.Module, weights: dict, path) -> None:
     """Strict ``load_state_dict`` whose error is one line naming the first key that differs."""
     own = model.state_dict()
+
+    # the first weight of either side that differs
     for key in [*own, *weights]:
         if key not in weights:
             difference = f"it has no weight {key!r}"
@@ -167,6 +169,7 @@ def load_weights(model: nn.Module, weights: dict, path) -> None:
             difference = f"its weight {key!r} has shape {there}, here {here}"
         else:
             continue
+
         raise ValueError(
             f"checkpoint {path} is of another model: {difference}; build the model from the config "
             "inside the checkpoint, or train again"

@@ -31,7 +31,7 @@ class Case:
     node counts ``sizes`` and complete or cutoff graphs made by ``connect(positions,
     nodes_per_graph)``. outputs: name -> "node_scalar", "node_vector", "node_vectors" (..., 3 last),
     "path", "graph_scalar" or "graph_vector". lmax: of its edge basis. edge_features: those of a
-    graph with atomic numbers, made anew whenever the edges are.
+    graph with atomic numbers, made again whenever the edges are.
     """
 
     name: str

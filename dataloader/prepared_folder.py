@@ -24,7 +24,8 @@ MANIFEST = "manifest.json"  # of every preprocessed folder, also of molecules wi
 STATISTICS = "statistics.json"
 SPLIT_FILE = "split.npz"
 HINT = (
-    "make the folder with `python -m preprocess.preprocess_structures --out FOLDER` "
+    "make the folder with `python -m preprocess.preprocess_structures mine.xyz --out FOLDER`, or "
+    "for MD17 with `python -m preprocess.preprocess_md17 --molecule ethanol --out FOLDER` "
     "(--rebuild replaces what is there)"
 )
 

@@ -42,6 +42,7 @@ from farfield.models.choices import Registry
 
 SPLITS = ("train", "val", "test")
 USUAL_SIZES = (950, 50)  # training and validation structures of the splits random and md17
+SHARES = {"train": 0.8, "val": 0.1}  # of a split without sizes of its own; the rest is the test set
 SAMPLE_SHARE = 0.95  # of the sample of lsr-mp trains
 QM9_COUNT = 130_831  # molecules of QM9 without the uncharacterised ones
 FILE_HINT = "give an npz file with the index lists train, val and test"
@@ -160,7 +161,7 @@ def _fractions(count: int, options: SplitOptions) -> Indices:
         )
 
     # what nobody gave: a tenth for val and for test, the rest for train
-    tenth = max(1, round(0.1 * count))
+    tenth = max(1, round(SHARES["val"] * count))
     if options.train is None:
         val = tenth if options.val is None else options.val
         test = tenth if options.test is None else options.test
@@ -253,7 +254,11 @@ def _time(count: int, options: SplitOptions) -> Indices:
         )
 
     # 80 / 10 / 10 %, or 8 : 1 of what the test set leaves
-    train = int(0.8 * usable) if options.test is None else int(8 / 9 * (usable - options.test))
+    train = (
+        int(SHARES["train"] * usable)
+        if options.test is None
+        else int(8 / 9 * (usable - options.test))
+    )
     options = _with_defaults(options, train, max(1, train // 8))
     least = 1 if options.test is None else options.test
     if usable < options.train + options.val + least:

@@ -28,10 +28,17 @@ if not __package__:  # `python preprocess/preprocess_md17.py` in a checkout
 from easydict import EasyDict
 
 from farfield.common.command_line import OptionParser, add_config_option, run_script
-from farfield.dataloader.sources.md17 import MD17, SAMPLE_MOLECULE, MD17Sample, RevisedMD17
+from farfield.dataloader.sources.md17 import (
+    MD17,
+    SAMPLE_MOLECULE,
+    SAMPLE_SIZES,
+    MD17Sample,
+    RevisedMD17,
+)
 from farfield.dataloader.sources.own_files import OwnFiles
 from farfield.preprocess.structure_folder import FolderPlan, make_folder
 from farfield.preprocess.structure_options import (
+    USUAL_FOR_OWN_FILES,
     add_data_options,
     add_split_options,
     own_files_or_none,
@@ -49,7 +56,9 @@ def build_parser() -> OptionParser:
     data.add("--revised", bool, False, help="rMD17 instead of MD17")
     data.add("--sample", bool, False, help="the bundled 1000 frames of ethanol; needs no network")
     data.add_fields(OwnFiles)
-    add_split_options(parser)
+    sample = " / ".join(map(str, SAMPLE_SIZES.values()))
+    usual = f"md17, 950 / 50 / rest; --sample: random, {sample}; {USUAL_FOR_OWN_FILES}"
+    add_split_options(parser, usual=usual)
     return parser
 
 

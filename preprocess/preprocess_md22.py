@@ -29,6 +29,7 @@ from farfield.dataloader.sources.md22 import MD22
 from farfield.dataloader.sources.own_files import OwnFiles
 from farfield.preprocess.structure_folder import FolderPlan, make_folder
 from farfield.preprocess.structure_options import (
+    USUAL_FOR_OWN_FILES,
     add_data_options,
     add_split_options,
     own_files_or_none,
@@ -44,7 +45,7 @@ def build_parser() -> OptionParser:
     data = add_data_options(parser, out="data/md22")
     data.add_fields(MD22)
     data.add_fields(OwnFiles)
-    add_split_options(parser)
+    add_split_options(parser, usual=f"lsr-mp; {USUAL_FOR_OWN_FILES}")
     return parser
 
 

@@ -12,8 +12,8 @@
 
 It writes labels in fixed units, splits, graphs, bond kinds and edge bases (see
 dataloader.datasets.property_data). Graphs and bases are made by ``--workers`` processes in shards
-(see preprocess.basis_shards); the same command goes on after an interruption or a kill, uses again
-what fits its settings and checksums, and refuses the rest. Units of all labels: see
+(see preprocess.basis_shards); the same command continues after an interruption or a kill, uses
+again what fits its settings and checksums, and refuses the rest. Units of all labels: see
 dataloader.sources.qm9_targets. Without a network, the message says which file to put where.
 """
 
@@ -41,7 +41,7 @@ from farfield.dataloader.sources import qm9
 from farfield.dataloader.sources.download import RAW_FOLDER, RAW_FOLDER_HELP, RemoteFile, fetch
 from farfield.dataloader.sources.qm9 import QM9_FORMS
 from farfield.dataloader.sources.qm9_assembly import Report
-from farfield.dataloader.split_protocols import FOR_MOLECULES, SPLITS, protocols_for
+from farfield.dataloader.split_protocols import FOR_MOLECULES, SHARES, SPLITS, protocols_for
 from farfield.dataloader.splits import Split, SplitOptions, make_split
 from farfield.dataloader.storage import files
 from farfield.dataloader.storage.basis_cache import BasisCache
@@ -56,7 +56,6 @@ FORMAT = 1
 LMAX = 3  # of the published networks: degrees 0 .. 3
 BONDS = "bonds.npz"  # of a source that has them
 OWN_FILE = "npz"  # form of QM9 that --file reads
-SHARES = {"train": 0.8, "val": 0.1}  # of a random split of other data than QM9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +178,7 @@ def _add_graph_options(graphs: Section) -> None:
         LMAX,
         low=1,
         high=11,
-        help="largest degree of the edge basis; must be the degree of the network",
+        help="largest degree of the edge basis; at least the degree of the network",
     )
     graphs.add("--workers", int, 1, low=1, help="number of processes that make graphs and bases")
 

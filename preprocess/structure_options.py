@@ -15,11 +15,18 @@ from farfield.dataloader.split_protocols import (
     FOR_STRUCTURES,
     PROTOCOLS,
     SPLITS,
+    USUAL_SIZES,
     SplitOptions,
     protocols_for,
 )
 from farfield.models.networks.e2former_options import E2FormerOptions
 from farfield.preprocess.structure_folder import FolderPlan
+
+# how preprocess_md17 and preprocess_md22 divide files of the user, for their help
+USUAL_FOR_OWN_FILES = (
+    f"files of your own: random, {' / '.join(map(str, USUAL_SIZES))} / rest, up to "
+    f"{sum(USUAL_SIZES)} structures 80 / 10 / 10 %"
+)
 
 # field of SplitOptions -> option
 SPLIT_FLAGS = {
@@ -42,8 +49,11 @@ def add_data_options(parser: OptionParser, out: str) -> Section:
     return data
 
 
-def add_split_options(parser: OptionParser) -> None:
-    """The options of the sections split and graphs."""
+def add_split_options(parser: OptionParser, usual: str) -> None:
+    """The options of the sections split and graphs.
+
+    usual: what divides the structures when the user chooses nothing, for the help.
+    """
     split = parser.section("split", "which structures train, validate and test")
     split.add(
         "--split",
@@ -51,7 +61,7 @@ def add_split_options(parser: OptionParser) -> None:
         None,
         key="name",
         choices=protocols_for(FOR_STRUCTURES),
-        help="split protocol (default: usual for the source; files of your own: 80 / 10 / 10 %)",
+        help=f"split protocol (default: {usual})",
     )
     for name in SPLITS:
         words = f"number of structures of the {name} split (default: as the protocol says)"

@@ -59,7 +59,7 @@ class QM9Form:
     read: Callable[[Path, np.ndarray | None, Callable[[int], object]], Read]
 
 
-QM9_FORMS: Registry[QM9Form] = Registry("source", package="farfield.dataloader.sources")
+QM9_FORMS: Registry[QM9Form] = Registry("form of QM9", package="farfield.dataloader.sources")
 
 
 def nothing(count: int) -> None:

@@ -2,7 +2,7 @@
 survive a kill.
 
 A shard is :data:`MOLECULES_PER_SHARD` molecules: a small basis cache and the bond kinds of its
-edges, in ``pieces/00012/``, with the hash of what it was made from. Shards of an interrupted run
+edges, in ``shards/00012/``, with the hash of what it was made from. Shards of an interrupted run
 are used again if their settings, data and checksums fit, and made again if not. When all are
 finished they are laid end to end into ``basis/`` and ``bond_kinds/``, and removed; until then both
 are on the disk. Cost per molecule of 18 atoms: see `benchmarks/speed/bench_qm9_cache.py`.
@@ -38,7 +38,8 @@ from farfield.dataloader.storage.basis_rows import CacheSettings
 from farfield.dataloader.structures import Structures
 
 MOLECULES_PER_SHARD = 4096
-SHARDS = "pieces"  # folder of the shards
+SHARDS = "shards"  # folder of the shards
+FORMER_SHARDS = "pieces"  # the same in a run of an older version that was interrupted
 
 
 class Shard(NamedTuple):
@@ -179,6 +180,13 @@ def join_shards(
     shutil.rmtree(folder / SHARDS)
 
 
+def _take_over_former_shards(folder: Path) -> None:
+    """Give the shards of an older version their present place; each is verified when it is used."""
+    former = folder / FORMER_SHARDS
+    if former.exists() and not (folder / SHARDS).exists():
+        former.rename(folder / SHARDS)
+
+
 def make_basis(
     folder: Path,
     structures: Structures,
@@ -194,6 +202,7 @@ def make_basis(
     progress bar. ``ValueError`` or ``OSError`` with one line.
     """
     data_hash, rule = structures.data_hash, settings.graph_rule
+    _take_over_former_shards(folder)
     if not (folder / BASIS).exists():
         shards = shards_of(folder, structures, bonds, settings, bond_kinds)
         with bar(len(structures), f"graphs and basis ({rule['kind']})") as shown:

@@ -48,7 +48,7 @@ from farfield.dataloader.storage.basis_cache import BasisCache
 from farfield.dataloader.storage.basis_rows import CacheSettings
 from farfield.dataloader.storage.files import REBUILD_HINT
 from farfield.dataloader.structures import Structures
-from farfield.preprocess.basis_shards import SHARDS, make_basis
+from farfield.preprocess.basis_shards import FORMER_SHARDS, SHARDS, make_basis
 from farfield.preprocess.manifest import Manifest, being_made, remove
 from farfield.preprocess.progress import download_bar, reading_bar
 
@@ -269,10 +269,8 @@ def make_folder(config: EasyDict, source: MoleculeSource) -> None:
 
 def remove_all(folder: Path) -> None:
     """Remove what this script has written into ``folder``."""
-    remove(
-        folder / name
-        for name in (MANIFEST, SPLIT_FILE, MOLECULES, BONDS, BASIS, BOND_KINDS, SHARDS)
-    )
+    written = (MANIFEST, SPLIT_FILE, MOLECULES, BONDS, BASIS, BOND_KINDS, SHARDS, FORMER_SHARDS)
+    remove(folder / name for name in written)
 
 
 def make_molecules(folder: Path, source: MoleculeSource, settings: dict, split: EasyDict) -> None:

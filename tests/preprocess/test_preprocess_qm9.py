@@ -82,7 +82,7 @@ def test_folder_holds_splits_labels_and_graphs(made, source, capsys):
             dataset.edges_per_structure.tolist() == (2 * (file["n_atoms"][chosen] - 1)).tolist()
         )  # a chain
         assert int(dataset[[1]].edge_features["bond_kinds"].min()) >= 1
-    assert not (made / "pieces").exists()
+    assert not (made / "shards").exists()
     run(source, made)
     shown = capsys.readouterr().out
     assert "split random 32 / 4 / 4 with seed 0" in shown
@@ -142,7 +142,7 @@ def test_other_graphs_and_processes_and_a_limit(source, tmp_path, graph, kinds):
 
 
 def interrupt_after(monkeypatch, count: int):
-    """Let ``count`` pieces be made, then interrupt."""
+    """Let ``count`` shards be made, then interrupt."""
     make, done = basis_shards.make_shard, []
 
     def make_some(shard):
@@ -155,6 +155,18 @@ def interrupt_after(monkeypatch, count: int):
     return make
 
 
+def record_builds(monkeypatch) -> list[str]:
+    """Names of the shards that are built from now on."""
+    built, build = [], BasisCache.build
+
+    def record(folder, *rest):
+        built.append(folder.parent.name)
+        return build(folder, *rest)
+
+    monkeypatch.setattr(BasisCache, "build", record)
+    return built
+
+
 @pytest.mark.parametrize("damage", ["nothing", "flipped", "lost", "half"])
 def test_shards_of_an_interrupted_run_are_used_again_if_they_are_whole(
     made, source, tmp_path, monkeypatch, damage
@@ -163,33 +175,46 @@ def test_shards_of_an_interrupted_run_are_used_again_if_they_are_whole(
     make = interrupt_after(monkeypatch, 3)
     with pytest.raises(Interrupted, match="the same command, without --rebuild"):
         run(source, folder)
-    pieces = folder / "pieces"
-    assert sorted(path.name for path in pieces.iterdir()) == ["00000", "00001", "00002"]
+    shards = folder / "shards"
+    assert sorted(path.name for path in shards.iterdir()) == ["00000", "00001", "00002"]
     assert not (folder / "basis").exists()
     with pytest.raises(FileNotFoundError):
         PropertyDataset.open(folder, "train")
-    target = pieces / "00001" / "basis" / "packed.npy"
+    target = shards / "00001" / "basis" / "packed.npy"
     if damage == "flipped":
         broken = bytearray(target.read_bytes())
         broken[len(broken) // 2] ^= 1
         target.write_bytes(broken)
     elif damage == "lost":
-        shutil.rmtree(pieces / "00001" / "bond_kinds")
+        shutil.rmtree(shards / "00001" / "bond_kinds")
     elif damage == "half":
         target.write_bytes(target.read_bytes()[:-100])
     monkeypatch.setattr(basis_shards, "make_shard", make)
-    built = []
-    build = BasisCache.build
-    monkeypatch.setattr(
-        BasisCache,
-        "build",
-        lambda folder, *rest: built.append(folder.parent.name) or build(folder, *rest),
-    )
+    built = record_builds(monkeypatch)
     run(source, folder)
     assert built == ([] if damage == "nothing" else ["00001"]) + ["00003", "00004"]
     ours, expected = content(folder), content(made)
     assert ours == expected
-    assert not pieces.exists()
+    assert not shards.exists()
+
+
+def test_shards_of_an_older_version_are_used_again(made, source, tmp_path, monkeypatch):
+    """Their folder was called pieces."""
+    folder = tmp_path / "qm9"
+    make = interrupt_after(monkeypatch, 3)
+    with pytest.raises(Interrupted):
+        run(source, folder)
+    (folder / "shards").rename(folder / "pieces")
+    monkeypatch.setattr(basis_shards, "make_shard", make)
+    built = record_builds(monkeypatch)
+    run(source, folder)
+    assert built == ["00003", "00004"]
+    assert content(folder) == content(made)
+
+    # also when everything is made again
+    (folder / "pieces").mkdir()
+    run(source, folder, "--rebuild")
+    assert content(folder) == content(made) and not (folder / "pieces").exists()
 
 
 def test_killed_in_the_middle_is_finished_by_the_same_command(made, source, tmp_path):
@@ -203,11 +228,11 @@ def test_killed_in_the_middle_is_finished_by_the_same_command(made, source, tmp_
     program += "from farfield.preprocess.preprocess_qm9 import main; main(sys.argv[1:])"
     script = Script("-c", program, "--file", str(source), "--out", str(folder))
     deadline = time.monotonic() + 120
-    while not (folder / "pieces" / "00001" / "bond_kinds").exists() and time.monotonic() < deadline:
+    while not (folder / "shards" / "00001" / "bond_kinds").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     script.send_signal(signal.SIGKILL)
     assert script.wait().returncode == -signal.SIGKILL
-    assert (folder / "pieces").exists()
+    assert (folder / "shards").exists()
     assert not (folder / "basis").exists()
     run(source, folder)
     assert content(folder) == content(made)

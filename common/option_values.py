@@ -13,7 +13,7 @@ from typing import Any
 from farfield.models.choices import check_choice
 
 NOUNS = {int: "a whole number", float: "a number", str: "text"}
-MAX_CHOICES_WIDTH = 40  # characters of a list of choices that stands beside the flag
+MAX_CHOICES_WIDTH = 40  # characters of a list of choices that stands next to the flag
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Names that a user chooses from, and the one way to refuse a wrong value.
 
-Every option with a fixed set of names is a key of a :class:`Registry`. Adding an entry is one
-decorator beside the class:
+Names that a user may add to (networks, tasks, norms, ...) are keys of a :class:`Registry`; closed
+sets of names (units, splits, ...) are dicts or tuples. :func:`check_choice` checks both. Adding an
+entry to a registry is one decorator on the class:
 
     NORMS = Registry("norm")
 

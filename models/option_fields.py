@@ -5,7 +5,7 @@ options of the group have the name of the field in front, joined by an underscor
 ``options.far.heads`` is ``far_heads`` in a yaml file and ``--far-heads`` on a command line: one
 name from the flag to the formula.
 
-What a user reads about an option stands beside its type:
+What a user reads about an option stands next to its type:
 
     heads: Annotated[int, "attention heads of the far field", MAIN] = 2
     expansion: Annotated[str, "how the sum over all atoms is taken", EXPANSIONS] = "auto"

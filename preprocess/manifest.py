@@ -1,7 +1,7 @@
 """The manifest of a preprocessed folder, and what happens when a script is interrupted.
 
 The manifest is a json file with the settings of the folder and the SHA-256 of every finished file.
-Every piece is whole or absent: the same command makes what is missing, uses again what fits its
+Every file is complete or missing: the same command makes what is missing, uses again what fits its
 settings and checksums, and refuses the rest.
 """
 
@@ -22,9 +22,9 @@ SHOWN_DIGITS = 12  # of a checksum in a message
 
 @contextlib.contextmanager
 def being_made(folder: Path) -> Iterator[None]:
-    """A folder whose pieces the caller writes inside the block.
+    """A folder whose files the caller writes inside the block.
 
-    ``ValueError`` if the folder cannot be made. Ctrl-C ends in one line that says how to go on.
+    ``ValueError`` if the folder cannot be made. Ctrl-C ends in one line that says how to continue.
     """
     new = not folder.exists()
     try:

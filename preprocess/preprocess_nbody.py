@@ -10,8 +10,8 @@ It writes nbody_{train,test,val}.npz (see dataloader.datasets.nbody_data),
 nbody_{train,test,val}_basis/ (see dataloader.storage.basis_cache) and nbody_manifest.json (settings
 and SHA-256 of the files), and prints the Linear and constant rows of the test split, which tell
 whether the data are the public ones. Finished files whose settings and checksums fit are used
-again; the same command goes on after an interruption. Cost: 15 CPU seconds and 55 MB for the public
-data.
+again; the same command continues after an interruption. Cost: 15 CPU seconds and 55 MB for the
+public data.
 """
 
 from __future__ import annotations

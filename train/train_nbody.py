@@ -2,7 +2,7 @@
 
     python -m preprocess.preprocess_nbody --out data/nbody               # once
     python -m train.train_nbody --protocol p1000 --epochs 50             # a run in runs/nbody
-    # after an interruption: goes on bit-identically
+    # after an interruption: continues bit-identically
     python -m train.train_nbody --run-dir runs/nbody --resume
     python -m train.train_nbody --protocol p500 --max-cpu-minutes 45 --seeds 3 --run-dir runs/p500
     # the test table again, from the checkpoint alone

@@ -131,8 +131,8 @@ class HybridLayer(nn.Module):
 
 
 class Attention(NamedTuple):
-    """How an attention is made from ``BlockOptions``, the order that its near field shall have
-    (None: it has none), whether it sees far.
+    """How an attention is made from ``BlockOptions``, the order of its near field (None: it
+    has none), whether it sees far.
     """
 
     make: Callable[[BlockOptions], nn.Module]

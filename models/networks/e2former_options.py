@@ -1,7 +1,7 @@
 """Options of an E2Former and their presets: sizes and choices as data, refused in one line where
 they cannot be.
 
-What a name means stands beside the registry it comes from: attentions and schedules in
+What a name means stands next to the registry it comes from: attentions and schedules in
 ``networks/blocks.py``, the near field in ``near_field/e2former_attention.py``, the far field in
 ``far_field/attention.py``, ``expansion.py`` and ``spectrum.py``.
 """

@@ -58,8 +58,8 @@ class SE3PropertyOptions(SE3Options):
     """Options of :class:`SE3TransformerProperties`.
 
     targets: names in ``PROPERTIES``. cutoff: largest length the radial basis resolves; where edges
-    are bonds take that of the longest bond, since what a bond tells lies in tenths of an Angstrom.
-    bond_kinds: read from ``batch.edge_features["bond_kinds"]``.
+    are bonds use the length of the longest bond, since what a bond tells lies in tenths of an
+    Angstrom. bond_kinds: read from ``batch.edge_features["bond_kinds"]``.
     """
 
     targets: Targets = "homo"

@@ -1,8 +1,8 @@
 """A folder of splits with neighbour graphs, made from a source of structures.
 
 The files of the folder are described in dataloader.prepared_folder. Every file is complete or
-missing; when a folder is used again, and when it is refused: see preprocess.manifest. Cost: 0.1 ms for a
-structure of 9 atoms, some ms for one of several hundred.
+missing; when a folder is used again, and when it is refused: see preprocess.manifest. Cost: 0.1 ms
+for a structure of 9 atoms, some ms for one of several hundred.
 """
 
 from __future__ import annotations

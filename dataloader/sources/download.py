@@ -2,8 +2,8 @@
 
 A file arrives as ``.NAME.part`` in its folder and is renamed when it is whole. A broken transfer
 continues where it stopped (HTTP Range, under the condition that the server still has the same
-file); a server that cannot continue sends the file again. A whole file is compared with its SHA-256 where
-it is known, and with the announced size where it is not; the checksum is recorded in
+file); a server that cannot continue sends the file again. A whole file is compared with its SHA-256
+where it is known, and with the announced size where it is not; the checksum is recorded in
 ``NAME.sha256``, so that later damage is found. What does not begin like a file of its suffix (a
 page of a server that has moved) is not taken. Every address is tried in turn.
 """

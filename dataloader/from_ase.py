@@ -94,12 +94,13 @@ def molecule_batch_from_atoms(
     bond_kinds: bool,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    inputs: Sequence[str] = (),
 ) -> AtomBatch:
     """One batch of open molecules with the graphs of ``graph_rule``, as preprocess_qm9 makes them.
 
     graph_rule: see :mod:`farfield.dataloader.chemistry.molecule_graphs`. bond_kinds: whether edges
-    carry the kind of their bond, found from the geometry. Raises ValueError as
-    :func:`batch_from_atoms`, and for periodic structures.
+    carry the kind of their bond, found from the geometry. inputs: as in :func:`batch_from_atoms`.
+    Raises ValueError as :func:`batch_from_atoms`, and for periodic structures.
     """
     structures = structures_from_atoms(atoms)
     if structures.periodic is not None:
@@ -132,6 +133,7 @@ def molecule_batch_from_atoms(
         positions=torch.from_numpy(centred_positions(structures, rounded)),
         atomic_numbers=torch.from_numpy(structures.atomic_numbers),
         edge_features=features,
+        graph_features={name: _input(atoms, name) for name in inputs},
         cutoff=graph_rule.get("cutoff"),
     )
     return batch.to(device=device, dtype=dtype)

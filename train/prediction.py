@@ -197,7 +197,12 @@ class PropertyPredictor(Predictor):
 
     def _predict_batch(self, samples: Sequence[Atoms]) -> list[dict]:
         batch = molecule_batch_from_atoms(
-            samples, self.graph_rule, self.bond_kinds, self.dtype, self.device
+            samples,
+            self.graph_rule,
+            self.bond_kinds,
+            self.dtype,
+            self.device,
+            self.network.inputs,
         )
         results: list[dict] = [{} for _ in samples]
         for name, values in self.network(batch).items():

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from farfield.dataloader import prepared_folder
-from farfield.dataloader.datasets.structure_dataset import StructureDataset
+from farfield.dataloader.datasets.structure_dataset import StructureDataset, read_inputs
 from farfield.dataloader.graphs import NeighborStore
 from farfield.dataloader.label_statistics import centroids, reference_energy
 from farfield.dataloader.structures import Structures
@@ -83,7 +83,7 @@ class MoleculeDataset(StructureDataset):
         if structures.stress is not None:
             self.graph_labels["stress"] = torch.from_numpy(structures.stress).to(dtype)
 
-        self.graph_inputs = {name: _input(structures, name, dtype) for name in inputs}
+        self.graph_inputs = read_inputs(structures, inputs, dtype)
 
     @classmethod
     def open(
@@ -144,20 +144,6 @@ class MoleculeDataset(StructureDataset):
             },
             cutoff=self.cutoff,
         )
-
-
-def _input(structures: Structures, name: str, dtype: torch.dtype) -> torch.Tensor:
-    """Values (structures,) of an input of whole structures; ValueError where it is not known."""
-    values = structures.extra.get(name)
-    if values is None:
-        held = ", ".join(sorted(structures.extra)) or "none"
-        raise ValueError(
-            f"the structures have no {name!r}, which the network reads (further values: {held}); "
-            "add it to the file of structures, or leave it out of --condition"
-        )
-    if values.shape != (len(structures),) or not np.isfinite(values).all():
-        raise ValueError(f"{name!r} must be one finite number for each structure")
-    return torch.from_numpy(values).to(dtype)
 
 
 def _centred(structures: Structures) -> np.ndarray:

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from farfield.dataloader.datasets.structure_dataset import StructureDataset
+from farfield.dataloader.datasets.structure_dataset import StructureDataset, read_inputs
 from farfield.dataloader.label_statistics import centroids
 from farfield.dataloader.prepared_folder import MANIFEST, SPLIT_FILE
 from farfield.dataloader.split_protocols import SPLITS
@@ -107,6 +107,8 @@ class PropertyDataset(StructureDataset):
         dtype       of positions; batches of another than float32 have no basis, since the cached
                     one is rounded to float32
         basis       whether batches have their basis
+        inputs      names in ``structures.extra`` with one value a molecule (total_charge, spin):
+                    they become ``graph_features`` of a batch
 
     A batch has positions (nodes, 3), centred, atomic_numbers (nodes,), edge_features bond_kinds
     (edges,) int64 if the data have them, and the labels TARGET (graphs,) or (graphs, 3) float64.
@@ -123,6 +125,7 @@ class PropertyDataset(StructureDataset):
         scaling: Mapping[str, Mapping] | None = None,
         dtype: torch.dtype = torch.float32,
         basis: bool = True,
+        inputs: Sequence[str] = (),
     ):
         if not np.array_equal(cache.nodes_per_graph[graph_ids], structures.counts):
             raise ValueError(
@@ -137,6 +140,7 @@ class PropertyDataset(StructureDataset):
         self.graph_ids = np.asarray(graph_ids, np.int64)
         self.bond_kinds = bond_kinds
         self.basis = basis and dtype == torch.float32
+        self.graph_inputs = read_inputs(structures, inputs, dtype)
 
         known = tuple(name for name in PROPERTIES if name in structures.extra)
         self.targets = tuple(targets) or known
@@ -162,7 +166,8 @@ class PropertyDataset(StructureDataset):
         """The split ("train", "val", "test") of a preprocessed folder.
 
         verify: of the big arrays, as in :meth:`BasisCache.open`. options: targets, scaling, dtype,
-        basis. ``FileNotFoundError`` or ``ValueError``: one line with the file and what to do.
+        basis, inputs. ``FileNotFoundError`` or ``ValueError``: one line with the file and what to
+        do.
         """
         return PropertyFolder.open(folder, verify).dataset(split, **options)
 
@@ -198,6 +203,9 @@ class PropertyDataset(StructureDataset):
             positions=self.positions.index_select(0, atoms),
             atomic_numbers=self.atomic_numbers.index_select(0, atoms),
             edge_features=features,
+            graph_features={
+                name: values.index_select(0, chosen) for name, values in self.graph_inputs.items()
+            },
             labels={name: values.index_select(0, chosen) for name, values in self._labels.items()},
             edge_basis=edges.basis,
             cutoff=self.graph_rule.get("cutoff"),
@@ -243,7 +251,7 @@ class PropertyFolder:
         return cls(structures, split, cache, kinds)
 
     def dataset(self, split: str, **options) -> PropertyDataset:
-        """The split ("train", "val", "test"); options: targets, scaling, dtype, basis."""
+        """The split ("train", "val", "test"); options: targets, scaling, dtype, basis, inputs."""
         check_choice("split", split, SPLITS)
         chosen = getattr(self.split, split)
         return PropertyDataset(

@@ -44,3 +44,23 @@ class StructureDataset:
             raise IndexError(f"structures are 0 .. {len(self) - 1}, got {ids.min()} .. {ids.max()}")
         atoms = rows_of(self.structures.offsets[ids], self.structures.counts[ids])
         return ids, torch.from_numpy(ids), torch.from_numpy(atoms)
+
+
+def read_inputs(
+    structures: Structures, names: Sequence[str], dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """Inputs of whole structures (structures,) by name; ValueError for one that is not known."""
+    return {name: _input(structures, name, dtype) for name in names}
+
+
+def _input(structures: Structures, name: str, dtype: torch.dtype) -> torch.Tensor:
+    values = structures.extra.get(name)
+    if values is None:
+        held = ", ".join(sorted(structures.extra)) or "none"
+        raise ValueError(
+            f"the structures have no {name!r}, which the network reads (further values: {held}); "
+            "add it to the file of structures, or leave it out of --condition"
+        )
+    if values.shape != (len(structures),) or not np.isfinite(values).all():
+        raise ValueError(f"{name!r} must be one finite number for each structure")
+    return torch.from_numpy(values).to(dtype)

@@ -1,4 +1,4 @@
-"""A network that reads the total charge: preprocessed, trained, resumed, evaluated, predicted."""
+"""Networks that read the total charge: preprocessed, trained, resumed, evaluated, predicted."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 
 from farfield.common import checkpoint
-from farfield.preprocess import preprocess_structures
+from farfield.preprocess import preprocess_qm9, preprocess_structures
 from farfield.simulate import dynamics, run_md
 from farfield.simulate.calculator import FarfieldCalculator
-from farfield.train import train_potential
+from farfield.train import train_potential, train_qm9
 from farfield.train.evaluate import evaluate_checkpoint
 from farfield.train.prediction import load
 
@@ -94,3 +94,46 @@ def test_dynamics_keeps_the_charge_over_a_pause(run, tmp_path):
     frame = read(tmp_path / "whole" / dynamics.TRAJECTORY, index=-1)
     (found,) = load(run[1] / checkpoint.BEST).predict([frame])
     assert found["energy"] == pytest.approx(frame.get_potential_energy(), abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def molecules(tmp_path_factory):
+    """Folder of waters whose polarisability is their charge, as properties are preprocessed."""
+    folder = tmp_path_factory.mktemp("properties")
+    frames = [water(index % 2, index) for index in range(40)]
+    charges = np.array([atoms.info["total_charge"] for atoms in frames])
+    np.savez(
+        folder / "water.npz",
+        n_atoms=np.full(40, 3),
+        Z=np.concatenate([atoms.numbers for atoms in frames]),
+        R=np.concatenate([atoms.positions for atoms in frames]),
+        alpha=10.0 + charges,
+        total_charge=charges,
+    )
+    options = ["--graph", "cutoff", "--train", "24", "--val", "8", "--lmax", "1"]
+    preprocess_qm9.main(
+        ["--file", str(folder / "water.npz"), "--out", str(folder / "data"), *options]
+    )
+    return folder / "data"
+
+
+def test_properties_of_charged_molecules(molecules, tmp_path):
+    """Geometry says nothing of the label here: a blind network has an error of half a unit."""
+    options = ["--data-path", str(molecules), "--run-dir", str(tmp_path), *SIZES]
+    options += ["--targets", "alpha", "--ema-decay", "0", "--epochs", "40"]
+    options += ["--batch-size", "8", "--lr", "0.005", "--loss", "mse"]
+    train_qm9.main([*options, "--condition", "total_charge"])
+    table = evaluate_checkpoint(tmp_path / checkpoint.BEST)
+    assert table[0]["alpha (bohr^3)"] < 0.1
+
+    structures = [water(charge, 100 + charge) for charge in (0, 1)]
+    found = load(tmp_path / checkpoint.BEST).predict(structures)
+    assert [one["alpha"] for one in found] == pytest.approx([10, 11], abs=0.2)
+
+
+def test_properties_without_the_input_are_refused_before_anything_is_written(molecules, tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(ValueError, match="have no 'spin', which the network reads"):
+        options = ["--data-path", str(molecules), "--run-dir", str(folder), *SIZES]
+        train_qm9.main([*options, "--targets", "alpha", "--condition", "spin"])
+    assert not folder.exists()

@@ -33,6 +33,7 @@ from farfield.models.layers.conditioning import parse_inputs
 from farfield.train.data_order import EpochLoader, ordered_batches, shuffled_batches
 from farfield.train.losses import StructureLoss
 from farfield.train.network_options import check_layers
+from farfield.train.split_checks import check_not_empty, try_structures
 from farfield.train.tasks.energy_force_errors import (
     ENERGY_UNITS,
     LABELS,
@@ -324,30 +325,11 @@ def split_loader(
         dtype=PRECISIONS[config.training.precision],
         inputs=parse_inputs(config.model.get("condition")),
     )
-    if not len(dataset):
-        raise ValueError(
-            f"the {split} split of {config.data.data_path} is empty; preprocess with other sizes "
-            "of the splits"
-        )
+    check_not_empty(dataset, split, config.data.data_path)
     if training:
         check_labels(config, dataset)
         return shuffled_batches(dataset, config)
     return ordered_batches(dataset, MAX_ATOMS_PER_EVALUATION_BATCH)
-
-
-def try_structures(model: nn.Module, split: str, dataset: MoleculeDataset) -> None:
-    """``ValueError`` for structures that the network refuses, before anything is trained.
-
-    One structure of each kind of periodicity, all in one batch: what the network accepts of these
-    it accepts of all.
-    """
-    periodic = dataset.structures.periodic
-    kinds = [0] if periodic is None else np.unique(periodic, axis=0, return_index=True)[1]
-    try:
-        model.eval()(dataset[kinds].to(dtype=next(model.parameters()).dtype))
-    except ValueError as error:
-        raise ValueError(f"{split} split of the data: {error}") from None
-    model.train()
 
 
 def check_labels(config, dataset: MoleculeDataset) -> None:

@@ -29,10 +29,12 @@ from farfield.models.factory import network_class
 from farfield.models.heads.property_heads import choose_readouts
 from farfield.models.heads.property_readouts import READOUTS
 from farfield.models.heads.target_scaling import fit_scaling
+from farfield.models.layers.conditioning import parse_inputs
 from farfield.train.data_order import EpochLoader, ordered_batches, shuffled_batches
 from farfield.train.losses import LOSSES, WeightedLoss
 from farfield.train.network_options import check_layers
 from farfield.train.run_options import add_batch_limits
+from farfield.train.split_checks import check_not_empty, try_structures
 from farfield.train.tasks.property_baselines import LINEAR, MEAN, Baselines
 from farfield.train.tasks.task import Evaluation, Parts, Task
 from farfield.train.tasks.task_registry import TASKS
@@ -121,8 +123,9 @@ class PropertyTask(Task):
 
         model, task = cls.restore(config), build_task(config, train)
         model.set_scaling(scaling)
-        for dataset in datasets.values():
+        for split, dataset in datasets.items():
             dataset.set_scaling(scaling)
+            try_structures(model, split, dataset)
 
         val, test = (
             ordered_batches(datasets[split], MAX_ATOMS_PER_EVALUATION_BATCH)
@@ -293,12 +296,9 @@ def open_split(config, split: str, folder: PropertyFolder) -> PropertyDataset:
         targets=tuple(readouts_of(config)),
         dtype=PRECISIONS[config.training.precision],
         basis=config.data.cache and network_class(config.model.name).reads_basis,
+        inputs=parse_inputs(config.model.get("condition")),
     )
-    if not len(dataset):
-        raise ValueError(
-            f"the {split} split of {config.data.data_path} is empty; preprocess with other sizes "
-            "of the splits"
-        )
+    check_not_empty(dataset, split, config.data.data_path)
     check_graphs(config, dataset)
     return dataset
 

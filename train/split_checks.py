@@ -1,0 +1,33 @@
+"""Checks of a split of structures before anything is trained or written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from farfield.dataloader.datasets.structure_dataset import StructureDataset
+
+
+def check_not_empty(dataset: StructureDataset, split: str, folder: str | Path) -> None:
+    """``ValueError`` for a split without structures; folder: where it comes from."""
+    if not len(dataset):
+        raise ValueError(
+            f"the {split} split of {folder} is empty; preprocess with other sizes of the splits"
+        )
+
+
+def try_structures(model: nn.Module, split: str, dataset: StructureDataset) -> None:
+    """``ValueError`` for structures that the network refuses.
+
+    One structure of each kind of periodicity, all in one batch: what the network accepts of these
+    it accepts of all.
+    """
+    periodic = dataset.structures.periodic
+    kinds = [0] if periodic is None else np.unique(periodic, axis=0, return_index=True)[1]
+    try:
+        model.eval()(dataset[kinds].to(dtype=next(model.parameters()).dtype))
+    except ValueError as error:
+        raise ValueError(f"{split} split of the data: {error}") from None
+    model.train()

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from farfield.common import plugins
 from farfield.dataloader.chemistry.bonds import BondTable, perceive_bonds
 from farfield.dataloader.chemistry.molecule_graphs import molecule_graphs
 from farfield.dataloader.datasets.property_data import (
@@ -134,7 +135,8 @@ def make_shards(shards: list[Shard], workers: int, progress: Callable[[int], obj
         return
 
     workers = min(workers, max(1, len(shards)))
-    with ProcessPoolExecutor(workers, _fresh_processes(), _start_worker) as pool:
+    imports = (plugins.imported_files(),)
+    with ProcessPoolExecutor(workers, _fresh_processes(), _start_worker, imports) as pool:
         try:
             for finished in as_completed([pool.submit(make_shard, shard) for shard in shards]):
                 progress(finished.result())
@@ -155,7 +157,9 @@ def _fresh_processes():
     return context
 
 
-def _start_worker():
+def _start_worker(imports: list[str]):
+    for file in imports:
+        plugins.import_file(file)  # graph rules of the user
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles an interruption
     torch.set_num_threads(1)
     threading.Thread(target=_leave_with_parent, daemon=True).start()

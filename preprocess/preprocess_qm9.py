@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from farfield.common.command_line import OptionParser, Section, add_config_option, run_script
 from farfield.common.log import progress_bar
+from farfield.common.plugins import import_named_files
 from farfield.dataloader.chemistry.bonds import BondTable
 from farfield.dataloader.chemistry.molecule_graphs import GRAPH_RULES, graph_rule
 from farfield.dataloader.datasets.property_data import BASIS, BOND_KINDS, MOLECULES
@@ -331,6 +332,7 @@ def report(folder: Path, structures: Structures, cache: BasisCache):
 
 def main(argv: list[str] | None = None):
     """Entry point of the command line."""
+    argv = import_named_files(argv)  # before the parser lists forms and graph rules
     config = build_parser().parse_config(argv)
     make_folder(config, choose_source(config.data))
 

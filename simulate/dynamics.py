@@ -9,9 +9,9 @@ A run folder holds
 
 The temperature is 2 E_kin / (3 N k) with 3 N degrees of freedom for N atoms, as in ASE. The state
 is written atomically. A resumed run cuts both files back to it, so that no frame of a killed
-session is lost or doubled, and continues bit-identically. A new integrator is one function and one
-line in `ENSEMBLES`. Integrators and writers of ASE are imported where they are used: they cost half
-a second.
+session is lost or doubled, and continues bit-identically. A new integrator is one function,
+registered in `ENSEMBLES`. Integrators and writers of ASE are imported where they are used: they
+cost half a second.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from farfield.common.session import Interrupted, SignalWatch, cpu_seconds
 from farfield.dataloader.storage import files
+from farfield.models.choices import Registry
 
 if TYPE_CHECKING:
     from ase.md.md import MolecularDynamics
@@ -65,11 +66,17 @@ class Ensemble(NamedTuple):
     conserves_energy: bool
 
 
+ENSEMBLES: Registry[Ensemble] = Registry("ensemble")
+
+
 def nve(atoms: Atoms, options, rng: np.random.Generator) -> MolecularDynamics:
     """Constant energy: velocity Verlet."""
     from ase.md.verlet import VelocityVerlet
 
     return VelocityVerlet(atoms, options.timestep * units.fs)
+
+
+ENSEMBLES.register("nve")(Ensemble(nve, conserves_energy=True))
 
 
 def langevin(atoms: Atoms, options, rng: np.random.Generator) -> MolecularDynamics:
@@ -84,7 +91,7 @@ def langevin(atoms: Atoms, options, rng: np.random.Generator) -> MolecularDynami
     return Langevin(atoms, options.timestep * units.fs, **bath, fixcm=False, rng=rng)
 
 
-ENSEMBLES = {"nve": Ensemble(nve, True), "langevin": Ensemble(langevin, False)}
+ENSEMBLES.register("langevin")(Ensemble(langevin, conserves_energy=False))
 
 
 def draw_velocities(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:

@@ -31,6 +31,7 @@ from farfield.common import checkpoint
 from farfield.common.command_line import OptionParser, add_config_option, find_device, run_script
 from farfield.common.configuration import IMPORTED_FILES
 from farfield.common.log import RunLog, progress_bar
+from farfield.common.plugins import import_named_files
 from farfield.common.precision import PRECISIONS
 from farfield.common.run_folder import prepare_run_folder, save_config
 from farfield.common.script import resume_command
@@ -260,6 +261,7 @@ def describe(atoms: Atoms, simulation: Simulation, config) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the command line."""
+    argv = import_named_files(argv)  # before the parser lists the ensembles
     config = build_parser().parse_config(argv)
     imports = config.get(IMPORTED_FILES, ())
     again = resume_command("simulate.run_md", config.run.run_dir, imports)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -29,13 +30,14 @@ from farfield.models.choices import Registry
 
 SCHEDULES: Registry[type] = Registry("lr_schedule")
 
+# name -> (groups of weights, lr, betas) -> optimiser
+OPTIMIZERS: Registry[Callable[..., torch.optim.Optimizer]] = Registry("optimizer")
+
 # fused: one call for all weights instead of several for each of a hundred small ones
-OPTIMIZERS = {
-    "adam": functools.partial(torch.optim.Adam, fused=True),
-    "adamw": functools.partial(torch.optim.AdamW, fused=True),
-    "radam": torch.optim.RAdam,
-    "nadam": torch.optim.NAdam,
-}
+OPTIMIZERS.register("adam")(functools.partial(torch.optim.Adam, fused=True))
+OPTIMIZERS.register("adamw")(functools.partial(torch.optim.AdamW, fused=True))
+OPTIMIZERS.register("radam")(torch.optim.RAdam)
+OPTIMIZERS.register("nadam")(torch.optim.NAdam)
 
 
 def build_optimizer(model: nn.Module, options) -> torch.optim.Optimizer:

@@ -22,20 +22,34 @@ from farfield.dataloader.datasets.property_data import centred_positions
 from farfield.dataloader.graphs import check_cutoff
 from farfield.dataloader.storage.edge_layout import GraphEdges, complete_pairs
 from farfield.dataloader.structures import Structures
-from farfield.models.choices import check_choice
+from farfield.models.choices import Registry
 
-# rule -> (positions (atoms, 3), bonded pairs (bonds, 2), settings of the rule)
-#      -> ends (edges, 2), a < b, sorted
-GRAPH_RULES: dict[str, Callable[[np.ndarray, np.ndarray, dict], np.ndarray]] = {
-    "bonds": lambda points, bonded, rule: bonded,
-    "cutoff": lambda points, bonded, rule: _near(points, rule["cutoff"]),
-    "complete": lambda points, bonded, rule: _pairs(len(points)),
-}
+# (positions (atoms, 3), bonded pairs (bonds, 2), settings of the rule)
+# -> ends (edges, 2), a < b, sorted
+GraphRule = Callable[[np.ndarray, np.ndarray, dict], np.ndarray]
+GRAPH_RULES: Registry[GraphRule] = Registry("graph")
+
+
+@GRAPH_RULES.register("bonds")
+def _bonded_pairs(points: np.ndarray, bonded: np.ndarray, rule: dict) -> np.ndarray:
+    return bonded
+
+
+@GRAPH_RULES.register("cutoff")
+def _near_pairs(points: np.ndarray, bonded: np.ndarray, rule: dict) -> np.ndarray:
+    pairs = _pairs(len(points))
+    vectors = points[pairs[:, 1]] - points[pairs[:, 0]]
+    return pairs[np.square(vectors).sum(1) < rule["cutoff"] ** 2]
+
+
+@GRAPH_RULES.register("complete")
+def _all_pairs(points: np.ndarray, bonded: np.ndarray, rule: dict) -> np.ndarray:
+    return _pairs(len(points))
 
 
 def graph_rule(kind: str, cutoff: float) -> dict:
     """Settings of the rule ``kind``; ValueError for an unknown name or a cutoff <= 0."""
-    check_choice("graph", kind, GRAPH_RULES)
+    GRAPH_RULES.find(kind)
     return {"kind": kind, "cutoff": check_cutoff(cutoff)} if kind == "cutoff" else {"kind": kind}
 
 
@@ -74,9 +88,3 @@ def _kinds_of(ends: np.ndarray, bonded: np.ndarray, kinds: np.ndarray, nodes: in
 @functools.cache
 def _pairs(nodes: int) -> np.ndarray:
     return complete_pairs(nodes)
-
-
-def _near(points: np.ndarray, cutoff: float) -> np.ndarray:
-    pairs = _pairs(len(points))
-    vectors = points[pairs[:, 1]] - points[pairs[:, 0]]
-    return pairs[np.square(vectors).sum(1) < cutoff**2]

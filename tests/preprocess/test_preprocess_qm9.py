@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from farfield.common import plugins
 from farfield.common.session import Interrupted
+from farfield.dataloader.chemistry.molecule_graphs import GRAPH_RULES
 from farfield.dataloader.datasets.property_data import PropertyDataset
 from farfield.dataloader.splits import Split
 from farfield.dataloader.storage.basis_cache import BasisCache
@@ -139,6 +141,32 @@ def test_other_graphs_and_processes_and_a_limit(source, tmp_path, graph, kinds):
         assert {name: a[name] for name in a if name != "manifest.json"} == {
             name: b[name] for name in b if name != "manifest.json"
         }
+
+
+OWN_RULE = """
+import numpy as np
+from farfield.dataloader.chemistry.molecule_graphs import GRAPH_RULES
+
+
+@GRAPH_RULES.register("star")
+def star(points, bonded, rule):
+    others = np.arange(1, len(points))
+    return np.stack([np.zeros_like(others), others], axis=1)
+"""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_graph_rule_of_a_users_file(source, tmp_path, monkeypatch, workers):
+    monkeypatch.setattr(GRAPH_RULES, "_entries", dict(GRAPH_RULES))
+    monkeypatch.setattr(plugins, "_IMPORTED", {})
+    file = tmp_path / "my_rule.py"
+    file.write_text(OWN_RULE, encoding="utf-8")
+    more = ["--import", str(file), "--graph", "star", "--no-bond-kinds", "--workers", workers]
+    run(source, tmp_path / "qm9", *more)
+
+    dataset = PropertyDataset.open(tmp_path / "qm9", "train")
+    sizes = np.diff(dataset.structures.offsets)
+    assert dataset.edges_per_structure.tolist() == (2 * (sizes - 1)).tolist()
 
 
 def interrupt_after(monkeypatch, count: int):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from ase.io import write
 
+from farfield.common import plugins
 from farfield.common.session import Interrupted
 from farfield.simulate import dynamics, run_md
 from farfield.simulate.calculator import FarfieldCalculator
@@ -95,6 +96,26 @@ def test_a_resumed_run_is_the_uninterrupted_one(potential, tmp_path, ensemble):
         ["--run-dir", str(tmp_path / "longer"), "--resume", "--steps", "40", "--no-progress"]
     )
     assert content(tmp_path / "longer") == content(tmp_path / "whole")
+
+
+OWN_ENSEMBLE = """
+from farfield.simulate.dynamics import ENSEMBLES, Ensemble, nve
+
+ENSEMBLES.register("mine")(Ensemble(nve, conserves_energy=True))
+"""
+
+
+def test_an_ensemble_of_a_users_file_runs_and_resumes(potential, tmp_path, monkeypatch):
+    monkeypatch.setattr(dynamics.ENSEMBLES, "_entries", dict(dynamics.ENSEMBLES))
+    monkeypatch.setattr(plugins, "_IMPORTED", {})
+    file = tmp_path / "my_ensemble.py"
+    file.write_text(OWN_ENSEMBLE, encoding="utf-8")
+    folder, own = tmp_path / "own", ["--import", str(file)]
+
+    run(tmp_path / "nve", potential, "--ensemble", "nve", "--steps", "6")
+    run(folder, potential, *own, "--ensemble", "mine", "--steps", "6", "--pause-after", "3")
+    run_md.main([*own, "--run-dir", str(folder), "--resume", "--no-progress"])
+    assert content(folder) == content(tmp_path / "nve")
 
 
 def test_a_signal_leaves_a_state_and_says_how_to_go_on(potential, tmp_path, monkeypatch):

@@ -13,7 +13,8 @@ from torch import nn
 from train_on_own_xyz import train
 
 import farfield
-from farfield.models.edges import edge_vectors, safe_length
+from farfield.models.edges import check_reach, edge_vectors, image_vectors, safe_length
+from farfield.models.elements import MAX_ATOMIC_NUMBER
 from farfield.models.graph_ops import gather_dst, gather_src, sum_edges
 from farfield.models.layers.radial import BesselBasis, polynomial_envelope
 from farfield.models.network import NETWORKS, EnergyNetwork
@@ -37,17 +38,23 @@ class PairEnergies(EnergyNetwork):
 
     def __init__(self, options: PairOptions):
         super().__init__()
-        self.options, width = options, options.width
-        self.element, self.basis = nn.Embedding(119, width), BesselBasis(options.cutoff, 8)
+        self.options = options
+        width = options.width
+        self.element = nn.Embedding(MAX_ATOMIC_NUMBER + 1, width)
+        self.basis = BesselBasis(options.cutoff, 8)
         self.layers = nn.Sequential(nn.Linear(8 + 2 * width, width), nn.SiLU(), nn.Linear(width, 1))
 
     def forward(self, batch):
         """{"atomic_energy": (nodes,)}, with an envelope that ends smoothly at the cutoff."""
-        graph, element = batch.graph, self.element(batch.atomic_numbers)
-        length = safe_length(edge_vectors(batch.positions, graph))  # (edges,)
+        graph, cutoff = batch.graph, self.options.cutoff
+        check_reach(batch.cutoff, cutoff)
+        images = image_vectors(graph, batch.cell, batch.image_shift)
+        length = safe_length(edge_vectors(batch.positions, graph, images))  # (edges,)
+
+        element = self.element(batch.atomic_numbers)
         edge = [self.basis(length), gather_src(graph, element), gather_dst(graph, element)]
         energy = self.layers(torch.cat(edge, 1)).squeeze(1)  # (edges,)
-        envelope = polynomial_envelope(length / self.options.cutoff)
+        envelope = polynomial_envelope(length / cutoff)
         return {"atomic_energy": sum_edges(graph, envelope * energy)}
 
 

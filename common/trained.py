@@ -7,7 +7,7 @@ registered again (``--import FILE``) before the checkpoint is read.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from farfield.common import checkpoint
 from farfield.common.configuration import IMPORTED_FILES, plain
 from farfield.common.plugins import FLAG
 from farfield.common.precision import PRECISIONS
+from farfield.common.task_registry import TASKS, task_name
 from farfield.models.choices import check_choice
 from farfield.models.factory import build_model, network_class, network_names
-
-Restore = Callable[[EasyDict], nn.Module]  # configuration -> the network, without its weights
+from farfield.models.network import Network
 
 
 def network_options(config: EasyDict) -> dict[str, Any]:
@@ -42,11 +42,13 @@ class TrainedRun:
     path     of the checkpoint
     config   configuration of the run
     weights  the weights it is judged by: the averaged ones where averaging was on
+    cutoff   of the graphs that it was trained on, Angstrom; None where it does not say one
     """
 
     path: Path
     config: EasyDict
     weights: dict[str, torch.Tensor]
+    cutoff: float | None = None
 
     @classmethod
     def read(cls, path: str | Path, device: torch.device | str = "cpu") -> TrainedRun:
@@ -57,28 +59,45 @@ class TrainedRun:
         """
         content = checkpoint.read_run(path, torch.device(device))
         weights = checkpoint.evaluation_weights(content)
-        return cls(Path(path), EasyDict(content["config"]), weights)
+        return cls(Path(path), EasyDict(content["config"]), weights, content.get("cutoff"))
+
+    def task(self) -> type:
+        """The class of the task that was trained; ValueError where nobody registered it."""
+        name = task_name(self.config.get("task"))
+        self.check_registered("task", name, TASKS)
+        return TASKS[name]
 
     def network(
         self,
         device: torch.device | str = "cpu",
         dtype: str = "float32",
-        restore: Restore = restore_network,
         **changes: Any,
     ) -> nn.Module:
-        """The trained network, in evaluation mode.
+        """The trained network as its task restores it, in evaluation mode.
 
-        restore: builds the network (a task knows how). changes: options of the model that differ
-        from the training, such as ``stress=True``.
+        changes: options of the model that differ from the training, such as ``stress=True``.
         """
         check_choice("dtype", dtype, PRECISIONS)
         self.check_registered("network", self.config.model.get("name"), network_names())
         config = EasyDict(plain(self.config))
         config.model.update(changes)
-        model = restore(config)
+        model = self.task().restore(config)
         checkpoint.load_weights(model, self.weights, self.path)
         model = model.to(device=device, dtype=PRECISIONS[dtype])
         return model.eval()
+
+    def graph_cutoff(self, network: Network) -> float:
+        """Cutoff of the graphs that ``network`` reads, Angstrom: its own, or of its training data.
+
+        Raises ValueError where neither is known.
+        """
+        cutoff = self.cutoff if network.cutoff is None else network.cutoff
+        if cutoff is None:
+            raise ValueError(
+                f"checkpoint {self.path} does not say the cutoff of its graphs, and its network "
+                "takes any graph; train it again"
+            )
+        return float(cutoff)
 
     def check_predicts(self, what: str) -> None:
         """Raise ValueError unless the network predicts ``what`` ("potential", ...)."""

@@ -42,7 +42,8 @@ class FarfieldCalculator(Calculator):
 
     Attributes
         elements      atomic numbers that the network was trained on
-        cutoff        reach of the near field, Angstrom
+        cutoff        reach of the near field, Angstrom; where the network takes any graph, the
+                      cutoff of its training data
         conservative  whether forces are the slope of the energy
         inputs        names in ``atoms.info`` that the network reads besides the geometry
 
@@ -67,7 +68,7 @@ class FarfieldCalculator(Calculator):
         # what the network can say follows from its training
         potential = self._network(stress=False)
         self.dtype = PRECISIONS[dtype]
-        self.cutoff = float(potential.cutoff)
+        self.cutoff = self._run.graph_cutoff(potential)
         self.conservative = potential.forces == "conservative"
         self.inputs = list(potential.inputs)
         self.elements = sorted(potential.reference.values())

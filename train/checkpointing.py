@@ -20,6 +20,7 @@ from farfield.train.former_runs import current_config
 from farfield.train.run_options import FREE_ON_RESUME
 
 if TYPE_CHECKING:
+    from farfield.train.data_order import EpochLoader
     from farfield.train.trainer import Trainer
 
 # options that a resumed run may change, but whose change makes another run of it
@@ -48,9 +49,15 @@ def state_of(trainer: Trainer) -> dict:
         "history": trainer.history,
         "best": trainer.best,
         "units": dict(trainer.task.units),
+        "cutoff": graph_cutoff(trainer.train_loader),
         "versions": checkpoint.package_versions(),
         "data": trainer.data_hash,
     }
+
+
+def graph_cutoff(loader: EpochLoader) -> float | None:
+    """Cutoff of the graphs of a loader, Angstrom; None where its data set has no such thing."""
+    return getattr(loader.dataset, "cutoff", None)
 
 
 def find_resumable(trainer: Trainer) -> dict | None:
@@ -69,6 +76,12 @@ def find_resumable(trainer: Trainer) -> dict | None:
         raise ValueError(
             f"cannot resume {path}: it was trained and validated on other structures or labels "
             "than these; give the data it began with, or start another run with --run-dir"
+        )
+    before, now = content.get("cutoff"), graph_cutoff(trainer.train_loader)
+    if before not in (None, now):
+        raise ValueError(
+            f"cannot resume {path}: it was trained on graphs with cutoff {before} A, these have "
+            f"{now} A; give the data it began with, or start another run with --run-dir"
         )
     return content
 

@@ -29,6 +29,7 @@ if not __package__:  # `python train/evaluate.py` in a checkout
 
 import argparse
 import time
+from collections.abc import Mapping
 
 import torch
 
@@ -37,15 +38,15 @@ from farfield.common.command_line import find_device, run_script
 from farfield.common.log import RunLog, format_table, write_json
 from farfield.common.plugins import FLAG, HELP, import_named_files
 from farfield.common.precision import PRECISIONS
+from farfield.common.task_registry import TASKS
 from farfield.common.trained import TrainedRun
 from farfield.dataloader.split_protocols import SPLITS
 from farfield.models.choices import check_choice
-from farfield.train.tasks.energy_force_errors import OFFSETS
+from farfield.train.checkpointing import graph_cutoff
 from farfield.train.tasks.task import evaluate_model
-from farfield.train.tasks.task_registry import TASKS, find_task, task_name
 
 # options that go with a split of a data set, and with a file
-OF_SPLIT = ("data_path", "split", "energy_offset")
+OF_SPLIT = ("data_path", "split")
 OF_FILE = ("output", "energy_key", "forces_key", "stress_key")
 
 
@@ -54,36 +55,63 @@ def evaluate_checkpoint(
     split: str = "test",
     data_path: str | Path | None = None,
     device: torch.device | str = "cpu",
-    energy_offset: str = "none",
+    **options: str,
 ) -> list[dict]:
     """Rows of the table of a split.
 
-    path: of the checkpoint. data_path: folder of the data (None: as in the checkpoint).
-    energy_offset: name in `OFFSETS`. Raises FileNotFoundError or ValueError for a checkpoint or
-    data that are missing, damaged or of something else.
+    path: of the checkpoint. data_path: folder of the data (None: as in the checkpoint). options: of
+    the evaluation, see ``Task.evaluation_options``. Raises FileNotFoundError or ValueError for a
+    checkpoint or data that are missing, damaged or of something else.
     """
-    check_choice("energy_offset", energy_offset, OFFSETS)
     device = find_device(str(device))
     run = TrainedRun.read(path, device)
-    run.check_registered("task", task_name(run.config.get("task")), TASKS)
     config, precision = run.config, run.config.training.precision
     check_choice(f"precision of checkpoint {path}", precision, PRECISIONS)
-
-    # only some tasks know offsets
-    found = find_task(config.task)
-    more = {} if energy_offset == "none" else {"energy_offset": energy_offset}
-    if more and "energy_offset" not in found.evaluation_options:
-        raise ValueError(
-            f"--energy-offset {energy_offset} is for energies; {path} is of the task "
-            f"{config.task!r}, leave it out"
-        )
+    check_task_options(run, options)
 
     if data_path is not None:
         config.data.data_path = str(data_path)
     torch.set_num_threads(config.run.threads)
-    model = run.network(device, precision, found.restore)
-    task, loader = found.evaluation(config, split, model, **more)
+    model = run.network(device, precision)
+    task, loader = run.task().evaluation(config, split, model, **options)
+
+    # a network that takes any graph is judged on the graphs it has learned from
+    cutoff = graph_cutoff(loader)
+    if run.cutoff not in (None, cutoff):
+        raise ValueError(
+            f"{config.data.data_path} has graphs with cutoff {cutoff} A, {path} was trained on "
+            f"graphs with cutoff {run.cutoff} A; preprocess with --cutoff {run.cutoff}"
+        )
     return task.table(evaluate_model(model, task, loader, device, precision))
+
+
+def check_task_options(run: TrainedRun, options: Mapping[str, str]) -> None:
+    """Raise ValueError for options that the task of the run does not have, or not with this value.
+
+    options: name in ``Task.evaluation_options`` -> value.
+    """
+    known = run.task().evaluation_options
+    for name, value in options.items():
+        if name not in known:
+            raise ValueError(
+                f"{flag_of(name)} {value} is no option of the task {run.config.task!r} of "
+                f"{run.path}; leave it out"
+            )
+        check_choice(flag_of(name), value, known[name])
+
+
+def flag_of(name: str) -> str:
+    """``energy_offset`` -> ``--energy-offset``."""
+    return f"--{name.replace('_', '-')}"
+
+
+def task_options() -> dict[str, list[str]]:
+    """Option of an evaluation -> names of the tasks that have it."""
+    found: dict[str, list[str]] = {}
+    for task, cls in TASKS.items():
+        for name in cls.evaluation_options:
+            found.setdefault(name, []).append(task)
+    return found
 
 
 def evaluate_file(options: argparse.Namespace, log: RunLog) -> list[dict]:
@@ -129,8 +157,12 @@ def build_parser() -> OneLineParser:
     folder = "folder of the data, where it has moved or other data are judged"
     data.add_argument("--data-path", metavar="DIR", help=folder)
     data.add_argument("--split", choices=SPLITS, help="split of the data (default test)")
-    offset = "what energy errors may be shifted by (default none)"
-    data.add_argument("--energy-offset", choices=tuple(OFFSETS), help=offset)
+    for name, tasks in task_options().items():
+        choices = {
+            choice: None for task in tasks for choice in TASKS[task].evaluation_options[name]
+        }
+        words = f"for the task {' or '.join(tasks)}: {', '.join(choices)}"
+        data.add_argument(flag_of(name), metavar="NAME", help=words)
 
     file = parser.add_argument_group("a file of structures")
     read = "file of any format that ASE reads; energies in eV, lengths in Angstrom"
@@ -146,10 +178,10 @@ def build_parser() -> OneLineParser:
 def read_options(argv: list[str] | None = None) -> argparse.Namespace:
     """The options of a command line; ValueError for options that do not go together."""
     options = build_parser().parse_args(import_named_files(argv))
-    for name in OF_FILE if options.input is None else OF_SPLIT:
+    for name in OF_FILE if options.input is None else (*OF_SPLIT, *task_options()):
         if getattr(options, name) is None:
             continue
-        flag = f"--{name.replace('_', '-')}"
+        flag = flag_of(name)
         if options.input is None:
             raise ValueError(f"{flag} is for a file of structures; add --input FILE")
         raise ValueError(f"{flag} and --input exclude each other; leave one of them out")
@@ -169,9 +201,10 @@ def main(argv: list[str] | None = None) -> None:
         found |= {"input": options.input, "rows": evaluate_file(options, log)}
     else:
         split = options.split or "test"
-        offset = options.energy_offset or "none"
+        given = {name: getattr(options, name) for name in task_options()}
+        chosen = {name: value for name, value in given.items() if value is not None}
         rows = evaluate_checkpoint(
-            options.checkpoint, split, options.data_path, options.device, offset
+            options.checkpoint, split, options.data_path, options.device, **chosen
         )
         log(f"{split} split, {options.checkpoint}\n{format_table(rows)}")
         found |= {"split": split, "rows": rows}

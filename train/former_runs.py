@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from farfield.common.checkpoint_formats import current_model_options
+from farfield.common.task_registry import task_name
 from farfield.models.factory import DEFAULT_PRESET
-from farfield.train.tasks.task_registry import task_name
 
 
 def current_config(saved: Mapping) -> dict:

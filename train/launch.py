@@ -23,13 +23,13 @@ from farfield.common.plugins import import_named_files
 from farfield.common.precision import PRECISIONS
 from farfield.common.script import resume_command
 from farfield.common.session import Interrupted
+from farfield.common.task_registry import FORMER_NAMES, find_task
 from farfield.models.factory import DEFAULT_PRESET, preset_values
 from farfield.train.network_options import add_network_options, chosen_network, chosen_preset
 from farfield.train.optimizers import OPTIMIZERS, SCHEDULES
 from farfield.train.results import finish_run, mean_table, prepare_run_folder, save_config
 from farfield.train.run_options import add_run_options, add_training_options, prepare_process
 from farfield.train.tasks.task import Parts, Plan
-from farfield.train.tasks.task_registry import FORMER_NAMES, find_task
 from farfield.train.trainer import Trainer
 from farfield.train.variants import variant
 

@@ -46,7 +46,6 @@ from farfield.dataloader.particles import check_sample, particle_batch
 from farfield.dataloader.sources.qm9_targets import TARGETS
 from farfield.models.batch import AtomBatch
 from farfield.models.choices import Registry
-from farfield.train.tasks.task_registry import TASKS, find_task, task_name
 
 PREDICTORS: Registry[type[Predictor]] = Registry("predictor")
 
@@ -59,28 +58,27 @@ def load(path: str | Path, device: str | torch.device = "cpu", dtype: str = "flo
     """
     device = find_device(str(device))
     run = TrainedRun.read(path, device)
-    run.check_registered("task", task_name(run.config.get("task")), TASKS)
-    task = find_task(run.config.task)
-    return PREDICTORS.find(task.predicts)(run, task, device, dtype)
+    return PREDICTORS.find(run.task().predicts)(run, device, dtype)
 
 
 class Predictor(ABC):
     """A trained network and the batches it reads.
 
     Attributes
-        path     of the checkpoint
-        config   configuration of its run
-        units    name of a prediction -> unit
-        network  the network, in evaluation mode
+        path       of the checkpoint
+        config     configuration of its run
+        units      name of a prediction -> unit
+        network    the network, in evaluation mode
+        max_atoms  largest number of atoms in a batch, unless one structure has more
     """
 
-    max_atoms = 450  # in a batch, unless one structure has more
     reads_structures = True  # of ASE
 
-    def __init__(self, run: TrainedRun, task: type, device: torch.device, dtype: str):
+    def __init__(self, run: TrainedRun, device: torch.device, dtype: str):
         self.run, self.path, self.config = run, run.path, run.config
-        self.task, self.device, self.dtype_name = task, device, dtype
-        self.network = run.network(device, dtype, task.restore).requires_grad_(False)
+        self.device, self.dtype_name = device, dtype
+        self.max_atoms = run.task().max_evaluation_atoms
+        self.network = run.network(device, dtype).requires_grad_(False)
         self.dtype = PRECISIONS[dtype]
         self.units: dict[str, str] = {}
 
@@ -148,10 +146,10 @@ class PotentialPredictor(Predictor):
     scale of the training data: they contain the reference energies of the elements.
     """
 
-    def __init__(self, run: TrainedRun, task: type, device: torch.device, dtype: str):
-        super().__init__(run, task, device, dtype)
+    def __init__(self, run: TrainedRun, device: torch.device, dtype: str):
+        super().__init__(run, device, dtype)
         self.units = {"energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
-        self.cutoff = float(self.network.cutoff)
+        self.cutoff = run.graph_cutoff(self.network)
         self._with_stress = None
 
     def _predict_batch(self, samples: Sequence[Atoms]) -> list[dict]:
@@ -173,8 +171,8 @@ class PotentialPredictor(Predictor):
         if not crystals or self.network.forces != "conservative":
             return self.network
         if self._with_stress is None:
-            restore = self.task.restore
-            self._with_stress = self.run.network(self.device, self.dtype_name, restore, stress=True)
+            network = self.run.network(self.device, self.dtype_name, stress=True)
+            self._with_stress = network.requires_grad_(False)
         return self._with_stress
 
 
@@ -187,10 +185,8 @@ class PropertyPredictor(Predictor):
     them.
     """
 
-    max_atoms = 2000
-
-    def __init__(self, run: TrainedRun, task: type, device: torch.device, dtype: str):
-        super().__init__(run, task, device, dtype)
+    def __init__(self, run: TrainedRun, device: torch.device, dtype: str):
+        super().__init__(run, device, dtype)
         self.units = {name: TARGETS[name].unit for name in self.network.readouts}
         self.graph_rule = _rule_of(run)
         self.bond_kinds = bool(self.config.model.get("bond_kinds"))
@@ -238,9 +234,9 @@ class NBodyPredictor(Predictor):
 
     reads_structures = False
 
-    def __init__(self, run: TrainedRun, task: type, device: torch.device, dtype: str):
-        super().__init__(run, task, device, dtype)
-        self.units = dict(task.units)
+    def __init__(self, run: TrainedRun, device: torch.device, dtype: str):
+        super().__init__(run, device, dtype)
+        self.units = dict(run.task().units)
 
     def check(self, samples: Sequence[Mapping]) -> None:
         """Raise ValueError for a sample that lacks an array or has one of a wrong shape."""

@@ -18,9 +18,9 @@ if not __package__:  # `python train/train_task.py` in a checkout
 from farfield.common.argument_parser import OneLineParser
 from farfield.common.command_line import run_script
 from farfield.common.plugins import import_named_files
+from farfield.common.task_registry import TASKS
 from farfield.models.choices import check_choice
 from farfield.train.launch import Script
-from farfield.train.tasks.task_registry import TASKS
 
 
 def chosen_script(argv: list[str]) -> tuple[Script | None, list[str]]:

@@ -12,7 +12,7 @@ from tests.support.documented_commands import commands_of, scripts_in
 
 TASK = """
 from farfield.train.tasks.energy_forces import EnergyForceTask
-from farfield.train.tasks.task_registry import TASKS
+from farfield.common.task_registry import TASKS
 
 class MyTask(EnergyForceTask):
     pass

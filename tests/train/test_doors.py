@@ -5,6 +5,7 @@ rest: preprocess, train, save, load, evaluate, calculate; the laws hold for the 
 """
 
 import functools
+import json
 import shlex
 from pathlib import Path
 
@@ -16,21 +17,19 @@ from ase import Atoms
 import farfield
 from farfield.common import checkpoint, plugins
 from farfield.dataloader.prepared_folder import load_statistics
-from farfield.dataloader.sources.source_registry import SOURCES
 from farfield.models.batch import AtomBatch
 from farfield.models.factory import build_model, network_names
-from farfield.models.network import NETWORKS
 from farfield.preprocess import preprocess_structures
 from farfield.simulate.calculator import FarfieldCalculator
 from farfield.train import evaluate, train_md17, train_potential, train_task
-from farfield.train.tasks.task_registry import TASKS
 from tests.laws import CutoffSuite, ModelSuite
 from tests.support.law_cases import Case, cutoff_graph
+from tests.support.registries import restore_registries, saved_registries
 from tests.support.run_results import assert_equal_checkpoints, results_of, without_clocks
 
 FILES = Path(__file__).resolve().parents[1] / "support" / "doors"
 SOURCE, NETWORK, TASK = (FILES / f"toy_{what}.py" for what in ("source", "network", "task"))
-REGISTRIES = (SOURCES, NETWORKS, TASKS)
+FREE_NETWORK, WIDTH_TASK = FILES / "toy_free_network.py", FILES / "toy_width_task.py"
 QUICK = ["--no-progress", "--epochs", "2", "--batch-size", "4"]
 CUTOFF = 5.0
 
@@ -38,14 +37,9 @@ CUTOFF = 5.0
 @pytest.fixture(scope="module", autouse=True)
 def as_before():
     """What the files register is forgotten again, so that no other test meets it."""
-    registered = [dict(registry) for registry in REGISTRIES]
-    imported = dict(plugins._IMPORTED)
+    state = saved_registries()
     yield
-    for registry, entries in zip(REGISTRIES, registered, strict=True):
-        registry._entries.clear()
-        registry._entries.update(entries)
-    plugins._IMPORTED.clear()
-    plugins._IMPORTED.update(imported)
+    restore_registries(state)
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +108,83 @@ def test_the_calculator_serves_a_network_of_one_file(run):
         atoms.positions[1, 0] += shift
         energies.append(atoms.get_potential_energy())
     assert forces[1, 0] == pytest.approx((energies[1] - energies[0]) / (2 * step), abs=1e-7)
+
+
+@pytest.fixture(scope="module")
+def free_run(data, tmp_path_factory):
+    """A run of a network without a cutoff through the script for own data."""
+    folder = tmp_path_factory.mktemp("free_run") / "free"
+    train_potential.main(
+        ["--import", str(FREE_NETWORK), "--model", "free_pairs"]
+        + ["--data-path", str(data), "--run-dir", str(folder), *QUICK]
+    )
+    return folder
+
+
+def check_one_energy_and_force(path):
+    """What the calculator and `farfield.load` say of one structure is the same."""
+    atoms = Atoms("Ar3", positions=[[0, 0, 0], [3.8, 0, 0], [1.9, 4.9, 0]])
+    atoms.calc = FarfieldCalculator(path, dtype="float64")
+    (found,) = farfield.load(path, dtype="float64").predict([atoms])
+    assert found["energy"] == pytest.approx(atoms.get_potential_energy(), abs=1e-9)
+    assert found["forces"] == pytest.approx(atoms.get_forces(), abs=1e-9)
+    return atoms
+
+
+def test_a_network_without_a_cutoff_reads_the_graphs_of_its_data(free_run):
+    """The cutoff of the folder is kept with the run, for structures that have no graph yet."""
+    path = free_run / checkpoint.BEST
+    assert evaluate.evaluate_checkpoint(path) == results_of(free_run)["test"]
+    assert check_one_energy_and_force(path).calc.cutoff == CUTOFF
+
+
+def test_a_network_without_a_cutoff_is_not_judged_on_other_graphs(free_run, data, tmp_path):
+    wider = ["--source", "argon_triangles", "--out", str(tmp_path / "wider"), "--cutoff", "6"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(data.parent)
+        preprocess_structures.main(["--import", str(SOURCE), *wider])
+    with pytest.raises(ValueError, match="graphs with cutoff 6.0 A, .* trained on graphs with cut"):
+        evaluate.evaluate_checkpoint(free_run / checkpoint.BEST, data_path=tmp_path / "wider")
+    again = ["--run-dir", str(free_run), "--data-path", str(tmp_path / "wider"), "--resume"]
+    with pytest.raises(ValueError, match="cannot resume .*graphs with cutoff 5.0 A, these have 6"):
+        train_potential.main([*again, "--epochs", "3"])
+
+
+@pytest.fixture(scope="module")
+def width_run(data, tmp_path_factory):
+    """A run of a task that decides an option of its network."""
+    folder = tmp_path_factory.mktemp("width_run") / "width"
+    files = ["--import", str(WIDTH_TASK), "--import", str(FREE_NETWORK)]
+    options = ["--data-path", str(data), "--run-dir", str(folder), "--half-width", "2.5"]
+    train_task.main([*files, "--task", "energies_alone", *options, *QUICK])
+    return folder
+
+
+def test_all_doors_build_the_network_of_the_task(width_run):
+    """The width that the task decides is nowhere among the options of the network."""
+    path = width_run / checkpoint.BEST
+    assert "width" not in results_of(width_run)["config"]["model"]
+    atoms = check_one_energy_and_force(path)
+    assert atoms.calc._network(stress=False).options.width == 5.0
+    model = farfield.load(path)
+    assert model.network.options.width == 5.0 and model.max_atoms == 9
+
+
+def test_options_of_an_evaluation_are_flags(width_run, run, tmp_path, capsys):
+    plain = evaluate.evaluate_checkpoint(width_run / checkpoint.BEST)
+    file = tmp_path / "rows.json"
+    arguments = [str(width_run / checkpoint.BEST), "--json", str(file)]
+    evaluate.main([*arguments, "--unit", "meV"])
+    (row,) = json.loads(file.read_text())["rows"]
+    assert row["energy_mae"] == pytest.approx(1000 * plain[0]["energy_mae"])
+
+    with pytest.raises(ValueError, match="--unit must be one of eV, meV, got 'keV'"):
+        evaluate.main([*arguments, "--unit", "keV"])
+    with pytest.raises(ValueError, match="--unit eV is no option of the task 'energy_forces'"):
+        evaluate.main([str(run / checkpoint.BEST), "--unit", "eV"])
+    with pytest.raises(SystemExit):
+        evaluate.main(["--help"])
+    assert "for the task energies_alone: eV, meV" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("network", ["pairs", "e2former"])

@@ -263,7 +263,7 @@ def test_offsets_are_for_energies(tmp_path, whole):
     checkpoint.save_checkpoint(tmp_path / "c.pt", saved)
     with pytest.raises(
         ValueError,
-        match="--energy-offset per-composition is for energies; .* of the task 'qm9', leave it out",
+        match="--energy-offset per-composition is no option of the task 'qm9' .*; leave it out",
     ):
         evaluate.evaluate_checkpoint(tmp_path / "c.pt", energy_offset="per-composition")
 

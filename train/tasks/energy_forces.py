@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from farfield.common.command_line import OptionParser
 from farfield.common.precision import PRECISIONS
+from farfield.common.task_registry import TASKS
 from farfield.dataloader.datasets.potential_data import MoleculeDataset
 from farfield.dataloader.label_statistics import Statistics
 from farfield.dataloader.prepared_folder import (
@@ -48,10 +49,8 @@ from farfield.train.tasks.energy_force_errors import (
 from farfield.train.tasks.energy_force_options import add_data_options, add_loss_options
 from farfield.train.tasks.near_far_comparison import comparison_plan
 from farfield.train.tasks.task import Evaluation, Parts, Plan, Task
-from farfield.train.tasks.task_registry import TASKS
 
 BASELINE = "mean energy, zero forces"
-MAX_ATOMS_PER_EVALUATION_BATCH = 450  # or one larger structure
 ATOMS_PER_BATCH = 72  # of training, where no batch size is named: 8 molecules of ethanol
 
 # part of the loss -> metric of the learning curve
@@ -320,7 +319,7 @@ def split_loader(
     dataset = MoleculeDataset.open(
         config.data.data_path,
         split,
-        cutoff=config.model.cutoff,
+        cutoff=config.model.get("cutoff"),
         references=dict(references),
         dtype=PRECISIONS[config.training.precision],
         inputs=parse_inputs(config.model.get("condition")),
@@ -329,7 +328,7 @@ def split_loader(
     if training:
         check_labels(config, dataset)
         return shuffled_batches(dataset, config)
-    return ordered_batches(dataset, MAX_ATOMS_PER_EVALUATION_BATCH)
+    return ordered_batches(dataset, EnergyForceTask.max_evaluation_atoms)
 
 
 def check_labels(config, dataset: MoleculeDataset) -> None:

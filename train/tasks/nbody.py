@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from farfield.common.command_line import OptionParser, plain
+from farfield.common.task_registry import TASKS
 from farfield.dataloader.sources.nbody_simulation import FRAME_TIME
 from farfield.dataloader.split_protocols import SPLITS
 from farfield.models.factory import build_model
@@ -28,7 +29,6 @@ from farfield.train.tasks.nbody_windows import (
     split_loader,
 )
 from farfield.train.tasks.task import Evaluation, Parts, Task
-from farfield.train.tasks.task_registry import TASKS
 
 TRIMMED_SHARE = 0.05  # of the windows, those with the largest errors
 QUANTITIES = {"x": "displacement", "v": "velocity_change"}

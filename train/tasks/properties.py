@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from farfield.common.command_line import OptionParser
 from farfield.common.precision import PRECISIONS
+from farfield.common.task_registry import TASKS
 from farfield.dataloader.chemistry.molecule_graphs import GRAPH_RULES
 from farfield.dataloader.datasets.property_data import PropertyDataset, PropertyFolder
 from farfield.dataloader.sources.qm9_targets import TARGETS
@@ -37,9 +38,6 @@ from farfield.train.run_options import add_batch_limits
 from farfield.train.split_checks import check_not_empty, try_structures
 from farfield.train.tasks.property_baselines import LINEAR, MEAN, Baselines
 from farfield.train.tasks.task import Evaluation, Parts, Task
-from farfield.train.tasks.task_registry import TASKS
-
-MAX_ATOMS_PER_EVALUATION_BATCH = 2000
 
 
 @TASKS.register("properties")
@@ -52,6 +50,7 @@ class PropertyTask(Task):
     """
 
     predicts = "properties"
+    max_evaluation_atoms = 2000
     default_network = "e2former_properties"
     measured_options = frozenset(
         {"avg_degree", "avg_atoms", "far_design_radius", "bond_kinds", "cutoff", "envelope"}
@@ -128,8 +127,7 @@ class PropertyTask(Task):
             try_structures(model, split, dataset)
 
         val, test = (
-            ordered_batches(datasets[split], MAX_ATOMS_PER_EVALUATION_BATCH)
-            for split in ("val", "test")
+            ordered_batches(datasets[split], cls.max_evaluation_atoms) for split in ("val", "test")
         )
         return Parts(model, task, shuffled_batches(train, config), val, test)
 
@@ -140,7 +138,7 @@ class PropertyTask(Task):
         dataset = open_split(config, split, folder)
         dataset.set_scaling(model.heads.scaling.values())
         task = build_task(config, open_split(config, "train", folder))
-        return task, ordered_batches(dataset, MAX_ATOMS_PER_EVALUATION_BATCH)
+        return task, ordered_batches(dataset, cls.max_evaluation_atoms)
 
     # ---- of a run
 

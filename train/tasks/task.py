@@ -78,6 +78,7 @@ class Task(ABC):
         measured_options    options of the network that the data decide
         fixed_options       options of the network that the task decides and no user
         evaluation_options  option of :meth:`evaluation` -> its choices
+        max_evaluation_atoms  largest number of atoms in a batch of an evaluation or a prediction
 
     Attributes of an instance
         curves              errors that the log and the learning curve show
@@ -94,6 +95,7 @@ class Task(ABC):
     measured_options: ClassVar[frozenset[str]] = frozenset()
     fixed_options: ClassVar[frozenset[str]] = frozenset()
     evaluation_options: ClassVar[Mapping[str, Sequence[str]]] = {}
+    max_evaluation_atoms: ClassVar[int] = 450
 
     curves: Sequence[str] = ()
     training_curves: Mapping[str, tuple[str, float]] = {}

@@ -1,11 +1,11 @@
 """A task of one file: forces alone, by their mean square error."""
 
+from farfield.common.task_registry import TASKS
 from farfield.dataloader.datasets.potential_data import MoleculeDataset
 from farfield.dataloader.prepared_folder import load_statistics, stored_cutoff
 from farfield.train.data_order import ordered_batches, shuffled_batches
 from farfield.train.run_options import add_batch_limits
 from farfield.train.tasks.task import Evaluation, Parts, Task
-from farfield.train.tasks.task_registry import TASKS
 
 
 @TASKS.register("forces_alone")
@@ -47,7 +47,7 @@ class ForcesAlone(Task):
 
     @classmethod
     def open(cls, config, split):
-        return MoleculeDataset.open(config.data.data_path, split, cutoff=config.model.cutoff)
+        return MoleculeDataset.open(config.data.data_path, split, cutoff=config.model.get("cutoff"))
 
     def __init__(self, weight):
         self.weight = weight

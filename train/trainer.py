@@ -20,6 +20,7 @@ from torch import nn
 from farfield.common import checkpoint
 from farfield.common.log import RunLog
 from farfield.common.precision import PRECISIONS
+from farfield.common.script import user_message
 from farfield.common.session import Interrupted, SignalWatch
 from farfield.dataloader.storage.files import json_checksum
 from farfield.train import checkpointing
@@ -102,10 +103,21 @@ class Trainer:
             with SignalWatch() as self.signals:
                 finished = self._fit_epochs()
         finally:
+            self._end_session(finished)
+        return finished
+
+    def _end_session(self, finished: bool):
+        """Close what shows the run, and draw what is known of one that goes on later.
+
+        A failure here is a note: it hides neither a signal nor the error that ended the run.
+        """
+        try:
             self.monitor.close()
             if not finished:
                 self.plots.write(self.history, self.best)
-        return finished
+        except Exception as error:
+            # on the terminal alone: the disk of log.txt may be full
+            RunLog()(f"note: plots or tensorboard could not be written: {user_message(error)}")
 
     def _fit_epochs(self) -> bool:
         """Epochs until the plan is done; False at the pause that ``run.pause_after`` asks for."""

@@ -270,3 +270,22 @@ open("done", "w").close()
     assert (tmp_path / "done").exists() and "epoch    4" in (
         tmp_path / "run" / "log.txt"
     ).read_text()
+
+
+def full_disk(*arguments):
+    raise OSError(28, "No space left on device")
+
+
+def test_plots_that_cannot_be_drawn_hide_no_other_end(tmp_path, monkeypatch, capsys):
+    """A pause stays a pause, and the error that ended a run is the error that is shown."""
+    paused = toy_trainer(tmp_path / "paused", "--epochs", "2", "--pause-after", "1")
+    monkeypatch.setattr(paused.plots, "write", full_disk)
+    assert not paused.fit()
+    assert "note: plots or tensorboard could not be written: [Errno 28]" in capsys.readouterr().out
+
+    task = ToyTask()
+    task.poison = frozenset(range(40))
+    diverged = toy_trainer(tmp_path / "diverged", "--max-bad-steps", "1", task=task)
+    monkeypatch.setattr(diverged.plots, "write", full_disk)
+    with pytest.raises(ValueError, match="training diverged"):
+        diverged.fit()

@@ -41,6 +41,7 @@ from farfield.models.so3.bessel import scaled_bessel, spherical_bessel
 from farfield.models.so3.harmonics import spherical_harmonics
 
 DIGITS = 60
+SPARE_DIGITS = 20  # for what a recurrence loses
 DEGREES = (1, 2, 3, 4, 6, 11, 20, 40)
 BESSEL_DEGREES = (6, 20, 60)
 LARGEST_TABULATED = 11  # degree of e3nn
@@ -111,15 +112,24 @@ def legendre_derivative(degree: int, m: int, t: mpmath.mpf) -> mpmath.mpf:
 
 
 def exact_bessel(x: float, lmax: int) -> list[mpmath.mpf]:
-    """``j_0 .. j_lmax`` of x >= 0 with 60 digits, from cylindrical functions of half order."""
+    """``j_0 .. j_lmax`` of x >= 0 with 60 digits.
+
+    The two highest degrees come from cylindrical functions of half order, the others from
+    ``j_(l-1) = (2 l + 1) / x j_l - j_(l+1)``: downward, rounding never grows faster than ``j``.
+    """
     if x == 0:
         return [mpmath.mpf(l == 0) for l in range(lmax + 1)]
-    with mpmath.workdps(DIGITS):
+    with mpmath.workdps(DIGITS + SPARE_DIGITS):
         x = mpmath.mpf(x)
-        return [
+        above, here = (
             mpmath.sqrt(mpmath.pi / (2 * x)) * mpmath.besselj(l + mpmath.mpf(1) / 2, x)
-            for l in range(lmax + 1)
-        ]
+            for l in (lmax + 1, lmax)
+        )
+        values = [here]
+        for l in range(lmax, 0, -1):
+            above, here = here, (2 * l + 1) / x * here - above
+            values.append(here)
+        return values[::-1]
 
 
 def bessel_error(values: Tensor, x: float, exact: list[mpmath.mpf]) -> float:

@@ -12,6 +12,7 @@ import pytest
 
 from farfield.common.session import Interrupted
 from farfield.dataloader.datasets.nbody_data import DRAW_ORDER, NBodyDataset, cache_folder
+from farfield.dataloader.sources import nbody_simulation
 from farfield.dataloader.sources.nbody_simulation import simulate_nbody
 from farfield.models.networks.nbody_transformer import NBodyOptions
 from farfield.preprocess import preprocess_nbody
@@ -21,8 +22,16 @@ from tests.support.processes import run_script
 SMALL = ["--train", "5", "--test", "4", "--val", "3", "--lmax", "2"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short_frames():
+    """A frame is five steps of the simulation: its motion has tests of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nbody_simulation, "STEPS_PER_FRAME", 5)
+        yield
+
+
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory, short_frames):
     """A small data folder, not to be changed."""
     folder = tmp_path_factory.mktemp("made") / "nbody"
     main([*SMALL, "--out", str(folder)])

@@ -8,11 +8,12 @@ that live to the end.
 import gc
 import os
 
-gc.disable()  # until everything is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DGLBACKEND", "pytorch")
 
 import pytest
+
+gc.disable()  # until everything is imported
 
 
 def pytest_collection_finish():

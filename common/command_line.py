@@ -24,7 +24,13 @@ from easydict import EasyDict
 
 from farfield.common import plugins
 from farfield.common.argument_parser import OneLineParser
-from farfield.common.configuration import DECIDED_BY_DATA, IMPORTED_FILES, plain, saved_config
+from farfield.common.configuration import (
+    DECIDED_BY_DATA,
+    IF_UNNAMED,
+    IMPORTED_FILES,
+    plain,
+    saved_config,
+)
 from farfield.common.device import find_device
 from farfield.common.option_files import FileOptions, KnownOptions, read_options_file
 from farfield.common.option_values import Limits, Option
@@ -262,8 +268,10 @@ class OptionParser(OneLineParser):
         measured  flat values -> what the data say of such options, before the presets
 
         Names of options that the data decided are in ``config.measured`` and are stored with a run:
-        ``--config`` leaves them out, so they are measured again. ``config.imports`` lists the files
-        of ``--import``, for the record: no file is executed because a configuration names it.
+        ``--config`` leaves them out, so they are measured again. ``config.if_unnamed`` has the
+        value of every option where nobody names it, and is not stored. ``config.imports`` lists
+        the files of ``--import``, for the record: no file is executed because a configuration
+        names it.
         """
         defaults = {
             key: option.default
@@ -281,12 +289,13 @@ class OptionParser(OneLineParser):
 
         found = measured(defaults | chosen) if measured else {}
         preset = presets(defaults | chosen) if presets else {}
-        values = defaults | preset | found | chosen
+        unnamed = defaults | preset | found
+        values = unnamed | chosen
         for key, value in changes.items():
             conversion = self._conversions()[key]
             values[conversion.target] = conversion.convert(value, values[conversion.target])
 
-        config: dict[str, Any] = {"task": self.task}
+        config: dict[str, Any] = {"task": self.task, IF_UNNAMED: unnamed}
         decided = (set(found) - set(chosen)) | (resumed.decided - set(given))
         if decided:
             config[DECIDED_BY_DATA] = sorted(decided)

@@ -10,6 +10,8 @@ SESSION_ONLY = {"resume": False, "overwrite": False, "pause_after": None}
 # keys of a configuration that are not sections of options
 DECIDED_BY_DATA = "measured"  # names of the options that the data decided
 IMPORTED_FILES = "imports"  # Python files of the user that were executed, for the record
+IF_UNNAMED = "if_unnamed"  # option -> its value where nobody names it; of this session, not stored
+NOT_SECTIONS = frozenset({"task", DECIDED_BY_DATA, IMPORTED_FILES, IF_UNNAMED})
 
 
 def plain(value):
@@ -24,5 +26,6 @@ def plain(value):
 def saved_config(config: Mapping) -> dict:
     """The configuration as it is stored with a run: plain, without the options of one session."""
     content = plain(config)
+    content.pop(IF_UNNAMED, None)
     content["run"] |= SESSION_ONLY
     return content

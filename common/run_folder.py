@@ -12,16 +12,8 @@ from pathlib import Path
 
 import yaml
 
-from farfield.common.configuration import (
-    DECIDED_BY_DATA,
-    IMPORTED_FILES,
-    plain,
-    saved_config,
-)
+from farfield.common.configuration import IF_UNNAMED, NOT_SECTIONS, plain, saved_config
 from farfield.dataloader.storage.files import atomic_write, make_folder
-
-# keys of a configuration that are not sections of options
-NOT_SECTIONS = {"task", DECIDED_BY_DATA, IMPORTED_FILES}
 
 
 def prepare_run_folder(folder: Path, resume: bool, overwrite: bool, names: Sequence[str]) -> None:
@@ -103,7 +95,8 @@ def _check_same_kind(folder: Path, saved: Mapping, config) -> None:
 def check_same_run(path: Path, saved: Mapping, current: Mapping, free: frozenset[str]) -> None:
     """Raise ValueError for the first option outside ``free`` that differs from the saved one.
 
-    An option that did not exist when the run began is no difference: see :func:`newer_options`.
+    An option that did not exist when the run began is no difference as long as it has the value
+    that it has where nobody names it: see :func:`newer_options`.
     """
     task = saved.get("task")
     if task != current["task"]:
@@ -119,6 +112,15 @@ def check_same_run(path: Path, saved: Mapping, current: Mapping, free: frozenset
                 raise ValueError(
                     f"cannot resume {path}: {section}.{key} is {old[key]!r} there and "
                     f"{new.get(key)!r} here; leave it out, or start another run with --run-dir"
+                )
+
+        # what the version that began the run did, before there was an option
+        usual = current.get(IF_UNNAMED, {})
+        for key in sorted(new.keys() - old.keys() - free):
+            if key not in usual or new[key] != usual[key]:
+                raise ValueError(
+                    f"cannot resume {path}: it was begun without the option {section}.{key}, which "
+                    f"is {new[key]!r} here; leave it out, or start another run with --run-dir"
                 )
 
 

@@ -30,12 +30,12 @@ lint: env ## check the format (ruff format, 100 columns) and the rules of pyproj
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-train: env ## preprocess the bundled ethanol frames, train the hybrid on them, print the test table (a second call goes on or shows it again)
+train: env ## preprocess the bundled ethanol frames, train the hybrid on them, print the test table (a second call continues or shows it again)
 	$(BIN)/python -m preprocess.preprocess_md17 --sample --out $(DATA)/ethanol_sample
 	$(BIN)/python -m train.train_md17 --data-path $(DATA)/ethanol_sample --run-dir $(RUN) --max-cpu-minutes $(MINUTES) \
 	  $(if $(wildcard $(RUN)/config.yaml),--resume) $(ARGS)
 
-md: env ## 10,000 steps of molecular dynamics with the potential of `make train` (a second call goes on or shows it again)
+md: env ## 10,000 steps of molecular dynamics with the potential of `make train` (a second call continues or shows it again)
 	$(BIN)/python -m simulate.run_md --checkpoint $(RUN)/checkpoint_best.pt --run-dir $(RUN)_md $(if $(wildcard $(RUN)_md/state.npz),--resume) $(ARGS)
 
 bench: env ## near field against equiformer-pytorch, basis cache, far field, training step (half an hour)

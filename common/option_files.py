@@ -64,7 +64,7 @@ class FileOptions:
 def read_options_file(path: str | Path, known: KnownOptions, resumed: bool = False) -> FileOptions:
     """The options in the yaml file ``path``.
 
-    resumed: the file is the ``config.yaml`` of a run that goes on, which is not empty. Raises
+    resumed: the file is the ``config.yaml`` of a run that continues, which is not empty. Raises
     FileNotFoundError or ValueError in one line.
     """
     path = Path(path)

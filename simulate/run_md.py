@@ -261,8 +261,11 @@ def describe(atoms: Atoms, simulation: Simulation, config) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the command line."""
-    argv = import_named_files(argv)  # before the parser lists the ensembles
+    # files of the user come first: they may add to the ensembles that the parser lists
+    argv = import_named_files(argv)
     config = build_parser().parse_config(argv)
+
+    # a run that ends early says how it continues
     imports = config.get(IMPORTED_FILES, ())
     again = resume_command("simulate.run_md", config.run.run_dir, imports)
     try:

@@ -1,6 +1,6 @@
 """Run folders of earlier versions: their configuration in the words of today.
 
-Only names have changed, never a meaning, so that a run goes on where it stopped.
+Only names have changed, never a meaning, so that a run continues where it stopped.
 """
 
 from __future__ import annotations

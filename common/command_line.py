@@ -35,6 +35,7 @@ from farfield.common.device import find_device
 from farfield.common.option_files import FileOptions, KnownOptions, read_options_file
 from farfield.common.option_values import Limits, Option
 from farfield.common.script import run_script
+from farfield.models.choices import nearest
 from farfield.models.option_fields import Alias, option_fields
 
 __all__ = [
@@ -222,7 +223,8 @@ class OptionParser(OneLineParser):
 
     task          what is configured; stored with a run, and a yaml file of another task is refused
     description   text above the options in the help
-    defaults      option -> default, where the script knows a better one than its declaration
+    defaults      option -> default, where the script knows a better one than its declaration;
+                  :meth:`parse_config` raises ValueError for a name that is no option
     former_names  name of a task in older files -> its name today
     """
 
@@ -278,6 +280,7 @@ class OptionParser(OneLineParser):
             for section in self.sections.values()
             for key, option in section.options.items()
         }
+        self._check_option_defaults(defaults)
         given = self._given(argv, defaults)
         template, resumed = self._files(given, defaults)
 
@@ -304,6 +307,17 @@ class OptionParser(OneLineParser):
         for name, section in self.sections.items():
             config[name] = {key: values[key] for key in section.options}
         return EasyDict(config)
+
+    def _check_option_defaults(self, known: Mapping[str, Any]) -> None:
+        """Raise ValueError for a default of the script that belongs to no option."""
+        for name in self.option_defaults:
+            if name not in known:
+                near = nearest(name, known)
+                guess = f"did you mean {near!r}?" if near else "take it out, or declare the option"
+                raise ValueError(
+                    f"the task {self.task!r} has a default for {name!r}, which is no option; "
+                    f"{guess}"
+                )
 
     def _conversions(self) -> dict[str, Conversion]:
         return {

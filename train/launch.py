@@ -70,7 +70,7 @@ class Script:
         add_network_options(parser, task, network or task.default_network, preset)
         parser.section("loss", "what is minimised")
         task.add_options(parser)
-        add_training_options(parser, OPTIMIZERS, SCHEDULES, PRECISIONS)
+        add_training_options(parser, OPTIMIZERS, SCHEDULES, PRECISIONS, task.batch_size_help)
         return parser
 
     @property

@@ -69,23 +69,30 @@ def add_run_options(parser: OptionParser, run_dir: str):
     run.add("--progress", bool, True, help="show a progress bar")
 
 
-def add_training_options(parser: OptionParser, optimizers, schedules, precisions):
+def add_training_options(
+    parser: OptionParser,
+    optimizers,
+    schedules,
+    precisions,
+    batch_size: str = "structures per batch",
+):
     """Length, optimiser, schedule, averaging and bookkeeping of the training.
 
-    optimizers, schedules, precisions: registries. A script's default of None for ``batch_size``
-    leaves it to the data.
+    optimizers, schedules, precisions: registries. batch_size: help text of the size of a batch. A
+    script's default of None for ``batch_size`` leaves it to the data.
     """
     training = parser.section("training", "length, optimiser, schedule")
     batch_decided = "the data" if parser.option_defaults.get("batch_size", 1) is None else None
-    add_length_options(training.add, batch_decided)
+    add_length_options(training.add, batch_decided, batch_size)
     add_optimizer_options(training.add, optimizers, schedules, precisions)
     add_bookkeeping_options(training.add)
 
 
-def add_length_options(add: Adder, batch_decided: str | None):
+def add_length_options(add: Adder, batch_decided: str | None, batch_size: str):
     """When a training ends, and how much goes into a step.
 
-    batch_decided: what decides the size of a batch where the user names none.
+    batch_decided: what decides the size of a batch where the user names none. batch_size: help text
+    of the option.
     """
     add("--epochs", int, 100, low=1, main=True, help="passes over the training data")
     cpu = "CPU time in minutes after which training stops (default: no limit)"
@@ -94,8 +101,7 @@ def add_length_options(add: Adder, batch_decided: str | None):
     add("--max-minutes", float, None, above=0, help=wall)
     patience = "validations without progress after which training stops (default: no limit)"
     add("--patience", int, None, low=1, help=patience)
-    structures = "structures per batch"
-    add("--batch-size", int, 128, low=1, main=True, decided=batch_decided, help=structures)
+    add("--batch-size", int, 128, low=1, main=True, decided=batch_decided, help=batch_size)
     add("--accumulate", int, 1, low=1, help="batches whose gradients are added up for one step")
 
 

@@ -32,6 +32,8 @@ def chosen_script(argv: list[str]) -> tuple[Script | None, list[str]]:
         finder.print_help()
         return None, rest
 
+    if found.task is None:
+        raise ValueError(f"there is no task to train; give --task NAME, one of {', '.join(TASKS)}")
     check_choice("--task", found.task, TASKS)
     script = Script(
         module="train.train_task",

@@ -246,6 +246,13 @@ def test_a_script_knows_better_defaults_and_former_names_of_its_task(tmp_path):
     assert found.task == "new" and found.model.size == 2
 
 
+def test_a_default_without_an_option_is_named():
+    parser = OptionParser("toy", "", {"bach_size": 7})
+    parser.section("training", "").add("--batch-size", int, 3)
+    with pytest.raises(ValueError, match="'toy' has a default for 'bach_size', .* 'batch_size'"):
+        parser.parse_config([])
+
+
 def test_a_run_whose_files_were_not_imported_says_which(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text("imports: [my_toy.py]\ntraining: {optimizer: mine}")

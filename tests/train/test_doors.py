@@ -228,6 +228,8 @@ def test_a_paused_run_says_how_it_goes_on(data, tmp_path, capsys):
 def test_an_unknown_task_has_a_guess(capsys):
     with pytest.raises(ValueError, match="--task must be one of .*did you mean 'nbody'"):
         train_task.main(["--task", "nbdy"])
+    with pytest.raises(ValueError, match="give --task NAME, one of .*energy_forces"):
+        train_task.main(["--epochs", "1"])
     train_task.main(["--help"])
     assert "energy_forces" in capsys.readouterr().out
 

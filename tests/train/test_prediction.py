@@ -69,6 +69,15 @@ def test_one_structure_gives_one_result_and_order_does_not_matter(potential, str
     assert model.predict([]) == []
 
 
+def test_predictions_keep_no_gradients_of_weights(potential, structures):
+    model = load(potential)
+    model.predict(structures)
+    for crystals in (False, True):
+        network = model._network_for(crystals)
+        assert network.stress == crystals
+        assert not any(weight.requires_grad for weight in network.parameters())
+
+
 def test_checkpoints_that_cannot_be_read_are_one_line(potential, tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         load(tmp_path / "none.pt")

@@ -86,6 +86,7 @@ class EnergyForceTask(Task):
     predicts = "potential"
     default_network = "e2former"
     measured_options = frozenset({"avg_degree", "avg_atoms", "far_design_radius", "cutoff"})
+    batch_size_help = "structures per batch, or as many as the atom/edge limit allows"
     evaluation_options = {"energy_offset": tuple(OFFSETS)}
 
     # found on MD17 ethanol (950 frames, 3 CPU minutes of one thread, near field alone): validation

@@ -233,7 +233,7 @@ def add_data_options(parser: OptionParser) -> None:
     """Where the molecules lie, and what limits a batch."""
     data = parser.section("data", "what is learned from")
     data.add("--data-path", str, "data/qm9", main=True, help="folder made by preprocess_qm9")
-    graph = "graphs of the molecules: bonds, pairs within a cutoff, or all pairs"
+    graph = "graphs that the folder must hold: bonds, pairs within a cutoff, or all pairs"
     data.add("--graph", str, None, choices=list(GRAPH_RULES), decided="the data", help=graph)
     add_batch_limits(data)
     data.add(

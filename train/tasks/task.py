@@ -72,12 +72,13 @@ class Task(ABC):
     """What is learned: options, data, loss, errors and tables of one kind of training.
 
     Attributes of the class
-        predicts            word of the networks that can be trained (``Network.predicts``)
-        default_network     network that a script trains unless ``--model`` names another
-        training_defaults   option of the section ``training`` -> default
-        measured_options    options of the network that the data decide
-        fixed_options       options of the network that the task decides and no user
-        evaluation_options  option of :meth:`evaluation` -> its choices
+        predicts              word of the networks that can be trained (``Network.predicts``)
+        default_network       network that a script trains unless ``--model`` names another
+        training_defaults     option of the section ``training`` -> default
+        batch_size_help       help text of ``--batch-size``
+        measured_options      options of the network that the data decide
+        fixed_options         options of the network that the task decides and no user
+        evaluation_options    option of :meth:`evaluation` -> its choices
         max_evaluation_atoms  largest number of atoms in a batch of an evaluation or a prediction
 
     Attributes of an instance
@@ -92,6 +93,7 @@ class Task(ABC):
     predicts: ClassVar[str]
     default_network: ClassVar[str]
     training_defaults: ClassVar[Mapping[str, object]] = {}
+    batch_size_help: ClassVar[str] = "structures per batch"
     measured_options: ClassVar[frozenset[str]] = frozenset()
     fixed_options: ClassVar[frozenset[str]] = frozenset()
     evaluation_options: ClassVar[Mapping[str, Sequence[str]]] = {}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from farfield.common import plugins
+from farfield.common.task_registry import TASKS
 from farfield.dataloader.sources.source_registry import SOURCES
 from farfield.models.far_field.expansion import EXPANSIONS
 from farfield.models.network import NETWORKS
 from farfield.models.option_fields import option_fields
-from farfield.train.tasks.task_registry import TASKS
 
 DOORS = (SOURCES, NETWORKS, EXPANSIONS, TASKS)
 State = list[tuple[dict, dict[Any, Any]]]  # a table of this process, what it held

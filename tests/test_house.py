@@ -98,10 +98,11 @@ def test_files_and_functions_are_short():
 
 
 def test_no_two_files_have_one_name():
+    """A test may share the name of what it tests, with ``test_`` in front."""
     places: dict[str, list[str]] = {}
-    for name, path in modules().items():
-        if path.name != "__init__.py":
-            places.setdefault(path.name, []).append(name)
+    for path in [*modules().values(), *sorted((ROOT / "tests").rglob("*.py"))]:
+        if path.name not in ("__init__.py", "conftest.py"):
+            places.setdefault(path.name, []).append(str(path.relative_to(ROOT)))
     assert not {name: found for name, found in places.items() if len(found) > 1}
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from farfield.models.graph_ops import GraphIndex, edge_softmax, gather_dst, sum_edges, use_backend
 from farfield.models.layers.radial import ENVELOPES
-from tests.support.graphs import BACKENDS, CROOKED, LAWS, inputs, topologies, topology
+from tests.support.graph_topologies import BACKENDS, CROOKED, LAWS, inputs, topologies, topology
 
 
 @BACKENDS

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 
 from farfield.models.graph_ops import GraphIndex, load_dgl, sum_edges
-from tests.support.graphs import CROOKED, LAWS, NEEDS_DGL, inputs, topologies, topology
+from tests.support.graph_topologies import CROOKED, LAWS, NEEDS_DGL, inputs, topologies, topology
 
 
 @LAWS

@@ -24,7 +24,7 @@ from farfield.models.graph_ops import (
     use_backend,
     weighted_sum,
 )
-from tests.support.graphs import (
+from tests.support.graph_topologies import (
     BACKENDS,
     CROOKED,
     LAWS,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from farfield.models.graph_ops import GraphIndex, max_nodes, node_softmax
 from tests.models.test_graph_ops import value_and_derivatives
-from tests.support.graphs import BACKENDS, LAWS, inputs, topologies, topology
+from tests.support.graph_topologies import BACKENDS, LAWS, inputs, topologies, topology
 
 RAGGED = topology([4, 0, 2, 1], [])
 POOLS = pytest.mark.parametrize(

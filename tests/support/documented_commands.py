@@ -33,15 +33,35 @@ def commands_of(module: ModuleType) -> list[list[str]]:
     return commands
 
 
-def write_plugin(folder: Path, name: str = "my_source.py", source: str = "mine") -> None:
-    """A file as the commands name it after ``--import``."""
-    (folder / name).write_text(
-        "from pathlib import Path\n"
-        "from farfield.dataloader.sources.source_registry import SOURCES, Source\n"
-        "class Mine(Source):\n"
-        "    paths = (Path('mine.txt'),)\n"
-        "    def read(self, path, progress):\n"
-        "        raise NotImplementedError\n"
-        f"if {source!r} not in SOURCES:\n"
-        f"    SOURCES.register({source!r})(Mine)\n"
-    )
+# files that commands name after --import, and what they hold
+PLUGINS = {
+    "my_source.py": """
+from pathlib import Path
+from farfield.dataloader.sources.source_registry import SOURCES, Source
+
+class Mine(Source):
+    paths = (Path("mine.txt"),)
+
+    def read(self, path, progress):
+        raise NotImplementedError
+
+if "mine" not in SOURCES:
+    SOURCES.register("mine")(Mine)
+""",
+    "my_task.py": """
+from farfield.common.task_registry import TASKS
+from farfield.train.tasks.energy_forces import EnergyForceTask
+
+class MyTask(EnergyForceTask):
+    pass
+
+if "my_task" not in TASKS:
+    TASKS.register("my_task")(MyTask)
+""",
+}
+
+
+def write_plugins(folder: Path) -> None:
+    """Write the files that commands name after ``--import``."""
+    for name, text in PLUGINS.items():
+        (folder / name).write_text(text)

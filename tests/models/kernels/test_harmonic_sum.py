@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from farfield.models.kernels import edge_slots
 from farfield.models.kernels.edge_slots import EdgeSlots
 from farfield.models.kernels.harmonic_sum import KERNELS, memory_efficient_sum
-from tests.support.graphs import LAWS
+from tests.support.graph_topologies import LAWS
 from tests.support.turns import relative_error
 
 EXACT = pytest.mark.parametrize("kernel", ["math", "memory_efficient"])

@@ -26,10 +26,12 @@ def pytest_collection_finish():
 def no_plots():
     """Nothing is drawn, it would be a third of the time; gives what `plots` puts back."""
     from farfield.common import figures
+    from farfield.simulate import md_results
     from farfield.train import monitor, plots
 
     drawing = [(plots, name) for name in ("draw_pairs", "draw_errors", "draw_curves")]
     drawing += [(figures, "save_figure"), (monitor.Monitor, "picture")]
+    drawing += [(md_results, "draw_energies")]
     originals = [(place, name, getattr(place, name)) for place, name in drawing]
     with pytest.MonkeyPatch.context() as patch:
         for place, name in drawing:

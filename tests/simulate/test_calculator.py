@@ -88,12 +88,12 @@ def test_what_it_can_say_follows_from_the_training(potential, trained, molecule)
     ]
     with pytest.raises(PropertyNotImplementedError, match="set atoms.pbc = True"):
         with_calculator(molecule, potential).get_stress()
-    direct = FarfieldCalculator(trained("--forces", "direct"))
+    direct = FarfieldCalculator(trained("--forces", "direct", "--epochs", "1"))
     assert (
         direct.implemented_properties == ["energy", "free_energy", "forces"]
         and not direct.conservative
     )
-    silent = trained("--forces", "none", "--weight-forces", "0")
+    silent = trained("--forces", "none", "--weight-forces", "0", "--epochs", "1")
     assert FarfieldCalculator(silent).implemented_properties == ["energy", "free_energy"]
     with pytest.raises(ValueError, match="trained with --forces none, nothing moves"):
         test_run_md.run(silent.parent / "md", silent)

@@ -43,7 +43,7 @@ def content(folder):
 
 def test_the_error_of_the_energy_falls_with_the_square_of_the_time_step(potential, tmp_path):
     spread = []
-    for steps, timestep in ((50, 0.4), (100, 0.2)):
+    for steps, timestep in ((25, 0.4), (50, 0.2)):
         folder = tmp_path / f"{steps}"
         options = [
             "--steps",
@@ -63,18 +63,18 @@ def test_the_error_of_the_energy_falls_with_the_square_of_the_time_step(potentia
 
 @pytest.mark.parametrize("ensemble", dynamics.ENSEMBLES)
 def test_a_resumed_run_is_the_uninterrupted_one(potential, tmp_path, ensemble):
-    options = ["--ensemble", ensemble, "--steps", "40", "--temperature", "200"]
+    options = ["--ensemble", ensemble, "--steps", "20", "--temperature", "200"]
     whole = run(tmp_path / "whole", potential, *options)
-    assert whole["steps"] == 40 and whole["time"] == 0.02
+    assert whole["steps"] == 20 and whole["time"] == 0.01
     assert (
         run(
             tmp_path / "parts",
             potential,
             *options,
             "--pause-after",
-            "17",
+            "8",
             "--checkpoint-every",
-            "6",
+            "3",
         )
         is None
     )
@@ -87,13 +87,13 @@ def test_a_resumed_run_is_the_uninterrupted_one(potential, tmp_path, ensemble):
     run_md.main(["--run-dir", str(tmp_path / "parts"), "--resume"])
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
     assert (
-        run(tmp_path / "longer", potential, *options[:2], "--steps", "15", "--temperature", "200")[
+        run(tmp_path / "longer", potential, *options[:2], "--steps", "7", "--temperature", "200")[
             "steps"
         ]
-        == 15
+        == 7
     )
     run_md.main(
-        ["--run-dir", str(tmp_path / "longer"), "--resume", "--steps", "40", "--no-progress"]
+        ["--run-dir", str(tmp_path / "longer"), "--resume", "--steps", "20", "--no-progress"]
     )
     assert content(tmp_path / "longer") == content(tmp_path / "whole")
 
@@ -119,12 +119,12 @@ def test_an_ensemble_of_a_users_file_runs_and_resumes(potential, tmp_path, monke
 
 
 def test_a_signal_leaves_a_state_and_says_how_to_go_on(potential, tmp_path, monkeypatch):
-    options = ["--steps", "30", "--checkpoint-every", "1000"]
+    options = ["--steps", "15", "--checkpoint-every", "1000"]
     run(tmp_path / "whole", potential, *options)
     check = dynamics.Simulation._check
 
     def interrupted(self, row):
-        if self.step == 12:
+        if self.step == 6:
             os.kill(os.getpid(), signal.SIGINT)
         check(self, row)
 
@@ -132,7 +132,7 @@ def test_a_signal_leaves_a_state_and_says_how_to_go_on(potential, tmp_path, monk
         patch.setattr(dynamics.Simulation, "_check", interrupted)
         with pytest.raises(
             Interrupted,
-            match=r"SIGINT: saved .*state.npz at step 12; continue with: .*run_md --run-dir .* "
+            match=r"SIGINT: saved .*state.npz at step 6; continue with: .*run_md --run-dir .* "
             r"--resume",
         ):
             run(tmp_path / "parts", potential, *options)
@@ -246,7 +246,7 @@ def test_damaged_and_foreign_runs_are_not_continued(potential, trained, tmp_path
     with pytest.raises(
         ValueError, match="made with another potential; give the --checkpoint of its start"
     ):
-        run_md.main([*again, "--checkpoint", str(trained("--seed", "3"))])
+        run_md.main([*again, "--checkpoint", str(trained("--seed", "3", "--epochs", "1"))])
     os.truncate(folder / dynamics.LOG, 30)
     with pytest.raises(ValueError, match="log.csv has 30 bytes, state.npz counts on"):
         run_md.main(again)
@@ -259,5 +259,5 @@ def test_damaged_and_foreign_runs_are_not_continued(potential, trained, tmp_path
 
 
 def test_direct_forces_are_named(trained, tmp_path, capsys):
-    run(tmp_path / "md", trained("--forces", "direct"), "--steps", "2")
+    run(tmp_path / "md", trained("--forces", "direct", "--epochs", "1"), "--steps", "2")
     assert "note: the forces of this potential are direct" in capsys.readouterr().out

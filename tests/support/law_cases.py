@@ -91,6 +91,42 @@ def turned(case: Case, batch: AtomBatch, matrix: Tensor) -> AtomBatch:
     return replaced(case, batch, batch.positions @ matrix.T, **vectors)
 
 
+def joined(case: Case, batches: list[AtomBatch]) -> AtomBatch:
+    """All graphs of several batches in one."""
+    counts = torch.cat([batch.graph.nodes_per_graph for batch in batches])
+    positions = torch.cat([batch.positions for batch in batches])
+    graph = case.connect(positions, counts)
+
+    numbers = None
+    if batches[0].atomic_numbers is not None:
+        numbers = torch.cat([batch.atomic_numbers for batch in batches])
+    features = {
+        name: torch.cat([batch.node_features[name] for batch in batches])
+        for name in batches[0].node_features
+    }
+    return dataclasses.replace(
+        batches[0],
+        graph=graph,
+        positions=positions,
+        atomic_numbers=numbers,
+        node_features=features,
+        edge_features=case.edge_features(graph, numbers),
+        edge_basis=None,
+        labels={},
+    )
+
+
+def parted(case: Case, batches: list[AtomBatch], outputs: dict) -> list[dict[str, Tensor]]:
+    """The answers to ``joined(case, batches)`` -> one answer for each of the batches."""
+    nodes = [batch.num_nodes for batch in batches]
+    graphs = [batch.num_graphs for batch in batches]
+    parts = {
+        name: outputs[name].split(graphs if kind.startswith("graph") else nodes)
+        for name, kind in case.outputs.items()
+    }
+    return [{name: parts[name][index] for name in parts} for index in range(len(batches))]
+
+
 def relative_error(found: Tensor, expected: Tensor) -> float:
     """Largest difference over the largest expected value."""
     return float(((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30)).detach())

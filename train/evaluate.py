@@ -47,7 +47,8 @@ from farfield.train.tasks.task import evaluate_model
 
 # options that go with a split of a data set, and with a file
 OF_SPLIT = ("data_path", "split")
-OF_FILE = ("output", "energy_key", "forces_key", "stress_key")
+OF_FILE = ("output", "overwrite", "energy_key", "forces_key", "stress_key")
+OUTPUT_SUFFIXES = (".xyz", ".extxyz")
 
 
 def evaluate_checkpoint(
@@ -169,6 +170,8 @@ def build_parser() -> OneLineParser:
     file.add_argument("--input", metavar="FILE", help=read)
     written = "extended xyz file to write the predictions to"
     file.add_argument("--output", metavar="FILE", help=written)
+    replaced = "replace the file of --output if it exists"
+    file.add_argument("--overwrite", action="store_true", default=None, help=replaced)
     for quantity in ("energy", "forces", "stress"):
         words = f"name of the {quantity} in the file (default: {quantity}, REF_{quantity}, ...)"
         file.add_argument(f"--{quantity}-key", metavar="NAME", help=words)
@@ -188,7 +191,25 @@ def read_options(argv: list[str] | None = None) -> argparse.Namespace:
     for flag, path in (("--json", options.json), ("--output", options.output)):
         if path is not None and (Path(path).is_dir() or not Path(path).parent.is_dir()):
             raise ValueError(f"{flag} {path}: give a file in a folder that exists")
+    if options.output is not None:
+        check_output(options)
     return options
+
+
+def check_output(options: argparse.Namespace) -> None:
+    """ValueError for an ``--output`` that says another format, or would replace a file."""
+    path = Path(options.output)
+    if path.suffix not in OUTPUT_SUFFIXES:
+        raise ValueError(
+            f"--output {path}: predictions are written as extended xyz; give a name that ends in "
+            f"{' or '.join(OUTPUT_SUFFIXES)}"
+        )
+
+    # labels of the input are not written, so they would be lost
+    if path.resolve() == Path(options.input).resolve():
+        raise ValueError(f"--output {path} is the file of --input; give another file")
+    if path.exists() and not options.overwrite:
+        raise ValueError(f"--output {path} exists; give another file, or --overwrite")
 
 
 def main(argv: list[str] | None = None) -> None:

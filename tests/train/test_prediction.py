@@ -161,6 +161,36 @@ def test_labels_are_named_and_judged(
     assert energy not in written.info and forces not in written.arrays
 
 
+@pytest.mark.parametrize(
+    ("output", "options", "message"),
+    [
+        ("in.xyz", [], "in.xyz is the file of --input; give another file"),
+        ("in.xyz", ["--overwrite"], "in.xyz is the file of --input; give another file"),
+        ("link.xyz", ["--overwrite"], "link.xyz is the file of --input; give another file"),
+        ("old.xyz", [], "old.xyz exists; give another file, or --overwrite"),
+        ("out.cif", [], "written as extended xyz; give a name that ends in .xyz or .extxyz"),
+    ],
+)
+def test_predictions_replace_no_file_unasked(
+    potential, predicted, output, options, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    write_with_labels(tmp_path / "in.xyz", *predicted, "energy", "forces")
+    (tmp_path / "link.xyz").symlink_to("in.xyz")
+    (tmp_path / "old.xyz").write_text("old")
+    before = (tmp_path / "in.xyz").read_bytes()
+    command = [str(potential), "--input", "in.xyz"]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        evaluate.main([*command, "--output", output, *options])
+    assert (tmp_path / "in.xyz").read_bytes() == before
+    assert (tmp_path / "old.xyz").read_text() == "old"
+    assert not (tmp_path / "out.cif").exists()
+
+    # an older file is replaced when the user says so
+    evaluate.main([*command, "--output", "old.xyz", "--overwrite"])
+    assert len(ase.io.read("old.xyz", ":")) == len(predicted[0])
+
+
 def test_structures_without_a_label_are_not_judged(predicted):
     structures, predictions = predicted
     atoms = [one.copy() for one in structures]
@@ -173,6 +203,7 @@ def test_structures_without_a_label_are_not_judged(predicted):
     ("options", "message"),
     [
         (["--output", "out.xyz"], "--output is for a file of structures; add --input FILE"),
+        (["--overwrite"], "--overwrite is for a file of structures; add --input FILE"),
         (["--input", "a.xyz", "--split", "val"], "--split and --input exclude each other"),
         (["--input", "none.xyz"], "--input none.xyz does not exist"),
         (["--input", "a.xyz", "--output", "no/folder.xyz"], "give a file in a folder that exists"),

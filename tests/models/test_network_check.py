@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from farfield.models.batch import AtomBatch
 from farfield.models.factory import build_model
+from farfield.models.layers.radial import polynomial_envelope
 from farfield.models.network import NETWORKS, EnergyNetwork
-from farfield.models.network_check import check_network
+from farfield.models.network_check import CHECKS, check_network
 from farfield.models.potential import Potential, PotentialOptions
 from tests.support.law_cases import cutoff_graph
 from tests.support.registries import restore_registries, saved_registries
@@ -56,6 +57,11 @@ def test_networks_of_the_package_pass(config, batch):
     check_network(build_model(config), batch())
 
 
+@dataclasses.dataclass(frozen=True)
+class Cut(PotentialOptions):
+    cutoff: float = CUTOFF
+
+
 class Broken(EnergyNetwork):
     """An energy per atom from distances to the neighbours, with one mistake by name."""
 
@@ -78,21 +84,61 @@ class Broken(EnergyNetwork):
             "batch": torch.exp(-lengths) / graph.num_nodes,
             "finite": torch.exp(-lengths) / 0.0,
         }
-        each = x.new_zeros(graph.num_nodes).index_add(0, graph.dst, terms[self.mistake])
+        if self.mistake == "jump":
+            terms["jump"] = torch.exp(-lengths)
+        elif self.mistake != "finite":
+            fade = polynomial_envelope(lengths / CUTOFF)
+            terms = {name: fade * value for name, value in terms.items()}
+        term = terms.get(self.mistake, terms[""])
+        each = x.new_zeros(graph.num_nodes).index_add(0, graph.dst, term)
         energy = self.strength * each
-        return {"atomic_energy": energy[:-1] if self.mistake == "rows" else energy}
+        answers = {
+            "rows": {"atomic_energy": energy[:-1]},
+            "shape": {"atomic_energy": energy.unsqueeze(1)},
+            "name": {"energy": energy},
+            "type": energy,
+            "detached": {"atomic_energy": energy.detach()},
+        }
+        return answers.get(self.mistake, {"atomic_energy": energy})
 
 
-def test_a_network_of_ones_own_passes_or_hears_its_mistake():
-    check_network(Broken(), molecules())
-    check_network(Potential(Broken()), molecules())
-    for mistake in ("translation", "rotation", "permutation"):
-        with pytest.raises(ValueError, match=f"atomic_energy breaks under {mistake}"):
-            check_network(Broken(mistake), molecules())
-    with pytest.raises(ValueError, match="depends on its batch"):
-        check_network(Broken("batch"), molecules())
-    with pytest.raises(ValueError, match="is not finite"):
-        check_network(Broken("finite"), molecules())
+def test_a_network_of_ones_own_passes():
+    alone = Broken()
+    alone.options = Cut()
+    for network in (alone, Potential(alone)):
+        errors = check_network(network, molecules())
+        assert list(errors) == [*CHECKS, "batching", "cutoff"] and max(errors.values()) < 1e-8
+
+
+@pytest.mark.parametrize(
+    ("mistake", "quoted"),
+    [
+        ("translation", "atomic_energy breaks under translation"),
+        ("rotation", "atomic_energy breaks under rotation"),
+        ("permutation", "atomic_energy breaks under permutation"),
+        ("batch", "depends on its batch"),
+        ("finite", "is not finite"),
+        ("jump", "jumps at the cutoff of 4.0 Angstrom"),
+        ("rows", "one row for each of the 8 nodes, got the shape .7,."),
+        ("shape", "atomic_energy must have the shape .8,., a scalar a node, got .8, 1."),
+        ("name", "outputs.. promises 'atomic_energy', forward gives energy"),
+        ("type", "forward must return a dict of predictions, got Tensor"),
+        ("detached", "atomic_energy is cut off from positions and weights"),
+    ],
+)
+def test_a_mistake_is_named(mistake, quoted):
+    broken = Broken(mistake)
+    broken.options = Cut()
+    with pytest.raises(ValueError, match=quoted):
+        check_network(broken, molecules())
+    if "breaks" not in quoted:
+        with pytest.raises(ValueError, match=quoted):
+            check_network(Potential(broken), molecules())
+
+
+def test_network_and_batch_must_have_one_type():
+    with pytest.raises(ValueError, match="weights of torch.float32, the batch positions of"):
+        check_network(Broken().float(), molecules())
 
 
 def test_outputs_must_be_what_is_promised():

@@ -60,15 +60,29 @@ def test_it_holds_farfield_alone_with_its_data(wheel):
     assert held == modules | samples | own
 
 
+def _metadata(archive):
+    """METADATA of a wheel, as a message of the standard library."""
+    (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+    return Parser().parsestr(archive.read(name).decode())
+
+
 def test_it_asks_for_nothing_that_only_tests_need(wheel):
     archive = zipfile.ZipFile(wheel)
-    (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
-    metadata = Parser().parsestr(archive.read(name).decode())
+    metadata = _metadata(archive)
     needed = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
     packages = {need.name.lower() for need in needed if "extra" not in str(need.marker)}
     assert "torch" in packages and packages.isdisjoint(OF_TESTS | {"dgl"})
     assert {"dgl", "test", "dev", "docs"} <= set(metadata.get_all("Provides-Extra"))
     assert metadata["Requires-Python"] == PYPROJECT["project"]["requires-python"]
+
+
+def test_it_says_who_made_it_and_on_which_terms(wheel):
+    archive = zipfile.ZipFile(wheel)
+    assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
+    metadata = _metadata(archive)
+    assert metadata["License-Expression"] == "MIT" and "License" not in metadata
+    assert metadata["Author"] == "The Farfield developers"
+    assert any("Chemistry" in kind for kind in metadata.get_all("Classifier"))
 
 
 def test_the_pins_are_within_the_ranges():

@@ -20,6 +20,7 @@ from torch import nn
 
 from farfield.common.checkpoint_formats import FORMAT, READABLE, converted
 from farfield.dataloader.storage.files import atomic_write
+from farfield.models.graph_ops import used_kernels
 
 PACKAGES = ("torch", "dgl", "e3nn", "numpy", "farfield")
 LAST, BEST = "checkpoint_last.pt", "checkpoint_best.pt"
@@ -50,6 +51,14 @@ def package_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
     return versions
+
+
+def recorded_versions() -> dict[str, str]:
+    """Versions for the record of a run, and the kernels that have computed its sums.
+
+    An installed DGL computes nothing where it cannot be imported, or where all batches are small.
+    """
+    return package_versions() | {"kernels": used_kernels()}
 
 
 def random_states(device: torch.device) -> dict:

@@ -21,6 +21,7 @@ import contextlib
 import copy
 import functools
 import os
+import warnings
 
 import torch
 from torch import Tensor
@@ -36,15 +37,31 @@ _forced_backend: str | None = None
 
 @functools.cache
 def load_dgl():
-    """The module ``dgl``, or None where it is not installed; imported by the first call."""
+    """The module ``dgl``, or None where it cannot be imported; imported by the first call.
+
+    A DGL that is installed but broken is reported once: torch computes the same, only slower.
+    """
     # without this the import of DGL writes a file to the home folder
     os.environ.setdefault("DGLBACKEND", "pytorch")
     try:
         import dgl
         import dgl.ops
-    except ImportError:  # no wheel for this Python: the torch path serves every device
+    except (ImportError, OSError) as error:
+        # not installed (no wheel for this Python): torch serves every device, nothing to report
+        if getattr(error, "name", None) != "dgl":
+            warnings.warn(
+                f"dgl is installed but cannot be imported ({' '.join(str(error).split())}); torch "
+                "computes instead; install a DGL that works here with: pip install 'dgl>=1.1.3,<2'",
+                stacklevel=2,
+            )
         return None
     return dgl
+
+
+def used_kernels() -> str:
+    """What has computed the sums of this process so far: "torch" alone, or "torch and dgl"."""
+    asked = load_dgl.cache_info().currsize > 0
+    return "torch and dgl" if asked and dgl_is_there() else "torch"
 
 
 def dgl_is_there() -> bool:

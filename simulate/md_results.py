@@ -44,7 +44,7 @@ def finish(simulation: Simulation, config, log: RunLog) -> dict:
         **results,
         "units": UNITS,
         "config": saved_config(config),
-        "versions": checkpoint.package_versions(),
+        "versions": checkpoint.recorded_versions(),
     }
     write_json(folder / "results.json", content)
     figures.save_figure(folder / "plots" / "energies.png", draw_energies(records))

@@ -50,7 +50,7 @@ def state_of(trainer: Trainer) -> dict:
         "best": trainer.best,
         "units": dict(trainer.task.units),
         "cutoff": graph_cutoff(trainer.train_loader),
-        "versions": checkpoint.package_versions(),
+        "versions": checkpoint.recorded_versions(),
         "data": trainer.data_hash,
     }
 

@@ -99,7 +99,7 @@ def _results(trainer: Trainer, evaluation: Evaluation, ended_by: str | None) -> 
         "skipped_steps": position.skipped,
         "threads": torch.get_num_threads(),
         "device": str(trainer.device),
-        "versions": checkpoint.package_versions(),
+        "versions": checkpoint.recorded_versions(),
         "units": dict(trainer.task.units),
         "config": saved_config(trainer.config),
         "history": trainer.history,

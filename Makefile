@@ -34,6 +34,7 @@ train: env ## preprocess the bundled ethanol frames, train the hybrid on them, p
 	$(BIN)/python -m preprocess.preprocess_md17 --sample --out $(DATA)/ethanol_sample
 	$(BIN)/python -m train.train_md17 --data-path $(DATA)/ethanol_sample --run-dir $(RUN) --max-cpu-minutes $(MINUTES) \
 	  $(if $(wildcard $(RUN)/config.yaml),--resume) $(ARGS)
+	@echo "for the commands of the pages: source $(BIN)/activate"
 
 md: env ## 10,000 steps of molecular dynamics with the potential of `make train` (a second call continues or shows it again)
 	$(BIN)/python -m simulate.run_md --checkpoint $(RUN)/checkpoint_best.pt --run-dir $(RUN)_md $(if $(wildcard $(RUN)_md/state.npz),--resume) $(ARGS)

@@ -10,7 +10,7 @@ from tests.support.documents import PAGES, ROOT, Understood
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 PROGRAMS = ("make", "python", "farfield")
-OTHER_PROGRAMS = ("tensorboard", "pip", "git")  # of others: their options are not checked
+OTHER_PROGRAMS = ("tensorboard", "pip", "git", "source")  # of others: their options are not checked
 COMMANDS = [(page, words) for page in PAGES for words in documents.commands(page)]
 NAME_OF_FILE = re.compile(r"[\w.-]+(/[\w.-]+)+\.(py|md|toml|txt|yml|svg)|[A-Z]+\.md")
 

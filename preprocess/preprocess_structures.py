@@ -10,7 +10,7 @@
         --test-file test.xyz --out data/three
     # other units and names
     python -m preprocess.preprocess_structures set.npz --energy-unit hartree --length-unit bohr \\
-        --energy-key REF_energy --forces-key REF_forces --out data/set
+        --energy-key my_energy --forces-key my_forces --out data/set
     # a published set, or a source of your own (see dataloader.sources.source_registry)
     python -m preprocess.preprocess_structures --source md22 --molecule DHA --out data/dha
     python -m preprocess.preprocess_structures --import my_source.py --source mine --out data/mine

@@ -23,11 +23,11 @@ from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from farfield.dataloader.from_ase import read_structures
+from farfield.dataloader.sources.label_names import usual_names
 from farfield.dataloader.sources.qm9_targets import TARGETS
 from farfield.dataloader.storage import files
 from farfield.train.prediction import Predictor
 
-PREFIXES = ("", "REF_", "ref_", "DFT_", "dft_", "TRUE_", "true_")
 ASE_RESULTS = ("energy", "forces", "stress")  # predictions in the units of ASE
 MEV = 1000.0  # in an eV
 STRESS_ORDER = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # Voigt, as in ASE
@@ -60,7 +60,7 @@ def find_labels(
     found = {}
     for quantity in quantities:
         given = keys.get(quantity)
-        names = [given] if given else [prefix + quantity for prefix in PREFIXES]
+        names = [given] if given else usual_names(quantity)
         key = next((name for name in names if any(name in one for one in held)), None)
         if key is not None:
             values = [_value(one, key, quantity, atoms[k]) for k, one in enumerate(held)]

@@ -4,9 +4,9 @@
 
 ase takes values that stand under its own names (``energy``, ``forces``, ``stress``) out of the
 comment line and the columns and puts them into a calculator; others (``REF_energy``,
-``DFT_forces``) stay where they are. Both are looked up here by the name in the file. Stress is
-ase's: (dE/dstrain) / volume, given as 6 Voigt numbers (xx yy zz yz xz xy) or 3 x 3. Cost: about 0.2
-ms per frame of 27 atoms.
+``DFT_forces``) stay where they are. Both are looked up here by the name in the file, a usual one
+unless it is given. Stress is ase's: (dE/dstrain) / volume, given as 6 Voigt numbers (xx yy zz yz xz
+xy) or 3 x 3. Cost: about 0.2 ms per frame of 27 atoms.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from farfield.dataloader.sources.file_formats import ABSENT, FILE_FORMATS, FileFormat, FileReading
+from farfield.dataloader.sources.file_formats import (
+    ABSENT,
+    FILE_FORMATS,
+    FileFormat,
+    FileReading,
+    say_nothing,
+)
+from farfield.dataloader.sources.label_names import names_held
 from farfield.dataloader.sources.npz import full_stress, in_project_units
 from farfield.dataloader.structures import Structures
 from farfield.dataloader.units import Units
@@ -32,20 +39,22 @@ INPUT_KEYS = ("total_charge", "spin")  # of the comment line, that networks may 
 def read_extxyz(
     path: str | Path,
     units: Units | None = None,
-    energy_key: str = "energy",
-    forces_key: str = "forces",
+    energy_key: str | None = None,
+    forces_key: str | None = None,
     stress_key: str | None = None,
     periodic: bool | None = None,
     progress: Callable[[int], None] | None = None,
+    say: Callable[[str], object] = say_nothing,
 ) -> Structures:
     """All frames of an extended xyz file, in eV and Angstrom.
 
     units       of the file (None: eV and Angstrom, as ase has it)
-    energy_key  name of the energy in the file
-    forces_key  name of the forces ("absent": read without forces)
+    energy_key  name of the energy in the file (None: a usual one, see label_names)
+    forces_key  name of the forces (None: a usual one; "absent": read without forces)
     stress_key  name of the stress (None: read without stress)
     periodic    None takes the pbc of the file, False reads its structures as open
     progress    called after each frame with 1
+    say         called with each line for the user: which labels were read
 
     ``FileNotFoundError``, or ``ValueError`` with the file, the frame, the key and the keys that are
     there.
@@ -59,16 +68,17 @@ def read_extxyz(
             "into the file first"
         )
 
-    # label -> its name in the file
-    keys = {"energy": energy_key}
+    # the first frame decides which of the usual names the file has
+    given = {"energy": energy_key, "stress": stress_key}
     if forces_key != ABSENT:
-        keys["forces"] = forces_key
-    if stress_key is not None:
-        keys["stress"] = stress_key
-
-    frames = []
+        given["forces"] = forces_key
+    frames, keys = [], {}
     for index, atoms in enumerate(_frames(path)):
-        frames.append(_read_frame(path, index, atoms, keys))
+        held = _held(atoms)
+        if not frames:
+            keys = _label_keys(path, given, held)
+            say(f"labels {_quoted(keys)}")
+        frames.append(_read_frame(path, index, atoms, held, keys))
         if progress is not None:
             progress(1)
     if not frames:
@@ -94,11 +104,37 @@ def _frames(path: Path) -> Iterator[ase.Atoms]:
         ) from None
 
 
-def _read_frame(path: Path, index: int, atoms, keys: dict[str, str]) -> dict:
-    """Arrays of one frame by their names in ``Structures``; keys: label -> its name in the file."""
+def _held(atoms: ase.Atoms) -> dict:
+    """All values of a frame by their names in the file."""
     held = dict(atoms.info) | dict(atoms.arrays)
     if atoms.calc is not None:
         held |= {name: value for name, value in atoms.calc.results.items() if value is not None}
+    return held
+
+
+def _label_keys(path: Path, given: dict[str, str | None], held: dict) -> dict[str, str]:
+    """Label -> its name in the file: the given one, else the first usual one of the first frame.
+
+    Stress is read only where its name is given.
+    """
+    keys = {}
+    for quantity, name in given.items():
+        usual = [] if quantity == "stress" else [*names_held(quantity, held), quantity]
+        if name is not None or usual:
+            keys[quantity] = name or usual[0]
+    return keys
+
+
+def _quoted(keys: dict[str, str]) -> str:
+    """``energy 'REF_energy', forces 'forces'``."""
+    return ", ".join(f"{quantity} {name!r}" for quantity, name in keys.items())
+
+
+def _read_frame(path: Path, index: int, atoms, held: dict, keys: dict[str, str]) -> dict:
+    """Arrays of one frame by their names in ``Structures``.
+
+    held: all values of the frame. keys: label -> its name in the file.
+    """
     inputs = {key: atoms.info[key] for key in INPUT_KEYS if key in atoms.info}
     named = [str(atoms.info[key]) for key in NAME_KEYS if key in atoms.info]
     frame = {
@@ -183,7 +219,13 @@ def _joined(
 def _read_format(path: Path, how: FileReading, progress: Callable[[int], object]) -> Structures:
     keys = {f"{name}_key": key for name, key in how.keys.items()}
     return read_extxyz(
-        path, how.units, stress_key=how.stress_key, periodic=how.periodic, progress=progress, **keys
+        path,
+        how.units,
+        stress_key=how.stress_key,
+        periodic=how.periodic,
+        progress=progress,
+        say=how.say,
+        **keys,
     )
 
 

@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
+from tqdm import tqdm
+
 from farfield.dataloader.sources.file_formats import ABSENT, FILE_FORMATS, FileReading
 from farfield.dataloader.sources.source_registry import SOURCES, Progress, Source
 from farfield.dataloader.structures import Structures
@@ -132,7 +134,11 @@ class OwnFiles(Source):
         }
 
     def read(self, path: Path, progress: Progress) -> Structures:
-        reading = FileReading(self.units, self.keys, self.stress_key, self.periodic)
+        def say(text: str) -> None:
+            """A line above the progress bar."""
+            tqdm.write(f"{path}: {text}")
+
+        reading = FileReading(self.units, self.keys, self.stress_key, self.periodic, say)
         return FILE_FORMATS[path.suffix].read(path, reading, progress)
 
 

@@ -37,6 +37,11 @@ def voigt(stress):
     return (stress + stress.T)[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]] / 2
 
 
+def rename(path, old, new):
+    """Another name for a label of a file."""
+    path.write_text(path.read_text().replace(old, new))
+
+
 def assert_same(found, expected):
     for name in ("positions", "energy", "forces", "cell"):
         if getattr(expected, name) is not None:
@@ -60,6 +65,16 @@ def test_molecules_come_back(tmp_path, own_names):
     )
     scaled = read_extxyz(tmp_path / "set.xyz", Units("kcal/mol", "bohr"), **keys)
     np.testing.assert_allclose(scaled.forces, found.forces * Units("kcal/mol", "bohr").force_factor)
+
+
+@pytest.mark.parametrize("prefix", ["REF_", "DFT_", "true_"])
+def test_usual_names_of_labels_are_found_and_said(tmp_path, prefix):
+    structures = random_structures()
+    ase.io.write(tmp_path / "set.xyz", frames_of(structures, own_names=True), format="extxyz")
+    rename(tmp_path / "set.xyz", "REF_", prefix)
+    said = []
+    assert_same(read_extxyz(tmp_path / "set.xyz", say=said.append), structures)
+    assert f"labels energy '{prefix}energy', forces '{prefix}forces'" in said
 
 
 @pytest.mark.parametrize("own_names", [False, True])
@@ -99,23 +114,24 @@ def test_what_is_missing_is_one_line(tmp_path):
     ase.io.write(
         tmp_path / "set.xyz", frames_of(random_structures(), own_names=True), format="extxyz"
     )
+    rename(tmp_path / "set.xyz", "REF_", "my_")
     cases = [
         (
             {},
-            r"frame 0 has no energy 'energy' \(it holds REF_energy, REF_forces, config_type\); "
+            r"frame 0 has no energy 'energy' \(it holds config_type, my_energy, my_forces\); "
             r"give --energy-key",
         ),
-        ({"energy_key": "REF_energy"}, "frame 0 has no forces 'forces'"),
+        ({"energy_key": "my_energy"}, "frame 0 has no forces 'forces'"),
         (
-            {"energy_key": "REF_energy", "forces_key": "config_type"},
+            {"energy_key": "my_energy", "forces_key": "config_type"},
             r"forces 'config_type' of frame 0 must be numbers, got 'frame0'",
         ),
         (
-            {"energy_key": "REF_forces", "forces_key": "REF_forces"},
+            {"energy_key": "my_forces", "forces_key": "my_forces"},
             r"of frame 0 must have the shape \(\), got \(3, 3\)",
         ),
         (
-            {"energy_key": "REF_energy", "forces_key": "REF_forces", "periodic": True},
+            {"energy_key": "my_energy", "forces_key": "my_forces", "periodic": True},
             "has no periodic frame",
         ),
     ]

@@ -28,9 +28,9 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("documents")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        preprocess_md17.main(["--sample", "--out", "data/ethanol_sample"])
+        preprocess_md17.main(["--sample", "--out", "data/ethanol_sample", *documents.FEW_FRAMES])
         run = ["--data-path", "data/ethanol_sample", "--run-dir", "runs/ethanol"]
-        train_md17.main([*run, *TINY, "--epochs", "1", "--max-cpu-minutes", "0.02"])
+        train_md17.main([*run, *TINY, "--epochs", "1", "--max-cpu-minutes", "0.004"])
     for name in ("molecules.xyz", "new.xyz"):
         write(folder / name, [molecule("CH3CH2OH"), molecule("CH3OH")])
     write(folder / "mine.xyz", labelled_frames(folder / "data" / "ethanol_sample", 60))

@@ -15,8 +15,8 @@ WITH_CODE = [
     page for page in PAGES if page.startswith(WITH_COMMANDS) or documents.blocks(page, "python")
 ]
 SMALL_NETWORK = ("--irreps", "4x0e+4x1o", "--schedule", "hybrid-first-order1")
-SHORT_TRAINING = ("--epochs", "1", "--max-cpu-minutes", "0.01", "--no-progress")
-SHORT_SIMULATION = ("--steps", "20", "--no-progress")
+SHORT_TRAINING = ("--epochs", "1", "--max-cpu-minutes", "0.003", "--no-progress")
+SHORT_SIMULATION = ("--steps", "10", "--no-progress")
 
 
 def run_command(words: list[str]) -> None:
@@ -24,6 +24,8 @@ def run_command(words: list[str]) -> None:
     if words[0] not in ("python", "farfield"):
         return
     module, arguments = documents.script_of(words)
+    if module == "preprocess.preprocess_md17":
+        arguments += documents.FEW_FRAMES
     if module.startswith("train.train_"):
         arguments += SHORT_TRAINING if "--model" in arguments else SHORT_TRAINING + SMALL_NETWORK
     if module == "simulate.run_md":

@@ -26,7 +26,7 @@ def run(name: str, *arguments: str) -> None:
 def trained(tmp_path_factory):
     """Folder of ``train_on_own_xyz.py``."""
     folder = tmp_path_factory.mktemp("example")
-    run("train_on_own_xyz.py", "--folder", folder, "--minutes", "0.02")
+    run("train_on_own_xyz.py", "--folder", folder, "--minutes", "0.01")
     return folder
 
 
@@ -56,14 +56,14 @@ def test_md_and_analysis(checkpoint, capsys):
 
 def test_molecular_properties(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    run("molecular_properties.py", "--minutes", "0.02")
+    run("molecular_properties.py", "--minutes", "0.004")
     assert "C6H6" in capsys.readouterr().out
 
 
 def test_custom_network(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     registries = saved_registries()
-    run("custom_network.py", "--minutes", "0.01")
+    run("custom_network.py", "--minutes", "0.003")
     calculator = FarfieldCalculator("example/run/checkpoint_best.pt", dtype="float64")
 
     # a cell of two atoms sees its images: eight cells have eight times its energy

@@ -20,6 +20,7 @@ PAGES = sorted(
 LANGUAGES = ("python", "shell", "text")
 FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
+FEW_FRAMES = ["--train", "60", "--val", "8", "--test", "8"]  # of the bundled ethanol
 FOLDERS = ("benchmarks", "preprocess", "train", "simulate")
 SCRIPTS = {  # name of a script, as an inline command has it -> module
     path.stem: path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")

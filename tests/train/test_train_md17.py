@@ -69,7 +69,7 @@ def test_four_epochs_are_two_and_two_more(whole, data, tmp_path):
 def test_a_run_learns_and_its_table_has_both_units_and_the_baseline(data, tmp_path):
     options = ["--lr", "0.02", "--batch-size", "4"]
     first = run(tmp_path / "one", data, *options, "--epochs", "1")["history"][0]["train_loss"]
-    results = run(tmp_path / "run", data, *options, "--epochs", "40", "--validate-every", "40")
+    results = run(tmp_path / "run", data, *options, "--epochs", "20", "--validate-every", "20")
     assert results["history"][0]["train_loss"] < 0.85 * first
     assert [(row["row"], row["units"]) for row in results["test"]] == [
         ("model", "meV, meV/A"),
@@ -183,7 +183,7 @@ def test_the_last_rate_of_a_time_budget_is_small(data, tmp_path):
         "--epochs",
         "100000",
         "--max-cpu-minutes",
-        "0.015",
+        "0.006",
         "--validate-every",
         "1000",
     )

@@ -35,8 +35,8 @@ from tests.support.law_cases import (
 # small batches do not meet DGL's kernels by themselves
 DGL_KERNELS = use_backend("dgl" if dgl_is_there() else "torch")
 BARS = {torch.float32: 1e-5, torch.float64: 1e-12}
-ANSWERED: dict = {}  # (case, dtype) -> what `ModelCases.answered` gives
-VARIED: dict = {}  # (case, dtype) -> what `ModelSuite.varied` gives
+ANSWERED: dict = {}  # (id of a case, dtype) -> the case, what `ModelCases.answered` gives
+VARIED: dict = {}  # (id of a case, dtype) -> what `ModelSuite.varied` gives
 
 
 class ModelCases:
@@ -73,8 +73,9 @@ class ModelCases:
         if key not in ANSWERED:
             model, batch, _ = cls.prepare(case)
             outputs = model(batch)
-            ANSWERED[key] = model, batch, {name: outputs[name].detach() for name in case.outputs}
-        return ANSWERED[key]
+            expected = {name: outputs[name].detach() for name in case.outputs}
+            ANSWERED[key] = case, model, batch, expected  # the case keeps its id to itself
+        return ANSWERED[key][1:]
 
     @staticmethod
     def draws() -> torch.Generator:

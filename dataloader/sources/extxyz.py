@@ -54,7 +54,7 @@ def read_extxyz(
     stress_key  name of the stress (None: read without stress)
     periodic    None takes the pbc of the file, False reads its structures as open
     progress    called after each frame with 1
-    say         called with each line for the user: which labels were read
+    say         called with each line for the user: which labels were read, which were not
 
     ``FileNotFoundError``, or ``ValueError`` with the file, the frame, the key and the keys that are
     there.
@@ -78,6 +78,7 @@ def read_extxyz(
         if not frames:
             keys = _label_keys(path, given, held)
             say(f"labels {_quoted(keys)}")
+            _say_what_is_left(held, keys, say)
         frames.append(_read_frame(path, index, atoms, held, keys))
         if progress is not None:
             progress(1)
@@ -128,6 +129,17 @@ def _label_keys(path: Path, given: dict[str, str | None], held: dict) -> dict[st
 def _quoted(keys: dict[str, str]) -> str:
     """``energy 'REF_energy', forces 'forces'``."""
     return ", ".join(f"{quantity} {name!r}" for quantity, name in keys.items())
+
+
+def _say_what_is_left(held: dict, keys: dict[str, str], say: Callable[[str], object]) -> None:
+    """Name a stress that is not read, and labels whose name has a preferred one beside it."""
+    stresses = names_held("stress", held)
+    if stresses and "stress" not in keys:
+        say(f"note: the stress {stresses[0]!r} is not read; give --stress-key {stresses[0]}")
+    for quantity in ("energy", "forces"):
+        for name in names_held(quantity, held):
+            if name != keys.get(quantity):
+                say(f"note: {name!r} is not read; give --{quantity}-key {name} to read it")
 
 
 def _read_frame(path: Path, index: int, atoms, held: dict, keys: dict[str, str]) -> dict:

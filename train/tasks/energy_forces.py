@@ -200,6 +200,11 @@ class EnergyForceTask(Task):
                 "note: the data have forces, or zeros in their place, which are not learned "
                 "(--forces none)"
             )
+        if config.model.get("stress") and not config.loss.weight_stress:
+            lines.append(
+                "note: stress is predicted but not learned (--weight-stress 0); give "
+                "--weight-stress 1 to learn it"
+            )
         return lines
 
     def samples(self, batch) -> int:
@@ -345,7 +350,10 @@ def check_labels(config, dataset: MoleculeDataset) -> None:
     if learns_forces and model.forces == "none":
         raise ValueError("--forces none predicts no forces; give --weight-forces 0")
     if learns_stress and not has_stress:
-        raise ValueError(f"{path} has no stress; give --weight-stress 0")
+        raise ValueError(
+            f"{path} has no stress to learn; preprocess with --stress-key, or give "
+            "--weight-stress 0"
+        )
     if learns_stress and not model.stress:
         raise ValueError("the network predicts no stress; give --stress or --weight-stress 0")
     if model.stress and dataset.cell is None:

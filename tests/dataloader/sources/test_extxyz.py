@@ -96,6 +96,23 @@ def test_crystals_keep_cell_and_stress(tmp_path, own_names):
     assert without.periodic is None
 
 
+@pytest.mark.parametrize("own_names", [False, True])
+def test_labels_that_are_not_read_are_named(tmp_path, own_names):
+    name = "REF_stress" if own_names else "stress"
+    crystals = random_crystals(periodic=(True, True, True))
+    ase.io.write(tmp_path / "set.xyz", frames_of(crystals, own_names), format="extxyz")
+    said = []
+    assert read_extxyz(tmp_path / "set.xyz", say=said.append).stress is None
+    assert f"note: the stress {name!r} is not read; give --stress-key {name}" in said
+
+    said.clear()
+    read_extxyz(tmp_path / "set.xyz", stress_key=name, forces_key="absent", say=said.append)
+    forces = name.replace("stress", "forces")
+    assert [line for line in said if line.startswith("note")] == [
+        f"note: {forces!r} is not read; give --forces-key {forces} to read it"
+    ]
+
+
 def test_file_by_hand(tmp_path):
     path = tmp_path / "hand.xyz"
     path.write_text(

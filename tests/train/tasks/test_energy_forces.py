@@ -272,6 +272,16 @@ def test_stress_is_learned_where_it_is_asked_for(tmp_path):
     )
 
 
+@pytest.mark.parametrize(("weight", "said"), [("0", True), ("1", False)])
+def test_a_stress_that_is_not_learned_is_said(tmp_path, weight, said):
+    folder = make_data(tmp_path / "crystals", random_crystals(count=6), cutoff=3.0, sizes=(2, 2, 2))
+    options = ["--cutoff", "3", "--schedule", "first-order1", "--stress"]
+    config = config_for(folder, *options, "--weight-stress", weight)
+    parts = EnergyForceTask.build(config)
+    lines = parts.task.describe(config, parts)
+    assert any("stress is predicted but not learned" in line for line in lines) == said
+
+
 def test_selection_is_the_loss_of_the_whole_split(data):
     """However the split is cut into batches; the late factor of the energy weight has no part in
     it.
@@ -324,7 +334,7 @@ BAD = [
         ["--forces", "none", "--weight-forces", "1"],
         "--forces none predicts no forces; give --weight-forces 0",
     ),
-    (["--weight-stress", "1"], "has no stress; give --weight-stress 0"),
+    (["--weight-stress", "1"], "has no stress to learn; preprocess with --stress-key, or"),
     (["--stress"], "has no cells, so there is no stress to predict"),
     (["--cutoff", "4"], "holds the neighbours within 5.0 Angstrom, but 4.0 is needed"),
 ]

@@ -20,6 +20,7 @@ from farfield.models.heads.target_scaling import (
     fit_scaling,
     references,
 )
+from tests.support.derivatives import assert_all_derivatives
 from tests.support.turns import orthogonal, turned
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -80,8 +81,7 @@ def test_derivatives_match_differences(name):
         GraphIndex(NONE, NONE, torch.tensor([2, 1])),
         [x[:, :4].requires_grad_(True), positions.requires_grad_(True)],
     )
-    assert torch.autograd.gradcheck(lambda x, r: model(graph, x, r, NUMBERS[:3]), tensors)
-    assert torch.autograd.gradgradcheck(lambda x, r: model(graph, x, r, NUMBERS[:3]), tensors)
+    assert_all_derivatives(lambda x, r: model(graph, x, r, NUMBERS[:3]), tensors)
 
 
 def test_sum_grows_with_the_molecule():

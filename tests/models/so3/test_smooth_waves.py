@@ -11,6 +11,7 @@ from torch import Tensor
 from farfield.models.so3.bessel import leading_term, scaled_bessel, spherical_bessel
 from farfield.models.so3.harmonics import solid_harmonics, spherical_harmonics
 from farfield.models.so3.irreps import degree_of_row, degree_slice
+from tests.support.derivatives import assert_all_derivatives
 from tests.support.draws import draw
 
 
@@ -62,4 +63,4 @@ def test_smooth_waves_obey_helmholtz():
             laplacian, -(kappa**2) * waves[:, row].detach(), rtol=0, atol=1e-13
         )
     call = functools.partial(smooth_waves, kappa=kappa, size=3.0, lmax=lmax)
-    assert torch.autograd.gradcheck(call, vectors) and torch.autograd.gradgradcheck(call, vectors)
+    assert_all_derivatives(call, [vectors])

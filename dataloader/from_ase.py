@@ -22,6 +22,7 @@ from farfield.dataloader.chemistry.molecule_graphs import molecule_graphs
 from farfield.dataloader.datasets.property_data import BOND_KINDS, centred_positions
 from farfield.dataloader.graphs import find_neighbors
 from farfield.dataloader.storage.edge_layout import directed_edges
+from farfield.dataloader.structure_inputs import find_input, is_number
 from farfield.dataloader.structures import Structures
 from farfield.models.batch import AtomBatch
 from farfield.models.graph_ops import GraphIndex
@@ -78,9 +79,9 @@ def batch_from_atoms(
 
 def _input(atoms: Sequence[Atoms], name: str) -> torch.Tensor:
     """The number ``name`` in the info of every structure (graphs,) float64."""
-    values = [one.info.get(name) for one in atoms]
+    values = [find_input(one.info, name) for one in atoms]
     for index, value in enumerate(values):
-        if not isinstance(value, (int, float, np.number)) or not np.isfinite(value):
+        if not is_number(value):
             raise ValueError(
                 f"structure {index} has no number atoms.info[{name!r}], which the network reads; "
                 f"got {value!r}"

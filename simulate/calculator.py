@@ -26,6 +26,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from farfield.common.precision import PRECISIONS
 from farfield.common.trained import TrainedRun
 from farfield.dataloader.from_ase import batch_from_atoms
+from farfield.dataloader.structure_inputs import find_input
 from farfield.models.network import POTENTIAL
 from farfield.models.potential import Potential
 
@@ -110,7 +111,9 @@ class FarfieldCalculator(Calculator):
         changes = super().check_state(atoms, tol=tol)
         if self.atoms is not None:
             before, now = self.atoms.info, atoms.info
-            changes += [name for name in self.inputs if before.get(name) != now.get(name)]
+            changes += [
+                name for name in self.inputs if find_input(before, name) != find_input(now, name)
+            ]
         return changes
 
     def _network(self, stress: bool) -> Potential:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from farfield.dataloader.structure_inputs import find_input
 from farfield.dataloader.structures import Structures, rows_of
 
 
@@ -54,7 +55,7 @@ def read_inputs(
 
 
 def _input(structures: Structures, name: str, dtype: torch.dtype) -> torch.Tensor:
-    values = structures.extra.get(name)
+    values = find_input(structures.extra, name)
     if values is None:
         held = ", ".join(sorted(structures.extra)) or "none"
         raise ValueError(

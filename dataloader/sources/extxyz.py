@@ -6,7 +6,8 @@ ase takes values that stand under its own names (``energy``, ``forces``, ``stres
 comment line and the columns and puts them into a calculator; others (``REF_energy``,
 ``DFT_forces``) stay where they are. Both are looked up here by the name in the file, a usual one
 unless it is given. Stress is ase's: (dE/dstrain) / volume, given as 6 Voigt numbers (xx yy zz yz xz
-xy) or 3 x 3. Cost: about 0.2 ms per frame of 27 atoms.
+xy) or 3 x 3. All other numbers of the comment line that every frame has (``charge``, ``spin``) are
+kept as inputs. Cost: about 0.2 ms per frame of 27 atoms.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from farfield.dataloader.sources.file_formats import (
     FileReading,
     say_nothing,
 )
-from farfield.dataloader.sources.label_names import names_held
+from farfield.dataloader.sources.label_names import names_held, usual_names
 from farfield.dataloader.sources.npz import full_stress, in_project_units
+from farfield.dataloader.structure_inputs import common_inputs, is_number
 from farfield.dataloader.structures import Structures
 from farfield.dataloader.units import Units
 
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
     import ase
 
 NAME_KEYS = ("name", "config_type")  # of the comment line, that name a structure
-INPUT_KEYS = ("total_charge", "spin")  # of the comment line, that networks may read
+MUST_BE_NUMBERS = ("total_charge", "charge", "spin")  # of the comment line, where they are
+LABELS = ("energy", "free_energy", "forces", "stress", "virial", "virials")  # are never inputs
 
 
 def read_extxyz(
@@ -54,7 +57,7 @@ def read_extxyz(
     stress_key  name of the stress (None: read without stress)
     periodic    None takes the pbc of the file, False reads its structures as open
     progress    called after each frame with 1
-    say         called with each line for the user: which labels were read, which were not
+    say         called with each line for the user: which labels and inputs were read
 
     ``FileNotFoundError``, or ``ValueError`` with the file, the frame, the key and the keys that are
     there.
@@ -84,7 +87,8 @@ def read_extxyz(
             progress(1)
     if not frames:
         raise ValueError(f"{path} holds no frame; give an extended xyz file")
-    inputs = _inputs(path, frames)
+    inputs, dropped = common_inputs([frame.pop("inputs") for frame in frames])
+    _say_inputs(inputs, dropped, say)
     return _joined(path, frames, units or Units(), periodic, inputs)
 
 
@@ -147,7 +151,6 @@ def _read_frame(path: Path, index: int, atoms, held: dict, keys: dict[str, str])
 
     held: all values of the frame. keys: label -> its name in the file.
     """
-    inputs = {key: atoms.info[key] for key in INPUT_KEYS if key in atoms.info}
     named = [str(atoms.info[key]) for key in NAME_KEYS if key in atoms.info]
     frame = {
         "atomic_numbers": atoms.numbers,
@@ -155,7 +158,7 @@ def _read_frame(path: Path, index: int, atoms, held: dict, keys: dict[str, str])
         "cell": np.array(atoms.cell),
         "periodic": np.array(atoms.pbc),
         "names": named[0] if named else "",
-        "inputs": inputs,
+        "inputs": _input_values(path, index, atoms.info, keys),
     }
 
     shapes = {"energy": (), "forces": atoms.positions.shape, "stress": (3, 3)}
@@ -186,18 +189,25 @@ def _label(path: Path, index: int, name: str, key: str, held: dict) -> np.ndarra
         ) from None
 
 
-def _inputs(path: Path, frames: list[dict]) -> dict[str, np.ndarray]:
-    """Inputs that every frame gives, taken out of the frames: name -> (structures,) float64."""
-    rows = [frame.pop("inputs") for frame in frames]
-    found = {}
-    for name in INPUT_KEYS:
-        if not all(name in row for row in rows):
-            continue
-        try:
-            found[name] = np.array([float(row[name]) for row in rows])
-        except (TypeError, ValueError):
-            raise ValueError(f"{path}: {name} must be a number in every frame") from None
-    return found
+def _input_values(path: Path, index: int, info: dict, keys: dict[str, str]) -> dict:
+    """Values of the comment line of a frame that may be inputs: neither labels nor names."""
+    for name in MUST_BE_NUMBERS:
+        if name in info and not is_number(info[name]):
+            raise ValueError(
+                f"{path}: {name} must be a number in every frame, frame {index} has {info[name]!r}"
+            )
+    labels = {name for quantity in LABELS for name in usual_names(quantity)}
+    others = labels | set(keys.values()) | set(NAME_KEYS)
+    return {
+        name: value for name, value in info.items() if name not in others and name.isidentifier()
+    }
+
+
+def _say_inputs(inputs: dict, dropped: list[str], say: Callable[[str], object]) -> None:
+    if inputs:
+        say(f"inputs {', '.join(inputs)} (a network reads them with --condition)")
+    if dropped:
+        say(f"note: not in every frame, so not kept: {', '.join(dropped)}")
 
 
 def _joined(

@@ -114,7 +114,9 @@ class BackboneOptions:
     avg_atoms: Annotated[float, "mean number of atoms in the training data"] = 20.0
     condition: Annotated[
         str | None,
-        "inputs of a structure or of its atoms, joined by commas, e.g. total_charge,spin",
+        "numbers of a structure that the network reads besides its geometry, joined by commas, "
+        "e.g. total_charge,spin: names in the comment line of its xyz file (atoms.info), each in "
+        "the meaning that the file gives it",
     ] = None
 
     def __post_init__(self):

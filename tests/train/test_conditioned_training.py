@@ -9,6 +9,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 
 from farfield.common import checkpoint
+from farfield.dataloader.datasets.potential_data import MoleculeDataset
 from farfield.preprocess import preprocess_qm9, preprocess_structures
 from farfield.simulate import dynamics, run_md
 from farfield.simulate.calculator import FarfieldCalculator
@@ -63,6 +64,20 @@ def test_prediction_and_calculator_read_the_charge_of_a_structure(run):
     del structures[0].info["total_charge"]
     with pytest.raises(ValueError, match="structure 0 has no number atoms.info.'total_charge'"):
         load(run[1] / checkpoint.BEST).predict(structures)
+
+
+def test_charge_is_another_name_of_the_total_charge(run):
+    frames = [water(charge, 100) for charge in (0, 1)]
+    expected = [found["energy"] for found in load(run[1] / checkpoint.BEST).predict(frames)]
+    for atoms in frames:
+        atoms.info["charge"] = atoms.info.pop("total_charge")
+    found = [found["energy"] for found in load(run[1] / checkpoint.BEST).predict(frames)]
+    assert found == expected
+
+    data = MoleculeDataset.open(run[0], "train", inputs=["charge"])
+    assert data[[0, 1, 2]].graph_features["charge"].tolist() == [
+        float(value) for value in data.structures.extra["total_charge"][:3]
+    ]
 
 
 def test_data_without_the_input_are_refused(run, tmp_path):

@@ -127,6 +127,30 @@ def test_file_by_hand(tmp_path):
     assert read_extxyz(path, forces_key="absent").forces is None
 
 
+def test_numbers_of_every_frame_are_inputs(tmp_path):
+    frames = frames_of(random_structures(), own_names=True)
+    for index, frame in enumerate(frames):
+        frame.info |= {"charge": index - 1, "spin": 2.0, "converged": True, "method": "xtb"}
+    plain = tmp_path / "plain.xyz"
+    ase.io.write(plain, frames_of(random_structures(), own_names=True), format="extxyz")
+    frames[2].info["step"] = 7
+    ase.io.write(tmp_path / "set.xyz", frames, format="extxyz")
+
+    said = []
+    found = read_extxyz(tmp_path / "set.xyz", say=said.append)
+    assert set(found.extra) == {"charge", "spin"}
+    assert found.extra["charge"].tolist() == [-1, 0, 1, 2]
+    assert any(line.startswith("inputs charge, spin (") for line in said)
+    assert "note: not in every frame, so not kept: step" in said
+    assert found.data_hash == read_extxyz(plain).data_hash
+
+    rename(tmp_path / "set.xyz", "charge=1", "charge=one")
+    with pytest.raises(
+        ValueError, match="charge must be a number in every frame, frame 2 has 'one'"
+    ):
+        read_extxyz(tmp_path / "set.xyz")
+
+
 def test_what_is_missing_is_one_line(tmp_path):
     ase.io.write(
         tmp_path / "set.xyz", frames_of(random_structures(), own_names=True), format="extxyz"

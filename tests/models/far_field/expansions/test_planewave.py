@@ -97,7 +97,7 @@ def test_other_rules_keep_their_tolerance_too(rule, size, tolerance):
 )
 def test_error_law_is_the_error_over_pairs_of_a_sphere(rule, count):
     """Root mean squares over random pairs; the worst degree; whole grids and halves."""
-    lmax, kappa, radius, samples = 2, 0.5, 7.0, 4000
+    lmax, kappa, radius, samples = 2, 0.5, 7.0, 2000
     first, second = (
         radius * torch.nn.functional.normalize(draw(samples, 3, seed=seed), dim=1)
         for seed in (2, 3)
@@ -151,7 +151,7 @@ def test_degrees_grow_as_measured():
     Our errors are relative and the worst; the degree is at most 8 off.
     """
     for tolerance, a, b in ((1e-3, 0.78, 3.2), (1e-5, 2.09, 4.2), (1e-7, 3.83, 3.5)):
-        for size in (1.0, 4.0, 12.0, 24.0):
+        for size in (1.0, 4.0, 20.0):
             law = 2 * size + a * (2 * size) ** (1 / 3) + b
             degree = (2 * directions_for("gauss_legendre", size, tolerance, 2)) ** 0.5 - 1
             assert -2 <= degree - law <= 8

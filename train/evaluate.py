@@ -28,14 +28,13 @@ if not __package__:  # `python train/evaluate.py` in a checkout
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
-import time
 from collections.abc import Mapping
 
 import torch
 
 from farfield.common.argument_parser import OneLineParser
 from farfield.common.command_line import find_device, run_script
-from farfield.common.log import RunLog, format_table, write_json
+from farfield.common.log import RunLog, format_table, progress_bar, write_json
 from farfield.common.plugins import FLAG, HELP, import_named_files
 from farfield.common.precision import PRECISIONS
 from farfield.common.task_registry import TASKS
@@ -48,6 +47,7 @@ from farfield.train.tasks.task import evaluate_model
 # options that go with a split of a data set, and with a file
 OF_SPLIT = ("data_path", "split")
 OF_FILE = ("output", "overwrite", "energy_key", "forces_key", "stress_key")
+BAR_DELAY = 1.0  # seconds; shorter predictions show no bar
 OUTPUT_SUFFIXES = (".xyz", ".extxyz")
 
 
@@ -123,9 +123,10 @@ def evaluate_file(options: argparse.Namespace, log: RunLog) -> list[dict]:
     model = load(options.checkpoint, options.device)
     keys = {"energy": options.energy_key, "forces": options.forces_key}
     keys["stress"] = options.stress_key
-    start = time.perf_counter()
-    atoms, predictions, labels = file_predictions.predict_file(model, options.input, keys)
-    seconds = time.perf_counter() - start
+    atoms = file_predictions.read_input(model, options.input)
+    labels = file_predictions.find_labels(atoms, list(model.units), keys)
+    with progress_bar(len(atoms), desc="predict", unit=" structures", delay=BAR_DELAY) as bar:
+        predictions, seconds = file_predictions.timed_predictions(model, atoms, bar.update)
     log(f"{options.input}: {len(atoms)} structures, {1000 * seconds / len(atoms):.3g} ms each")
 
     # which labels were read, and what the predictions are worth
@@ -136,6 +137,10 @@ def evaluate_file(options: argparse.Namespace, log: RunLog) -> list[dict]:
         log(format_table(rows))
     else:
         log(f"no labels of {', '.join(model.units)} in the file; predictions alone")
+    if not rows and not options.output:
+        shown = file_predictions.prediction_table(atoms, predictions, model.units)
+        log(format_table(shown))
+        log(f"{len(shown)} of {len(atoms)} structures; give --output FILE for all predictions")
 
     if options.output:
         file_predictions.write_predictions(options.output, atoms, predictions, labels)

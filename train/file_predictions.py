@@ -1,6 +1,9 @@
 """Predictions for the structures of a file, and their errors where the file has labels.
 
-    atoms, predictions, labels = predict_file(farfield.load(checkpoint), "in.xyz", {})
+    model = farfield.load(checkpoint)
+    atoms = read_input(model, "in.xyz")
+    labels = find_labels(atoms, list(model.units), {})
+    predictions, seconds = timed_predictions(model, atoms)
     rows = error_table(atoms, predictions, labels, model.units)
     write_predictions("out.xyz", atoms, predictions, labels)
 
@@ -13,7 +16,8 @@ the network.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,7 @@ from farfield.dataloader.storage import files
 from farfield.train.prediction import Predictor
 
 ASE_RESULTS = ("energy", "forces", "stress")  # predictions in the units of ASE
+SHOWN_STRUCTURES = 10  # of a file without labels, when no file is written
 MEV = 1000.0  # in an eV
 STRESS_ORDER = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # Voigt, as in ASE
 
@@ -141,10 +146,31 @@ def _shown_unit(quantity: str, unit: str) -> tuple[str, float]:
     return (unit.replace("eV", "meV", 1), MEV) if unit.startswith("eV") else (unit, 1.0)
 
 
-def predict_file(
-    model: Predictor, path: str | Path, keys: Mapping[str, str | None]
-) -> tuple[list[Atoms], list[dict], dict[str, Labels]]:
-    """Structures of a file, their predictions, and the labels that the file has."""
+def prediction_table(
+    atoms: Sequence[Atoms], predictions: Sequence[Mapping], units: Mapping[str, str]
+) -> list[dict]:
+    """A row for each of the first structures: formula and predictions.
+
+    Forces are shown by the largest one; stress, which only crystals have, is left out.
+    """
+    rows = []
+    for index, (one, prediction) in enumerate(zip(atoms, predictions, strict=True)):
+        if index == SHOWN_STRUCTURES:
+            break
+        row = {"structure": index, "formula": one.get_chemical_formula()}
+        for name, value in prediction.items():
+            if name == "forces":
+                largest = np.linalg.norm(value, axis=1).max()
+                row[f"largest force ({units[name]})"] = f"{largest:.6f}"
+            elif name != "stress":
+                shown = (f"{part:.6f}" for part in np.ravel(value))
+                row[f"{name} ({units[name]})"] = " ".join(shown)
+        rows.append(row)
+    return rows
+
+
+def read_input(model: Predictor, path: str | Path) -> list[Atoms]:
+    """Structures of a file that a network predicts; ValueError where it cannot read structures."""
     if not model.reads_structures:
         raise ValueError(
             f"--input reads structures, but {model.path} predicts the motion of particles; use "
@@ -153,8 +179,24 @@ def predict_file(
     atoms = read_structures(path, option="--input")
     if not atoms:
         raise ValueError(f"--input {path} holds no structure; give another file")
-    labels = find_labels(atoms, list(model.units), keys)
-    return atoms, model.predict(atoms), labels
+    return atoms
+
+
+def timed_predictions(
+    model: Predictor,
+    atoms: Sequence[Atoms],
+    progress: Callable[[int], object] | None = None,
+) -> tuple[list[dict], float]:
+    """Predictions of structures, and the seconds that they took.
+
+    progress: called with the number of structures of each finished batch. The first call of a
+    network sets up kernels and tables: one structure of each kind makes it before the clock runs.
+    """
+    one_of_each = {model.kind(one): one for one in atoms}
+    model.predict(list(one_of_each.values()))
+    start = time.perf_counter()
+    predictions = model.predict(atoms, progress=progress)
+    return predictions, time.perf_counter() - start
 
 
 def write_predictions(

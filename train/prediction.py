@@ -22,7 +22,7 @@ network; batches of small molecules are several times faster than one molecule a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +82,19 @@ class Predictor(ABC):
         self.dtype = PRECISIONS[dtype]
         self.units: dict[str, str] = {}
 
-    def predict(self, samples: Any, max_atoms: int | None = None) -> Any:
+    def predict(
+        self,
+        samples: Any,
+        max_atoms: int | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> Any:
         """Predictions for one sample (a dict), or for a list of them (a list, in their order).
 
         samples: see the class. max_atoms: limit of a batch; a smaller one needs less memory.
+        progress: called after each batch with its number of samples.
         """
         if self.is_single(samples):
-            return self.predict([samples], max_atoms)[0]
+            return self.predict([samples], max_atoms, progress)[0]
         samples = list(samples)
         self.check(samples)
         results: list[dict] = [{}] * len(samples)
@@ -96,6 +102,8 @@ class Predictor(ABC):
             group = [samples[index] for index in chosen]
             for index, result in zip(chosen, self._predict_batch(group), strict=True):
                 results[index] = result
+            if progress is not None:
+                progress(len(chosen))
         return results
 
     def check(self, samples: Sequence) -> None:

@@ -4,6 +4,7 @@ get them too, and errors where they have labels.
 
 import json
 import re
+import time
 
 import ase.io
 import numpy as np
@@ -15,7 +16,7 @@ import farfield
 from farfield.common import checkpoint
 from farfield.simulate.calculator import FarfieldCalculator
 from farfield.train import evaluate, train_md17
-from farfield.train.file_predictions import find_labels
+from farfield.train.file_predictions import find_labels, timed_predictions
 from farfield.train.prediction import load
 from tests.support.md_data import SMALL, make_data
 
@@ -129,6 +130,39 @@ def test_a_file_without_labels_gets_predictions(potential, predicted, tmp_path, 
         np.testing.assert_allclose(atoms.get_forces(), result["forces"], atol=1e-5)
         if "stress" in result:
             np.testing.assert_allclose(atoms.get_stress(), result["stress"], atol=1e-6)
+
+
+def test_predictions_that_nothing_keeps_are_shown(potential, predicted, tmp_path, capsys):
+    structures, predictions = predicted
+    ase.io.write(tmp_path / "in.xyz", [*structures, structures[0]], format="extxyz")
+    evaluate.main([str(potential), "--input", str(tmp_path / "in.xyz")])
+    said = capsys.readouterr().out
+    shown = [line.split() for line in said.splitlines() if re.match(r"\d+ +[A-Z]", line)]
+    for row, atoms, prediction in zip(shown, structures, predictions, strict=True):
+        assert row[1] == atoms.get_chemical_formula()
+        assert float(row[2]) == pytest.approx(prediction["energy"], abs=1e-4)
+        assert float(row[3]) == pytest.approx(
+            np.linalg.norm(prediction["forces"], axis=1).max(), abs=1e-4
+        )
+    assert "10 of 11 structures; give --output FILE for all predictions" in said
+
+
+def test_the_first_call_of_each_kind_is_not_in_the_time(potential, structures, monkeypatch):
+    """Set-up at the first call takes half a second here; the structures take much less."""
+    model, met = load(potential), set()
+    usual = model._predict_batch
+
+    def slow_at_first(samples):
+        if model.kind(samples[0]) not in met:
+            met.add(model.kind(samples[0]))
+            time.sleep(0.5)
+        return usual(samples)
+
+    monkeypatch.setattr(model, "_predict_batch", slow_at_first)
+    done = []
+    predictions, seconds = timed_predictions(model, structures, done.append)
+    assert seconds < 0.5 and len(met) == 2
+    assert sum(done) == len(predictions) == len(structures)
 
 
 @pytest.mark.parametrize(

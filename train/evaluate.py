@@ -72,6 +72,11 @@ def evaluate_checkpoint(
 
     if data_path is not None:
         config.data.data_path = str(data_path)
+    elif not Path(config.get("data", {}).get("data_path", ".")).exists():
+        raise FileNotFoundError(
+            f"the data folder of the run, {config.data.data_path}, does not exist as seen from "
+            f"{Path.cwd()}; give --data-path DIR"
+        )
     torch.set_num_threads(config.run.threads)
     model = run.network(device, precision)
     task, loader = run.task().evaluation(config, split, model, **options)

@@ -101,6 +101,16 @@ def test_checkpoints_that_cannot_be_read_are_one_line(potential, tmp_path):
         load(tmp_path / "network.pt")
 
 
+def test_data_that_are_not_here_are_to_be_named(potential, tmp_path, monkeypatch):
+    content = checkpoint.read_run(potential)
+    there, content["config"]["data"]["data_path"] = content["config"]["data"]["data_path"], "gone"
+    checkpoint.save_checkpoint(tmp_path / "moved.pt", content)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="gone, does not exist .*; give --data-path DIR$"):
+        evaluate.main(["moved.pt"])
+    evaluate.main(["moved.pt", "--data-path", there])
+
+
 @pytest.fixture
 def predicted(potential, structures):
     """Structures and what the potential says of them."""

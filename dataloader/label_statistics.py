@@ -39,6 +39,24 @@ def fit_references(structures: Structures) -> dict[int, float]:
     }
 
 
+def reference_limits(structures: Structures) -> str:
+    """What the energies of a training set leave open, as one line; empty where nothing is.
+
+    Reference energies are determined only where the compositions tell all elements apart.
+    """
+    counts = compositions(structures.atomic_numbers, structures.counts, structures.elements)
+    distinct = np.unique(counts, axis=0)
+    if len(distinct) == 1:
+        return "one composition: only energy differences between its geometries mean anything"
+    rank, elements = int(np.linalg.matrix_rank(distinct)), len(structures.elements)
+    if rank == elements:
+        return ""
+    return (
+        f"{len(distinct)} compositions do not tell {elements} elements apart: energies of "
+        "molecules with other ratios of elements mean nothing"
+    )
+
+
 def reference_energy(structures: Structures, references: dict[int, float]) -> np.ndarray:
     """Sum of the reference energies of the atoms of every structure (structures,) float64, eV.
 

@@ -16,7 +16,7 @@ from ase.data import chemical_symbols
 
 from farfield.common.log import progress_bar
 from farfield.dataloader.graphs import NeighborStore, check_cutoff
-from farfield.dataloader.label_statistics import Statistics
+from farfield.dataloader.label_statistics import Statistics, reference_limits
 from farfield.dataloader.prepared_folder import (
     MANIFEST,
     SPLIT_FILE,
@@ -226,3 +226,8 @@ def report(folder: Path, source: Source, stores: dict[str, NeighborStore]) -> No
         for number, energy in statistics.references.items()
     ]
     print(f"train: reference energies (eV) {', '.join(energies)}")
+
+    # references that the data do not determine look like facts
+    limits = reference_limits(Structures.load(structures_file(folder, "train"), REBUILD_HINT))
+    if limits:
+        print(f"note: {limits}")

@@ -12,6 +12,7 @@ from farfield.dataloader.label_statistics import (
     centroids,
     fit_references,
     reference_energy,
+    reference_limits,
 )
 from farfield.dataloader.structures import Structures
 from tests.support.molecule_data import random_structures
@@ -65,6 +66,8 @@ def test_one_ratio_of_elements_leaves_only_what_the_atoms_cannot_tell():
         assert np.abs(reference_energy(structures, found) - structures.energy).max() < 1e-8
         assert (abs(found[6] - TRUE[6]) < 1e-6) == known
         assert (abs(found[6] - found[1]) < 1e-6) != known
+        assert ("do not tell 2 elements apart" in reference_limits(structures)) != known
+        assert reference_limits(structures[[0, 0]]).startswith("one composition: only energy diff")
 
 
 def test_unknown_elements_are_refused():

@@ -41,6 +41,13 @@ def test_a_file_of_any_size_is_divided(tmp_path, count, given, expected):
     assert lengths(tmp_path / "out") == expected
 
 
+@pytest.mark.parametrize(("elements", "alone"), [((6,), True), ((1, 6, 8), False)])
+def test_references_that_the_data_leave_open_are_named(tmp_path, capsys, elements, alone):
+    write_structures(tmp_path / "mine.xyz", random_structures((3,) * 30, elements=elements))
+    main([str(tmp_path / "mine.xyz"), "--out", str(tmp_path / "out")])
+    assert ("note: one composition: only energy diff" in capsys.readouterr().out) == alone
+
+
 def test_the_script_reads_extended_xyz_in_a_process_of_its_own(tmp_path):
     own(tmp_path / "mine.xyz", (2,) * 10)
     done = run_script(preprocess_structures.__file__, "mine.xyz", "--out", "out", folder=tmp_path)

@@ -7,11 +7,12 @@ A run folder holds
     state.npz           everything that decides the next step, and how long the two files were when
                         it was written
 
-The temperature is 2 E_kin / (3 N k) with 3 N degrees of freedom for N atoms, as in ASE. The state
-is written atomically. A resumed run cuts both files back to it, so that no frame of a killed
-session is lost or doubled, and continues bit-identically. A new integrator is one function,
-registered in `ENSEMBLES`. Integrators and writers of ASE are imported where they are used: they
-cost half a second.
+The temperature is 2 E_kin / (f k). A bath has f = 3 N degrees of freedom for N atoms; at constant
+energy the motions that no velocity has are left out (simulate.velocities). The state is written
+atomically. A resumed run cuts both files back to it, so that no frame of a killed session is lost
+or doubled, and continues bit-identically. A new integrator is one function, registered in
+`ENSEMBLES`. Integrators and writers of ASE are imported where they are used: they cost half a
+second.
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from farfield.common.session import Interrupted, SignalWatch, cpu_seconds
 from farfield.dataloader.storage import files
 from farfield.models.choices import Registry
+from farfield.simulate.velocities import (
+    counted_degrees,
+    degrees_of_freedom,
+    draw_velocities,
+    kinetic_temperature,
+)
 
 if TYPE_CHECKING:
     from ase.md.md import MolecularDynamics
@@ -94,25 +101,6 @@ def langevin(atoms: Atoms, options, rng: np.random.Generator) -> MolecularDynami
 ENSEMBLES.register("langevin")(Ensemble(langevin, conserves_energy=False))
 
 
-def draw_velocities(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:
-    """Maxwell-Boltzmann velocities of exactly this temperature (K), without drift.
-
-    Open structures do not rotate either.
-    """
-    from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_momenta
-
-    thermalize_momenta(atoms, temperature, rng=rng)
-    if len(atoms) > 1:
-        Stationary(atoms, preserve_temperature=False)
-        if not atoms.pbc.any():
-            ZeroRotation(atoms, preserve_temperature=False)
-
-    # the draw and what was removed leave another temperature
-    now = atoms.get_temperature()
-    if now > 0:
-        atoms.set_momenta(atoms.get_momenta() * (temperature / now) ** 0.5)
-
-
 class Simulation:
     """One run: :meth:`begin`, or :meth:`verify` and :meth:`restore`, then :meth:`run`.
 
@@ -139,11 +127,14 @@ class Simulation:
         self.rng = np.random.default_rng(seed)
         self.integrator = ENSEMBLES[options.ensemble].make(atoms, options, self.rng)
         self.step, self.cpu_seconds = 0, 0.0
+        self.degrees = atoms.get_number_of_degrees_of_freedom()
 
     def begin(self) -> None:
         """First velocities (drawn where a temperature is given), first record, first state."""
         if self.options.temperature is not None:
             draw_velocities(self.atoms, self.options.temperature, self.rng)
+        if ENSEMBLES[self.options.ensemble].conserves_energy:
+            self.degrees = degrees_of_freedom(self.atoms)
         (self.folder / LOG).write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
         (self.folder / TRAJECTORY).write_text("", encoding="utf-8")
         self._record()
@@ -234,10 +225,19 @@ class Simulation:
         """Continue from a verified state."""
         for name, length in zip(RECORDS, state["lengths"].tolist(), strict=True):
             os.truncate(self.folder / name, length)
+        self.degrees = self._degrees_of_log()
         self.atoms.set_positions(state["positions"])
         self.atoms.set_momenta(state["momenta"])
         self.rng.bit_generator.state = json.loads(str(state["random"]))
         self.step, self.cpu_seconds = int(state["step"]), float(state["cpu_seconds"])
+
+    def _degrees_of_log(self) -> int:
+        """Degrees of freedom that the log counts with: all its temperatures mean the same."""
+        log = read_log(self.folder)
+        moving = np.flatnonzero(log["temperature_K"] > 0)
+        if not len(moving):
+            return self.degrees
+        return counted_degrees(log["kinetic_eV"][moving[0]], log["temperature_K"][moving[0]])
 
     def _stop(self, clock: float) -> None:
         self._spent(clock)
@@ -258,7 +258,7 @@ class Simulation:
             "potential_eV": potential,
             "kinetic_eV": kinetic,
             "total_eV": potential + kinetic,
-            "temperature_K": self.atoms.get_temperature(),
+            "temperature_K": kinetic_temperature(kinetic, self.degrees),
         }
 
     def _check(self, row: dict[str, float]) -> None:

@@ -9,10 +9,11 @@
     python -m simulate.run_md --run-dir runs/md --resume --steps 50000            # longer
 
 Without ``--structure`` the run starts from the test split of the data that the potential was
-trained on. Velocities are drawn for the temperature; ``--temperature none`` takes the velocities of
-the structure (at constant energy alone). The run folder holds trajectory.extxyz (any viewer reads
-it), log.csv, plots/, config.yaml, state.npz and results.json: mean temperature, drift and
-fluctuation of the total energy, speed.
+trained on. Velocities are drawn for the temperature, over the degrees of freedom that are left
+without drift and rotation; ``--temperature none`` takes the velocities of the structure (at
+constant energy alone). The run folder holds trajectory.extxyz (any viewer reads it), log.csv,
+plots/, config.yaml, state.npz and results.json: mean temperature, drift and fluctuation of the
+total energy, speed.
 """
 
 from __future__ import annotations

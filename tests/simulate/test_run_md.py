@@ -15,6 +15,7 @@ from farfield.common import plugins
 from farfield.common.session import Interrupted
 from farfield.simulate import dynamics, run_md
 from farfield.simulate.calculator import FarfieldCalculator
+from farfield.simulate.velocities import draw_velocities
 
 
 def run(folder, potential, *arguments):
@@ -160,8 +161,8 @@ def test_the_record_is_what_the_potential_says(potential, tmp_path, plots):
 
 
 def test_velocities_of_the_start(potential, molecule, tmp_path):
-    dynamics.draw_velocities(molecule, 250.0, np.random.default_rng(0))
-    assert molecule.get_temperature() == pytest.approx(250, rel=1e-12)
+    draw_velocities(molecule, 250.0, np.random.default_rng(0))
+    assert molecule.get_temperature() == pytest.approx(250 * 9 / 15, rel=1e-12)
     assert (
         np.abs(molecule.get_momenta().sum(0)).max() < 1e-12
         and np.abs(molecule.get_angular_momentum()).max() < 1e-10
@@ -174,6 +175,27 @@ def test_velocities_of_the_start(potential, molecule, tmp_path):
         ValueError, match="langevin needs a temperature; give --temperature in K, or --ensemble nve"
     ):
         run(tmp_path / "bath", potential, *start, "--ensemble", "langevin")
+
+
+def test_a_log_with_all_degrees_of_freedom_goes_on_with_them(potential, tmp_path, monkeypatch):
+    """Runs of earlier versions counted 3 N in every ensemble."""
+    with monkeypatch.context() as patch:
+        patch.setattr(dynamics, "degrees_of_freedom", lambda atoms: 3 * len(atoms))
+        run(tmp_path / "whole", potential, "--steps", "10")
+        run(tmp_path / "parts", potential, "--steps", "10", "--pause-after", "5")
+    run_md.main(["--run-dir", str(tmp_path / "parts"), "--resume", "--no-progress"])
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+
+def test_a_bath_counts_every_degree_of_freedom(potential, tmp_path):
+    run(tmp_path / "md", potential, "--ensemble", "langevin", "--steps", "5")
+    log = dynamics.read_log(tmp_path / "md")
+    for frame, expected in zip(
+        ase.io.read(tmp_path / "md" / dynamics.TRAJECTORY, index=":"),
+        log["temperature_K"],
+        strict=True,
+    ):
+        assert frame.get_temperature() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_crystal_moves_too(potential, crystal, tmp_path):

@@ -167,8 +167,11 @@ def read_structures(path: str | Path, index: int | str = ":", option: str = "--s
     if not Path(path).is_file():
         raise FileNotFoundError(f"{option} {path} does not exist; give {formats}")
     try:
+        # ASE gives the first structure where a count from the end is too large
+        if isinstance(index, int) and index < 0:
+            return read(path, index=":")[index]
         return read(path, index=index)
-    except IndexError:
+    except (IndexError, StopIteration):
         raise ValueError(
             f"{option} {path} has no structure {index}; give another --index"
         ) from None

@@ -1,5 +1,6 @@
 """Structures of ASE become the batches that a preprocessed folder gives."""
 
+import ase.io
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from farfield.dataloader.datasets.property_data import PropertyDataset
 from farfield.dataloader.from_ase import (
     batch_from_atoms,
     molecule_batch_from_atoms,
+    read_structures,
     structures_from_atoms,
 )
 from farfield.dataloader.storage.basis_cache import BasisCache
@@ -116,3 +118,15 @@ def _with_nan(atoms):
 def test_properties_are_of_open_molecules():
     with pytest.raises(ValueError, match="open molecules, got a periodic structure"):
         molecule_batch_from_atoms([bulk("Cu")], graph_rule("bonds", 1.0), bond_kinds=False)
+
+
+@pytest.mark.parametrize("suffix", ["xyz", "cif", "traj"])
+def test_a_structure_that_the_file_does_not_have_is_named(tmp_path, suffix):
+    path = tmp_path / f"one.{suffix}"
+    ase.io.write(path, bulk("NaCl", "rocksalt", a=5.6))
+    assert len(read_structures(path, 0)) == len(read_structures(path, -1)) == 2
+    for index in (1, 999, -2):
+        with pytest.raises(
+            ValueError, match=rf"one\.{suffix} has no structure {index}; give another --index"
+        ):
+            read_structures(path, index)

@@ -23,6 +23,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from farfield.common.device import find_device
 from farfield.common.precision import PRECISIONS
 from farfield.common.trained import TrainedRun
 from farfield.dataloader.from_ase import batch_from_atoms
@@ -61,7 +62,8 @@ class FarfieldCalculator(Calculator):
         self, path: str | Path, device: torch.device | str = "cpu", dtype: str = "float32"
     ):
         super().__init__()
-        self.path, self.device, self.dtype_name = Path(path), torch.device(device), dtype
+        self.path, self.dtype_name = Path(path), dtype
+        self.device = find_device(str(device), "device=")
         self._run = TrainedRun.read(path, self.device)
         self._run.check_predicts(POTENTIAL)
         self._networks: dict[bool, Potential] = {}

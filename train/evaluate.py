@@ -125,7 +125,7 @@ def evaluate_file(options: argparse.Namespace, log: RunLog) -> list[dict]:
     from farfield.train import file_predictions
     from farfield.train.prediction import load
 
-    model = load(options.checkpoint, options.device)
+    model = load(options.checkpoint, find_device(options.device))
     keys = {"energy": options.energy_key, "forces": options.forces_key}
     keys["stress"] = options.stress_key
     atoms = file_predictions.read_input(model, options.input)

@@ -56,7 +56,7 @@ def load(path: str | Path, device: str | torch.device = "cpu", dtype: str = "flo
     path: checkpoint_best.pt or checkpoint_last.pt of a run. dtype: arithmetic of the network,
     "float32" or "float64". Raises FileNotFoundError or ValueError in one line.
     """
-    device = find_device(str(device))
+    device = find_device(str(device), "device=")
     run = TrainedRun.read(path, device)
     return PREDICTORS.find(run.task().predicts)(run, device, dtype)
 
@@ -73,6 +73,7 @@ class Predictor(ABC):
     """
 
     reads_structures = True  # of ASE
+    sample_words = "a structure of ASE (Atoms)"
 
     def __init__(self, run: TrainedRun, device: torch.device, dtype: str):
         self.run, self.path, self.config = run, run.path, run.config
@@ -81,6 +82,14 @@ class Predictor(ABC):
         self.network = run.network(device, dtype).requires_grad_(False)
         self.dtype = PRECISIONS[dtype]
         self.units: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        """What it predicts, from which checkpoint, and where."""
+        gives = ", ".join(f"{name} ({unit})" for name, unit in self.units.items())
+        return (
+            f"{type(self).__name__}({str(self.path)!r}: {self.config.model.name}, gives {gives}; "
+            f"{self.dtype_name} on {self.device})"
+        )
 
     def predict(
         self,
@@ -91,11 +100,22 @@ class Predictor(ABC):
         """Predictions for one sample (a dict), or for a list of them (a list, in their order).
 
         samples: see the class. max_atoms: limit of a batch; a smaller one needs less memory.
-        progress: called after each batch with its number of samples.
+        progress: called after each batch with its number of samples. Raises ValueError for
+        anything else than samples.
         """
+        if isinstance(samples, (str, Path)):
+            raise ValueError(
+                f"predict takes samples in memory, got the name {str(samples)!r}; read the file "
+                "first: predict(ase.io.read(name, ':'))"
+            )
         if self.is_single(samples):
             return self.predict([samples], max_atoms, progress)[0]
         samples = list(samples)
+        for index, sample in enumerate(samples):
+            if not self.is_single(sample):
+                raise ValueError(
+                    f"sample {index} must be {self.sample_words}, got {type(sample).__name__}"
+                )
         self.check(samples)
         results: list[dict] = [{}] * len(samples)
         for chosen in self._batches(samples, max_atoms or self.max_atoms):
@@ -241,6 +261,7 @@ class NBodyPredictor(Predictor):
     """
 
     reads_structures = False
+    sample_words = "a dict with positions, velocities and charges"
 
     def __init__(self, run: TrainedRun, device: torch.device, dtype: str):
         super().__init__(run, device, dtype)

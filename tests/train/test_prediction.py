@@ -101,6 +101,30 @@ def test_checkpoints_that_cannot_be_read_are_one_line(potential, tmp_path):
         load(tmp_path / "network.pt")
 
 
+def test_what_is_no_structure_is_one_line(potential, structures):
+    model = load(potential)
+    with pytest.raises(
+        ValueError, match=r"got the name 'in.xyz'; read the file first: .*ase.io.read"
+    ):
+        model.predict("in.xyz")
+    with pytest.raises(ValueError, match=r"sample 1 must be a structure of ASE \(Atoms\), got str"):
+        model.predict([structures[0], "in.xyz"])
+
+
+@pytest.mark.parametrize("opened", [load, FarfieldCalculator])
+def test_python_is_answered_in_python(potential, opened):
+    with pytest.raises(ValueError, match="^device=cuda:99: not usable here .*; give device=cpu$"):
+        opened(potential, device="cuda:99")
+
+
+def test_a_predictor_shows_what_it_predicts(potential):
+    shown = repr(load(potential))
+    assert shown.startswith(
+        f"PotentialPredictor('{potential}': e2former, gives energy (eV), forces"
+    )
+    assert shown.endswith("float32 on cpu)")
+
+
 def test_data_that_are_not_here_are_to_be_named(potential, tmp_path, monkeypatch):
     content = checkpoint.read_run(potential)
     there, content["config"]["data"]["data_path"] = content["config"]["data"]["data_path"], "gone"
@@ -249,6 +273,7 @@ def test_structures_without_a_label_are_not_judged(predicted):
         (["--output", "out.xyz"], "--output is for a file of structures; add --input FILE"),
         (["--overwrite"], "--overwrite is for a file of structures; add --input FILE"),
         (["--input", "a.xyz", "--split", "val"], "--split and --input exclude each other"),
+        (["--input", "a.xyz", "--device", "cuda:99"], "--device cuda:99: not usable here"),
         (["--input", "none.xyz"], "--input none.xyz does not exist"),
         (["--input", "a.xyz", "--output", "no/folder.xyz"], "give a file in a folder that exists"),
         (["--inptu", "a.xyz"], "unknown option --inptu; did you mean --input?"),

@@ -359,6 +359,8 @@ def test_particles_in_memory_get_the_predictions_of_the_data_set(whole, data):
         found = np.concatenate([result[name] for result in model.predict(samples, max_atoms=12)])
         np.testing.assert_allclose(found, expected[name].numpy(), rtol=1e-4, atol=1e-5)
     assert model.predict(samples[0])["displacement"].shape == (5, 3)
+    with pytest.raises(ValueError, match="sample 0 must be a dict with positions, .*, got int"):
+        model.predict([3])
 
     del samples[2]["charges"]
     with pytest.raises(ValueError, match="sample 2 needs .* got .*; add charges"):

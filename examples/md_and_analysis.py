@@ -27,7 +27,7 @@ def bond_lengths(frames: list) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    """Simulate at constant energy, then print temperature, drift and bond lengths."""
+    """Simulate at constant energy, then print temperature, fluctuation and bond lengths."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, help="of a potential (default: trains one)")
     parser.add_argument("--folder", type=Path, default=Path("example"), help="where to write")
@@ -44,7 +44,8 @@ def main() -> None:
 
     results = json.loads((folder / "results.json").read_text())
     print(f"mean temperature {results['mean_temperature']:.0f} K")
-    print(f"drift of the total energy {results['drift']:.2g} {results['units']['drift']}")
+    fluctuation, unit = results["fluctuation"], results["units"]["fluctuation"]
+    print(f"fluctuation of the total energy {fluctuation:.2g} {unit}")
     for bond, lengths in bond_lengths(read(folder / "trajectory.extxyz", ":")).items():
         print(f"{bond}: {lengths.mean():.3f} +- {lengths.std():.3f} Angstrom")
 

@@ -1,7 +1,7 @@
 """Molecular dynamics with a trained potential.
 
     # what `make train` left, 10,000 steps at constant energy
-    python -m simulate.run_md
+    python -m simulate.run_md --checkpoint runs/ethanol/checkpoint_best.pt
     python -m simulate.run_md --checkpoint runs/aspirin/checkpoint_best.pt \\
         --structure mine.xyz --ensemble langevin --temperature 500
     # after an interruption: bit-identical
@@ -109,8 +109,11 @@ def add_run_options(parser: OptionParser) -> None:
 def add_system_options(parser: OptionParser) -> None:
     """The potential and the first structure."""
     system = parser.section("system", "what moves, and in which potential")
-    potential = "checkpoint of the potential, of train_potential, train_md17 or train_md22"
-    system.add("--checkpoint", str, "runs/ethanol/checkpoint_best.pt", main=True, help=potential)
+    potential = (
+        "checkpoint of the potential, of train_potential, train_md17 or train_md22 (needed, "
+        "except with --resume)"
+    )
+    system.add("--checkpoint", str, None, main=True, help=potential)
     structure = (
         "file with the first structure, of any format that ASE reads (default: the test split "
         "of the training data)"
@@ -251,6 +254,13 @@ def describe(atoms: Atoms, simulation: Simulation, config) -> str:
         f"{potential.path}, cutoff {potential.cutoff:g} A"
     )
 
+    # nothing moves where the forces are zero, and a run at 0 K is rarely meant
+    if simulation.step == 0 and not atoms.get_momenta().any():
+        line += (
+            "\nnote: the structure has no velocities, the run starts at 0 K; --temperature 300 "
+            "draws some"
+        )
+
     # direct forces are not the slope of the energy that an ensemble conserves
     if ENSEMBLES[options.ensemble].conserves_energy and not potential.conservative:
         line += (
@@ -265,6 +275,11 @@ def main(argv: list[str] | None = None) -> None:
     # files of the user come first: they may add to the ensembles that the parser lists
     argv = import_named_files(argv)
     config = build_parser().parse_config(argv)
+    if config.system.checkpoint is None:
+        raise ValueError(
+            "no potential was given; give --checkpoint FILE (runs/ethanol/checkpoint_best.pt after "
+            "`make train`), or --run-dir and --resume to continue a run"
+        )
 
     # a run that ends early says how it continues
     imports = config.get(IMPORTED_FILES, ())

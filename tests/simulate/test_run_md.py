@@ -13,8 +13,9 @@ from ase.io import write
 
 from farfield.common import plugins
 from farfield.common.session import Interrupted
-from farfield.simulate import dynamics, run_md
+from farfield.simulate import dynamics, md_results, run_md
 from farfield.simulate.calculator import FarfieldCalculator
+from farfield.simulate.md_results import summarise
 from farfield.simulate.velocities import draw_velocities
 
 
@@ -196,6 +197,39 @@ def test_a_bath_counts_every_degree_of_freedom(potential, tmp_path):
         strict=True,
     ):
         assert frame.get_temperature() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_start_without_velocities_is_named(potential, molecule, tmp_path, capsys):
+    write(tmp_path / "start.xyz", molecule, format="extxyz")
+    start = ["--structure", str(tmp_path / "start.xyz"), "--steps", "1"]
+    note = "note: the structure has no velocities, the run starts at 0 K"
+    run(tmp_path / "still", potential, *start, "--temperature", "none")
+    assert note in capsys.readouterr().out
+    run(tmp_path / "drawn", potential, *start)
+    assert note not in capsys.readouterr().out
+
+
+def test_a_run_needs_a_potential(tmp_path):
+    with pytest.raises(ValueError, match="no potential was given; give --checkpoint FILE"):
+        run_md.main(["--run-dir", str(tmp_path / "md")])
+    assert not (tmp_path / "md").exists()
+
+
+@pytest.mark.parametrize(("picoseconds", "frames"), [(0.05, 20), (0.2, 2), (0.2, 20)])
+def test_the_drift_is_the_slope_of_a_run_that_is_long_enough(picoseconds, frames):
+    time = np.linspace(0, picoseconds, frames)
+    log = dict.fromkeys(dynamics.COLUMNS, np.ones(frames))
+    log |= {"time_fs": 1000 * time, "total_eV": 0.5 + 0.009 * time}
+    drift = summarise(log, atoms=3)["drift"]
+    known = picoseconds >= 0.1 and frames > 2
+    assert drift == pytest.approx(3.0, rel=1e-9) if known else np.isnan(drift)
+
+
+def test_the_total_energy_has_a_panel_of_its_own(plots):
+    log = dict.fromkeys(dynamics.COLUMNS, np.zeros(2)) | {"total_eV": np.array([1.0, 1.004])}
+    total = md_results.draw_energies(log, atoms=4).axes[1]
+    assert total.get_ylabel().endswith("(meV/atom)")
+    assert total.lines[0].get_ydata() == pytest.approx([0, 1.0])
 
 
 def test_a_crystal_moves_too(potential, crystal, tmp_path):

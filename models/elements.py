@@ -7,13 +7,18 @@ from collections.abc import Iterable
 from torch import Tensor
 
 MAX_ATOMIC_NUMBER = 118
+MAX_LISTED = 10  # elements in a message
 
 
 def unknown_element(number: int, known: Iterable[int]) -> str:
     """Error text for atomic number ``number`` in a model that was trained on ``known`` ones."""
     from ase.data import chemical_symbols  # here: only an error needs the names
 
-    elements = ", ".join(chemical_symbols[one] for one in known) or "no element yet"
+    symbols = [chemical_symbols[one] for one in known]
+    if len(symbols) > MAX_LISTED:
+        elements = f"{len(symbols)} others ({', '.join(symbols[:MAX_LISTED])}, ...)"
+    else:
+        elements = ", ".join(symbols) or "no element yet"
     return (
         f"unknown element {chemical_symbols[number]} (Z = {number}); this model was trained on "
         f"{elements}: leave such structures out, or train with them"

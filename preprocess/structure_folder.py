@@ -118,6 +118,7 @@ def divide(plan: FolderPlan) -> tuple[Structures, Split]:
             _say_if_fractions(count, plan.options)
     for name in ("val", "test"):
         _warn_of_copies(everything, split, name)
+        _warn_of_new_elements(everything, split, name)
     return everything, split
 
 
@@ -150,6 +151,24 @@ def _warn_of_copies(structures: Structures, split: Split, name: str) -> None:
             f"note: {twice} structures of the {name} split have exactly the elements and positions "
             "of a training structure"
         )
+
+
+def _warn_of_new_elements(structures: Structures, split: Split, name: str) -> None:
+    """Say which elements no training structure has: a network cannot learn them."""
+    known = structures[split.train].elements
+    if np.isin(structures.elements, known).all():
+        return
+    for index in np.sort(getattr(split, name)).tolist():
+        new = np.setdiff1d(structures[index].elements, known)
+        if not len(new):
+            continue
+        symbols = ", ".join(chemical_symbols[number] for number in new)
+        print(
+            f"note: {symbols} in structure {index} of the {name} split is in no training "
+            "structure, so training will refuse this folder; leave such structures out, or give "
+            "files for the splits (--val-file, --test-file)"
+        )
+        known = np.union1d(known, new)
 
 
 def repeated(structures: Structures, one: np.ndarray, other: np.ndarray) -> int:

@@ -246,3 +246,15 @@ def test_the_help_of_a_source_shows_its_options(capsys):
     assert "--molecule" in shown
     assert "stachyose" in shown
     assert "--positions-key" not in shown
+
+
+def test_an_element_that_only_the_test_split_has_is_named(tmp_path, capsys):
+    frames = own(tmp_path / "mine.npz", (2,) * 10)
+    frames.atomic_numbers[:] = 6
+    frames.atomic_numbers[18:] = [53, 1]
+    write_structures(tmp_path / "mine.npz", frames)
+    options = [str(tmp_path / "mine.npz"), "--split", "time"]
+    main([*options, "--out", str(tmp_path / "out")])
+    said = capsys.readouterr().out
+    assert "note: H, I in structure 9 of the test split is in no training structure" in said
+    assert "of the val split is in no" not in said

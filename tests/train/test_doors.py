@@ -198,6 +198,7 @@ def test_a_task_of_one_file_is_trained_and_judged(data, tmp_path, network):
     results = results_of(tmp_path / "run")
     assert results["config"]["task"] == "forces_alone" and len(results["history"]) == 2
     assert evaluate.evaluate_checkpoint(tmp_path / "run" / checkpoint.BEST) == results["test"]
+    assert list(results["test"][0]) == ["row", "force_mse (eV^2/A^2)"], "errors have units"
 
     # what a file of the user registered is named, for the record and for the resumed run
     assert {str(TASK), str(NETWORK)} <= set(results["config"]["imports"])

@@ -175,9 +175,18 @@ class Task(ABC):
     def selection(self, evaluation: Evaluation) -> float:
         """The score that chooses the best checkpoint on the validation split; lower is better."""
 
-    @abstractmethod
     def table(self, evaluation: Evaluation) -> list[dict]:
-        """Rows of the results table, baselines included."""
+        """Rows of the results table: the model, each baseline; a column for each error and unit."""
+        rows = {"model": evaluation.metrics, **evaluation.baselines}
+        return [
+            {"row": label, **{self._column(name): value for name, value in metrics.items()}}
+            for label, metrics in rows.items()
+        ]
+
+    def _column(self, name: str) -> str:
+        """Head of the column of an error: its name and, where it has one, its unit."""
+        unit = self.units.get(name)
+        return f"{name} ({unit})" if unit else name
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ class ForcesAlone(Task):
     training_defaults = {"epochs": 2, "batch_size": 4}
 
     curves = ("force_mse",)
-    units = {"force_mse": "(eV/A)^2", "forces": "eV/A"}
+    units = {"force_mse": "eV^2/A^2", "forces": "eV/A"}
 
     @classmethod
     def add_options(cls, parser):
@@ -67,6 +67,3 @@ class ForcesAlone(Task):
 
     def selection(self, evaluation):
         return evaluation.metrics["force_mse"]
-
-    def table(self, evaluation):
-        return [{"row": "model", **evaluation.metrics}]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from farfield.dataloader.commands import commands_as_called
 from farfield.models.choices import nearest
 
 
@@ -22,7 +23,7 @@ class OneLineParser(argparse.ArgumentParser):
 
     def __init__(self, description: str, **settings):
         super().__init__(
-            description=description,
+            description=commands_as_called(description),
             usage=settings.pop("usage", "%(prog)s [options]"),
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -16,10 +16,10 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from farfield.common.plugins import FLAG
 from farfield.common.session import Interrupted
+from farfield.dataloader.commands import called_as
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT  # 130
@@ -41,12 +41,6 @@ def run_script(main: Callable[[], None]) -> None:
             raise
         print(f"error: {user_message(error)}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
-
-
-def called_as(module: str) -> str:
-    """How a user calls the script ``module`` ("train.train_md17"), the way this one was called."""
-    own = Path(sys.argv[0]).name
-    return own if own.startswith("farfield ") else f"python -m {module}"
 
 
 def resume_command(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from farfield.dataloader.commands import called_as
 from farfield.dataloader.graphs import check_cutoff
 from farfield.dataloader.label_statistics import Statistics
 from farfield.dataloader.split_protocols import SPLITS
@@ -23,10 +24,11 @@ from farfield.models.choices import check_choice
 MANIFEST = "manifest.json"  # of every preprocessed folder, also of molecules with properties
 STATISTICS = "statistics.json"
 SPLIT_FILE = "split.npz"
+OF_FILES = called_as("preprocess.preprocess_structures")
+OF_MD17 = called_as("preprocess.preprocess_md17")
 HINT = (
-    "make the folder with `python -m preprocess.preprocess_structures mine.xyz --out FOLDER`, or "
-    "for MD17 with `python -m preprocess.preprocess_md17 --molecule ethanol --out FOLDER` "
-    "(--rebuild replaces what is there)"
+    f"make the folder with `{OF_FILES} mine.xyz --out FOLDER`, or for MD17 with "
+    f"`{OF_MD17} --molecule ethanol --out FOLDER` (--rebuild replaces what is there)"
 )
 
 

@@ -37,7 +37,8 @@ def test_a_command_shows_the_help_of_its_script(command, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["farfield"])
     with contextlib.suppress(SystemExit):
         console.main([*command.split(), "--help"])
-    assert capsys.readouterr().out.startswith(f"usage: farfield {command} ")
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: farfield {command} ") and "python -m" not in text
 
 
 @pytest.mark.parametrize(
@@ -84,10 +85,14 @@ def test_it_runs_as_a_module_and_is_installed_as_a_command():
 
 
 def test_hints_name_the_command_that_was_typed(monkeypatch):
-    from farfield.common.script import called_as, resume_command
+    from farfield.common.script import resume_command
+    from farfield.dataloader.commands import called_as
 
     monkeypatch.setattr(sys, "argv", ["farfield train md17", "--resume"])
     assert called_as("train.train_md17") == "farfield train md17"
+    assert called_as("preprocess.preprocess_qm9") == "farfield preprocess qm9"
+    for command, script in console.SINGLE.items():
+        assert called_as(script.removesuffix(".py").replace("/", ".")) == f"farfield {command}"
     monkeypatch.setattr(sys, "argv", ["/somewhere/train_md17.py"])
     assert called_as("train.train_md17") == "python -m train.train_md17"
     again = resume_command("train.train_task", "a run", ["toy.py"], ["--task", "toy"])

@@ -40,6 +40,16 @@ def wheel(tmp_path_factory):
     return file
 
 
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """Folder of packages with the wheel in it."""
+    packages = tmp_path_factory.mktemp("packages")
+    pip = [sys.executable, "-m", "pip", "--isolated", "--disable-pip-version-check", "install"]
+    options = ["--quiet", "--no-deps", "--no-index", "--no-compile", "--target", str(packages)]
+    subprocess.run([*pip, *options, str(wheel)], check=True)
+    return packages
+
+
 def test_it_holds_farfield_alone_with_its_data(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"farfield"}
@@ -109,14 +119,31 @@ print(farfield.__file__, farfield.__version__, molecule.get_potential_energy())
 """
 
 
-def test_installed_it_computes_beside_files_of_a_user(wheel, tmp_path):
+HINTS = """
+import sys
+sys.path.append(sys.argv[1])
+from farfield.dataloader.datasets import nbody_data, property_data
+from farfield.dataloader import prepared_folder
+
+print(prepared_folder.HINT, property_data.HINT, nbody_data.HINT)
+from farfield.train import train_potential
+
+train_potential.main(["--help"])
+"""
+
+
+def test_installed_it_names_its_console_command(installed, tmp_path):
+    done = run_script("-c", HINTS, str(installed), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "python -m" not in done.stdout
+    assert "`farfield preprocess structures mine.xyz --out FOLDER`" in done.stdout
+
+
+def test_installed_it_computes_beside_files_of_a_user(wheel, installed, tmp_path):
     """A user's own ``train.py``, ``models/`` and ``simulate.py`` stop the program when they are
     imported.
     """
-    packages, folder, run = tmp_path / "packages", tmp_path / "user", tmp_path / "run"
-    pip = [sys.executable, "-m", "pip", "--isolated", "--disable-pip-version-check", "install"]
-    options = ["--quiet", "--no-deps", "--no-index", "--no-compile", "--target", str(packages)]
-    subprocess.run([*pip, *options, str(wheel)], check=True)
+    packages, folder, run = installed, tmp_path / "user", tmp_path / "run"
     (folder / "models").mkdir(parents=True)
     for name in ("train.py", "simulate.py", "common.py", "models/__init__.py"):
         (folder / name).write_text("raise SystemExit('a file of the user was imported')")

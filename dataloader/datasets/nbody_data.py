@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from farfield.dataloader.commands import called_as
 from farfield.dataloader.sources.nbody_simulation import FRAME_TIME, simulate_nbody
 from farfield.dataloader.storage import files
 from farfield.dataloader.storage.basis_cache import BasisCache, why_unusable
@@ -47,7 +48,7 @@ __all__ = [
 
 DRAW_ORDER = ("train", "test", "val")  # of the random numbers of the splits
 HINT = (
-    "make the data with `python -m preprocess.preprocess_nbody --out FOLDER` (--rebuild "
+    f"make the data with `{called_as('preprocess.preprocess_nbody')} --out FOLDER` (--rebuild "
     "replaces what is there)"
 )
 

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from farfield.dataloader.commands import called_as
 from farfield.dataloader.datasets.structure_dataset import StructureDataset, read_inputs
 from farfield.dataloader.label_statistics import centroids
 from farfield.dataloader.prepared_folder import MANIFEST, SPLIT_FILE
@@ -44,7 +45,7 @@ BOND_KINDS = "bond_kinds"
 KINDS_WHAT = "farfield bond kinds"
 KINDS_FORMAT = 1
 HINT = (
-    "make the folder with `python -m preprocess.preprocess_qm9 --out FOLDER` (--rebuild "
+    f"make the folder with `{called_as('preprocess.preprocess_qm9')} --out FOLDER` (--rebuild "
     "replaces what is there)"
 )
 

@@ -39,6 +39,11 @@ def progress_bar(total: int | None, **more) -> tqdm:
     )
 
 
+def count_bar(total: int | None, what: str, noun: str, **more) -> tqdm:
+    """A bar that counts things one by one; noun: their plural, ``structures``."""
+    return progress_bar(total, desc=what, unit=f" {noun}", **more)
+
+
 def write_json(path, content):
     """Write ``content`` atomically; nan and inf, which json does not know, become null."""
     files.write_json(path, _finite(content))

@@ -29,7 +29,8 @@ from functools import partial
 import numpy as np
 
 from farfield.common.command_line import OptionParser, add_config_option, run_script
-from farfield.common.log import progress_bar
+from farfield.common.log import count_bar
+from farfield.common.quantities import file_size
 from farfield.dataloader.datasets.nbody_data import (
     DRAW_ORDER,
     NBodyDataset,
@@ -160,7 +161,7 @@ def make_simulations(folder: Path, settings: dict):
 def simulate(split: str, start, settings: dict, path: Path):
     """Write the simulations of a split from their first frames."""
     frames = settings[split] * FRAMES
-    with progress_bar(frames, desc=f"simulate {split}", unit="frame", unit_scale=True) as bar:
+    with count_bar(frames, f"simulate {split}", "frames") as bar:
         content = integrate(start, settings["dynamics"], progress=bar.update)
     with files.atomic_write(path) as temporary, open(temporary, "wb") as file:
         metadata = json.dumps({"split": split, **settings})
@@ -187,7 +188,7 @@ def make_cache(folder: Path, split: str, settings: CacheSettings) -> BasisCache:
     starts = settings.selection["starts"]
     graphs = graphs_of(dataset, starts)
     total = dataset.num_simulations * len(starts)
-    with progress_bar(total, desc=f"basis {split}", unit="graph", unit_scale=True) as bar:
+    with count_bar(total, f"basis {split}", "graphs") as bar:
         return BasisCache.build(target, graphs, settings, dataset.data_hash, bar.update)
 
 
@@ -228,7 +229,7 @@ def main(argv: list[str] | None = None) -> None:
 
     data_bytes = sum(split_file(folder, split).stat().st_size for split in DRAW_ORDER)
     print(
-        f"{folder}: {data_bytes / 1e6:.1f} MB of simulations, {cache_bytes / 1e6:.1f} MB of basis "
+        f"{folder}: {file_size(data_bytes)} of simulations, {file_size(cache_bytes)} of basis "
         "caches"
     )
     print(baseline_table(folder))

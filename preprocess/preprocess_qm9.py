@@ -32,8 +32,9 @@ from easydict import EasyDict
 from tqdm import tqdm
 
 from farfield.common.command_line import OptionParser, Section, add_config_option, run_script
-from farfield.common.log import progress_bar
+from farfield.common.log import count_bar
 from farfield.common.plugins import import_named_files
+from farfield.common.quantities import file_size
 from farfield.dataloader.chemistry.bonds import BondTable
 from farfield.dataloader.chemistry.molecule_graphs import GRAPH_RULES, graph_rule
 from farfield.dataloader.datasets.property_data import BASIS, BOND_KINDS, MOLECULES
@@ -213,7 +214,7 @@ def choose_source(data: EasyDict) -> MoleculeSource:
 
 
 def _bar(total: int, what: str) -> tqdm:
-    return progress_bar(total, desc=what, unit="molecule", unit_scale=True)
+    return count_bar(total, what, "molecules")
 
 
 def split_options(split: EasyDict, count: int) -> SplitOptions:
@@ -317,7 +318,7 @@ def report(folder: Path, structures: Structures, cache: BasisCache):
     split = Split.load(folder / SPLIT_FILE)
     sizes = " / ".join(str(len(getattr(split, name))) for name in SPLITS)
     print(
-        f"{folder}: {size / 1e6:.1f} MB, split {split.settings['name']} {sizes} with seed "
+        f"{folder}: {file_size(size)}, split {split.settings['name']} {sizes} with seed "
         f"{split.settings['seed']}"
     )
     print(structures.summary())
@@ -326,7 +327,7 @@ def report(folder: Path, structures: Structures, cache: BasisCache):
     print(
         f"graphs {cache.settings.graph_rule}: {cache.num_edges} undirected edges, "
         f"{per_molecule:.2f} per molecule; basis of lmax {cache.settings.lmax}, "
-        f"{cache.num_bytes / 1e6:.1f} MB"
+        f"{file_size(cache.num_bytes)}"
     )
 
 

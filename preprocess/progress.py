@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from farfield.common.log import progress_bar
+from farfield.common.log import count_bar, progress_bar
 
 DELAY = 1.0  # seconds; a file that is read faster shows no bar
 
@@ -18,4 +18,4 @@ def download_bar(name: str, total: int | None, done: int) -> tqdm:
 
 def reading_bar(path: Path, unit: str) -> tqdm:
     """Frames or molecules (``unit``) of a file, as many as there are."""
-    return progress_bar(None, desc=f"read {path.name}", unit=unit, unit_scale=True, delay=DELAY)
+    return count_bar(None, f"read {path.name}", f"{unit}s", delay=DELAY)

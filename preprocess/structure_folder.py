@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from ase.data import chemical_symbols
 
-from farfield.common.log import progress_bar
+from farfield.common.log import count_bar
+from farfield.common.quantities import file_size
 from farfield.dataloader.graphs import NeighborStore, check_cutoff
 from farfield.dataloader.label_statistics import Statistics, reference_limits
 from farfield.dataloader.prepared_folder import (
@@ -214,9 +215,7 @@ def make_graphs(folder: Path, split: str, cutoff: float) -> NeighborStore:
     target = graphs_folder(folder, split)
     if target.exists():
         return NeighborStore.open(target, data_hash=structures.data_hash, cutoff=cutoff)
-    with progress_bar(
-        len(structures), desc=f"neighbours {split}", unit="structure", unit_scale=True
-    ) as bar:
+    with count_bar(len(structures), f"neighbours {split}", "structures") as bar:
         return NeighborStore.build(target, structures, cutoff, bar.update)
 
 
@@ -225,7 +224,7 @@ def report(folder: Path, source: Source, stores: dict[str, NeighborStore]) -> No
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     settings = Split.load(folder / SPLIT_FILE).settings
     print(
-        f"{folder}: {size / 1e6:.1f} MB, split {settings['name']} with seed {settings['seed']}, "
+        f"{folder}: {file_size(size)}, split {settings['name']} with seed {settings['seed']}, "
         f"read with {source.units}"
     )
 

@@ -34,7 +34,7 @@ import torch
 
 from farfield.common.argument_parser import OneLineParser
 from farfield.common.command_line import find_device, run_script
-from farfield.common.log import RunLog, format_table, progress_bar, write_json
+from farfield.common.log import RunLog, count_bar, format_table, write_json
 from farfield.common.plugins import FLAG, HELP, import_named_files
 from farfield.common.precision import PRECISIONS
 from farfield.common.task_registry import TASKS
@@ -130,7 +130,7 @@ def evaluate_file(options: argparse.Namespace, log: RunLog) -> list[dict]:
     keys["stress"] = options.stress_key
     atoms = file_predictions.read_input(model, options.input)
     labels = file_predictions.find_labels(atoms, list(model.units), keys)
-    with progress_bar(len(atoms), desc="predict", unit=" structures", delay=BAR_DELAY) as bar:
+    with count_bar(len(atoms), "predict", "structures", delay=BAR_DELAY) as bar:
         predictions, seconds = file_predictions.timed_predictions(model, atoms, bar.update)
     log(f"{options.input}: {len(atoms)} structures, {1000 * seconds / len(atoms):.3g} ms each")
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from farfield.common.command_line import OptionParser
 from farfield.common.precision import PRECISIONS
+from farfield.common.quantities import counted
 from farfield.common.task_registry import TASKS
 from farfield.dataloader.datasets.potential_data import MoleculeDataset
 from farfield.dataloader.label_statistics import Statistics
@@ -188,9 +189,10 @@ class EnergyForceTask(Task):
         for split, loader in parts.loaders().items():
             dataset = loader.dataset
             edges = int(dataset.edges_per_structure.sum())
+            batches = counted(len(loader), "batch", "batches")
             lines.append(
                 f"{split}: {dataset.structures.summary()}\n"
-                f"  {edges} edges within {dataset.cutoff} Angstrom, {len(loader)} batches"
+                f"  {edges} edges within {dataset.cutoff} Angstrom, {batches}"
             )
 
         # labels that are there and are not used

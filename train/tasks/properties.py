@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from farfield.common.command_line import OptionParser
 from farfield.common.precision import PRECISIONS
+from farfield.common.quantities import counted
 from farfield.common.task_registry import TASKS
 from farfield.dataloader.chemistry.molecule_graphs import GRAPH_RULES
 from farfield.dataloader.datasets.property_data import PropertyDataset, PropertyFolder
@@ -148,9 +149,10 @@ class PropertyTask(Task):
         for split, loader in parts.loaders().items():
             dataset = loader.dataset
             edges = int(dataset.edges_per_structure.sum())
+            batches = counted(len(loader), "batch", "batches")
             lines.append(
                 f"{split}: {len(dataset)} molecules, {int(dataset.atoms_per_structure.sum())} "
-                f"atoms, {edges} directed edges ({dataset.graph_rule}), {len(loader)} batches"
+                f"atoms, {edges} directed edges ({dataset.graph_rule}), {batches}"
             )
 
         # a label in its unit, and the spread that the network has to learn

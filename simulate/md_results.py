@@ -95,7 +95,7 @@ def summarise(log: dict[str, np.ndarray], atoms: int) -> dict[str, float]:
 
 
 def draw_energies(log: dict[str, np.ndarray], atoms: int) -> Figure:
-    """Energies less their first values, the total energy on a scale of its own, the temperature.
+    """Energies less their first values, the total energy with a scale of its own, the temperature.
 
     log: columns of ``log.csv``, each (frames,). atoms: number of atoms.
     """
@@ -111,7 +111,7 @@ def draw_energies(log: dict[str, np.ndarray], atoms: int) -> Figure:
     # what is conserved is a thousand times smaller than what is exchanged
     deviation = MEV * (log["total_eV"] - log["total_eV"][0]) / atoms
     total.plot(time, deviation, linewidth=0.8)
-    total.set(xlabel="time (ps)", ylabel="total energy less its first value (meV/atom)")
+    total.set(xlabel="time (ps)", ylabel="change of the total energy (meV/atom)")
     temperature.plot(time, log["temperature_K"], linewidth=0.8)
     temperature.set(xlabel="time (ps)", ylabel="temperature (K)")
     return figure

@@ -49,7 +49,7 @@ def add_run_options(parser: OptionParser, run_dir: str):
     # the folder of the run
     folder = "folder of the run: checkpoints, tensorboard, plots, results"
     run.add("--run-dir", str, run_dir, main=True, help=folder)
-    on = "continue from checkpoint_last.pt, on the CPU bit-identically"
+    on = "continue from checkpoint_last.pt; on the CPU bit-identically, with --epochs"
     run.add("--resume", bool, False, main=True, help=on)
     run.add("--overwrite", bool, False, main=True, help="delete the run in the folder first")
 

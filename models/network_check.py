@@ -73,12 +73,14 @@ def _check_outputs(network: Network, batch: AtomBatch, found: object) -> None:
     """Every output that the network promises is there, with one row a structure or an atom."""
     if not isinstance(found, dict):
         raise ValueError(f"forward must return a dict of predictions, got {type(found).__name__}")
+
     rows = {"graph": batch.num_graphs, "node": batch.num_nodes}
     for name, output in network.outputs().items():
         if name not in found:
             raise ValueError(
                 f"outputs() promises {name!r}, forward gives {', '.join(found) or 'nothing'}"
             )
+
         value = found[name]
         if value.shape[:1] != (rows[output.rows],):
             raise ValueError(
@@ -92,6 +94,7 @@ def _check_outputs(network: Network, batch: AtomBatch, found: object) -> None:
             )
         if not torch.isfinite(value).all():
             raise ValueError(f"{name} is not finite; look for a division by an edge length")
+
     if isinstance(network, EnergyNetwork):
         _check_graph_of_energy(network, batch)
 

@@ -54,6 +54,7 @@ class Structures:
         extra           name -> (structures, ...) further labels, in the units of their file; NaN
                         where a structure has none
         theory          what made the labels, for the reader
+        remarks         what of a file was read and what was not, for the reader; not kept in files
         check           verify the arrays (not needed for a subset of verified ones)
     """
 
@@ -68,6 +69,7 @@ class Structures:
     names: np.ndarray | None = None
     extra: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     theory: str = ""
+    remarks: tuple[str, ...] = ()
     check: dataclasses.InitVar[bool] = True
 
     def __post_init__(self, check: bool):

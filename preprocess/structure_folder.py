@@ -130,6 +130,8 @@ def _read_files(source: Source, paths: Sequence[Path]) -> list[Structures]:
         with reading_bar(path, "frame") as bar:
             part = source.read(path, bar.update)
         print(f"{path}: {len(part)} structures, {source.units}")
+        for remark in part.remarks:
+            print(f"  {remark}")
         if part.names is None:
             part.names = np.full(len(part), path.stem)
         parts.append(part)
@@ -159,6 +161,8 @@ def _warn_of_new_elements(structures: Structures, split: Split, name: str) -> No
     known = structures[split.train].elements
     if np.isin(structures.elements, known).all():
         return
+
+    # every element once, with its first structure
     for index in np.sort(getattr(split, name)).tolist():
         new = np.setdiff1d(structures[index].elements, known)
         if not len(new):

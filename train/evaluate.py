@@ -198,6 +198,8 @@ def read_options(argv: list[str] | None = None) -> argparse.Namespace:
         if options.input is None:
             raise ValueError(f"{flag} is for a file of structures; add --input FILE")
         raise ValueError(f"{flag} and --input exclude each other; leave one of them out")
+
+    # files to write
     for flag, path in (("--json", options.json), ("--output", options.output)):
         if path is not None and (Path(path).is_dir() or not Path(path).parent.is_dir()):
             raise ValueError(f"{flag} {path}: give a file in a folder that exists")

@@ -7,7 +7,8 @@ comment line and the columns and puts them into a calculator; others (``REF_ener
 ``DFT_forces``) stay where they are. Both are looked up here by the name in the file, a usual one
 unless it is given. Stress is ase's: (dE/dstrain) / volume, given as 6 Voigt numbers (xx yy zz yz xz
 xy) or 3 x 3. All other numbers of the comment line that every frame has (``charge``, ``spin``) are
-kept as inputs. Cost: about 0.2 ms per frame of 27 atoms.
+kept as inputs. Remarks of the structures say what was read. Cost: about 0.2 ms per frame of 27
+atoms.
 """
 
 from __future__ import annotations
@@ -18,13 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from farfield.dataloader.sources.file_formats import (
-    ABSENT,
-    FILE_FORMATS,
-    FileFormat,
-    FileReading,
-    say_nothing,
-)
+from farfield.dataloader.sources.file_formats import ABSENT, FILE_FORMATS, FileFormat, FileReading
 from farfield.dataloader.sources.label_names import names_held, usual_names
 from farfield.dataloader.sources.npz import full_stress, in_project_units
 from farfield.dataloader.structure_inputs import common_inputs, is_number
@@ -47,7 +42,6 @@ def read_extxyz(
     stress_key: str | None = None,
     periodic: bool | None = None,
     progress: Callable[[int], None] | None = None,
-    say: Callable[[str], object] = say_nothing,
 ) -> Structures:
     """All frames of an extended xyz file, in eV and Angstrom.
 
@@ -57,7 +51,6 @@ def read_extxyz(
     stress_key  name of the stress (None: read without stress)
     periodic    None takes the pbc of the file, False reads its structures as open
     progress    called after each frame with 1
-    say         called with each line for the user: which labels and inputs were read
 
     ``FileNotFoundError``, or ``ValueError`` with the file, the frame, the key and the keys that are
     there.
@@ -72,24 +65,27 @@ def read_extxyz(
         )
 
     # the first frame decides which of the usual names the file has
-    given = {"energy": energy_key, "stress": stress_key}
-    if forces_key != ABSENT:
-        given["forces"] = forces_key
-    frames, keys = [], {}
+    given = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
+    if forces_key == ABSENT:
+        del given["forces"]
+    frames, keys, remarks = [], {}, []
     for index, atoms in enumerate(_frames(path)):
         held = _held(atoms)
         if not frames:
             keys = _label_keys(path, given, held)
-            say(f"labels {_quoted(keys)}")
-            _say_what_is_left(held, keys, say)
+            remarks = [f"labels {_quoted(keys)}", *_what_is_left(held, keys)]
         frames.append(_read_frame(path, index, atoms, held, keys))
         if progress is not None:
             progress(1)
     if not frames:
         raise ValueError(f"{path} holds no frame; give an extended xyz file")
+
+    # numbers that every frame has
     inputs, dropped = common_inputs([frame.pop("inputs") for frame in frames])
-    _say_inputs(inputs, dropped, say)
-    return _joined(path, frames, units or Units(), periodic, inputs)
+    remarks += _about_inputs(inputs, dropped)
+    structures = _joined(path, frames, units or Units(), periodic, inputs)
+    structures.remarks = tuple(remarks)
+    return structures
 
 
 def _frames(path: Path) -> Iterator[ase.Atoms]:
@@ -135,15 +131,19 @@ def _quoted(keys: dict[str, str]) -> str:
     return ", ".join(f"{quantity} {name!r}" for quantity, name in keys.items())
 
 
-def _say_what_is_left(held: dict, keys: dict[str, str], say: Callable[[str], object]) -> None:
-    """Name a stress that is not read, and labels whose name has a preferred one beside it."""
+def _what_is_left(held: dict, keys: dict[str, str]) -> list[str]:
+    """Remarks on a stress that is not read, and on labels with a preferred name beside them."""
+    remarks = []
     stresses = names_held("stress", held)
     if stresses and "stress" not in keys:
-        say(f"note: the stress {stresses[0]!r} is not read; give --stress-key {stresses[0]}")
+        key = stresses[0]
+        remarks.append(f"note: the stress {key!r} is not read; give --stress-key {key}")
     for quantity in ("energy", "forces"):
         for name in names_held(quantity, held):
             if name != keys.get(quantity):
-                say(f"note: {name!r} is not read; give --{quantity}-key {name} to read it")
+                flag = f"--{quantity}-key {name}"
+                remarks.append(f"note: {name!r} is not read; give {flag} to read it")
+    return remarks
 
 
 def _read_frame(path: Path, index: int, atoms, held: dict, keys: dict[str, str]) -> dict:
@@ -203,11 +203,14 @@ def _input_values(path: Path, index: int, info: dict, keys: dict[str, str]) -> d
     }
 
 
-def _say_inputs(inputs: dict, dropped: list[str], say: Callable[[str], object]) -> None:
+def _about_inputs(inputs: dict, dropped: list[str]) -> list[str]:
+    """Remarks that name the inputs, and numbers that only some frames have."""
+    remarks = []
     if inputs:
-        say(f"inputs {', '.join(inputs)} (a network reads them with --condition)")
+        remarks.append(f"inputs {', '.join(inputs)} (a network reads them with --condition)")
     if dropped:
-        say(f"note: not in every frame, so not kept: {', '.join(dropped)}")
+        remarks.append(f"note: not in every frame, so not kept: {', '.join(dropped)}")
+    return remarks
 
 
 def _joined(
@@ -246,7 +249,6 @@ def _read_format(path: Path, how: FileReading, progress: Callable[[int], object]
         stress_key=how.stress_key,
         periodic=how.periodic,
         progress=progress,
-        say=how.say,
         **keys,
     )
 

@@ -18,25 +18,19 @@ from farfield.models.choices import Registry
 ABSENT = "absent"  # instead of the name of the forces: read without them
 
 
-def say_nothing(text: str) -> None:
-    """Take a line for the user and print nothing."""
-
-
 @dataclasses.dataclass(frozen=True)
 class FileReading:
     """How a file is read.
 
     units: of the file. keys: numbers, positions, energy or forces -> its name in the file, where it
     is not a usual one; forces may be "absent". stress_key: name of the stress (None: without).
-    periodic: whether the cells repeat (None: as the file says). say: called with a line for the
-    user, which tells what of the file is read.
+    periodic: whether the cells repeat (None: as the file says).
     """
 
     units: Units = Units()
     keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
     stress_key: str | None = None
     periodic: bool | None = None
-    say: Callable[[str], object] = say_nothing
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-from tqdm import tqdm
-
 from farfield.dataloader.sources.file_formats import ABSENT, FILE_FORMATS, FileReading
 from farfield.dataloader.sources.source_registry import SOURCES, Progress, Source
 from farfield.dataloader.structures import Structures
@@ -134,11 +132,8 @@ class OwnFiles(Source):
         }
 
     def read(self, path: Path, progress: Progress) -> Structures:
-        def say(text: str) -> None:
-            """A line above the progress bar."""
-            tqdm.write(f"{path}: {text}")
-
-        reading = FileReading(self.units, self.keys, self.stress_key, self.periodic, say)
+        """The structures of a file, in eV and Angstrom."""
+        reading = FileReading(self.units, self.keys, self.stress_key, self.periodic)
         return FILE_FORMATS[path.suffix].read(path, reading, progress)
 
 

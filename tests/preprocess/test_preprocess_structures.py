@@ -53,6 +53,8 @@ def test_the_script_reads_extended_xyz_in_a_process_of_its_own(tmp_path):
     done = run_script(preprocess_structures.__file__, "mine.xyz", "--out", "out", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "mine.xyz: 10 structures, energy in eV" in done.stdout
+    assert "  labels energy 'energy', forces 'forces'" in done.stdout
+    assert "frames" not in done.stderr, "a file that is read in no time shows no bar"
     assert lengths(tmp_path / "out") == [8, 1, 1]
 
 

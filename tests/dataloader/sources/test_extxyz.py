@@ -72,9 +72,9 @@ def test_usual_names_of_labels_are_found_and_said(tmp_path, prefix):
     structures = random_structures()
     ase.io.write(tmp_path / "set.xyz", frames_of(structures, own_names=True), format="extxyz")
     rename(tmp_path / "set.xyz", "REF_", prefix)
-    said = []
-    assert_same(read_extxyz(tmp_path / "set.xyz", say=said.append), structures)
-    assert f"labels energy '{prefix}energy', forces '{prefix}forces'" in said
+    found = read_extxyz(tmp_path / "set.xyz")
+    assert_same(found, structures)
+    assert f"labels energy '{prefix}energy', forces '{prefix}forces'" in found.remarks
 
 
 @pytest.mark.parametrize("own_names", [False, True])
@@ -101,14 +101,13 @@ def test_labels_that_are_not_read_are_named(tmp_path, own_names):
     name = "REF_stress" if own_names else "stress"
     crystals = random_crystals(periodic=(True, True, True))
     ase.io.write(tmp_path / "set.xyz", frames_of(crystals, own_names), format="extxyz")
-    said = []
-    assert read_extxyz(tmp_path / "set.xyz", say=said.append).stress is None
-    assert f"note: the stress {name!r} is not read; give --stress-key {name}" in said
+    found = read_extxyz(tmp_path / "set.xyz")
+    assert found.stress is None
+    assert f"note: the stress {name!r} is not read; give --stress-key {name}" in found.remarks
 
-    said.clear()
-    read_extxyz(tmp_path / "set.xyz", stress_key=name, forces_key="absent", say=said.append)
+    found = read_extxyz(tmp_path / "set.xyz", stress_key=name, forces_key="absent")
     forces = name.replace("stress", "forces")
-    assert [line for line in said if line.startswith("note")] == [
+    assert [line for line in found.remarks if line.startswith("note")] == [
         f"note: {forces!r} is not read; give --forces-key {forces} to read it"
     ]
 
@@ -136,12 +135,11 @@ def test_numbers_of_every_frame_are_inputs(tmp_path):
     frames[2].info["step"] = 7
     ase.io.write(tmp_path / "set.xyz", frames, format="extxyz")
 
-    said = []
-    found = read_extxyz(tmp_path / "set.xyz", say=said.append)
+    found = read_extxyz(tmp_path / "set.xyz")
     assert set(found.extra) == {"charge", "spin"}
     assert found.extra["charge"].tolist() == [-1, 0, 1, 2]
-    assert any(line.startswith("inputs charge, spin (") for line in said)
-    assert "note: not in every frame, so not kept: step" in said
+    assert any(line.startswith("inputs charge, spin (") for line in found.remarks)
+    assert "note: not in every frame, so not kept: step" in found.remarks
     assert found.data_hash == read_extxyz(plain).data_hash
 
     rename(tmp_path / "set.xyz", "charge=1", "charge=one")

@@ -31,6 +31,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from farfield.common.session import Interrupted, SignalWatch, cpu_seconds
 from farfield.dataloader.storage import files
+from farfield.dataloader.structure_inputs import find_input
 from farfield.models.choices import Registry
 from farfield.simulate.velocities import (
     counted_degrees,
@@ -122,7 +123,7 @@ class Simulation:
         inputs: Sequence[str] = (),
     ):
         self.atoms, self.options, self.potential = atoms, options, potential
-        self.inputs = {name: float(atoms.info[name]) for name in inputs}
+        self.inputs = {name: float(find_input(atoms.info, name)) for name in inputs}
         self.folder = Path(folder)
         self.rng = np.random.default_rng(seed)
         self.integrator = ENSEMBLES[options.ensemble].make(atoms, options, self.rng)

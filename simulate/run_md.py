@@ -40,6 +40,7 @@ from farfield.common.session import Interrupted
 from farfield.dataloader.from_ase import read_structures
 from farfield.dataloader.prepared_folder import structures_file
 from farfield.dataloader.storage import files
+from farfield.dataloader.structure_inputs import find_input
 from farfield.dataloader.structures import Structures
 from farfield.simulate.calculator import FarfieldCalculator
 from farfield.simulate.dynamics import (
@@ -114,6 +115,8 @@ def add_system_options(parser: OptionParser) -> None:
         "except with --resume)"
     )
     system.add("--checkpoint", str, None, main=True, help=potential)
+
+    # the first structure
     structure = (
         "file with the first structure, of any format that ASE reads (default: the test split "
         "of the training data)"
@@ -178,7 +181,8 @@ def structure_of_split(path: str, index: int, inputs: Sequence[str] = ()) -> Ato
 
     one = structures[index % len(structures)]
     cell = {} if one.cell is None else {"cell": one.cell[0], "pbc": one.periodic[0]}
-    info = {name: one.extra[name][0] for name in inputs if name in one.extra}
+    found = {name: find_input(one.extra, name) for name in inputs}
+    info = {name: values[0] for name, values in found.items() if values is not None}
     return Atoms(numbers=one.atomic_numbers, positions=one.positions, info=info, **cell)
 
 

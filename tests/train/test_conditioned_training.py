@@ -105,6 +105,17 @@ def test_dynamics_keeps_the_charge_over_a_pause(run, tmp_path):
         whole, parts = (tmp_path / folder / name for folder in ("whole", "parts"))
         assert whole.read_bytes() == parts.read_bytes()
 
+    # a file may call it charge
+    atoms = water(1, 100)
+    atoms.info["charge"] = atoms.info.pop("total_charge")
+    write(tmp_path / "first.xyz", atoms, format="extxyz")
+    run_md.main(
+        ["--run-dir", str(tmp_path / "file"), *options, "--index", "0"]
+        + ["--structure", str(tmp_path / "first.xyz")]
+    )
+    state = dynamics.read_state(tmp_path / "file" / dynamics.STATE, ["total_charge"])
+    assert state["input_total_charge"] == 1
+
     # every frame says for which charge its energy is
     frame = read(tmp_path / "whole" / dynamics.TRAJECTORY, index=-1)
     (found,) = load(run[1] / checkpoint.BEST).predict([frame])

@@ -234,7 +234,7 @@ def integrate(simulation: Simulation, config) -> bool:
     bar = progress_bar(
         config.dynamics.steps,
         initial=simulation.step,
-        unit="step",
+        unit=" steps",
         disable=not config.run.progress,
     )
     with bar:

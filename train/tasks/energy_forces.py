@@ -229,12 +229,17 @@ class EnergyForceTask(Task):
         pairs = {
             QUANTITIES[part]: (targets[part] + errors[part], targets[part]) for part in targets
         }
-        total, _ = self.objective(
-            {part: torch.from_numpy(error) for part, error in errors.items()},
-            torch.from_numpy(atoms),
-        )
         baselines = {BASELINE: measure(nothing, targets, atoms)}
-        return Evaluation(measure(errors, targets, atoms), baselines, pairs, float(total))
+        loss = self._loss_of_split(errors, atoms)
+        return Evaluation(measure(errors, targets, atoms), baselines, pairs, loss)
+
+    def _loss_of_split(self, errors: dict[str, np.ndarray], atoms: np.ndarray) -> float:
+        """The loss over a whole split; nan where a part that is learned has no labels there."""
+        if not set(self.objective.weights) <= set(errors):
+            return float("nan")
+        tensors = {part: torch.from_numpy(error) for part, error in errors.items()}
+        total, _ = self.objective(tensors, torch.from_numpy(atoms))
+        return float(total)
 
     def selection(self, evaluation: Evaluation) -> float:
         """The loss of the split."""

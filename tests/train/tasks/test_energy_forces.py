@@ -22,7 +22,7 @@ from farfield.train.tasks.energy_forces import (
     split_loader,
 )
 from farfield.train.tasks.task import evaluate_model
-from tests.support.md_data import config_for, make_data
+from tests.support.md_data import SIZES, config_for, make_data
 from tests.support.molecule_data import random_crystals, random_structures
 
 CPU = torch.device("cpu")
@@ -376,3 +376,17 @@ def test_a_composition_that_occurs_once_has_no_offset(data):
         ValueError, match=r"\d+ compositions occur once, their energy errors would be 0"
     ):
         evaluated(data, "per-composition")
+
+
+def test_a_split_without_forces_is_judged_by_its_energies(data, tmp_path):
+    """A network that learned forces, on data that have none: no traceback, no force columns."""
+    trainer, _ = launch.build_trainer(config_for(data))
+    bare = dataclasses.replace(random_structures(SIZES), forces=None)
+    loader = split_loader(
+        config_for(make_data(tmp_path / "bare", bare)),
+        "test",
+        load_statistics(data).references,
+    )
+    found = evaluate_model(trainer.model, trainer.task, loader, CPU, "float32")
+    assert np.isnan(found.loss) and found.metrics["energy_mae"] > 0
+    assert "force_mae" not in trainer.task.table(found)[0]

@@ -106,6 +106,23 @@ def _values(path: Path, known: KnownOptions, content: Mapping) -> dict[str, Any]
     return values
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """The safe loader, which refuses a key that is given twice: yaml drops the first value."""
+
+    def construct_mapping(self, node, deep=False):
+        """A mapping whose keys are all different; ``ConstructorError`` otherwise."""
+        seen = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if name in seen:
+                place = f"line {key.start_mark.line + 1}"
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{name!r} is given twice ({place}); keep one of them"
+                )
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
 def _content(path: Path, resumed: bool) -> dict:
     if not path.is_file():
         problem = "is not a file" if path.exists() else "does not exist"
@@ -117,7 +134,7 @@ def _content(path: Path, resumed: bool) -> dict:
         raise FileNotFoundError(f"{path} {problem}: {hint}")
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except (yaml.YAMLError, ValueError) as error:
         # ValueError: not utf-8, or a number with thousands of digits
         raise ValueError(f"{path} is not readable as yaml: {error}") from None

@@ -150,8 +150,16 @@ def add_batch_limits(data: Section):
 def prepare_process(config: EasyDict) -> torch.device:
     """Set threads and every random generator from ``config.run``; returns the device.
 
-    ``ValueError`` for a device that does not exist.
+    ``ValueError`` for a device that does not exist, and for a learning rate that ends above its
+    start.
     """
+    training = config.training
+    if training.min_lr > training.lr:
+        raise ValueError(
+            f"--min-lr {training.min_lr} is above --lr {training.lr}, but the learning rate falls; "
+            "lower --min-lr, or raise --lr"
+        )
+
     torch.set_num_threads(config.run.threads)
     random.seed(config.run.seed)
     np.random.seed(config.run.seed)  # noqa: NPY002 - of libraries that draw from it

@@ -110,6 +110,9 @@ def test_bad_arguments_are_one_line(argv, message, tmp_path, monkeypatch):
         ),
         ("training: {epochs: 3}\nepochs: 4", "epochs is given twice"),
         ("task: qm9", "configures the task 'qm9', this script runs 'toy'"),
+        ("lr: 0.1\nlr: 0.2\n", "'lr' is given twice (line 2); keep one of them"),
+        ("training:\n  lr: 0.1\n  lr: 0.2\n", "'lr' is given twice (line 3)"),
+        ("training: {}\ndata: {}\ntraining: {}\n", "'training' is given twice"),
     ],
 )
 def test_bad_yaml_is_one_error_that_names_the_file(text, message, tmp_path):

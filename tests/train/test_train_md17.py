@@ -219,6 +219,7 @@ def test_seeds_have_their_folders_and_a_table_of_means(data, tmp_path):
 
 
 BAD = [
+    (["--lr", "0.001", "--min-lr", "1"], "--min-lr 1.0 is above --lr 0.001"),
     (["--schedule", "third-order"], "third-order"),
     (["--irreps", "9x0e"], "irreps must hold at least degrees 0 and 1"),
     (

@@ -156,7 +156,11 @@ def read_json(path: str | Path, hint: str) -> dict:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist; {hint}") from None
-    except (OSError, ValueError) as error:  # ValueError: bad json or bad utf-8
+    except NotADirectoryError:
+        raise ValueError(f"{path.parent} is a file, but a folder is needed; {hint}") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); {hint}") from None
+    except ValueError as error:  # bad json or bad utf-8
         raise ValueError(f"{path} is damaged ({_first_line(error)}); {hint}") from None
 
     if not isinstance(content, dict):

@@ -155,3 +155,12 @@ def test_json_must_be_a_dictionary(tmp_path):
         path.write_text(text)
         with pytest.raises(ValueError, match=r"x\.json is damaged \(.+\); make it again"):
             files.read_json(path, "make it again")
+
+
+def test_only_wrong_bytes_are_called_damaged(tmp_path):
+    """A file where a folder is needed, and a folder where a file is, are named as what they are."""
+    (tmp_path / "mine.xyz").write_text("3\n")
+    with pytest.raises(ValueError, match=r"mine.xyz is a file, but a folder is needed; try this"):
+        files.read_json(tmp_path / "mine.xyz" / "statistics.json", "try this")
+    with pytest.raises(ValueError, match=r" cannot be read \(Is a directory\); try this"):
+        files.read_json(tmp_path, "try this")

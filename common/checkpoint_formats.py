@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from farfield.models.choices import Registry
 from farfield.models.network import NETWORKS, Network
 from farfield.models.option_fields import canonical
 
@@ -29,19 +28,22 @@ def current_model_options(model: Mapping) -> dict:
 
     What is not known comes back as it is: whoever reads it says so.
     """
-    options = {key: value for key, value in model.items() if key not in ("name", "preset")}
-    kept = {key: value for key, value in model.items() if key in ("name", "preset")}
-    network = _find(NETWORKS, model.get("name"))
+    network = _network_of(model)
     if network is None:
         return dict(model)
+
+    kept = {key: model[key] for key in ("name", "preset") if key in model}
+    options = {key: value for key, value in model.items() if key not in kept}
     try:
         return kept | canonical(network.Options, options)
     except ValueError:
         return dict(model)
 
 
-def _find(registry: Registry, name: object):
-    return registry[name] if isinstance(name, str) and name in registry else None
+def _network_of(model: Mapping) -> type[Network] | None:
+    """The network that a section ``model`` names, None where it is not registered."""
+    name = model.get("name")
+    return NETWORKS.get(name) if isinstance(name, str) else None
 
 
 def converted(content: dict) -> dict:
@@ -55,7 +57,7 @@ def converted(content: dict) -> dict:
         return content
 
     config["model"] = current_model_options(model)
-    network = _find(NETWORKS, model.get("name"))
+    network = _network_of(model)
     for part in ("weights", "averaged"):
         if network is not None and isinstance(content.get(part), Mapping):
             content[part] = {

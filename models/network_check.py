@@ -5,8 +5,8 @@
 
     check_network(build_model({"name": "my_network"}).double(), batch)
 
-Each check names the mistake that it catches. The laws of ``tests/laws.py`` go further (derivatives of
-first and second order, degenerate geometry); this runs on any batch of two or more structures.
+Each check names the mistake that it catches. The laws of ``tests/laws.py`` go further (derivatives
+of first and second order, degenerate geometry); this runs on any batch of two or more structures.
 """
 
 from __future__ import annotations

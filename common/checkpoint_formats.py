@@ -4,6 +4,7 @@
                 options had names without a group (``heads``, ``fmm_num_kappa``, ``long_scale``)
     format 3    ``Potential`` holds references and network, the network holds its backbone; options
                 have the name of their group in front (``near_heads``, ``far_num_kappa``)
+    format 4    options that did not exist before: ``FORMER_VALUES`` says what they were
 
 Only names differ: every weight keeps its value and its place in the order of the parameters, so the
 state of an optimiser fits as well.
@@ -14,10 +15,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from farfield.models.network import NETWORKS, Network
-from farfield.models.option_fields import canonical
+from farfield.models.option_fields import canonical, option_fields
 
-FORMAT = 3
-READABLE = (2, 3)
+FORMAT = 4
+READABLE = (2, 3, 4)
+
+FORMER_VALUES = {"far_kernel": "standing_waves"}
+"""Option of a network -> its value where a run does not say it."""
 
 AVERAGED = "module."  # in front of the weights that are averaged
 COUNT = "n_averaged"
@@ -34,8 +38,10 @@ def current_model_options(model: Mapping) -> dict:
 
     kept = {key: model[key] for key in ("name", "preset") if key in model}
     options = {key: value for key, value in model.items() if key not in kept}
+    known = option_fields(network.Options)
+    former = {name: value for name, value in FORMER_VALUES.items() if name in known}
     try:
-        return kept | canonical(network.Options, options)
+        return kept | former | canonical(network.Options, options)
     except ValueError:
         return dict(model)
 
@@ -48,7 +54,8 @@ def _network_of(model: Mapping) -> type[Network] | None:
 
 def converted(content: dict) -> dict:
     """The content of a checkpoint of any readable format, in the present one."""
-    if content["format"] == FORMAT:
+    content_format = content["format"]
+    if content_format == FORMAT:
         return content
     config = dict(content.get("config") or {})
     content = {**content, "format": FORMAT, "config": config}
@@ -57,6 +64,8 @@ def converted(content: dict) -> dict:
         return content
 
     config["model"] = current_model_options(model)
+    if content_format != 2:
+        return content
     network = _network_of(model)
     for part in ("weights", "averaged"):
         if network is not None and isinstance(content.get(part), Mapping):

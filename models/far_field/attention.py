@@ -33,7 +33,7 @@ from farfield.models.choices import Registry, check_at_least, check_choices
 from farfield.models.far_field.expansion import ExpansionOptions
 from farfield.models.far_field.expansions import EXPANSIONS
 from farfield.models.far_field.expansions.lattice import periodic_cell
-from farfield.models.far_field.spectrum import RadialSpectrum, SpectrumOptions
+from farfield.models.far_field.kernels import KERNELS, KernelOptions
 from farfield.models.graph_ops import GraphIndex, broadcast_nodes, sum_nodes
 from farfield.models.layers.linear import EquivariantLinear
 from farfield.models.option_fields import MAIN, Alias
@@ -75,7 +75,7 @@ def attention_normalisation(
 
 
 @dataclasses.dataclass(frozen=True)
-class FarFieldOptions(SpectrumOptions, ExpansionOptions):
+class FarFieldOptions(KernelOptions, ExpansionOptions):
     """Choices of a :class:`FarFieldAttention`, with its radial functions and its expansion.
 
     kernel_lmax, value_lmax: highest degree of the kernel and of the values (None: the degree of the
@@ -105,7 +105,7 @@ class FarFieldOptions(SpectrumOptions, ExpansionOptions):
 
     def __post_init__(self):
         of = "of the far field"
-        SpectrumOptions.__post_init__(self)
+        KernelOptions.__post_init__(self)
         ExpansionOptions.__post_init__(self)
         check_at_least(self, 1, ["heads", "key_features", "value_channels"], of)
         check_at_least(self, 0, ["kernel_lmax"], of)
@@ -172,10 +172,8 @@ class FarFieldAttention(nn.Module):
         self.values = EquivariantLinear(value_lmax, channels, width)
 
         # The kernel and the sum over all atoms.
-        self.radial = RadialSpectrum(options.kernel_lmax, heads, options)
-        self.expansion = EXPANSIONS[options.expansion](
-            self.radial.wave_numbers, options.kernel_lmax, options
-        )
+        self.radial = KERNELS[options.kernel](options.kernel_lmax, heads, options)
+        self.expansion = self.radial.sum_by(EXPANSIONS[options.expansion], options)
 
         # Back to features: kernel degree x value degree -> degree of the message.
         self.coupling = KernelCoupling(

@@ -28,6 +28,7 @@ from typing import Annotated, ClassVar, Literal
 from torch import Tensor, nn
 
 from farfield.models.choices import Registry, check_at_least, check_choices, check_positive
+from farfield.models.far_field.spectral_shapes import SpectralShape
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.option_fields import DERIVED
 from farfield.models.so3.quadrature import RULES
@@ -100,6 +101,15 @@ class Expansion(nn.Module, abc.ABC):
         self.wave_numbers = tuple(wave_numbers)
         self.lmax = lmax
         self.options = options or ExpansionOptions()
+
+    @classmethod
+    def of_shape(cls, shape: SpectralShape, options: ExpansionOptions) -> nn.Module | None:
+        """The sum for a kernel whose density is a function, where the class has one of its own.
+
+        A module whose ``forward`` is that below, with ``coefficients`` (lmax + 1, heads, terms) of
+        ``shape``. None: standing waves, as many as the extent of a structure needs, serve.
+        """
+        return None
 
     @abc.abstractmethod
     def forward(

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from farfield.models.choices import Registry, check_at_least, check_choices, check_positive
+from farfield.models.far_field.expansion import Expansion, ExpansionOptions
 from farfield.models.option_fields import Alias
 
 
@@ -166,6 +167,10 @@ class RadialSpectrum(nn.Module):
     def forward(self) -> Tensor:
         """Coefficients (lmax + 1, heads, Q)."""
         return (self.table * self.powers) * self.gain[:, None]
+
+    def sum_by(self, make: type[Expansion], options: ExpansionOptions) -> Expansion:
+        """The sum over all atoms by the expansion of class ``make``."""
+        return make(self.wave_numbers, self.lmax, options)
 
     def extra_repr(self) -> str:
         first, last = self.wave_numbers[0], self.wave_numbers[-1]

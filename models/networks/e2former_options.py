@@ -196,7 +196,6 @@ PRESETS: dict[str, dict[str, object]] = {
         "radial_hidden": 96,
         "far_heads": 4,
         "far_kernel_lmax": 2,
-        "far_kappa_max": 0.8,
         "drop_path": 0.05,
     },
     "paper": {
@@ -213,6 +212,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "avg_degree": 23.4,
         "far_heads": 4,
         "far_kernel_lmax": 2,
+        "far_kernel": "standing_waves",
         "far_kappa_max": 0.8,
         "far_value_channels": 32,
         "drop_path": 0.1,

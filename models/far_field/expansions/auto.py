@@ -23,6 +23,8 @@ from farfield.models.far_field.expansion import EXPANSIONS, Expansion, Expansion
 from farfield.models.far_field.expansions.lattice import LatticeExpansion
 from farfield.models.far_field.expansions.multipole import MultipoleExpansion
 from farfield.models.far_field.expansions.pairwise import PairwiseExpansion
+from farfield.models.far_field.extent_sum import ExtentSum
+from farfield.models.far_field.spectral_shapes import SpectralShape
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.so3.irreps import num_rows
 
@@ -35,6 +37,11 @@ class AutoExpansion(Expansion):
     """
 
     cells = "accepted"
+
+    @classmethod
+    def of_shape(cls, shape: SpectralShape, options: ExpansionOptions) -> ShapeAuto:
+        """Pairs of open structures, the lattice sum of periodic ones."""
+        return ShapeAuto(shape, options)
 
     def __init__(
         self, wave_numbers: tuple[float, ...], lmax: int, options: ExpansionOptions | None = None
@@ -111,3 +118,34 @@ class AutoExpansion(Expansion):
         per_atom = factors + 0.15 * moments * heads * values * (2 * keys + rows)
         multipoles = 4.1e6 + 3 * moments * heads * keys * values + per_atom * size
         return pairs < multipoles
+
+
+class ShapeAuto(Expansion):
+    """The same choice for a kernel whose density is a function."""
+
+    cells = "accepted"
+
+    def __init__(self, shape: SpectralShape, options: ExpansionOptions):
+        super().__init__((), shape.lmax, options)
+        pairs = PairwiseExpansion.of_shape(shape, options)
+        self.pairs = pairs or ExtentSum(PairwiseExpansion, shape, options)
+        self.lattice = LatticeExpansion.of_shape(shape, options)
+
+    def forward(
+        self,
+        graph: GraphIndex,
+        positions: Tensor,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        coefficients: Tensor,
+        cell: Tensor | None = None,
+    ) -> Tensor:
+        """See :meth:`Expansion.forward`."""
+        self.check_cell(graph, cell)
+        chosen = self.pairs if cell is None else self.lattice
+        return chosen(graph, positions, queries, keys, values, coefficients, cell)
+
+    def expected_error(self, radius: float) -> float:
+        """0.0: both are exact."""
+        return 0.0

@@ -42,6 +42,7 @@ import torch
 from torch import Tensor
 
 from farfield.models.far_field.expansion import EXPANSIONS, Expansion, ExpansionOptions
+from farfield.models.far_field.spectral_shapes import SpectralShape
 from farfield.models.graph_ops import GraphIndex, broadcast_nodes
 from farfield.models.kernels.moments import MomentReadout
 from farfield.models.layers.radial import polynomial_envelope
@@ -91,11 +92,14 @@ def periodic_cell(graphs: int, cell: Tensor | None, periodic: Tensor | None) -> 
     return cell
 
 
-def reciprocal_vectors(cell: Tensor, kappa_max: float) -> tuple[Tensor, Tensor]:
+def reciprocal_vectors(
+    cell: Tensor, kappa_max: float, with_zero: bool = False
+) -> tuple[Tensor, Tensor]:
     """Integer vectors n of one of each pair +-k with 0 < |k| < kappa_max.
 
-    cell: (graphs, 3, 3). Returns n (graphs, K, 3) float64, filled up with (1, 0, 0), and which of
-    them count (graphs, K) bool; K >= 1 is the largest number of a graph.
+    cell: (graphs, 3, 3). with_zero: k = 0 comes first. Returns n (graphs, K, 3) float64, filled up
+    with (1, 0, 0), and which of them count (graphs, K) bool; K >= 1 is the largest number of a
+    graph.
     """
     cell = cell.detach().double()
 
@@ -106,7 +110,7 @@ def reciprocal_vectors(cell: Tensor, kappa_max: float) -> tuple[Tensor, Tensor]:
     ]
     box = torch.cartesian_prod(*axes)
     # In lexical order, what stands behind (0, 0, 0) is the opposite of what stands before it.
-    box = box[box.shape[0] // 2 + 1 :]
+    box = box[box.shape[0] // 2 + (0 if with_zero else 1) :]
 
     # The vectors inside the sphere of each graph move to the front of its row.
     inside = _wave_vectors(box, cell).norm(dim=2) < kappa_max  # (graphs, box)
@@ -167,6 +171,12 @@ class LatticeExpansion(Expansion):
     """
 
     cells = "needed"
+    with_zero = False  # whether k = 0 is in the sum: it is for a kernel that has an integral
+
+    @classmethod
+    def of_shape(cls, shape: SpectralShape, options: ExpansionOptions) -> LatticeExpansion:
+        """The sum with the transform of the kernel itself, read at every vector."""
+        return ShapeLattice(shape, options)
 
     def __init__(
         self, wave_numbers: tuple[float, ...], lmax: int, options: ExpansionOptions | None = None
@@ -194,7 +204,7 @@ class LatticeExpansion(Expansion):
             return values.new_zeros(0, values.shape[1], num_rows(self.lmax), values.shape[2])
 
         # Geometry of the whole batch, in float64 where it decides which vectors there are.
-        vectors, counted = reciprocal_vectors(cell, self.kappa_max)
+        vectors, counted = reciprocal_vectors(cell, self.kappa_max, self.with_zero)
         self._warn_of_empty_spheres(cell, counted)
         spectrum, harmonics = self._spectrum(vectors, counted, cell.double(), coefficients)
         phases = self._phases(graph, positions, vectors, cell.double())
@@ -211,30 +221,44 @@ class LatticeExpansion(Expansion):
         """0.0: the sum over images is exact."""
         return 0.0
 
+    def transform(self, kappa: Tensor, coefficients: Tensor) -> Tensor:
+        """``g_lh(k)`` of kappa (...) > 0, float64: (lmax + 1, heads, ...).
+
+        A_l by its Legendre series, times t and ``2 pi^2 / k^2``.
+        """
+        scaled = kappa / self.kappa_max
+        falling = ((scaled - TAPER_START) / (1 - TAPER_START)).clamp_min(0)
+        taper = polynomial_envelope(falling, power=3)
+        weight = 2 * math.pi**2 * taper / kappa.square()
+
+        dtype, count = coefficients.dtype, len(self.wave_numbers)
+        to_series = _series(count, self.kappa_max, dtype, coefficients.device)
+        series = coefficients @ to_series.T  # (l, heads, n)
+        shape = (weight.unsqueeze(-1) * _legendre(2 * scaled - 1, count)).to(dtype)
+        return torch.einsum("...n,lhn->lh...", shape, series)
+
     def _spectrum(
         self, vectors: Tensor, counted: Tensor, cell: Tensor, coefficients: Tensor
     ) -> tuple[Tensor, Tensor]:
         """``+-2 g_lh(|k|) / V`` (graphs, K, l, heads) and Y(k^) (graphs, K, rows).
 
-        The sign is what (-i)^l leaves to cosines and sines; the 2 counts -k.
+        The sign is what (-i)^l leaves to cosines and sines; the 2 counts -k, which k = 0 lacks.
         """
         wave_vector = _wave_vectors(vectors, cell)
-        length = torch.where(counted, wave_vector.norm(dim=2), self.kappa_max)
+        zero = ~vectors.any(2)
+        x_axis = cell.new_tensor([1.0, 0.0, 0.0])
+        harmonics = spherical_harmonics(
+            torch.where(zero.unsqueeze(2), x_axis, wave_vector), self.lmax
+        )
+        length = torch.where(counted & ~zero, wave_vector.norm(dim=2), 0.0)
+        length = torch.where(counted, length, self.kappa_max)
 
-        # t(k) / k^2 and the factors that do not depend on the degree: (graphs, K).
-        scaled = length / self.kappa_max
-        falling = ((scaled - TAPER_START) / (1 - TAPER_START)).clamp_min(0)
-        taper = polynomial_envelope(falling, power=3)
-        weight = 4 * math.pi**2 * taper / (torch.linalg.det(cell).abs()[:, None] * length.square())
-
-        # A_l at each |k| by its Legendre series.
-        dtype, count = coefficients.dtype, len(self.wave_numbers)
-        to_series = _series(count, self.kappa_max, dtype, coefficients.device)
-        series = coefficients @ to_series.T  # (l, heads, n)
-        shape = (weight.unsqueeze(-1) * _legendre(2 * scaled - 1, count)).to(dtype)
+        # padded vectors are cut off later, per graph
+        transform = self.transform(length, coefficients)  # (l, heads, graphs, K)
+        weight = torch.where(zero, 1.0, 2.0) / torch.linalg.det(cell).abs()[:, None]
         signs = coefficients.new_tensor([(-1) ** (l // 2) for l in range(self.lmax + 1)])
-        spectrum = torch.einsum("gkn,lhn,l->gklh", shape, series, signs)
-        return spectrum, spherical_harmonics(wave_vector, self.lmax).to(dtype)
+        spectrum = torch.einsum("lhgk,gk,l->gklh", transform, weight.to(transform), signs)
+        return spectrum, harmonics.to(coefficients.dtype)
 
     @staticmethod
     def _phases(graph: GraphIndex, positions: Tensor, vectors: Tensor, cell: Tensor) -> Tensor:
@@ -292,6 +316,26 @@ class LatticeExpansion(Expansion):
 
     def extra_repr(self) -> str:
         return f"lmax={self.lmax}, kappa_max={self.kappa_max:.3g}"
+
+
+class ShapeLattice(LatticeExpansion):
+    """The sum over images of a kernel whose transform is a function.
+
+    shape: of the densities. A kernel that ends has the term k = 0, so that the sum is that over
+    all images; one with a tail leaves it out, as charges in a uniform background do.
+    """
+
+    def __init__(self, shape: SpectralShape, options: ExpansionOptions):
+        Expansion.__init__(self, (), shape.lmax, options)
+        self.shape, self.kappa_max = shape, shape.kappa_max
+        self.with_zero = math.isfinite(shape.reach)
+        self.readout = MomentReadout(self.options.budget)
+        self.register_buffer("degree", degree_of_row(shape.lmax), persistent=False)
+        self._warned = self.with_zero  # its sphere is never empty
+
+    def transform(self, kappa: Tensor, coefficients: Tensor) -> Tensor:
+        """``g_lh(k)`` of kappa (...): (lmax + 1, heads, ...)."""
+        return self.shape.transform(kappa, coefficients).to(coefficients)
 
 
 def _check_volume(cell: Tensor) -> None:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from farfield.models.far_field.expansion import EXPANSIONS, Expansion
+from farfield.models.far_field.expansion import EXPANSIONS, Expansion, ExpansionOptions
+from farfield.models.far_field.spectral_shapes import SpectralShape
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.kernels.node_chunks import graph_runs
 from farfield.models.so3.bessel import bessel_mixture, leading_term
@@ -32,6 +33,11 @@ class PairwiseExpansion(Expansion):
     ``options.budget`` bounds the memory: a batch that needs more is computed in chunks, and the
     backward pass computes each chunk again instead of keeping it.
     """
+
+    @classmethod
+    def of_shape(cls, shape: SpectralShape, options: ExpansionOptions) -> PairwiseExpansion | None:
+        """The sum with the closed form of the kernel, where it has one."""
+        return ClosedPairs(shape, options) if hasattr(shape, "radial") else None
 
     def forward(
         self,
@@ -104,13 +110,13 @@ class PairwiseExpansion(Expansion):
         pairs = separation.shape[1:]
         squared = separation.square().sum(0)
 
-        # Radial functions without their power r^l, which the solid harmonics bring.
-        kappa = targets.new_tensor(self.wave_numbers)
-        weights = coefficients * leading_term(kappa, self.lmax).T.unsqueeze(1)  # (l, h, Q)
-        derivatives = PREPARED_DERIVATIVES if squared.requires_grad else 0
-        radial = bessel_mixture(squared.flatten(), kappa, weights, derivatives)  # (l, h, pairs)
-        attention = torch.einsum("gnhd,gmhd->hgnm", queries, keys)
-        radial = radial.unflatten(2, pairs) * attention  # (l, h, g, n, m)
+        # Weights <q, k> act on the pairs; a single key feature acts on its atom instead.
+        radial = self.radial(squared.flatten(), coefficients).unflatten(2, pairs)  # (l, h, g, n, m)
+        alone = keys.shape[-1] == 1
+        if alone:
+            values = keys * values
+        else:
+            radial = radial * torch.einsum("gnhd,gmhd->hgnm", queries, keys)
 
         # One matrix product over the senders m for each degree; degree 0 has harmonic 1.
         values = values.permute(2, 0, 1, 3).unsqueeze(1)  # (h, 1, g, m, v)
@@ -121,4 +127,31 @@ class PairwiseExpansion(Expansion):
             harmonics = harmonics.unflatten(1, pairs)  # (rows, g, n, m)
             for l, part in enumerate(others, 1):
                 found.append((part * harmonics[degree_slice(l)]) @ values)  # (h, 2 l + 1, g, n, v)
-        return torch.cat(found, 1).permute(2, 3, 0, 1, 4).flatten(0, 1)
+        heard = torch.cat(found, 1).permute(2, 3, 0, 1, 4).flatten(0, 1)
+        return heard * queries.flatten(0, 1).unsqueeze(2) if alone else heard
+
+    def radial(self, squared: Tensor, coefficients: Tensor) -> Tensor:
+        """``f_lh(r) / r^l`` of r^2 (n,): (lmax + 1, heads, n)."""
+        kappa = squared.new_tensor(self.wave_numbers)
+        weights = coefficients * leading_term(kappa, self.lmax).T.unsqueeze(1)  # (l, h, Q)
+        derivatives = PREPARED_DERIVATIVES if squared.requires_grad else 0
+        return bessel_mixture(squared, kappa, weights, derivatives)
+
+
+class ClosedPairs(PairwiseExpansion):
+    """The sum over pairs of a kernel with a closed form.
+
+    shape: has ``radial(squared, coefficients)``.
+    """
+
+    def __init__(self, shape: SpectralShape, options: ExpansionOptions):
+        super().__init__((), shape.lmax, options)
+        self.shape = shape
+
+    def radial(self, squared: Tensor, coefficients: Tensor) -> Tensor:
+        """``f_lh(r) / r^l`` of r^2 (n,): (lmax + 1, heads, n)."""
+        return self.shape.radial(squared, coefficients)
+
+    def elements_per_pair(self, heads: int) -> int:
+        """Elements of the temporaries that exist for every pair of a chunk."""
+        return heads * num_rows(self.lmax) + self.shape.terms

@@ -1,0 +1,224 @@
+"""Radial functions of the far field as smooth functions of the wave number.
+
+    f_lh(r) = int_0^inf a_lh(kappa) j_l(kappa r) dkappa,       l the degree, h the head.
+
+The density a is a Gaussian times a polynomial of few learned coefficients c. With ``u = kappa s``
+and the Laguerre polynomials ``L_n`` of order l + 1/2,
+
+    screened    a_lh = sqrt(2 / pi) s u^(l + 2) exp(-u^2 / 2) sum_n c_lhn (-1)^n L_n(u^2)
+    coulomb     a_lh = (2 / pi) s u^l           exp(-u^2 / 2) sum_n c_lhn L_n(u^2)
+
+The first has a closed form, the functions of the harmonic oscillator,
+
+    f_lh(r) = (r / s)^l exp(-r^2 / 2 s^2) sum_n c_lhn L_n(r^2 / s^2),
+
+which falls faster than any power: pieces of a system that are far apart do not hear each other. s
+is such that every function has fallen to ``EDGE`` of its largest value at the option ``range``. The
+second has a tail ``1 / r^(l + 1)``, so messages depend on everything at any distance, and an energy
+read from them is not extensive.
+
+Expansions in standing waves read a density at Gauss-Legendre nodes, as many as the extent of each
+structure needs (:func:`wave_nodes`), so that no structure sees the sum of too few waves revive.
+
+Source: oscillator functions and their transforms, e.g. Kaufmann & Baumeister, J. Phys. B 22, 1
+(1989). Cost: one exponential and a short polynomial for a value.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+import math
+from typing import ClassVar
+
+import numpy as np
+import torch
+from scipy.special import eval_genlaguerre, genlaguerre, spherical_jn
+from torch import Tensor
+
+EDGE = 1e-3  # of the largest value of a screened function, left at its range
+BAND_EDGE = 1e-6  # of the largest value of a density, left at kappa_max
+START_WIDTH = 1.5  # width of the first screened kernel in units of s
+MAX_TERMS = 8  # powers of more terms lose the digits of float32
+
+
+@functools.cache
+def _reach(terms: int, lmax: int, power: int, level: float) -> float:
+    """Smallest x beyond which ``x^(l + power) L_n(x^2) exp(-x^2 / 2)`` stays below ``level``.
+
+    Of its largest value, for all l <= lmax and n < terms.
+    """
+    x = np.linspace(0, 20, 40001)
+    edge = 0.0
+    for l in range(lmax + 1):
+        for n in range(terms):
+            values = np.abs(x ** (l + power) * eval_genlaguerre(n, l + 0.5, x**2))
+            values *= np.exp(-(x**2) / 2)
+            edge = max(edge, x[np.flatnonzero(values > level * values.max())[-1]])
+    return float(edge)
+
+
+@functools.cache
+def _laguerre_coefficients(terms: int, lmax: int) -> Tensor:
+    """Coefficients of x^p in ``L_n^(l + 1/2)(x)``, float64: (l, n, p)."""
+    table = np.zeros((lmax + 1, terms, terms))
+    for l in range(lmax + 1):
+        for n in range(terms):
+            table[l, n, : n + 1] = genlaguerre(n, l + 0.5).coef[::-1]
+    return torch.from_numpy(table)
+
+
+def gaussian_powers(x: Tensor, terms: int) -> Tensor:
+    """``x^p exp(-x / 2)``, p < terms, of x (...), flat: (terms, n)."""
+    rows = [torch.exp(x.flatten() / -2)]
+    while len(rows) < terms:
+        rows.append(rows[-1] * x.flatten())
+    return torch.stack(rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class SpectralShape(abc.ABC):
+    """A family of densities; its coefficients c (lmax + 1, heads, terms) come with every call.
+
+    lmax: highest degree of the kernel. terms: coefficients of a function. range: Angstrom.
+    """
+
+    lmax: int
+    terms: int
+    range: float
+
+    power: ClassVar[int]
+    """Power of u in the density of degree 0."""
+    factor: ClassVar[float]
+    """Number in front of the density."""
+    alternating: ClassVar[bool]
+    """Whether the sign of the density changes from one n to the next."""
+
+    @functools.cached_property
+    def scale(self) -> float:
+        """s, Angstrom."""
+        return self.range / _reach(self.terms, self.lmax, 0, EDGE)
+
+    @functools.cached_property
+    def kappa_max(self) -> float:
+        """Wave number above which densities are below ``BAND_EDGE``, 1 / Angstrom."""
+        return _reach(self.terms, self.lmax, self.power, BAND_EDGE) / self.scale
+
+    @property
+    @abc.abstractmethod
+    def reach(self) -> float:
+        """Distance beyond which the kernel is below ``BAND_EDGE``, Angstrom; inf for a tail."""
+
+    @abc.abstractmethod
+    def start(self) -> np.ndarray:
+        """Coefficients at the start, (lmax + 1, terms)."""
+
+    def density(self, kappa: Tensor, coefficients: Tensor) -> Tensor:
+        """``a_lh(kappa)`` of kappa (...), 1 / Angstrom: (lmax + 1, heads, ...)."""
+        return self._gaussian(kappa, coefficients, self.power) * (self.factor * self.scale)
+
+    def transform(self, kappa: Tensor, coefficients: Tensor) -> Tensor:
+        """``g_lh = 2 pi^2 a_lh / kappa^2``: (lmax + 1, heads, ...).
+
+        ``(-i)^l g_lh(k) Y_lm(k^)`` is the Fourier transform of ``f_lh(r) Y_lm(r^)``.
+        """
+        factor = 2 * math.pi**2 * self.factor * self.scale**3
+        return self._gaussian(kappa, coefficients, self.power - 2) * factor
+
+    def _gaussian(self, kappa: Tensor, coefficients: Tensor, power: int) -> Tensor:
+        """``u^(l + power) exp(-u^2 / 2) sum_n (+-1)^n c_lhn L_n(u^2)``."""
+        u = kappa * self.scale
+        if self.alternating:
+            signs = 1.0 - 2.0 * (torch.arange(self.terms, device=u.device) % 2)
+            coefficients = coefficients * signs.to(coefficients)
+        monomials = self.monomials(coefficients).to(u)
+        polynomial = (monomials @ gaussian_powers(u.square(), self.terms)).unflatten(2, u.shape)
+        powers = torch.stack([u ** (l + power) for l in range(self.lmax + 1)])
+        return powers.unsqueeze(1) * polynomial
+
+    def monomials(self, coefficients: Tensor) -> Tensor:
+        """c of Laguerre polynomials -> coefficients of powers, both (lmax + 1, heads, terms)."""
+        table = _laguerre_coefficients(self.terms, self.lmax)
+        return coefficients @ table.to(coefficients)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScreenedShape(SpectralShape):
+    """Oscillator functions: a kernel that ends."""
+
+    power = 2
+    factor = math.sqrt(2 / math.pi)
+    alternating = True
+
+    @functools.cached_property
+    def reach(self) -> float:
+        return self.scale * _reach(self.terms, self.lmax, 0, BAND_EDGE)
+
+    def radial(self, squared: Tensor, coefficients: Tensor) -> Tensor:
+        """``f_lh(r) / r^l`` of r^2 (n,), Angstrom^2: (lmax + 1, heads, n)."""
+        basis = gaussian_powers(squared / self.scale**2, self.terms)  # (terms, n)
+        lengths = [self.scale**-l for l in range(self.lmax + 1)]
+        scaled = self.monomials(coefficients) * squared.new_tensor(lengths).view(-1, 1, 1)
+        return (scaled.flatten(0, 1) @ basis).unflatten(0, scaled.shape[:2])
+
+    def start(self) -> np.ndarray:
+        """``(r / s)^l exp(-r^2 / 2 w^2)`` with w = ``START_WIDTH`` s, in its first terms.
+
+        By the generating function ``sum_n t^n L_n(x) = (1 - t)^(-l - 3/2) exp(-t x / (1 - t))``.
+        """
+        exponent = (1 - START_WIDTH**-2) / 2
+        t = -exponent / (1 - exponent)
+        degrees = np.arange(self.lmax + 1)[:, None]
+        return (1 - t) ** (degrees + 1.5) * t ** np.arange(self.terms)
+
+
+@dataclasses.dataclass(frozen=True)
+class CoulombShape(SpectralShape):
+    """Multipole tails, ``1 / r^(l + 1)``, smoothed at short range."""
+
+    power = 0
+    factor = 2 / math.pi
+    alternating = False
+    reach = math.inf
+
+    def start(self) -> np.ndarray:
+        """``erf(r / sqrt(2) s) s / r`` and its kin."""
+        first = np.zeros((self.lmax + 1, self.terms))
+        first[:, 0] = 1.0
+        return first
+
+
+@functools.cache
+def wave_nodes(
+    shape: SpectralShape, radius: float, tolerance: float
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Fewest Gauss-Legendre nodes of (0, kappa_max] for all pairs in a ball, and their weights.
+
+    radius: of the ball, Angstrom. tolerance: largest error of a radial function at distances up to
+    2 radius, relative to its largest value.
+    """
+    # every density is made of the first functions of its family: they are tried one by one
+    distances = np.linspace(0, 2 * radius, 200)
+    lmax, terms = shape.lmax, shape.terms
+    every = torch.eye(terms, dtype=torch.float64).expand(lmax + 1, terms, terms)
+
+    def functions(count: int) -> np.ndarray:
+        kappa, weights = _gauss_legendre(count, shape.kappa_max)
+        density = shape.density(torch.from_numpy(kappa), every).numpy() * weights
+        waves = np.stack([spherical_jn(l, np.outer(kappa, distances)) for l in range(lmax + 1)])
+        return density @ waves  # (l, terms, distances)
+
+    least = int(shape.kappa_max * radius / 2) + 4
+    exact = functions(2 * least + 60)
+    size = np.abs(exact).max(-1, keepdims=True)
+    count = max(4, least // 2)
+    while (np.abs(functions(count) - exact) > tolerance * size).any():
+        count += 1
+    kappa, weights = _gauss_legendre(count, shape.kappa_max)
+    return tuple(kappa.tolist()), tuple(weights.tolist())
+
+
+def _gauss_legendre(count: int, limit: float) -> tuple[np.ndarray, np.ndarray]:
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    return limit * (nodes + 1) / 2, limit * weights / 2

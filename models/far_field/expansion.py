@@ -93,6 +93,8 @@ class Expansion(nn.Module, abc.ABC):
     """
 
     cells: ClassVar[Literal["refused", "needed", "accepted"]] = "refused"
+    largest_size: ClassVar[float] = 1000.0
+    """Largest kappa x radius for which the memory of a sum over waves is reasonable."""
 
     def __init__(
         self, wave_numbers: tuple[float, ...], lmax: int, options: ExpansionOptions | None = None

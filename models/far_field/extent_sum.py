@@ -77,10 +77,12 @@ class ExtentSum(nn.Module):
     def _steps(self, radius: Tensor) -> Tensor:
         """Number of the step that holds each radius (graphs,) int64."""
         largest = float(radius.max()) if radius.numel() else 0.0
-        if largest > LARGEST_RADIUS:
+        limit = min(self.make.largest_size / self.shape.kappa_max, LARGEST_RADIUS)
+        if largest > limit:
             raise ValueError(
-                f"a structure reaches {largest:.4g} Angstrom from its centroid, expansion "
-                f"{self.make.__name__} takes {LARGEST_RADIUS:g}; choose expansion 'auto'"
+                f"a structure reaches {largest:.4g} Angstrom from its centroid, "
+                f"{self.make.__name__} takes {limit:.4g} with this kernel; choose the kernel 'screened' with expansion "
+                "'auto', or a larger far_range, which needs fewer waves"
             )
         relative = (radius / SMALLEST_RADIUS).clamp_min(1.0)
         return (relative.log() / math.log(STEP) - 1e-6).ceil().clamp_min(0).long()
@@ -88,10 +90,11 @@ class ExtentSum(nn.Module):
     def _expansion(self, step: int, like: Tensor) -> tuple[Expansion, tuple[float, ...]]:
         """The expansion of a step and the weights of its nodes."""
         if step not in self._made:
-            radius = min(SMALLEST_RADIUS * STEP**step, LARGEST_RADIUS)
+            radius = SMALLEST_RADIUS * STEP**step
             tolerance = min(self.options.tolerance, 1e-4) / 10
             wave_numbers, weights = wave_nodes(self.shape, radius, tolerance)
-            options = dataclasses.replace(self.options, design_radius=radius)
+            design_radius = min(radius, LARGEST_RADIUS)
+            options = dataclasses.replace(self.options, design_radius=design_radius)
             expansion = self.make(wave_numbers, self.shape.lmax, options).to(like.device)
             self._made[step] = expansion, weights
         return self._made[step]

@@ -30,6 +30,7 @@ import abc
 import dataclasses
 import functools
 import math
+from bisect import bisect_left
 from typing import ClassVar
 
 import numpy as np
@@ -163,14 +164,17 @@ class ScreenedShape(SpectralShape):
         return (scaled.flatten(0, 1) @ basis).unflatten(0, scaled.shape[:2])
 
     def start(self) -> np.ndarray:
-        """``(r / s)^l exp(-r^2 / 2 w^2)`` with w = ``START_WIDTH`` s, in its first terms.
+        """``(r / s)^l exp(-r^2 / 2 w^2)`` with w = ``START_WIDTH`` s, cut off.
 
-        By the generating function ``sum_n t^n L_n(x) = (1 - t)^(-l - 3/2) exp(-t x / (1 - t))``.
+        f_0(0) is 1. By the generating function of the Laguerre polynomials,
+        ``sum_n t^n L_n(x) = (1 - t)^(-l - 3/2) exp(-t x / (1 - t))``.
         """
         exponent = (1 - START_WIDTH**-2) / 2
         t = -exponent / (1 - exponent)
         degrees = np.arange(self.lmax + 1)[:, None]
-        return (1 - t) ** (degrees + 1.5) * t ** np.arange(self.terms)
+        terms = np.arange(self.terms)
+        start = (1 - t) ** (degrees + 1.5) * t**terms
+        return start / (start[0] @ eval_genlaguerre(terms, 0.5, 0.0))  # f_0(0) = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,13 +213,16 @@ def wave_nodes(
         waves = np.stack([spherical_jn(l, np.outer(kappa, distances)) for l in range(lmax + 1)])
         return density @ waves  # (l, terms, distances)
 
-    least = int(shape.kappa_max * radius / 2) + 4
-    exact = functions(2 * least + 60)
-    size = np.abs(exact).max(-1, keepdims=True)
-    count = max(4, least // 2)
-    while (np.abs(functions(count) - exact) > tolerance * size).any():
-        count += 1
-    kappa, weights = _gauss_legendre(count, shape.kappa_max)
+    # the error falls with the number of nodes, so the first good one is found by bisection
+    most = 2 * int(shape.kappa_max * radius / 2) + 60
+    exact = functions(most)
+    allowed = tolerance * np.abs(exact).max(-1, keepdims=True)
+    count = bisect_left(
+        range(4, most),
+        True,
+        key=lambda count: bool((abs(functions(count) - exact) <= allowed).all()),
+    )
+    kappa, weights = _gauss_legendre(4 + count, shape.kappa_max)
     return tuple(kappa.tolist()), tuple(weights.tolist())
 
 

@@ -33,7 +33,7 @@ NETWORK = flags(
     far_heads=1,
     far_key_features=2,
     far_value_channels=2,
-    far_num_kappa=3,
+    far_radial_terms=2,
 )
 TRAINING = flags(far_expansion="pairwise", batch_size=3, warmup_steps=2, ema_decay=0.9)
 SMALL = [*NETWORK, *TRAINING, "--no-progress"]

@@ -38,7 +38,7 @@ SMALL = {
     "far_kernel_lmax": 1,
     "far_expansion": "pairwise",
     "far_design_radius": 12.0,
-    "far_num_kappa": 2,
+    "far_radial_terms": 2,
 }
 
 
@@ -105,4 +105,4 @@ def crystal() -> AtomBatch:
     return periodic_batch(positions, cell.unsqueeze(0), torch.tensor([1, 6, 8, 6]))
 
 
-LATTICE = {"schedule": "hybrid-first-order", "far_expansion": "auto", "far_kappa_max": 3.0}
+LATTICE = {"schedule": "hybrid-first-order", "far_expansion": "auto", "far_range": 8.0}

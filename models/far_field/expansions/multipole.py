@@ -49,6 +49,8 @@ class MultipoleExpansion(Expansion):
     (``models/kernels/target_factors.py``).
     """
 
+    largest_size = 60.0
+
     def __init__(
         self,
         wave_numbers: tuple[float, ...],

@@ -16,24 +16,31 @@ from tests.support.turns import orthogonal, relative_error, turned
 
 BOTH = pytest.mark.parametrize("expansion", OPEN)
 SIZES = {"channels": 6, "lmax": 2, "typical_atoms": 20.0}
-WIDE = {"heads": 2, "value_channels": 4, "kernel_lmax": 2, "kappa_max": 0.8}
+WIDE = {"heads": 2, "value_channels": 4, "kernel_lmax": 2}
 TIGHT = {"tolerance": 1e-7, "design_radius": 6.0}
+WAVES = {"kernel": "standing_waves", "kappa_max": 0.8}
+EVERY_KERNEL = pytest.mark.parametrize(
+    "kernel", [WAVES, {"kernel": "screened"}, {"kernel": "coulomb"}], ids=lambda k: k["kernel"]
+)
 
 
 def build(seed: int = 0, dtype: torch.dtype = torch.float64, **options) -> FarFieldAttention:
     """The same parameters for the same sizes, whatever the expansion.
 
-    options: ``channels``, ``lmax``, ``typical_atoms``, and fields of ``FarFieldOptions``.
+    options: ``channels``, ``lmax``, ``typical_atoms``, and fields of ``FarFieldOptions``; a kernel
+    of standing waves unless they name another.
     """
     torch.manual_seed(seed)
     sizes = {name: options.pop(name, default) for name, default in SIZES.items()}
-    choices = FarFieldOptions(**{**WIDE, **TIGHT, **options})
+    kernel = {} if "kernel" in options else WAVES
+    choices = FarFieldOptions(**{**WIDE, **TIGHT, **kernel, **options})
     return FarFieldAttention(**sizes, options=choices).to(dtype)
 
 
 @pytest.mark.parametrize("normalisation", ["none", "attention"])
 @pytest.mark.parametrize("feature_map", FEATURE_MAPS)
-def test_expansions_share_parameters_and_answer(feature_map, normalisation):
+@EVERY_KERNEL
+def test_expansions_share_parameters_and_answer(feature_map, normalisation, kernel):
     if normalisation == "attention" and not FEATURE_MAPS[feature_map].positive:
         with pytest.raises(ValueError, match="positive"):
             FarFieldOptions(feature_map=feature_map, normalisation=normalisation)
@@ -41,7 +48,8 @@ def test_expansions_share_parameters_and_answer(feature_map, normalisation):
     graph = batch(CORNERS)
     positions, x = ball(graph, 6.0), draw(graph.num_nodes, 9, 6, seed=2)
     models = [
-        build(expansion=name, feature_map=feature_map, normalisation=normalisation) for name in OPEN
+        build(expansion=name, feature_map=feature_map, normalisation=normalisation, **kernel)
+        for name in OPEN
     ]
     for model in models[1:]:
         model.load_state_dict(models[0].state_dict())
@@ -54,12 +62,15 @@ def test_expansions_share_parameters_and_answer(feature_map, normalisation):
 @BOTH
 @pytest.mark.parametrize(("dtype", "bar"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("proper", [True, False])
-def test_equivariant(expansion, dtype, bar, proper):
+@EVERY_KERNEL
+def test_equivariant(expansion, dtype, bar, proper, kernel):
     bar = 0.01 if expansion == "planewave" else bar  # its tolerance
     graph, turn = batch(CORNERS), orthogonal(1, proper)
     positions, x = ball(graph, 6.0), draw(graph.num_nodes, 9, 6, seed=2)
     model = build(
-        expansion=expansion, dtype=dtype, kernel_lmax=3, tolerance=0.01, design_radius=6.0
+        **{"expansion": expansion, "dtype": dtype, "kernel_lmax": 3, **kernel},
+        tolerance=0.01,
+        design_radius=6.0,
     )
     here = model(graph, positions.to(dtype), x.to(dtype)).double()
     there = model(graph, (positions @ turn.T + 3).to(dtype), turned(x, turn, 2).to(dtype)).double()
@@ -123,7 +134,7 @@ def two_copies(model: FarFieldAttention, distance: float) -> tuple[torch.Tensor,
     return model(alone, positions, x).detach(), pair[:5].detach()
 
 
-LONG = {"num_kappa": 64, "kappa_max": 1.2}
+LONG = {"kernel": "standing_waves", "num_kappa": 64, "kappa_max": 1.2}
 
 
 @pytest.mark.parametrize("l", [0, 1])
@@ -149,11 +160,12 @@ def test_far_copy_halves_messages_of_attention():
     assert float((paired * alone).sum() / alone.square().sum()) == pytest.approx(0.5, abs=0.05)
 
 
+@pytest.mark.parametrize("kernel", [{**WAVES, "num_kappa": 2}, {"kernel": "screened"}], ids=str)
 @pytest.mark.parametrize(
     ("expansion", "normalisation"),
     [("pairwise", "none"), *((expansion, "attention") for expansion in OPEN)],
 )
-def test_all_derivatives(expansion, normalisation):
+def test_all_derivatives(expansion, normalisation, kernel):
     """In positions, features and all parameters; with a lone atom and two atoms in one place.
 
     Attention divides the sum that the other normalisation gives, so one expansion shows the latter.
@@ -170,7 +182,7 @@ def test_all_derivatives(expansion, normalisation):
         normalisation=normalisation,
         tolerance=0.1,
         design_radius=1.0,
-        num_kappa=2,
+        **kernel,
     )
     positions = torch.tensor([[0.3, 0.2, 0.1], [1, 2, 3], [1, 2, 3]], dtype=torch.float64)
     inputs = (

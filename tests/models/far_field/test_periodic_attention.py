@@ -15,31 +15,34 @@ from tests.support.turns import orthogonal, relative_error, turned
 
 def attention(**options) -> FarFieldAttention:
     torch.manual_seed(0)
-    choices = {"value_channels": 4, "kernel_lmax": 2, "kappa_max": 0.8, "expansion": "lattice"}
-    return FarFieldAttention(6, 2, FarFieldOptions(**{**choices, **options})).double()
+    choices = {"value_channels": 4, "kernel_lmax": 2, "expansion": "lattice"}
+    kernel = {} if "kernel" in options else {"kernel": "standing_waves", "kappa_max": 0.8}
+    return FarFieldAttention(6, 2, FarFieldOptions(**{**choices, **kernel, **options})).double()
 
 
-def test_attention_in_a_crystal_turns_with_it():
+@pytest.mark.parametrize("kernel", [{}, {"kernel": "screened"}, {"kernel": "coulomb"}], ids=str)
+def test_attention_in_a_crystal_turns_with_it(kernel):
     """The module with its flags: wrapped, turned, and open where no direction is periodic."""
     graph, positions, cells = crystals(cells=CELLS * 2)
     x = draw(graph.num_nodes, 9, 6, seed=2)
     turn = orthogonal(1, False)
     every = torch.ones(3, 3, dtype=torch.bool)  # all directions of all structures
-    model = attention()
+    model = attention(**kernel)
     here = model(graph, positions, x, cells)
     there = model(graph, positions @ turn.T + 3, turned(x, turn, 2), cells @ turn.T, every)
     assert relative_error(there, turned(here, turn, 2)) < 1e-12
     assert relative_error(model(graph, positions, x, cells * 1.01), here) > 1e-3
-    open_model = attention(expansion="pairwise")
+    open_model = attention(**kernel, expansion="pairwise")
     torch.testing.assert_close(
         open_model(graph, positions, x, cells, ~every), open_model(graph, positions, x)
     )
 
 
+@pytest.mark.parametrize("kernel", [{}, {"kernel": "screened"}], ids=str)
 @pytest.mark.parametrize(("normalisation", "factor"), [("none", 1.0), ("attention", 0.5)])
-def test_messages_of_a_supercell(normalisation, factor):
+def test_messages_of_a_supercell(normalisation, factor, kernel):
     graph, positions, cells = crystals([5], CELLS[:1] * 2)
-    x, model = draw(5, 9, 6, seed=2), attention(normalisation=normalisation)
+    x, model = draw(5, 9, 6, seed=2), attention(normalisation=normalisation, **kernel)
     here = model(graph, positions, x, cells)
     double = cells * torch.tensor([2.0, 1, 1], dtype=torch.float64)[:, None]
     there = model(
@@ -92,5 +95,5 @@ def test_refuses_directions_in_one_line(flags, cell, message):
 def test_refuses_wave_numbers_that_are_no_quadrature(options):
     refused(
         "kappa_grid gauss_legendre with kappa_min 0",
-        lambda: attention(**options),
+        lambda: attention(**options, kernel="standing_waves"),
     )

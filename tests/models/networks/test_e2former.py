@@ -10,8 +10,9 @@ import torch
 from farfield.models.batch import AtomBatch
 from farfield.models.factory import default_config
 from farfield.models.far_field.attention import FEATURE_MAPS, NORMALISATIONS
+from farfield.models.far_field.kernels import KERNELS
 from farfield.models.far_field.spectrum import KAPPA_GRIDS, MODES
-from farfield.models.kernels.harmonic_sum import KERNELS
+from farfield.models.kernels import harmonic_sum
 from farfield.models.layers.feed_forward import FEED_FORWARDS
 from farfield.models.layers.norms import NORMS
 from farfield.models.layers.radial import RADIAL_BASES
@@ -19,7 +20,7 @@ from farfield.models.near_field.e2former_attention import WEIGHTS
 from farfield.models.near_field.scores import SCORES
 from farfield.models.near_field.wigner_convolution import FORMS
 from farfield.models.networks.blocks import ATTENTIONS
-from tests.laws import CutoffSuite, ModelCases, ModelSuite
+from tests.laws import CutoffSuite, FarApartSuite, ModelCases, ModelSuite
 from tests.support.law_cases import Case, cutoff_graph
 from tests.support.small_e2former import (
     CUTOFF,
@@ -43,7 +44,7 @@ CHOICES = (
 DEFAULT_VALUES = default_config("e2former")
 DEFAULTS = {name: DEFAULT_VALUES[name] for name in CHOICES}
 EXACT_KERNELS = [
-    name for name in KERNELS if name != "flash"
+    name for name in harmonic_sum.KERNELS if name != "flash"
 ]  # which computes in half precision and has a test of its own
 
 
@@ -80,7 +81,14 @@ OTHER_CASES = [
     case("cosine", envelope="cosine"),  # its second derivatives jump at the cutoff
     *once("far_feature_map", FEATURE_MAPS, schedule="hybrid-first-order"),
     *once("far_normalisation", NORMALISATIONS, schedule="hybrid-first-order"),
-    *once("far_kappa_grid", KAPPA_GRIDS, schedule="hybrid-first-order"),
+    *once("far_kernel", KERNELS, schedule="hybrid-first-order"),
+    *once(
+        "far_kappa_grid",
+        KAPPA_GRIDS,
+        schedule="hybrid-first-order",
+        far_kernel="standing_waves",
+        far_num_kappa=2,
+    ),
     *once("far_radial_mode", MODES, schedule="hybrid-first-order"),
     case(
         "far-values-of-degree-0",
@@ -99,6 +107,41 @@ class TestE2Former(ModelSuite):
     )
     def case(self, request):
         return request.param
+
+
+# kernels with tails, and a divisor that counts all atoms, are heard at any distance; multipoles
+# are not for structures of this extent
+HEARD_ANYWHERE = (
+    "far_kernel-",
+    "far_kappa_grid-",
+    "far_normalisation-attention",
+    "hybrid-multipole",
+)
+EXTENSIVE = [
+    case
+    for case in NEAR_CASES + OTHER_CASES
+    if "forces" in case.outputs and not case.name.startswith(HEARD_ANYWHERE)
+]
+
+
+class TestFarApart(FarApartSuite):
+    @pytest.fixture(params=EXTENSIVE, ids=[case.name for case in EXTENSIVE])
+    def case(self, request):
+        return request.param
+
+
+@pytest.mark.parametrize("kernel", [name for name in KERNELS if name != "screened"])
+def test_a_kernel_with_a_tail_is_not_extensive(kernel, double):
+    """What the default mends: a copy 60 Angstrom away changes the energy."""
+    model = made(schedule="hybrid-first-order", far_kernel=kernel, far_weight=1.0)
+    batch = draw((5,))
+    positions = torch.cat([batch.positions, batch.positions + torch.tensor([60.0, 0.0, 0.0])])
+    pair = AtomBatch(
+        graph=connect(positions, torch.tensor([10])),
+        positions=positions,
+        atomic_numbers=batch.atomic_numbers.repeat(2),
+    )
+    assert abs(float(model(pair)["energy"] - 2 * model(batch)["energy"])) > 1e-7
 
 
 class TestNearFieldAtTheCutoff(CutoffSuite):
@@ -132,18 +175,6 @@ def test_supercell_has_twice_the_energy(double):
     torch.testing.assert_close(twice["energy"], 2 * once_["energy"], rtol=1e-12, atol=0)
     torch.testing.assert_close(twice["forces"], once_["forces"].repeat(2, 1), rtol=0, atol=1e-12)
     torch.testing.assert_close(twice["stress"], once_["stress"], rtol=0, atol=1e-13)
-
-
-def test_far_apart_molecules_add_up(double):
-    """Near field only: energies of separated molecules in one graph are the sum, forces are their
-    own.
-    """
-    model, batch = made(layers=2), draw((5, 4))
-    apart = batch.positions + torch.tensor([[0.0] * 3] * 5 + [[50.0, 0.0, 0.0]] * 4)
-    graph = connect(apart, torch.tensor([9]))
-    together, alone = model(dataclasses.replace(batch, graph=graph, positions=apart)), model(batch)
-    torch.testing.assert_close(together["energy"][0], alone["energy"].sum(), rtol=1e-12, atol=0)
-    torch.testing.assert_close(together["forces"], alone["forces"], rtol=0, atol=1e-12)
 
 
 def test_the_far_field_sees_beyond_the_cutoff(double):

@@ -58,7 +58,6 @@ E2FORMER = {
     "avg_degree": 4.0,
     "far_expansion": "pairwise",
     "far_heads": 2,
-    "far_num_kappa": 2,
     "near_kernel_implementation": "math",
     **ASKED,
 }

@@ -14,8 +14,8 @@ the window, its derivatives in s and its Fourier transform below are exactly its
 A sum over grid points cannot tell a wave of xi periods a step from one of xi + j, j integer. The
 ratio phi^(xi + j) / phi^(xi) is the error of a wave xi; :func:`expected_error` adds the squares up
 over the band of a kernel. At oversampling 2 (two grid points for each that the band needs) it is
-10^(1 - p), a digit for each order. Root mean square of the values of a kernel with the spectrum
-1 - (k / kappa_max)^2 and random sources, relative, each entry at its own best beta:
+10^(1 - p), a digit for each order. Relative root mean square error of sums over random sources by a
+kernel with the spectrum 1 - (k / kappa_max)^2, each entry at its own best beta:
 
     oversampling     p = 4      5         6         7         8         10
     1.5              2.0e-3     2.6e-4    3.6e-5    5.0e-6    7.0e-7    1.4e-8
@@ -100,7 +100,8 @@ def window_transform(order: int, frequencies: np.ndarray) -> np.ndarray:
 def expected_error(order: int) -> float:
     """Relative error (root mean square) of a sum that is spread and read with this window.
 
-    For random positions and sources, and a kernel with the spectrum 1 - (k / kappa_max)^2.
+    For a kernel with the spectrum 1 - (k / kappa_max)^2 and random positions and sources, read at
+    places where no source is: what an atom hears of itself makes sums larger, not errors.
     """
     # Of a squared spectrum in a ball, the share of the waves with component q along one axis.
     q, weights = np.polynomial.legendre.leggauss(40)

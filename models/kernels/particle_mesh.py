@@ -40,6 +40,7 @@ from torch.autograd import Function
 
 from farfield.models.kernels.mesh_stencil import MeshStencil
 from farfield.models.kernels.mesh_window import OVERSAMPLING, order_for, window_transform
+from farfield.models.kernels.node_chunks import VALUES_PER_TEMPORARY
 
 MIN_GRID_POINTS = 4  # along an axis
 SMALLEST_CELL = 1e-6  # volume, as a fraction of the product of the three lengths
@@ -110,13 +111,15 @@ class ParticleMesh:
         if positions.dim() != 2 or positions.shape[1] != 3:
             raise ValueError(f"positions must be (atoms, 3), got {tuple(positions.shape)}")
         places = positions.double() @ torch.linalg.inv(self.cell.double())
-        return MeshStencil(places * places.new_tensor(self.shape), self.shape, self.order)
+        places = places * places.new_tensor(self.shape)
+        return MeshStencil(places, self.shape, self.order, positions.dtype)
 
     def spread(self, sources: Tensor, stencil: MeshStencil) -> Tensor:
         """Sources (atoms, channels) on the grid: (points, channels)."""
-        atoms = stencil.offsets.shape[0]
-        if sources.dim() != 2 or sources.shape[0] != atoms:
-            raise ValueError(f"sources must be ({atoms}, channels), got {tuple(sources.shape)}")
+        if sources.dim() != 2 or sources.shape[0] != stencil.atoms:
+            raise ValueError(
+                f"sources must be ({stencil.atoms}, channels), got {tuple(sources.shape)}"
+            )
         return stencil.spread(sources)
 
     def wave_vectors(self) -> Tensor:
@@ -233,9 +236,10 @@ class _ToWaves(Function):
     @staticmethod
     def forward(ctx, mesh: Tensor, waves: _Waves):
         ctx.waves = waves
-        grid = mesh.t().reshape(-1, *waves.shape)  # (channels, x, y, z)
-        half = torch.fft.rfft(grid, dim=3)[..., : waves.kept]
-        return torch.fft.fft2(half, dim=(1, 2)).flatten(1).index_select(1, waves.places)
+        rows = [
+            _transform_block(mesh[:, block], waves) for block in _blocks_of(mesh.shape[1], waves)
+        ]
+        return torch.cat(rows)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
@@ -248,15 +252,36 @@ class _FromWaves(Function):
     @staticmethod
     def forward(ctx, amplitudes: Tensor, waves: _Waves):
         ctx.waves = waves
-        half = amplitudes.new_zeros(amplitudes.shape[0], *waves.shape[:2], waves.kept)
-        halved = amplitudes * waves.halves.to(amplitudes.real.dtype)
-        half.flatten(1).index_copy_(1, waves.places, halved)
-
-        # The last transform takes the real part of m_z = 0 and adds the opposites of the others.
-        half = torch.fft.ifft2(half, dim=(1, 2), norm="forward")
-        grid = torch.fft.irfft(half, n=waves.shape[2], dim=3, norm="forward")
-        return grid.flatten(1).t().contiguous()
+        channels, real = amplitudes.shape[0], amplitudes.real
+        mesh = real.new_empty(math.prod(waves.shape), channels)
+        for block in _blocks_of(channels, waves):
+            mesh[:, block] = _invert_block(amplitudes[block], waves).t()
+        return mesh
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
         return _ToWaves.apply(gradient, ctx.waves), None
+
+
+def _blocks_of(channels: int, waves: _Waves) -> list[slice]:
+    """Ranges of channels that are transformed together."""
+    step = max(1, VALUES_PER_TEMPORARY // math.prod(waves.shape))
+    return [slice(low, min(low + step, channels)) for low in range(0, channels, step)]
+
+
+def _transform_block(mesh: Tensor, waves: _Waves) -> Tensor:
+    """Amplitudes (channels, K) of mesh (points, channels)."""
+    grid = mesh.t().reshape(-1, *waves.shape)  # (channels, x, y, z)
+    half = torch.fft.rfft(grid, dim=3)[..., : waves.kept]
+    return torch.fft.fft2(half, dim=(1, 2)).flatten(1).index_select(1, waves.places)
+
+
+def _invert_block(amplitudes: Tensor, waves: _Waves) -> Tensor:
+    """Sum (channels, points) of waves with amplitudes (channels, K)."""
+    half = amplitudes.new_zeros(amplitudes.shape[0], *waves.shape[:2], waves.kept)
+    halved = amplitudes * waves.halves.to(amplitudes.real.dtype)
+    half.flatten(1).index_copy_(1, waves.places, halved)
+
+    # The last transform takes the real part of m_z = 0 and adds the opposites of the others.
+    half = torch.fft.ifft2(half, dim=(1, 2), norm="forward")
+    return torch.fft.irfft(half, n=waves.shape[2], dim=3, norm="forward").flatten(1)

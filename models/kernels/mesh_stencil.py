@@ -65,8 +65,12 @@ class MeshStencil:
             )
         self.shape, self.order = shape, order
 
+        # Atoms in the order of the grid: neighbours read the same points from the cache.
+        self.sorting = self._numbers(places.detach().floor().long()).argsort()
+        self.unsorting = self.sorting.argsort()
+        lowest = places.index_select(0, self.sorting) - order / 2
+
         # The first grid point in reach, and what is left of the place: -1/2 <= offset < 1/2.
-        lowest = places - order / 2
         first = lowest.detach().floor()
         offsets = (lowest - first - 0.5).to(dtype)
         self.points = self._points(first.long() + 1)
@@ -79,11 +83,16 @@ class MeshStencil:
 
     def read(self, mesh: Tensor) -> Tensor:
         """Values of mesh (points, channels) at the atoms: (atoms, channels)."""
-        return _Read.apply(self.weights, mesh, self)
+        return _Read.apply(self.weights, mesh, self).index_select(0, self.unsorting)
 
     def spread(self, sources: Tensor) -> Tensor:
         """Sources (atoms, channels) on the grid: (points, channels)."""
-        return _Spread.apply(self.weights, sources, self)
+        return _Spread.apply(self.weights, sources.index_select(0, self.sorting), self)
+
+    def _numbers(self, points: Tensor) -> Tensor:
+        """Flat indices (atoms,) of grid points (atoms, 3) or of their images."""
+        x, y, z = (points[:, a] % size for a, size in enumerate(self.shape))
+        return (x * self.shape[1] + y) * self.shape[2] + z
 
     def _points(self, first: Tensor) -> Tensor:
         """Flat indices (atoms, p^3) int32 of the grid points from ``first`` (atoms, 3) on."""

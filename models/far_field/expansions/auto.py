@@ -16,17 +16,26 @@ same answer in every batch.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from farfield.models.far_field.expansion import EXPANSIONS, Expansion, ExpansionOptions
 from farfield.models.far_field.expansions.lattice import LatticeExpansion
+from farfield.models.far_field.expansions.mesh import MeshExpansion
 from farfield.models.far_field.expansions.multipole import MultipoleExpansion
 from farfield.models.far_field.expansions.pairwise import PairwiseExpansion
-from farfield.models.far_field.extent_sum import ExtentSum
+from farfield.models.far_field.extent_sum import ExtentSum, subgraphs
 from farfield.models.far_field.spectral_shapes import SpectralShape
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.so3.irreps import num_rows
+
+# Energy and forces of 16 fields, degree 0, range 12 Angstrom, ms on one thread, at 400, 800, 1600
+# atoms: pairs 7, 41, 182, open grid 36, 55, 125; at 100, 200, 400 atoms: lattice 6, 14, 44,
+# periodic grid 5, 7, 11.
+PAIRS_ATOMS = 1000
+LATTICE_ATOMS = 100
 
 
 @EXPANSIONS.register("auto")
@@ -121,7 +130,12 @@ class AutoExpansion(Expansion):
 
 
 class ShapeAuto(Expansion):
-    """The same choice for a kernel whose density is a function."""
+    """The same choice for a kernel whose density is a function.
+
+    Open: pairs, or the grid for more than ``PAIRS_ATOMS`` atoms where the kernel ends. Periodic:
+    the lattice sum, or the grid for more than ``LATTICE_ATOMS`` atoms. The choice depends on the
+    number of atoms alone: nothing jumps while atoms move.
+    """
 
     cells = "accepted"
 
@@ -130,6 +144,8 @@ class ShapeAuto(Expansion):
         pairs = PairwiseExpansion.of_shape(shape, options)
         self.pairs = pairs or ExtentSum(PairwiseExpansion, shape, options)
         self.lattice = LatticeExpansion.of_shape(shape, options)
+        self.mesh = MeshExpansion.of_shape(shape, options)
+        self.pairs_atoms = PAIRS_ATOMS if math.isfinite(shape.reach) else math.inf
 
     def forward(
         self,
@@ -143,9 +159,27 @@ class ShapeAuto(Expansion):
     ) -> Tensor:
         """See :meth:`Expansion.forward`."""
         self.check_cell(graph, cell)
-        chosen = self.pairs if cell is None else self.lattice
-        return chosen(graph, positions, queries, keys, values, coefficients, cell)
+        few, most = (self.pairs, self.pairs_atoms)
+        if cell is not None:
+            few, most = (self.lattice, LATTICE_ATOMS)
+        atoms = (positions, queries, keys, values)
+        large = [size > most for size in graph.sizes]
+        if not any(large):
+            return few(graph, *atoms, coefficients, cell)
+        if all(large):
+            return self.mesh(graph, *atoms, coefficients, cell)
+
+        # A mixed batch: each sum sees its own graphs as a batch, and rows go back in order.
+        on_grid = torch.tensor(large, device=positions.device)
+        found, places = [], []
+        for expansion, chosen in ((few, ~on_grid), (self.mesh, on_grid)):
+            part, nodes = subgraphs(graph, chosen)
+            own = [tensor.index_select(0, nodes) for tensor in atoms]
+            cells = None if cell is None else cell[chosen]
+            found.append(expansion(part, *own, coefficients, cells))
+            places.append(nodes)
+        return torch.cat(found).index_select(0, torch.cat(places).argsort())
 
     def expected_error(self, radius: float) -> float:
-        """0.0: both are exact."""
-        return 0.0
+        """Error of the grid; the other sums are exact."""
+        return self.mesh.expected_error(radius)

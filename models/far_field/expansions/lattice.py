@@ -199,7 +199,7 @@ class LatticeExpansion(Expansion):
     ) -> Tensor:
         """See :meth:`Expansion.forward`; needs cells, and refuses flat ones."""
         self.check_cell(graph, cell)
-        _check_volume(cell)
+        check_volume(cell)
         if not graph.num_nodes:
             return values.new_zeros(0, values.shape[1], num_rows(self.lmax), values.shape[2])
 
@@ -338,7 +338,7 @@ class ShapeLattice(LatticeExpansion):
         return self.shape.transform(kappa, coefficients).to(coefficients)
 
 
-def _check_volume(cell: Tensor) -> None:
+def check_volume(cell: Tensor) -> None:
     """Raise ValueError for the first singular cell of a batch."""
     cell = cell.detach().double()
     volume = torch.linalg.det(cell).abs()

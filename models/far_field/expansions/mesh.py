@@ -1,0 +1,131 @@
+"""The far field's sum on a grid: N log N for large structures, periodic or open.
+
+Formula of the sum: ``expansion.py``; of the transforms and of the grid, ``lattice.py`` and
+``models/kernels/particle_mesh.py``. Every (key feature x value) of a head is a field on the grid,
+
+    F_hdv(x) = sum_j k_jhd v_jhv delta(x - r_j),      G_(h lm)(k) = (-i)^l g_lh(|k|) Y_lm(k^),
+
+and queries contract what is read back. An open structure lies in a box that leaves the range of the
+kernel empty around it, so that no atom has an image within reach.
+
+Cost: the grid's, with heads x keys x values fields, each read (lmax + 1)^2 times; graphs one by
+one.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from farfield.models.far_field.expansion import EXPANSIONS, Expansion, ExpansionOptions
+from farfield.models.far_field.expansions.lattice import LatticeExpansion, check_volume
+from farfield.models.far_field.spectral_shapes import SpectralShape
+from farfield.models.graph_ops import GraphIndex
+from farfield.models.kernels.particle_mesh import mesh_sum, padded_box
+from farfield.models.so3.harmonics import spherical_harmonics
+from farfield.models.so3.irreps import degree_of_row
+
+FINER = 1e-2  # tolerance of the grid in units of ``tolerance``: forces lose a digit of it
+
+
+@EXPANSIONS.register("mesh")
+class MeshExpansion(LatticeExpansion):
+    """The sum over all images on a grid, with the parameters of ``LatticeExpansion``."""
+
+    reach = math.inf  # of the kernel, Angstrom
+
+    @classmethod
+    def of_shape(cls, shape: SpectralShape, options: ExpansionOptions) -> MeshExpansion:
+        """The sum with the transform of the kernel itself; open structures where it ends."""
+        return ShapeMesh(shape, options)
+
+    def forward(
+        self,
+        graph: GraphIndex,
+        positions: Tensor,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        coefficients: Tensor,
+        cell: Tensor | None = None,
+    ) -> Tensor:
+        """See :meth:`Expansion.forward`; open structures need a kernel that ends."""
+        self._check_boundaries(graph, cell)
+        fields = (keys.unsqueeze(3) * values.unsqueeze(2)).flatten(1)  # (nodes, heads d V)
+        multiplier = functools.partial(self._multiplier, coefficients, fields.shape[1])
+        cells = [None] * graph.num_graphs if cell is None else cell.unbind(0)
+        each = zip(positions.split(graph.sizes), fields.split(graph.sizes), cells, strict=True)
+        read = torch.cat([self._sum_on_grid(*parts, multiplier) for parts in each])
+
+        # (nodes, rows, heads, d, V): queries contract d
+        read = read.unflatten(2, (*keys.shape[1:], -1))
+        return torch.einsum("nrhdv,nhd->nhrv", read, queries)
+
+    def _sum_on_grid(
+        self, positions: Tensor, fields: Tensor, cell: Tensor | None, multiplier: Callable
+    ) -> Tensor:
+        """The sum of one graph, (atoms, rows, fields)."""
+        if cell is None:
+            step = math.pi / (2 * self.kappa_max)  # of the grid
+            cell, positions = padded_box(positions, self.reach, step)
+        tolerance = self.options.tolerance * FINER
+        return mesh_sum(positions, cell, fields, multiplier, self.kappa_max, tolerance)
+
+    def _check_boundaries(self, graph: GraphIndex, cell: Tensor | None) -> None:
+        """Raise ValueError for flat cells, and for open structures where the kernel has a tail."""
+        if cell is None and math.isinf(self.reach):
+            raise ValueError(
+                "expansion 'mesh' sums a kernel with a tail in periodic cells alone; choose the "
+                "kernel 'screened', or expansion 'pairwise' for open structures"
+            )
+        self.check_cell(graph, cell)
+        if cell is not None:
+            check_volume(cell)
+
+    def _multiplier(self, coefficients: Tensor, fields: int, vectors: Tensor) -> Tensor:
+        """``(-i)^l g_lh Y_lm`` at vectors (K, 3): (rows, fields, K) complex, real for lmax 0."""
+        zero = ~vectors.detach().any(1)
+        x_axis = vectors.new_tensor([1.0, 0.0, 0.0])
+        directions = torch.where(zero[:, None], x_axis, vectors)
+        lengths = directions.norm(dim=1)
+
+        # a kernel that ends has an integral, which is its transform at k = 0
+        if self.with_zero:
+            lengths = torch.where(zero, 0.0, lengths)
+        transform = self.transform(lengths, coefficients)  # (l, heads, K)
+        if not self.with_zero:
+            transform = torch.where(zero, 0.0, transform)
+
+        repeated = transform.repeat_interleave(fields // transform.shape[1], 1)
+        if not self.lmax:
+            return repeated
+        harmonics = spherical_harmonics(directions, self.lmax).T.unsqueeze(1)  # (rows, 1, K)
+        powers = torch.tensor([1, -1j, -1, 1j], dtype=torch.complex128)[
+            degree_of_row(self.lmax) % 4
+        ]
+        phases = powers.to(vectors.device, harmonics.dtype.to_complex())
+        return repeated.index_select(0, self.degree) * harmonics * phases.view(-1, 1, 1)
+
+    def expected_error(self, radius: float) -> float:
+        """What the grid is made for."""
+        return self.options.tolerance * FINER
+
+
+class ShapeMesh(MeshExpansion):
+    """The sum on a grid of a kernel whose transform is a function."""
+
+    cells = "accepted"
+
+    def __init__(self, shape: SpectralShape, options: ExpansionOptions):
+        Expansion.__init__(self, (), shape.lmax, options)
+        self.shape, self.kappa_max, self.reach = shape, shape.kappa_max, shape.reach
+        self.with_zero = math.isfinite(shape.reach)
+        self.register_buffer("degree", degree_of_row(shape.lmax), persistent=False)
+
+    def transform(self, kappa: Tensor, coefficients: Tensor) -> Tensor:
+        """``g_lh(k)`` of kappa (...): (lmax + 1, heads, ...)."""
+        return self.shape.transform(kappa, coefficients)

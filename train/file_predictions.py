@@ -27,6 +27,7 @@ from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from farfield.dataloader.from_ase import read_structures
+from farfield.dataloader.sources.charge_labels import USUAL
 from farfield.dataloader.sources.label_names import usual_names
 from farfield.dataloader.sources.qm9_targets import TARGETS
 from farfield.dataloader.storage import files
@@ -65,7 +66,8 @@ def find_labels(
     found = {}
     for quantity in quantities:
         given = keys.get(quantity)
-        names = [given] if given else usual_names(quantity)
+        usual = [name for base in USUAL.get(quantity, [quantity]) for name in usual_names(base)]
+        names = [given] if given else usual
         key = next((name for name in names if any(name in one for one in held)), None)
         if key is not None:
             values = [_value(one, key, quantity, atoms[k]) for k, one in enumerate(held)]
@@ -93,7 +95,9 @@ def _value(held: Mapping, key: str, quantity: str, atoms: Atoms) -> np.ndarray |
     # 3 x 3 stress as Voigt components
     if quantity == "stress" and values.size == 9:
         values = np.array([values.reshape(3, 3)[place] for place in STRESS_ORDER])
-    shape = {"energy": (), "forces": (len(atoms), 3), "stress": (6,)}.get(quantity, values.shape)
+    shapes = {"energy": (), "forces": (len(atoms), 3), "stress": (6,)}
+    shapes |= {"charges": (len(atoms),), "dipole": (3,)}
+    shape = shapes.get(quantity, values.shape)
     if values.shape != shape:
         raise ValueError(f"{quantity} {key!r} must have the shape {shape}, got {values.shape}")
     return values

@@ -80,7 +80,6 @@ def with_charge_labels(
     labels, said = {}, []
     if total_charge is not None:
         extra[TOTAL_CHARGE] = _total_charge(structures, extra, total_charge)
-        said.append(f"total charge {total_charge!r}")
         if total_charge != TOTAL_CHARGE:
             del extra[total_charge]
 
@@ -103,8 +102,13 @@ def with_charge_labels(
     if "dipole" in labels:
         labels["dipole"] -= total.values[:, None] * centroids(structures)
         said[-1] += f" (e Angstrom, about the centroid; {total.source})"
+    if total.known and len(structures):
+        low, high = total.values.min(), total.values.max()
+        said.append(
+            f"total charge ({low:g} e)" if low == high else f"total charge ({low:g} to {high:g} e)"
+        )
     if said:
-        remarks.append(f"labels {', '.join(said)}")
+        remarks.append(f"read {', '.join(said)}")
     remarks += _difference(structures, extra, labels)
     return dataclasses.replace(
         structures, extra=extra, remarks=tuple(remarks), **labels, check=False
@@ -154,9 +158,12 @@ def _why_not(structures: Structures, quantity: str, values: np.ndarray) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Total:
-    """Total charge of every structure (structures,), and where it comes from."""
+    """Total charge of every structure (structures,), whether the file has it, and what follows from
+    that for dipoles.
+    """
 
     values: np.ndarray
+    known: bool
     source: str
 
 
@@ -164,11 +171,11 @@ def _known_total(structures: Structures, extra: Mapping, labels: Mapping) -> _To
     """Total charges as the file has them, else as the partial charges sum up, else zeros."""
     values = find_input(extra, TOTAL_CHARGE)
     if values is not None and np.shape(values) == (len(structures),) and np.isfinite(values).all():
-        return _Total(np.asarray(values, np.float64), "moved by the total charge")
+        return _Total(np.asarray(values, np.float64), True, "moved by the total charge")
     if "charges" in labels:
         sums = np.bincount(structures.structure_of_atom, labels["charges"], len(structures))
-        return _Total(np.round(sums), "moved by the sum of the charges, rounded")
-    return _Total(np.zeros(len(structures)), "no total charge is known, taken as neutral")
+        return _Total(np.round(sums), False, "moved by the sum of the charges, rounded")
+    return _Total(np.zeros(len(structures)), False, "no total charge is known, taken as neutral")
 
 
 def _difference(structures: Structures, extra: Mapping, labels: Mapping) -> list[str]:

@@ -282,7 +282,7 @@ def test_labels_of_charge_follow_their_files(tmp_path, capsys):
     options = [str(tmp_path / "a.npz"), *files, "--out", str(tmp_path / "out")]
     main(options)
     printed = capsys.readouterr().out
-    assert "labels charges 'q', dipole 'dipole' (e Angstrom, about the centroid" in printed
+    assert "read charges 'q', dipole 'dipole' (e Angstrom, about the centroid" in printed
     assert "note: not in every file, so not kept: dipole" in printed
     assert "train: mean energy less references (eV) by total charge: +0 e" in printed
     for index, split in enumerate(SPLITS):

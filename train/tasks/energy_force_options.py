@@ -45,8 +45,9 @@ def add_loss_options(parser: OptionParser) -> None:
     loss.add("--energy-loss", str, "mae", choices=costs, help="cost of an energy error")
     force = "cost of a force error; vector_norm is L2-MAE"
     loss.add("--force-loss", str, "vector_norm", choices=costs, help=force)
-    loss.add("--charges-loss", str, "mse", choices=costs, help="cost of a charge error")
-    loss.add("--dipole-loss", str, "mse", choices=costs, help="cost of a dipole error")
+    loss.add("--charges-loss", str, "mae", choices=costs, help="cost of a charge error")
+    moment = "cost of a dipole error; vector_norm is its length"
+    loss.add("--dipole-loss", str, "vector_norm", choices=costs, help=moment)
     per = "divide an energy error by the atoms, or take it per structure"
     loss.add("--energy-per", str, "atom", choices=["structure", "atom"], help=per)
     energy_scale = "energy error at which a robust loss turns linear, eV"

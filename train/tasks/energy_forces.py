@@ -311,7 +311,7 @@ def build_task(config, energy_offset: str = "none") -> EnergyForceTask:
     # checkpoints from before there were such labels do not have their options
     for part in LABELS_OF_CHARGE:
         weights[part] = loss.get(f"weight_{part}", 0.0)
-        costs[part] = loss.get(f"{part}_loss", "mse")
+        costs[part] = loss.get(f"{part}_loss", "mae")
         scales[part] = loss.get(f"{part}_scale", 1.0)
     per_atom = loss.energy_per == "atom"
 

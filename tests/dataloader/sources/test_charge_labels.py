@@ -100,7 +100,8 @@ def test_labels_come_back_about_the_centroid(tmp_path, write, names, unit):
     assert total.tolist() == TOTAL.tolist()
 
     # one line says it, and a name that became an input is not there twice
-    assert any("charges" in line and "moved by the total charge" in line for line in found.remarks)
+    said = [line for line in found.remarks if line.startswith("read charges ")]
+    assert "moved by the total charge" in said[0] and said[0].endswith("total charge (-1 to 2 e)")
     assert "my_Q" not in found.extra
 
 

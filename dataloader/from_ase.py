@@ -36,13 +36,16 @@ def batch_from_atoms(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     inputs: Sequence[str] = (),
+    optional_inputs: Sequence[str] = (),
 ) -> AtomBatch:
     """One batch of all structures, with every pair closer than ``cutoff`` (Angstrom) as an edge.
 
     Directions that repeat are given by ``atoms.pbc``. A batch with at least one periodic structure
     has cells (graphs, 3, 3), zero for open structures. inputs: names of numbers in ``atoms.info``
-    that become ``graph_features`` (total_charge, spin). Raises ValueError for a structure without
-    atoms or without an input, and for positions or cells that are not finite.
+    that become ``graph_features`` (total_charge, spin). optional_inputs: names that become so if
+    the structures have them. Raises ValueError for a structure without atoms or without an input,
+    for an optional input that only some structures have, and for positions or cells that are not
+    finite.
     """
     check_structures(atoms)
     any_periodic = any(one.pbc.any() for one in atoms)
@@ -71,10 +74,23 @@ def batch_from_atoms(
         cell=cell,
         periodic=periodic,
         image_shift=shift,
-        graph_features={name: _input(atoms, name) for name in inputs},
+        graph_features=_inputs(atoms, inputs, optional_inputs),
         cutoff=float(cutoff),
     )
     return batch.to(device=device, dtype=dtype)
+
+
+def inputs_held(atoms: Atoms, names: Sequence[str]) -> tuple[str, ...]:
+    """Those of the inputs ``names`` that ``atoms.info`` has, maybe under another name."""
+    return tuple(name for name in names if find_input(atoms.info, name) is not None)
+
+
+def _inputs(
+    atoms: Sequence[Atoms], names: Sequence[str], optional: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """Inputs of whole structures by name, the optional ones where the structures have them."""
+    there = [name for name in optional if any(inputs_held(one, [name]) for one in atoms)]
+    return {name: _input(atoms, name) for name in dict.fromkeys([*names, *there])}
 
 
 def _input(atoms: Sequence[Atoms], name: str) -> torch.Tensor:
@@ -96,12 +112,13 @@ def molecule_batch_from_atoms(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     inputs: Sequence[str] = (),
+    optional_inputs: Sequence[str] = (),
 ) -> AtomBatch:
     """One batch of open molecules with the graphs of ``graph_rule``, as preprocess_qm9 makes them.
 
     graph_rule: see :mod:`farfield.dataloader.chemistry.molecule_graphs`. bond_kinds: whether edges
-    carry the kind of their bond, found from the geometry. inputs: as in :func:`batch_from_atoms`.
-    Raises ValueError as :func:`batch_from_atoms`, and for periodic structures.
+    carry the kind of their bond, found from the geometry. inputs, optional_inputs: as in
+    :func:`batch_from_atoms`. Raises ValueError as that, and for periodic structures.
     """
     structures = structures_from_atoms(atoms)
     if structures.periodic is not None:
@@ -134,7 +151,7 @@ def molecule_batch_from_atoms(
         positions=torch.from_numpy(centred_positions(structures, rounded)),
         atomic_numbers=torch.from_numpy(structures.atomic_numbers),
         edge_features=features,
-        graph_features={name: _input(atoms, name) for name in inputs},
+        graph_features=_inputs(atoms, inputs, optional_inputs),
         cutoff=graph_rule.get("cutoff"),
     )
     return batch.to(device=device, dtype=dtype)

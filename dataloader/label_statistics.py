@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from farfield.dataloader.storage import files
+from farfield.dataloader.structure_inputs import find_input
 from farfield.dataloader.structures import Structures
 from farfield.models.heads.target_scaling import compositions
 
@@ -55,6 +56,21 @@ def reference_limits(structures: Structures) -> str:
         f"{len(distinct)} compositions do not tell {elements} elements apart: energies of "
         "molecules with other ratios of elements mean nothing"
     )
+
+
+def charge_offsets(structures: Structures, references: dict[int, float]) -> dict[float, float]:
+    """Total charge, e -> mean energy less references of the structures that have it, eV.
+
+    Reference energies of elements cannot express what an electron more or less costs: what is left
+    of it is for the network. Empty where total charges are not known, or all are equal.
+    """
+    charges = find_input(structures.extra, "total_charge")
+    if charges is None or np.shape(charges) != (len(structures),) or np.ptp(charges) == 0:
+        return {}
+    values, group = np.unique(charges, return_inverse=True)
+    residual = structures.energy - reference_energy(structures, references)
+    means = np.bincount(group, residual) / np.bincount(group)
+    return dict(zip(values.tolist(), means.tolist(), strict=True))
 
 
 def reference_energy(structures: Structures, references: dict[int, float]) -> np.ndarray:

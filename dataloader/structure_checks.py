@@ -20,12 +20,18 @@ KINDS = {
     "forces": np.float64,
     "cell": np.float64,
     "stress": np.float64,
+    "charges": np.float64,
+    "dipole": np.float64,
     "atomic_numbers": np.int64,
     "counts": np.int64,
     "periodic": bool,
     "names": str,
 }
-PER_ATOM = ("positions", "forces")  # the other arrays with numbers have a row for each structure
+PER_ATOM = (
+    "positions",
+    "forces",
+    "charges",
+)  # the other arrays with numbers have a row for each structure
 
 
 def convert(structures: Structures) -> None:
@@ -66,6 +72,8 @@ def _check_arrays(structures: Structures, count: int, atoms: int) -> None:
         "periodic": (count, 3),
         "stress": (count, 3, 3),
         "names": (count,),
+        "charges": (atoms,),
+        "dipole": (count, 3),
     }
 
     # arrays that are None are left out
@@ -130,6 +138,11 @@ def _check_cells(structures: Structures) -> None:
         )
     if structures.cell is None or not len(structures):
         return
+
+    if structures.dipole is not None and structures.periodic.any():
+        raise ValueError(
+            "the dipole of a periodic structure depends on the choice of its cell; leave dipole out"
+        )
 
     # (structures, 3, 3): lattice vectors that repeat, zeros for the others
     repeating = np.where(structures.periodic[..., None], structures.cell, 0.0)

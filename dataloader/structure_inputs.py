@@ -3,7 +3,8 @@
 They stand in the comment line of an extended xyz file, which is ``atoms.info`` of ASE, or in an
 array of an npz file. Their meaning is the meaning they have in the file: spin may be the number of
 unpaired electrons or a multiplicity, as long as training and prediction agree. ``charge`` and
-``total_charge`` are two names of one input.
+``total_charge`` are two names of one input; ``spin`` is also found as ``uhf`` (unpaired electrons),
+while ``uhf`` is not found as ``spin``, which may be a multiplicity.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-OTHER_NAME = {"total_charge": "charge", "charge": "total_charge"}
+OTHER_NAME = {"total_charge": "charge", "charge": "total_charge", "spin": "uhf"}
 
 
 def find_input(held: Mapping[str, Any], name: str) -> Any:

@@ -1,10 +1,10 @@
-"""A ragged set of structures with labels, in fixed units: eV, Angstrom, eV/Angstrom, eV/Angstrom^3.
+"""A ragged set of structures with labels, in fixed units: eV, Angstrom, e, and what they make.
 
 Atoms of all structures lie end to end in flat arrays, so that a subset is one gather (a slice: no
 copy) and a batch of any structures costs the same per atom whatever their sizes. Everything is
 float64: energies of whole molecules need it (float32 resolves 1e-3 eV at 1e4 eV), and what a
 network reads is made smaller when batches are made. Sign conventions: forces = -dE/dx, stress =
-(dE/dstrain) / volume.
+(dE/dstrain) / volume, dipole = sum of charge x position (from minus to plus).
 """
 
 from __future__ import annotations
@@ -21,9 +21,16 @@ from ase.geometry import wrap_positions
 from farfield.dataloader import structure_checks
 from farfield.dataloader.storage import files
 
-UNITS = {"energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
-ATOM_ARRAYS = ("atomic_numbers", "positions", "forces")
-STRUCTURE_ARRAYS = ("counts", "energy", "cell", "periodic", "stress", "names")
+UNITS = {
+    "energy": "eV",
+    "forces": "eV/Angstrom",
+    "stress": "eV/Angstrom^3",
+    "charges": "e",
+    "dipole": "e Angstrom",
+}
+ATOM_ARRAYS = ("atomic_numbers", "positions", "forces", "charges")
+STRUCTURE_ARRAYS = ("counts", "energy", "cell", "periodic", "stress", "names", "dipole")
+LABELS_OF_CHARGE = ("charges", "dipole")  # sets without them keep the hash that they always had
 EXTRA = "extra_"  # prefix of the extra labels in a file
 
 # what a set gets where other sets have the array, for one structure
@@ -51,6 +58,9 @@ class Structures:
         periodic        (structures, 3) bool, which lattice vectors repeat; given exactly if cell is
         stress          (structures, 3, 3) float64, eV/Angstrom^3, or None
         names           (structures,) text, or None
+        charges         (atoms,) float64, e, partial charges of the atoms, or None
+        dipole          (structures, 3) float64, e Angstrom, about the mean position of the atoms,
+                        or None; of open structures alone
         extra           name -> (structures, ...) further labels, in the units of their file; NaN
                         where a structure has none
         theory          what made the labels, for the reader
@@ -67,6 +77,8 @@ class Structures:
     periodic: np.ndarray | None = None
     stress: np.ndarray | None = None
     names: np.ndarray | None = None
+    charges: np.ndarray | None = None
+    dipole: np.ndarray | None = None
     extra: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     theory: str = ""
     remarks: tuple[str, ...] = ()
@@ -105,15 +117,20 @@ class Structures:
 
         The labels of a set without energies are its extra ones.
         """
-        arrays = [
-            getattr(self, name) for name in (*ATOM_ARRAYS, *STRUCTURE_ARRAYS) if name != "names"
+        unnamed = [
+            name
+            for name in (*ATOM_ARRAYS, *STRUCTURE_ARRAYS)
+            if name not in ("names", *LABELS_OF_CHARGE)
         ]
+        arrays = [getattr(self, name) for name in unnamed]
+
+        # these count where they are, each with its name in front
+        named = {name: getattr(self, name) for name in LABELS_OF_CHARGE}
+        named = {name: values for name, values in named.items() if values is not None}
         if self.energy is None:
-            arrays += [
-                part
-                for name in sorted(self.extra)
-                for part in (np.frombuffer(name.encode(), np.uint8), self.extra[name])
-            ]
+            named |= {name: self.extra[name] for name in sorted(self.extra)}
+        for name, values in named.items():
+            arrays += [np.frombuffer(name.encode(), np.uint8), values]
         return files.array_checksum(*(np.zeros(0) if array is None else array for array in arrays))
 
     def energy_for(self, purpose: str) -> np.ndarray:
@@ -150,15 +167,19 @@ class Structures:
     def concatenate(cls, sets: Sequence[Structures]) -> Structures:
         """All structures of several sets, in order.
 
-        Open structures get a cell of zeros where others are periodic. Extra labels that not all
-        sets have are left out. ``ValueError`` for no set at all, and for a label that only some
-        sets have or that has several shapes.
+        Open structures get a cell of zeros where others are periodic. Charges, dipoles and extra
+        labels that not all sets have are left out. ``ValueError`` for no set at all, and for
+        another label that only some sets have or that has several shapes.
         """
         if not sets:
             raise ValueError("no sets of structures were given to concatenate")
+        left_out = [
+            name for name in LABELS_OF_CHARGE if any(getattr(part, name) is None for part in sets)
+        ]
         joined = {
             name: _concatenated(name, sets, MISSING.get(name))
             for name in ATOM_ARRAYS + STRUCTURE_ARRAYS
+            if name not in left_out
         }
 
         # labels without a fixed name, as far as all sets have them

@@ -100,6 +100,15 @@ class Network(nn.Module, abc.ABC):
         """Further inputs of a structure or of its atoms that the network reads, by name."""
         return parse_inputs(getattr(self.options, "condition", None))
 
+    @property
+    def optional_inputs(self) -> list[str]:
+        """Inputs of a structure that the network reads where the data have them, by name.
+
+        A batch has them in ``graph_features`` whenever its structures have them; the network must
+        do without where they have not.
+        """
+        return []
+
 
 class EnergyNetwork(Network):
     """A network of energies: the part of a potential that is learned.

@@ -30,6 +30,8 @@ from farfield.models.heads.energy import AtomicReference
 from farfield.models.network import POTENTIAL, EnergyNetwork, Network, Output
 from farfield.models.option_fields import MAIN
 
+# what a network says that the potential makes its own predictions of
+CONSUMED = ("atomic_energy", "graph_energy", "direct_forces")
 FORCES = {
     "conservative": "the negative slope of the energy",
     "direct": "read from the features: faster, and energy is not conserved",
@@ -65,7 +67,8 @@ class PotentialOptions:
 class Potential(Network):
     """Energy (graphs,) float64, forces (nodes, 3) and stress (graphs, 3, 3) of structures.
 
-    In eV, eV/Angstrom and eV/Angstrom^3. Arguments
+    In eV, eV/Angstrom and eV/Angstrom^3. Further outputs of the network, such as ``charges``
+    (nodes,) in e and ``dipole`` (graphs, 3) in e Angstrom, are passed on as they are. Arguments
         network  :class:`EnergyNetwork`
         forces   "conservative", "direct" (the network gives ``direct_forces``) or "none"
         stress   whether there is a stress
@@ -89,14 +92,31 @@ class Potential(Network):
         """Options of the network inside."""
         return self.network.options
 
+    @property
+    def inputs(self) -> list[str]:
+        """Inputs of the network inside."""
+        return self.network.inputs
+
+    @property
+    def optional_inputs(self) -> list[str]:
+        """Optional inputs of the network inside."""
+        return self.network.optional_inputs
+
+    @property
+    def _passed_on(self) -> dict[str, Output]:
+        """Outputs of the network that are no part of the energy or the forces."""
+        return {
+            name: output for name, output in self.network.outputs().items() if name not in CONSUMED
+        }
+
     def outputs(self) -> dict[str, Output]:
-        """Energy, and forces and stress where they are asked for."""
+        """Energy, forces and stress where they are asked for, and what the network adds."""
         found = {"energy": Output("graph", "scalar", "eV")}
         if self.forces != "none":
             found["forces"] = Output("node", "vector", "eV/Angstrom")
         if self.stress:
             found["stress"] = Output("graph", "tensor", "eV/Angstrom^3")
-        return found
+        return found | self._passed_on
 
     def set_reference(
         self, energies: Mapping[int, float], scale: float = 1.0, shift: float = 0.0
@@ -128,7 +148,7 @@ class Potential(Network):
                 )
             forces = found["direct_forces"]
             out["forces"] = forces * self.reference.scale.to(forces.dtype)
-        return out
+        return out | {name: found[name] for name in self._passed_on}
 
     def _energy(self, batch: AtomBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Energy (graphs,) float64, and all that the network says."""
@@ -161,10 +181,13 @@ class Potential(Network):
                 strain, moved, cell = strained(batch.graph, positions, batch.cell)
                 inputs.append(strain)
                 changes = {"positions": moved, "cell": cell}
-            energy, _ = self._energy(dataclasses.replace(batch, **changes))
+            energy, found = self._energy(dataclasses.replace(batch, **changes))
             gradients = torch.autograd.grad(energy.sum(), inputs, create_graph=differentiable)
 
-        out = {"energy": energy if differentiable else energy.detach(), "forces": -gradients[0]}
+        out = {"energy": energy, "forces": -gradients[0]}
+        out |= {name: found[name] for name in self._passed_on}
+        if not differentiable:
+            out = {name: value.detach() for name, value in out.items()}
         if self.stress:
             volume = torch.linalg.det(batch.cell).abs().view(-1, 1, 1)
             out["stress"] = gradients[1] / volume

@@ -17,7 +17,7 @@ from ase.data import chemical_symbols
 from farfield.common.log import count_bar
 from farfield.common.quantities import file_size
 from farfield.dataloader.graphs import NeighborStore, check_cutoff
-from farfield.dataloader.label_statistics import Statistics, reference_limits
+from farfield.dataloader.label_statistics import Statistics, charge_offsets, reference_limits
 from farfield.dataloader.prepared_folder import (
     MANIFEST,
     SPLIT_FILE,
@@ -34,7 +34,7 @@ from farfield.dataloader.split_protocols import (
 )
 from farfield.dataloader.splits import Split, make_split, split_by_files
 from farfield.dataloader.storage.files import REBUILD_HINT
-from farfield.dataloader.structures import Structures
+from farfield.dataloader.structures import LABELS_OF_CHARGE, Structures
 from farfield.preprocess.manifest import Manifest, being_made, remove
 from farfield.preprocess.progress import download_bar, reading_bar
 
@@ -107,9 +107,11 @@ def divide(plan: FolderPlan) -> tuple[Structures, Split]:
     pool = _read_files(source, source.paths)
     val = _read_files(source, source.val_paths)
     test = _read_files(source, source.test_paths)
-    everything = Structures.concatenate([*pool, *val, *test]).wrapped()
+    parts = [*pool, *val, *test]
+    everything = Structures.concatenate(parts).wrapped()
+    _say_what_is_lost(everything, parts)
     count, data_hash = len(everything), everything.data_hash
-    counts = [sum(map(len, parts)) for parts in (pool, val, test)]
+    counts = [sum(map(len, group)) for group in (pool, val, test)]
 
     if source.val_paths:
         split = split_by_files(*counts, data_hash)
@@ -136,6 +138,14 @@ def _read_files(source: Source, paths: Sequence[Path]) -> list[Structures]:
             part.names = np.full(len(part), path.stem)
         parts.append(part)
     return parts
+
+
+def _say_what_is_lost(everything: Structures, parts: Sequence[Structures]) -> None:
+    """Say which labels only some of the files have."""
+    for name in LABELS_OF_CHARGE:
+        had = any(getattr(part, name) is not None for part in parts)
+        if had and getattr(everything, name) is None:
+            print(f"note: not in every file, so not kept: {name}")
 
 
 def _say_if_fractions(count: int, options: SplitOptions) -> None:
@@ -250,6 +260,16 @@ def report(folder: Path, source: Source, stores: dict[str, NeighborStore]) -> No
     print(f"train: reference energies (eV) {', '.join(energies)}")
 
     # references that the data do not determine look like facts
-    limits = reference_limits(Structures.load(structures_file(folder, "train"), REBUILD_HINT))
+    train = Structures.load(structures_file(folder, "train"), REBUILD_HINT)
+    limits = reference_limits(train)
     if limits:
         print(f"note: {limits}")
+
+    # references of the elements cannot say what a charge costs
+    offsets = charge_offsets(train, statistics.references)
+    if offsets:
+        means = ", ".join(f"{charge:+g} e {mean:.3f}" for charge, mean in offsets.items())
+        print(
+            f"train: mean energy less references (eV) by total charge: {means}; a network tells "
+            "charges apart with --condition total_charge"
+        )

@@ -48,6 +48,7 @@ class FarfieldCalculator(Calculator):
                       cutoff of its training data
         conservative  whether forces are the slope of the energy
         inputs        names in ``atoms.info`` that the network reads besides the geometry
+        optional_inputs  names in ``atoms.info`` that it reads where they are there
 
     Energies contain the reference energies of the elements, so they are on the scale of the
     training data. ``atoms.pbc`` says which directions repeat; a network with a far field reads
@@ -74,6 +75,7 @@ class FarfieldCalculator(Calculator):
         self.cutoff = self._run.graph_cutoff(potential)
         self.conservative = potential.forces == "conservative"
         self.inputs = list(potential.inputs)
+        self.optional_inputs = list(potential.optional_inputs)
         self.elements = sorted(potential.reference.values())
         self.implemented_properties = ["energy", "free_energy"]
         if potential.forces != "none":
@@ -97,7 +99,9 @@ class FarfieldCalculator(Calculator):
             )
 
         network = self._network(stress=crystal and self.conservative)
-        batch = batch_from_atoms([self.atoms], self.cutoff, self.dtype, self.device, self.inputs)
+        batch = batch_from_atoms(
+            [self.atoms], self.cutoff, self.dtype, self.device, self.inputs, self.optional_inputs
+        )
         prediction = network(batch)
 
         energy = float(prediction["energy"])
@@ -114,7 +118,9 @@ class FarfieldCalculator(Calculator):
         if self.atoms is not None:
             before, now = self.atoms.info, atoms.info
             changes += [
-                name for name in self.inputs if find_input(before, name) != find_input(now, name)
+                name
+                for name in (*self.inputs, *self.optional_inputs)
+                if find_input(before, name) != find_input(now, name)
             ]
         return changes
 

@@ -110,7 +110,8 @@ class Simulation:
     folder     of the run; it exists
     seed       of the velocities and the bath
     potential  checksum of the checkpoint that gives the forces; the state of another one is refused
-    inputs     names in ``atoms.info`` that the potential reads; they are kept in the state
+    inputs     names in ``atoms.info`` that the potential reads of this structure; they are kept in
+               the state
     """
 
     def __init__(
@@ -309,12 +310,20 @@ def _append(path: Path, text: str) -> None:
         file.write(text)
 
 
-def read_state(path: Path, inputs: Sequence[str] = ()) -> dict[str, np.ndarray]:
+def read_state(
+    path: Path, inputs: Sequence[str] = (), optional_inputs: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
     """Arrays of ``state.npz``; FileNotFoundError or ValueError in one line.
 
-    inputs: names of what the potential reads of a structure besides its geometry.
+    inputs: names of what the potential reads of a structure besides its geometry. optional_inputs:
+    of what it reads where a structure has it.
     """
-    return files.read_npz(path, [*STATE_ARRAYS, *(INPUT + name for name in inputs)], HINT)
+    files.read_npz(path, (), HINT)  # whole and readable
+    with np.load(path, allow_pickle=False) as archive:
+        held = set(archive.files)
+    there = [name for name in optional_inputs if INPUT + name in held]
+    names = dict.fromkeys(INPUT + name for name in (*inputs, *there))
+    return files.read_npz(path, [*STATE_ARRAYS, *names], HINT)
 
 
 def atoms_of_state(state: dict[str, np.ndarray]) -> Atoms:

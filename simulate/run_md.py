@@ -37,7 +37,7 @@ from farfield.common.precision import PRECISIONS
 from farfield.common.run_folder import prepare_run_folder, save_config
 from farfield.common.script import resume_command
 from farfield.common.session import Interrupted
-from farfield.dataloader.from_ase import read_structures
+from farfield.dataloader.from_ase import inputs_held, read_structures
 from farfield.dataloader.prepared_folder import structures_file
 from farfield.dataloader.storage import files
 from farfield.dataloader.structure_inputs import find_input
@@ -195,15 +195,16 @@ def simulate(config) -> dict | None:
     # whatever cannot run is refused here, before anything is written
     potential = moving_potential(config)
     state = None
+    read = [*potential.inputs, *potential.optional_inputs]
     if config.run.resume and (folder / STATE).exists():
-        state = read_state(folder / STATE, potential.inputs)
-    atoms = first_structure(config, potential.inputs) if state is None else atoms_of_state(state)
+        state = read_state(folder / STATE, potential.inputs, potential.optional_inputs)
+    atoms = first_structure(config, read) if state is None else atoms_of_state(state)
     atoms.calc = potential
     atoms.get_potential_energy()
     checksum = files.file_checksum(config.system.checkpoint)
-    simulation = Simulation(
-        atoms, config.dynamics, folder, config.run.seed, checksum, potential.inputs
-    )
+    inputs = [*potential.inputs, *inputs_held(atoms, potential.optional_inputs)]
+    inputs = list(dict.fromkeys(inputs))
+    simulation = Simulation(atoms, config.dynamics, folder, config.run.seed, checksum, inputs)
     if state is not None:
         simulation.verify(state)
 

@@ -46,7 +46,8 @@ from farfield.train.tasks.task import evaluate_model
 
 # options that go with a split of a data set, and with a file
 OF_SPLIT = ("data_path", "split")
-OF_FILE = ("output", "overwrite", "energy_key", "forces_key", "stress_key")
+QUANTITIES_OF_FILE = ("energy", "forces", "stress", "charges", "dipole")  # with a --...-key each
+OF_FILE = ("output", "overwrite", *(f"{quantity}_key" for quantity in QUANTITIES_OF_FILE))
 BAR_DELAY = 1.0  # seconds; shorter predictions show no bar
 OUTPUT_SUFFIXES = (".xyz", ".extxyz")
 
@@ -126,8 +127,7 @@ def evaluate_file(options: argparse.Namespace, log: RunLog) -> list[dict]:
     from farfield.train.prediction import load
 
     model = load(options.checkpoint, find_device(options.device))
-    keys = {"energy": options.energy_key, "forces": options.forces_key}
-    keys["stress"] = options.stress_key
+    keys = {quantity: getattr(options, f"{quantity}_key") for quantity in QUANTITIES_OF_FILE}
     atoms = file_predictions.read_input(model, options.input)
     labels = file_predictions.find_labels(atoms, list(model.units), keys)
     with count_bar(len(atoms), "predict", "structures", delay=BAR_DELAY) as bar:
@@ -182,7 +182,7 @@ def build_parser() -> OneLineParser:
     file.add_argument("--output", metavar="FILE", help=written)
     replaced = "replace the file of --output if it exists"
     file.add_argument("--overwrite", action="store_true", default=None, help=replaced)
-    for quantity in ("energy", "forces", "stress"):
+    for quantity in QUANTITIES_OF_FILE:
         words = f"name of the {quantity} in the file (default: {quantity}, REF_{quantity}, ...)"
         file.add_argument(f"--{quantity}-key", metavar="NAME", help=words)
     return parser

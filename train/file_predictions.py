@@ -8,9 +8,10 @@
     write_predictions("out.xyz", atoms, predictions, labels)
 
 A label is found by its name in the file: ``energy``, ``forces``, ``stress`` as ASE reads them, or
-the usual names of published sets (``REF_energy``, ``DFT_forces``); a property by the name of the
-target. Units of a file are eV, Angstrom, and for properties the units of the project. Cost: that of
-the network.
+the usual names of published sets (``REF_energy``, ``DFT_forces``, ``initial_charges``); a property
+by the name of the target. A dipole is moved from the origin of its file to the mean position of the
+atoms, where potentials have it. Units of a file are eV, Angstrom, e, and for properties the units
+of the project. Cost: that of the network.
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from farfield.dataloader.from_ase import read_structures
+from farfield.dataloader.sources.charge_labels import USUAL
 from farfield.dataloader.sources.label_names import usual_names
 from farfield.dataloader.sources.qm9_targets import TARGETS
 from farfield.dataloader.storage import files
+from farfield.dataloader.structure_inputs import find_input, is_number
+from farfield.dataloader.structures import UNITS
 from farfield.train.prediction import Predictor
 
-ASE_RESULTS = ("energy", "forces", "stress")  # predictions in the units of ASE
+ASE_RESULTS = ("energy", "forces", "stress", "charges")  # predictions in the units of ASE
 SHOWN_STRUCTURES = 10  # of a file without labels, when no file is written
 MEV = 1000.0  # in an eV
 STRESS_ORDER = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # Voigt, as in ASE
@@ -65,7 +69,8 @@ def find_labels(
     found = {}
     for quantity in quantities:
         given = keys.get(quantity)
-        names = [given] if given else usual_names(quantity)
+        usual = [name for base in USUAL.get(quantity, [quantity]) for name in usual_names(base)]
+        names = [given] if given else usual
         key = next((name for name in names if any(name in one for one in held)), None)
         if key is not None:
             values = [_value(one, key, quantity, atoms[k]) for k, one in enumerate(held)]
@@ -93,7 +98,9 @@ def _value(held: Mapping, key: str, quantity: str, atoms: Atoms) -> np.ndarray |
     # 3 x 3 stress as Voigt components
     if quantity == "stress" and values.size == 9:
         values = np.array([values.reshape(3, 3)[place] for place in STRESS_ORDER])
-    shape = {"energy": (), "forces": (len(atoms), 3), "stress": (6,)}.get(quantity, values.shape)
+    shapes = {"energy": (), "forces": (len(atoms), 3), "stress": (6,)}
+    shapes |= {"charges": (len(atoms),), "dipole": (3,)}
+    shape = shapes.get(quantity, values.shape)
     if values.shape != shape:
         raise ValueError(f"{quantity} {key!r} must have the shape {shape}, got {values.shape}")
     return values
@@ -118,13 +125,25 @@ def error_table(
         ]
         if not chosen:
             continue
-        errors = [predictions[k][quantity] - found.values[k] for k in chosen]
+        values = {k: found.values[k] for k in chosen}
+        if quantity == "dipole" and units[quantity] == UNITS["dipole"]:
+            values = {k: _about_centroid(value, atoms[k]) for k, value in values.items()}
+        errors = [predictions[k][quantity] - values[k] for k in chosen]
         unit, factor = _shown_unit(quantity, units[quantity])
         rows.append(_row(quantity, unit, factor, errors))
         if quantity == "energy":
             per_atom = [error / len(atoms[k]) for k, error in zip(chosen, errors, strict=True)]
             rows.append(_row("energy per atom", "meV/atom", MEV, per_atom))
     return rows
+
+
+def _about_centroid(dipole: np.ndarray, atoms: Atoms) -> np.ndarray:
+    """A dipole (3,) about the origin, moved to the mean position by the total charge.
+
+    A structure that does not say its total charge is taken as neutral.
+    """
+    charge = find_input(atoms.info, "total_charge")
+    return dipole - (float(charge) if is_number(charge) else 0.0) * atoms.positions.mean(0)
 
 
 def _row(quantity: str, unit: str, factor: float, errors: Sequence) -> dict:
@@ -141,7 +160,7 @@ def _row(quantity: str, unit: str, factor: float, errors: Sequence) -> dict:
 
 def _shown_unit(quantity: str, unit: str) -> tuple[str, float]:
     """Unit of a table, and its factor."""
-    if quantity in TARGETS:
+    if quantity in TARGETS and unit == TARGETS[quantity].unit:
         return TARGETS[quantity].shown_unit, TARGETS[quantity].shown_factor
     return (unit.replace("eV", "meV", 1), MEV) if unit.startswith("eV") else (unit, 1.0)
 
@@ -151,7 +170,8 @@ def prediction_table(
 ) -> list[dict]:
     """A row for each of the first structures: formula and predictions.
 
-    Forces are shown by the largest one; stress, which only crystals have, is left out.
+    Forces are shown by the largest one; charges of atoms, and stress, which only crystals have, are
+    left out.
     """
     rows = []
     for index, (one, prediction) in enumerate(zip(atoms, predictions, strict=True)):
@@ -162,7 +182,7 @@ def prediction_table(
             if name == "forces":
                 largest = np.linalg.norm(value, axis=1).max()
                 row[f"largest force ({units[name]})"] = f"{largest:.6f}"
-            elif name != "stress":
+            elif name not in ("stress", "charges"):
                 shown = (f"{part:.6f}" for part in np.ravel(value))
                 row[f"{name} ({units[name]})"] = " ".join(shown)
         rows.append(row)
@@ -207,9 +227,9 @@ def write_predictions(
 ) -> None:
     """Write the structures with their predictions as extended xyz, atomically.
 
-    Energy, forces and stress stand where ASE looks for them, properties under their names; a name
-    that ASE reads in another unit (dipole, in e Angstrom) gets "predicted_" in front. Labels of the
-    file are left out; everything else that it says of a structure is kept.
+    Energy, forces, stress and charges stand where ASE looks for them, properties under their names;
+    a name that ASE reads in another unit or about another origin (dipole) gets "predicted_" in
+    front. Labels of the file are left out; everything else that it says of a structure is kept.
     """
     from ase.io import write  # half a second that --help does not wait for
 

@@ -99,20 +99,24 @@ class WeightedLoss:
         return total, {name: value.detach() for name, value in parts.items()}
 
 
+PARTS_OF_ATOMS = ("forces", "charges")  # of a `StructureLoss`; the others belong to structures
+
+
 class StructureLoss:
-    """Weighted loss of the energies, forces and stresses of structures, from errors in eV,
-    eV/Angstrom, eV/Angstrom^3:
+    """Weighted loss of the labels of structures, from errors in eV, Angstrom and e:
 
         L = w_F mean_atoms cost(dF) + w_E a sum_s cost(dE_s / d_s) / N + w_S a sum_s cost(dS_s) / N
+          + w_q mean_atoms cost(dq) + w_mu a sum_s cost(dmu_s) / N
 
-    with N the atoms of the batch and d_s = 1 (energy error of a structure) or its number of atoms
-    (error per atom). ``a`` is the mean number of atoms of the training structures, so that the sums
-    are means over structures. Every part is a sum over the batch divided by N: batches weighted by
-    their atoms give the loss of one large batch, whatever their composition.
+    of forces, energies, stresses, partial charges and dipoles, with N the atoms of the batch and
+    d_s = 1 (energy error of a structure) or its number of atoms (error per atom). ``a`` is the mean
+    number of atoms of the training structures, so that the sums are means over structures. Every
+    part is a sum over the batch divided by N: batches weighted by their atoms give the loss of one
+    large batch, whatever their composition.
 
     Arguments
-        weights        part ("energy", "forces", "stress") -> weight >= 0, at least one positive;
-                       parts of weight 0 are not asked for
+        weights        part ("energy", "forces", "stress", "charges", "dipole") -> weight >= 0, at
+                       least one positive; parts of weight 0 are not asked for
         average_atoms  a
         costs          part -> key of `LOSSES` (stress as one vector of nine numbers)
         scales         part -> s of its cost, in the units of the part
@@ -144,7 +148,8 @@ class StructureLoss:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (scalar) and its unweighted parts (detached).
 
-        errors   energy (structures,), forces (atoms, 3), stress (structures, 3, 3)
+        errors   energy (structures,), forces (atoms, 3), stress (structures, 3, 3), charges
+                 (atoms,), dipole (structures, 3)
         atoms    number of atoms of each structure (structures,)
         factors  part -> factor of its weight in this step
         """
@@ -152,7 +157,7 @@ class StructureLoss:
         for name in self.weights:
             cost = self.costs_of_rows(name, self._rows(name, errors[name], atoms))
             part = cost.sum() / atoms.sum()
-            parts[name] = part if name == "forces" else part * self.average_atoms
+            parts[name] = part if name in PARTS_OF_ATOMS else part * self.average_atoms
 
         total = sum(
             (factors or {}).get(name, 1.0) * weight * parts[name]

@@ -40,6 +40,7 @@ from farfield.dataloader.datasets.property_data import read_settings
 from farfield.dataloader.from_ase import (
     batch_from_atoms,
     check_structures,
+    inputs_held,
     molecule_batch_from_atoms,
 )
 from farfield.dataloader.particles import check_sample, particle_batch
@@ -140,8 +141,10 @@ class Predictor(ABC):
         return len(sample)
 
     def kind(self, sample: Any) -> Any:
-        """What the samples of one batch have in common."""
-        return tuple(sample.pbc.tolist())
+        """What the samples of one batch have in common: directions that repeat, and which optional
+        inputs of the network they have.
+        """
+        return tuple(sample.pbc.tolist()), inputs_held(sample, self.network.optional_inputs)
 
     def _batches(self, samples: Sequence, max_atoms: int) -> Iterator[list[int]]:
         """Indices of the samples of every batch: one kind, at most ``max_atoms`` or one sample."""
@@ -181,7 +184,14 @@ class PotentialPredictor(Predictor):
         self._with_stress = None
 
     def _predict_batch(self, samples: Sequence[Atoms]) -> list[dict]:
-        batch = batch_from_atoms(samples, self.cutoff, self.dtype, self.device, self.network.inputs)
+        batch = batch_from_atoms(
+            samples,
+            self.cutoff,
+            self.dtype,
+            self.device,
+            self.network.inputs,
+            self.network.optional_inputs,
+        )
         crystals = bool(samples[0].pbc.all())
         prediction = self._network_for(crystals)(batch)
 
@@ -227,6 +237,7 @@ class PropertyPredictor(Predictor):
             self.dtype,
             self.device,
             self.network.inputs,
+            self.network.optional_inputs,
         )
         results: list[dict] = [{} for _ in samples]
         for name, values in self.network(batch).items():

@@ -37,12 +37,13 @@ class MoleculeDataset(StructureDataset):
         dtype       of positions and forces
         inputs      names in ``structures.extra`` with one value a structure (total_charge, spin):
                     they become ``graph_features`` of a batch
+        optional_inputs  further such names, read if the structures have them
 
     A batch has positions (nodes, 3), centred for open structures, and atomic_numbers (nodes,).
     Periodic data add cell (graphs, 3, 3), periodic (graphs, 3) and image_shift (edges, 3) int32.
     Labels, each if the data have it: energy (graphs,) float64, forces (nodes, 3), stress
-    (graphs, 3, 3). Note that ``batch.to(dtype=float32)`` rounds the energy as well: compare
-    residual_energy with the prediction minus its references.
+    (graphs, 3, 3), charges (nodes,), dipole (graphs, 3). Note that ``batch.to(dtype=float32)``
+    rounds the energy as well: compare residual_energy with the prediction minus its references.
 
         dataset = MoleculeDataset.open("data/ethanol_sample", "train")
         batch = dataset[[0, 1, 2]]
@@ -55,6 +56,7 @@ class MoleculeDataset(StructureDataset):
         references: dict[int, float] | None = None,
         dtype: torch.dtype = torch.float32,
         inputs: Sequence[str] = (),
+        optional_inputs: Sequence[str] = (),
     ):
         if not isinstance(neighbors, NeighborStore):
             structures = structures.wrapped()
@@ -83,7 +85,13 @@ class MoleculeDataset(StructureDataset):
         if structures.stress is not None:
             self.graph_labels["stress"] = torch.from_numpy(structures.stress).to(dtype)
 
-        self.graph_inputs = read_inputs(structures, inputs, dtype)
+        # charges of atoms and dipoles of structures
+        if structures.charges is not None:
+            self.atom_labels["charges"] = torch.from_numpy(structures.charges).to(dtype)
+        if structures.dipole is not None:
+            self.graph_labels["dipole"] = torch.from_numpy(structures.dipole).to(dtype)
+
+        self.graph_inputs = read_inputs(structures, inputs, dtype, optional_inputs)
 
     @classmethod
     def open(

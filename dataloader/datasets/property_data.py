@@ -110,6 +110,7 @@ class PropertyDataset(StructureDataset):
         basis       whether batches have their basis
         inputs      names in ``structures.extra`` with one value a molecule (total_charge, spin):
                     they become ``graph_features`` of a batch
+        optional_inputs  further such names, read if the structures have them
 
     A batch has positions (nodes, 3), centred, atomic_numbers (nodes,), edge_features bond_kinds
     (edges,) int64 if the data have them, and the labels TARGET (graphs,) or (graphs, 3) float64.
@@ -127,6 +128,7 @@ class PropertyDataset(StructureDataset):
         dtype: torch.dtype = torch.float32,
         basis: bool = True,
         inputs: Sequence[str] = (),
+        optional_inputs: Sequence[str] = (),
     ):
         if not np.array_equal(cache.nodes_per_graph[graph_ids], structures.counts):
             raise ValueError(
@@ -141,7 +143,7 @@ class PropertyDataset(StructureDataset):
         self.graph_ids = np.asarray(graph_ids, np.int64)
         self.bond_kinds = bond_kinds
         self.basis = basis and dtype == torch.float32
-        self.graph_inputs = read_inputs(structures, inputs, dtype)
+        self.graph_inputs = read_inputs(structures, inputs, dtype, optional_inputs)
 
         known = tuple(name for name in PROPERTIES if name in structures.extra)
         self.targets = tuple(targets) or known
@@ -167,8 +169,8 @@ class PropertyDataset(StructureDataset):
         """The split ("train", "val", "test") of a preprocessed folder.
 
         verify: of the big arrays, as in :meth:`BasisCache.open`. options: targets, scaling, dtype,
-        basis, inputs. ``FileNotFoundError`` or ``ValueError``: one line with the file and what to
-        do.
+        basis, inputs, optional_inputs. ``FileNotFoundError`` or ``ValueError``: one line with the
+        file and what to do.
         """
         return PropertyFolder.open(folder, verify).dataset(split, **options)
 
@@ -252,7 +254,7 @@ class PropertyFolder:
         return cls(structures, split, cache, kinds)
 
     def dataset(self, split: str, **options) -> PropertyDataset:
-        """The split ("train", "val", "test"); options: targets, scaling, dtype, basis, inputs."""
+        """The split ("train", "val", "test"); options: as in :meth:`PropertyDataset.open`."""
         check_choice("split", split, SPLITS)
         chosen = getattr(self.split, split)
         return PropertyDataset(

@@ -6,19 +6,27 @@ ase takes values that stand under its own names (``energy``, ``forces``, ``stres
 comment line and the columns and puts them into a calculator; others (``REF_energy``,
 ``DFT_forces``) stay where they are. Both are looked up here by the name in the file, a usual one
 unless it is given. Stress is ase's: (dE/dstrain) / volume, given as 6 Voigt numbers (xx yy zz yz xz
-xy) or 3 x 3. All other numbers of the comment line that every frame has (``charge``, ``spin``) are
-kept as inputs. Remarks of the structures say what was read. Cost: about 0.2 ms per frame of 27
-atoms.
+xy) or 3 x 3. Partial charges are a column, a dipole is a vector of the comment line: see
+:mod:`farfield.dataloader.sources.charge_labels`. All other numbers of the comment line that every
+frame has (``charge``, ``spin``) are kept as inputs. Remarks of the structures say what was read.
+Cost: about 0.2 ms per frame of 27 atoms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from farfield.dataloader.sources.charge_labels import (
+    TOTAL_CHARGE,
+    USUAL,
+    FoundLabel,
+    charge_label_names,
+    with_charge_labels,
+)
 from farfield.dataloader.sources.file_formats import ABSENT, FILE_FORMATS, FileFormat, FileReading
 from farfield.dataloader.sources.label_names import names_held, usual_names
 from farfield.dataloader.sources.npz import full_stress, in_project_units
@@ -42,6 +50,7 @@ def read_extxyz(
     stress_key: str | None = None,
     periodic: bool | None = None,
     progress: Callable[[int], None] | None = None,
+    charge_keys: Mapping[str, str] | None = None,
 ) -> Structures:
     """All frames of an extended xyz file, in eV and Angstrom.
 
@@ -51,30 +60,29 @@ def read_extxyz(
     stress_key  name of the stress (None: read without stress)
     periodic    None takes the pbc of the file, False reads its structures as open
     progress    called after each frame with 1
+    charge_keys charges, dipole or total_charge -> name, where it is not a usual one; charges and
+                dipole may be "absent": read without them
 
     ``FileNotFoundError``, or ``ValueError`` with the file, the frame, the key and the keys that are
     there.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; give an extended xyz file")
-    if stress_key and "virial" in stress_key.lower():
-        raise ValueError(
-            f"{path}: {stress_key!r} names a virial, which is -volume x stress; write the stress "
-            "into the file first"
-        )
+    _check_what_is_asked(path, stress_key)
 
     # the first frame decides which of the usual names the file has
     given = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
     if forces_key == ABSENT:
         del given["forces"]
     frames, keys, remarks = [], {}, []
+    charge_keys, charge_names, charge_labels = charge_keys or {}, {}, []
     for index, atoms in enumerate(_frames(path)):
         held = _held(atoms)
         if not frames:
             keys = _label_keys(path, given, held)
             remarks = [f"labels {_quoted(keys)}", *_what_is_left(held, keys)]
+            charge_names = charge_label_names(charge_keys, held)
         frames.append(_read_frame(path, index, atoms, held, keys))
+        charge_labels.append({name: held.get(name) for name in charge_names.values()})
         if progress is not None:
             progress(1)
     if not frames:
@@ -85,7 +93,55 @@ def read_extxyz(
     remarks += _about_inputs(inputs, dropped)
     structures = _joined(path, frames, units or Units(), periodic, inputs)
     structures.remarks = tuple(remarks)
-    return structures
+    return _with_charges(path, structures, charge_names, charge_labels, charge_keys, units)
+
+
+def _check_what_is_asked(path: Path, stress_key: str | None) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; give an extended xyz file")
+    if stress_key and "virial" in stress_key.lower():
+        raise ValueError(
+            f"{path}: {stress_key!r} names a virial, which is -volume x stress; write the stress "
+            "into the file first"
+        )
+
+
+def _with_charges(
+    path: Path,
+    structures: Structures,
+    names: Mapping[str, str],
+    rows: list[dict[str, object]],
+    keys: Mapping[str, str],
+    units: Units | None,
+) -> Structures:
+    """The structures with their charges and dipoles.
+
+    names: of both in the file. rows: values of each frame by these names, None where it has none.
+    """
+    found = {}
+    for quantity, name in names.items():
+        values = _flat(quantity, [row[name] for row in rows], structures.counts, units)
+        found[quantity] = FoundLabel(name, values, given=quantity in keys)
+    try:
+        return with_charge_labels(structures, found, keys.get(TOTAL_CHARGE))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _flat(quantity: str, rows: list[object], counts: np.ndarray, units: Units | None) -> np.ndarray:
+    """Charges (atoms,) in e or dipoles (structures, 3) in e Angstrom of all frames.
+
+    rows: of each frame, None where it has none; nan stands for what cannot be read.
+    """
+    parts = []
+    for row, count in zip(rows, counts.tolist(), strict=True):
+        shape = (count,) if quantity == "charges" else (3,)
+        values = np.asarray(row)
+        fits = values.shape == shape and np.issubdtype(values.dtype, np.number)
+        parts.append(np.asarray(values, np.float64) if fits else np.full(shape, np.nan))
+    if quantity == "charges":
+        return np.concatenate(parts)
+    return np.stack(parts) * (units or Units()).length_factor
 
 
 def _frames(path: Path) -> Iterator[ase.Atoms]:
@@ -242,17 +298,19 @@ def _joined(
 
 
 def _read_format(path: Path, how: FileReading, progress: Callable[[int], object]) -> Structures:
-    keys = {f"{name}_key": key for name, key in how.keys.items()}
+    charges = (*USUAL, TOTAL_CHARGE)
+    keys = {f"{name}_key": key for name, key in how.keys.items() if name not in charges}
     return read_extxyz(
         path,
         how.units,
         stress_key=how.stress_key,
         periodic=how.periodic,
         progress=progress,
+        charge_keys={name: key for name, key in how.keys.items() if name in charges},
         **keys,
     )
 
 
-FORMAT = FileFormat(_read_format, renames=("energy", "forces"))
+FORMAT = FileFormat(_read_format, renames=("energy", "forces", *USUAL, TOTAL_CHARGE))
 FILE_FORMATS.register(".xyz")(FORMAT)
 FILE_FORMATS.register(".extxyz")(FORMAT)

@@ -15,15 +15,16 @@ from farfield.dataloader.structures import Structures
 from farfield.dataloader.units import Units
 from farfield.models.choices import Registry
 
-ABSENT = "absent"  # instead of the name of the forces: read without them
+ABSENT = "absent"  # instead of the name of forces, charges or dipole: read without them
 
 
 @dataclasses.dataclass(frozen=True)
 class FileReading:
     """How a file is read.
 
-    units: of the file. keys: numbers, positions, energy or forces -> its name in the file, where it
-    is not a usual one; forces may be "absent". stress_key: name of the stress (None: without).
+    units: of the file. keys: numbers, positions, energy, forces, charges, dipole or total_charge ->
+    its name in the file, where it is not a usual one; forces, charges and dipole may be "absent".
+    stress_key: name of the stress (None: without).
     periodic: whether the cells repeat (None: as the file says).
     """
 
@@ -38,8 +39,8 @@ class FileFormat:
     """One format.
 
     read: (path, how, progress) -> structures in eV and Angstrom; progress is called with the number
-    of frames read since the last call. renames: which of numbers, positions, energy and forces may
-    have another name in the file.
+    of frames read since the last call. renames: which of the keys
+    of `FileReading` may have another name in the file.
     """
 
     read: Callable[[Path, FileReading, Callable[[int], object]], Structures]

@@ -4,9 +4,13 @@
     numbers            (atoms,)                              (all atoms,)
     positions, forces  (structures, atoms, 3)                (all atoms, 3)
     energy             (structures,) or (structures, 1)      (structures,) or (structures, 1)
+    charges            (structures, atoms)                   (all atoms,)
+    dipole             (structures, 3)                       (structures, 3)
+    total charge       (structures,), (structures, 1), ()    (structures,), (structures, 1), ()
     n_atoms            (no such array)                       (structures,)
 
-The names of the arrays are looked for among the usual ones (:data:`KEYS`) unless they are given.
+The names of the arrays are looked for among the usual ones (:data:`KEYS`; charges and dipoles:
+:mod:`farfield.dataloader.sources.charge_labels`) unless they are given.
 Units are given, never guessed; where a file states its units (``r_unit``, ``e_unit`` of sGDML
 files) and they differ, that is an error. Other arrays with one number for each structure become
 ``extra``, in the units of the file.
@@ -20,6 +24,13 @@ from pathlib import Path
 import numpy as np
 from ase.stress import voigt_6_to_full_3x3_stress
 
+from farfield.dataloader.sources.charge_labels import (
+    TOTAL_CHARGE,
+    USUAL,
+    FoundLabel,
+    charge_label_names,
+    with_charge_labels,
+)
 from farfield.dataloader.sources.file_formats import ABSENT, FILE_FORMATS, FileFormat, FileReading
 from farfield.dataloader.storage import files
 from farfield.dataloader.structures import Structures
@@ -58,8 +69,9 @@ def read_npz(
     """Structures of an npz file, in eV and Angstrom.
 
     units       of the file
-    keys        numbers, positions, energy or forces -> array, where its name is not a usual one;
-                forces may be "absent": read without them
+    keys        numbers, positions, energy, forces, charges, dipole or total_charge -> array, where
+                its name is not a usual one; forces, charges and dipole may be "absent": read
+                without them
     periodic    whether the cells of a file that has them repeat; it must be said
     stress_key  array (structures, 3, 3) or (structures, 6) in Voigt's order, of cells that repeat
                 (None: without stress)
@@ -70,7 +82,8 @@ def read_npz(
     files.read_npz(path, (), WHOLE_FILE_HINT)  # whole and readable
     with np.load(path, allow_pickle=False) as archive:
         held = archive.files
-    names = _find_keys(path, held, keys or {})
+    keys = keys or {}
+    names = _find_keys(path, held, keys)
     if stress_key is not None:
         _check_stress_key(path, stress_key, held, periodic)
 
@@ -85,16 +98,13 @@ def read_npz(
             rows = [full_stress(np.asarray(row, np.float64)) for row in content[stress_key]]
             box["stress"] = np.stack(rows)
 
-        # further numbers, one for each structure
-        extra = {
-            name: values
-            for name, values in content.items()
-            if name not in used
-            and values.shape == flat["counts"].shape
-            and np.issubdtype(values.dtype, np.number)
-        }
+        # further numbers, one for each structure, and the labels of charge
+        others = {name: values for name, values in content.items() if name not in used}
+        extra = _extra(others, len(flat["counts"]), keys.get(TOTAL_CHARGE))
         theory = _text(content.get("theory", ""))
-        return in_project_units(flat | box, units, extra=extra, theory=theory)
+        structures = in_project_units(flat | box, units, extra=extra, theory=theory)
+        found = _charge_labels(others, structures, keys, units)
+        return with_charge_labels(structures, found, keys.get(TOTAL_CHARGE))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -188,6 +198,49 @@ def _read(path, held: list[str], used: set[str]) -> dict[str, np.ndarray]:
             if "allow_pickle" not in str(error):
                 raise
     return content
+
+
+def _extra(
+    others: dict[str, np.ndarray], count: int, total_charge: str | None
+) -> dict[str, np.ndarray]:
+    """Numbers for each structure by name; a total charge may be one number for all of them.
+
+    others: the arrays that are not read otherwise. total_charge: its name, if the user gave one.
+    """
+    found = {}
+    for name, values in others.items():
+        if not np.issubdtype(values.dtype, np.number):
+            continue
+        if name in (total_charge, TOTAL_CHARGE, "charge"):
+            if values.size == 1:
+                values = np.broadcast_to(values.reshape(-1), (count,))
+            elif values.shape == (count, 1):
+                values = values[:, 0]
+        if values.shape == (count,):
+            found[name] = values
+    return found
+
+
+def _charge_labels(
+    others: dict[str, np.ndarray], structures: Structures, keys: Mapping[str, str], units: Units
+) -> dict[str, FoundLabel]:
+    """Charges and dipoles of the file, flat; ``ValueError`` for a given name that is not there."""
+    found = {}
+    for quantity, name in charge_label_names(keys, others).items():
+        if name not in others:
+            raise ValueError(
+                f"there is no further array {name!r} (there are {', '.join(others) or 'none'}); "
+                f"give another --{quantity}-key"
+            )
+
+        # (frames, atoms) or (all atoms, 1) -> (all atoms,)
+        values = others[name]
+        if quantity == "charges" and values.size == structures.num_atoms and values.ndim > 1:
+            values = values.reshape(-1)
+        if quantity == "dipole" and np.issubdtype(values.dtype, np.number):
+            values = values * units.length_factor
+        found[quantity] = FoundLabel(name, values, given=quantity in keys)
+    return found
 
 
 def _text(value) -> str:
@@ -295,4 +348,4 @@ def _read_format(path: Path, how: FileReading, progress: Callable[[int], object]
     return read_npz(path, how.units, how.keys, how.periodic, how.stress_key)
 
 
-FILE_FORMATS.register(".npz")(FileFormat(_read_format, renames=tuple(KEYS)))
+FILE_FORMATS.register(".npz")(FileFormat(_read_format, renames=(*KEYS, *USUAL, TOTAL_CHARGE)))

@@ -6,6 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
+
+from farfield.dataloader.sources.charge_labels import without_dipole
 from farfield.dataloader.sources.file_formats import ABSENT, FILE_FORMATS, FileReading
 from farfield.dataloader.sources.source_registry import SOURCES, Progress, Source
 from farfield.dataloader.structures import Structures
@@ -52,9 +55,27 @@ class OwnFiles(Source):
     stress_key: Annotated[
         OptionalText, "name of the stress in --file (default: read without stress)"
     ] = None
+    charges_key: Annotated[
+        OptionalText,
+        f"name of the partial charges in --file, e (default: a usual one); {ABSENT}: read without",
+    ] = None
+    dipole_key: Annotated[
+        OptionalText,
+        "name of the dipoles in --file, e times its length unit (default: a usual one); "
+        f"{ABSENT}: read without",
+    ] = None
+    total_charge_key: Annotated[
+        OptionalText,
+        "name of the total charge of a structure in --file, e (default: total_charge or charge)",
+    ] = None
     periodic: Annotated[
         OptionalSwitch,
         "whether the cells of --file repeat (default: as extended xyz says; npz needs the option)",
+    ] = None
+    cell: Annotated[
+        OptionalText,
+        "cell of all structures where --file has none, in its length unit: the edge of a cube, or "
+        "three edges, e.g. 30 or 30,30,40; repeats in all directions",
     ] = None
 
     def check(self) -> None:
@@ -69,6 +90,7 @@ class OwnFiles(Source):
             raise ValueError(f"--val-file {self.val_file} needs --test-file as well")
         check_choice("--energy-unit", self.energy_unit, ENERGY_UNITS)
         check_choice("--length-unit", self.length_unit, LENGTH_UNITS)
+        self._check_cell()
         given = [*self.paths, *self.val_paths, *self.test_paths]
 
         # a structure must not be in two splits
@@ -80,6 +102,24 @@ class OwnFiles(Source):
         for path in given:
             self._check_file(path)
 
+    def _check_cell(self) -> None:
+        if self.cell is None:
+            return
+        if self.dipole_key not in (None, ABSENT):
+            raise ValueError(
+                f"--dipole-key {self.dipole_key}: the dipole of a periodic structure depends on "
+                "the choice of its cell; leave --cell or --dipole-key out"
+            )
+        try:
+            edges = [float(word) for word in self.cell.split(",")]
+        except ValueError:
+            edges = []
+        if len(edges) not in (1, 3) or not all(0 < edge < float("inf") for edge in edges):
+            raise ValueError(
+                f"--cell must be one or three lengths > 0 joined by commas, got {self.cell!r}; "
+                "write e.g. 30 or 30,30,40"
+            )
+
     def _check_file(self, path: Path) -> None:
         if path.suffix not in FILE_FORMATS:
             raise ValueError(
@@ -88,9 +128,8 @@ class OwnFiles(Source):
             )
         unread = [name for name in self.keys if name not in FILE_FORMATS[path.suffix].renames]
         if unread:
-            raise ValueError(
-                f"{path}: --{unread[0]}-key is of no use in a {path.suffix} file; leave it out"
-            )
+            flag = f"--{unread[0].replace('_', '-')}-key"
+            raise ValueError(f"{path}: {flag} is of no use in a {path.suffix} file; leave it out")
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist; give an existing file")
 
@@ -118,23 +157,46 @@ class OwnFiles(Source):
             "positions": self.positions_key,
             "energy": self.energy_key,
             "forces": self.forces_key,
+            "charges": self.charges_key,
+            "dipole": self.dipole_key,
+            "total_charge": self.total_charge_key,
         }
         return {quantity: key for quantity, key in keys.items() if key}
 
     @property
     def words(self) -> dict:
         """Units, names and periodicity; the files are compared by their checksums."""
-        return {
+        words = {
             "units": str(self.units),
             "keys": self.keys,
             "stress_key": self.stress_key,
             "periodic": self.periodic,
         }
 
+        # folders that were made before there was the option stay good
+        return words | ({"cell": self.cell} if self.cell else {})
+
     def read(self, path: Path, progress: Progress) -> Structures:
         """The structures of a file, in eV and Angstrom."""
         reading = FileReading(self.units, self.keys, self.stress_key, self.periodic)
-        return FILE_FORMATS[path.suffix].read(path, reading, progress)
+        structures = FILE_FORMATS[path.suffix].read(path, reading, progress)
+        return structures if self.cell is None else self._in_cell(path, structures)
+
+    def _in_cell(self, path: Path, structures: Structures) -> Structures:
+        """The structures in the cell of the option."""
+        if structures.cell is not None:
+            raise ValueError(
+                f"{path} has cells of its own; leave --cell out, or give --no-periodic to read "
+                "its structures without them"
+            )
+        edges = [float(word) * self.units.length_factor for word in self.cell.split(",")]
+        cell = np.diag(np.broadcast_to(edges, 3))
+        count = len(structures)
+        return dataclasses.replace(
+            without_dipole(structures),
+            cell=np.tile(cell, (count, 1, 1)),
+            periodic=np.ones((count, 3), bool),
+        )
 
 
 def _split_names(text: str | None) -> tuple[Path, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from farfield.models.batch import AtomBatch
 from farfield.models.graph_ops import GraphIndex
-from farfield.models.network import EnergyNetwork
+from farfield.models.network import EnergyNetwork, Output
 from farfield.models.potential import Potential, PotentialOptions, strained
 
 NONE = torch.empty(0, dtype=torch.long)
@@ -117,3 +117,42 @@ def test_strain_stretches_positions_and_cells_alike():
 def test_cells_without_volume_are_refused():
     with pytest.raises(ValueError, match="volume > 0 Angstrom.*got 0.0"):
         strained(GRAPH, torch.zeros(5, 3), torch.zeros(3, 3, 3))
+
+
+class ChargedSprings(Springs):
+    """Springs whose atoms have charges that follow the positions."""
+
+    @property
+    def inputs(self) -> list[str]:
+        return ["spin"]
+
+    @property
+    def optional_inputs(self) -> list[str]:
+        return ["total_charge"]
+
+    def outputs(self) -> dict[str, Output]:
+        return {**super().outputs(), "charges": Output("node", "scalar", "e")}
+
+    def forward(self, batch: AtomBatch) -> dict[str, Tensor]:
+        charges = self.stiffness[batch.atomic_numbers] * batch.positions.sum(-1)
+        return {**super().forward(batch), "charges": charges, "unnamed": charges}
+
+
+@pytest.mark.parametrize(
+    ("forces", "stress"), [("none", False), ("conservative", False), ("conservative", True)]
+)
+def test_what_a_network_promises_besides_its_energy_is_passed_on(forces, stress):
+    cell = 3.0 * torch.eye(3, dtype=torch.float64).repeat(3, 1, 1) if stress else None
+    potential = Potential(ChargedSprings().double(), forces, stress)
+    batch = structures(cell=cell)
+    assert potential.inputs == ["spin"] and potential.optional_inputs == ["total_charge"]
+
+    found = potential(batch)
+    assert set(found) == set(potential.outputs()), "nothing unnamed leaves a potential"
+    torch.testing.assert_close(found["charges"], potential.network(batch)["charges"])
+    found["charges"].square().sum().backward()
+    assert potential.network.stiffness.grad.abs().sum() > 0, "charges can be learned"
+
+    # evaluation keeps no graph
+    with torch.no_grad():
+        assert not any(value.requires_grad for value in potential.eval()(batch).values())

@@ -260,3 +260,36 @@ def test_an_element_that_only_the_test_split_has_is_named(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "note: H, I in structure 9 of the test split is in no training structure" in said
     assert "of the val split is in no" not in said
+
+
+def test_labels_of_charge_follow_their_files(tmp_path, capsys):
+    """Three files are three splits; a label that one of them lacks is in none, and that is said."""
+    for index, name in enumerate("abc"):
+        structures = random_structures((3, 4), seed=index)
+        content = {
+            "Z": structures.atomic_numbers,
+            "R": structures.positions,
+            "E": structures.energy,
+            "F": structures.forces,
+            "n_atoms": structures.counts,
+            "q": np.full(7, 0.1 * index),
+            "charge": np.array([0.0, 1.0]),
+        }
+        more = {} if name == "c" else {"dipole": np.ones((2, 3))}
+        np.savez(tmp_path / f"{name}.npz", **content, **more)
+
+    files = ["--val-file", str(tmp_path / "b.npz"), "--test-file", str(tmp_path / "c.npz")]
+    options = [str(tmp_path / "a.npz"), *files, "--out", str(tmp_path / "out")]
+    main(options)
+    printed = capsys.readouterr().out
+    assert "read charges 'q', dipole 'dipole' (e Angstrom, about the centroid" in printed
+    assert "note: not in every file, so not kept: dipole" in printed
+    assert "train: mean energy less references (eV) by total charge: +0 e" in printed
+    for index, split in enumerate(SPLITS):
+        structures = MoleculeDataset.open(tmp_path / "out", split).structures
+        assert structures.charges.tolist() == pytest.approx([0.1 * index] * 7)
+        assert structures.dipole is None and structures.extra["charge"].tolist() == [0, 1]
+
+    # other names are another folder
+    with pytest.raises(ValueError, match="holds data with reading .*; give --rebuild"):
+        main([*options, "--charges-key", "absent"])

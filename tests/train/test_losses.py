@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from farfield.train.losses import LOSSES, WeightedLoss
+from farfield.train.losses import LOSSES, StructureLoss, WeightedLoss
 
 SQUARE_AT_ORIGIN = ["mse", "huber", "pseudo_huber", "cauchy"]
 
@@ -79,3 +79,47 @@ BAD = [
 def test_bad_losses_are_refused(arguments):
     with pytest.raises(ValueError):
         WeightedLoss(*arguments)
+
+
+def test_structure_parts_are_means_over_structures_and_atom_parts_over_atoms():
+    """With a = mean atoms of the batch every part is a mean, of squares here."""
+    atoms = torch.tensor([2.0, 4.0], dtype=torch.float64)
+    errors = {
+        "energy": torch.tensor([1.0, -3.0]),
+        "forces": torch.randn(6, 3),
+        "stress": torch.randn(2, 3, 3),
+        "charges": torch.randn(6),
+        "dipole": torch.randn(2, 3),
+    }
+    errors = {name: error.double() for name, error in errors.items()}
+    names, weights = list(errors), dict(zip(errors, (1.0, 2.0, 3.0, 4.0, 5.0), strict=True))
+    loss = StructureLoss(weights, 3.0, dict.fromkeys(names, "mse"), dict.fromkeys(names, 1.0))
+    total, parts = loss(errors, atoms)
+    for name, error in errors.items():
+        torch.testing.assert_close(parts[name], error.square().mean())
+    expected = sum(weights[name] * error.square().mean() for name, error in errors.items())
+    torch.testing.assert_close(total, expected)
+
+
+@pytest.mark.parametrize("cost", ["mae", "vector_norm", "huber"])
+def test_batches_weighted_by_their_atoms_are_one_batch(cost):
+    generator = torch.Generator().manual_seed(0)
+    sizes = [torch.tensor([3.0]), torch.tensor([1.0, 5.0])]
+    names = ["charges", "dipole"]
+    loss = StructureLoss(
+        dict.fromkeys(names, 1.0), 2.0, dict.fromkeys(names, cost), dict.fromkeys(names, 0.5)
+    )
+    batches = [
+        {
+            "charges": torch.randn(int(atoms.sum()), generator=generator),
+            "dipole": torch.randn(len(atoms), 3, generator=generator),
+        }
+        for atoms in sizes
+    ]
+    shares = [float(atoms.sum() / 9) for atoms in sizes]
+    apart = sum(
+        share * loss(batch, atoms)[0]
+        for share, batch, atoms in zip(shares, batches, sizes, strict=True)
+    )
+    joined = {name: torch.cat([batch[name] for batch in batches]) for name in names}
+    torch.testing.assert_close(apart, loss(joined, torch.cat(sizes))[0])

@@ -1,4 +1,5 @@
-"""Errors of energies, forces and stresses, in meV and Angstrom. Per structure, atom and component:
+"""Errors of energies, forces, stresses, charges and dipoles, in meV, Angstrom and e. Per structure,
+atom and component:
 
 | metric | unit | meaning |
 |---|---|---|
@@ -8,16 +9,24 @@
 | force_norm_mae, force_max | meV/Angstrom | length of the error of an atom: mean, largest |
 | force_cosine | 1 | of the angle between predicted and true force, mean over atoms |
 | stress_mae | meV/Angstrom^3 | of a component |
+| charges_mae | e | of an atom |
+| dipole_mae | e Angstrom | of a component |
+| charges_r2, dipole_r2 | 1 | coefficient of determination over atoms, over components |
+
+R^2 = 1 - sum (prediction - label)^2 / sum (label - mean label)^2; 0 for the mean of all labels, nan
+where all labels are equal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from farfield.dataloader.structures import LABELS_OF_CHARGE
 from farfield.dataloader.units import KCAL_MOL
 from farfield.models.choices import Registry
 from farfield.models.elements import MAX_ATOMIC_NUMBER
@@ -25,12 +34,37 @@ from farfield.models.elements import MAX_ATOMIC_NUMBER
 MEV = 1e3  # meV in an eV
 ELEMENTS = MAX_ATOMIC_NUMBER + 1
 
-# part of the loss -> label of a batch
-LABELS = {"energy": "residual_energy", "forces": "forces", "stress": "stress"}
+
+class Part(NamedTuple):
+    """A part of the loss: its label in a batch, name and unit in pictures, metric of the learning
+    curve.
+    """
+
+    label: str
+    quantity: str
+    unit: str
+    curve: str
+
+
+PARTS = {
+    "energy": Part("residual_energy", "energy less references", "eV", "energy_mae"),
+    "forces": Part("forces", "forces", "eV/A", "force_mae"),
+    "stress": Part("stress", "stress", "eV/A^3", "stress_mae"),
+    "charges": Part("charges", "charges", "e", "charges_mae"),
+    "dipole": Part("dipole", "dipole", "e A", "dipole_mae"),
+}
 
 # unit of energy of a row of the table -> factor from meV
 ENERGY_UNITS = {"meV": 1.0, "kcal/mol": 1 / (MEV * KCAL_MOL)}
-WITHOUT_UNIT = ("force_cosine",)
+
+# metrics that no unit of energy changes -> unit
+OTHER_UNITS = {
+    "force_cosine": "",
+    "charges_mae": "e",
+    "charges_r2": "",
+    "dipole_mae": "e A",
+    "dipole_r2": "",
+}
 
 # what an evaluation may shift energy errors by
 OFFSETS: Registry = Registry("energy_offset")
@@ -43,8 +77,8 @@ def errors_of(model: nn.Module, batch, prediction: Mapping[str, Tensor]) -> dict
     """
     residual = prediction["energy"] - model.reference_energy(batch)
     errors = {"energy": residual - batch.labels["residual_energy"]}
-    for part in ("forces", "stress"):
-        if part in prediction and part in batch.labels:
+    for part in PARTS:
+        if part != "energy" and part in prediction and part in batch.labels:
             errors[part] = prediction[part] - batch.labels[part]
     return errors
 
@@ -87,8 +121,9 @@ def measure(
 ) -> dict[str, float]:
     """Metrics of the table above from errors and targets in eV and Angstrom.
 
-    errors, targets: energy (structures,), forces (atoms, 3), stress (structures, 3, 3), each where
-    the data have it. atoms: of every structure (structures,).
+    errors, targets: energy (structures,), forces (atoms, 3), stress (structures, 3, 3), charges
+    (atoms,), dipole (structures, 3), each where the data have it. atoms: of every structure
+    (structures,).
     """
     energy = np.abs(errors["energy"])
     found = {
@@ -113,7 +148,18 @@ def measure(
     if "forces" in errors:
         true = targets["forces"]
         metrics["force_cosine"] = cosine(true + errors["forces"], true)
+
+    for part in LABELS_OF_CHARGE:
+        if part in errors:
+            metrics[f"{part}_mae"] = float(np.abs(errors[part]).mean())
+            metrics[f"{part}_r2"] = determination(errors[part], targets[part])
     return metrics
+
+
+def determination(error: np.ndarray, target: np.ndarray) -> float:
+    """Coefficient of determination R^2 over all entries; nan where all targets are equal."""
+    spread = np.square(target - target.mean()).sum()
+    return float(1 - np.square(error).sum() / spread) if spread > 0 else float("nan")
 
 
 def cosine(one: np.ndarray, two: np.ndarray) -> float:
@@ -133,4 +179,4 @@ def metric_units(energy_unit: str) -> dict[str, str]:
     units |= dict.fromkeys(
         ("force_mae", "force_rmse", "force_norm_mae", "force_max"), f"{energy_unit}/A"
     )
-    return units | {"stress_mae": f"{energy_unit}/A^3", "force_cosine": ""}
+    return units | {"stress_mae": f"{energy_unit}/A^3"} | OTHER_UNITS

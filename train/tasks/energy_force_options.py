@@ -1,4 +1,4 @@
-"""Options of the energy and force task: data and loss."""
+"""Options of the energy and force task: data, and the loss that they make."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add_data_options(parser: OptionParser) -> None:
 
 
 def add_loss_options(parser: OptionParser) -> None:
-    """Weights and costs; errors in eV, eV/Angstrom, eV/Angstrom^3.
+    """Weights and costs; errors in eV, eV/Angstrom, eV/Angstrom^3, e, e Angstrom.
 
     An energy is a sum over atoms: both its error and the part of its gradient grow with the number
     of atoms, unless the error is divided by it. Undivided energies of the 148 atoms of MD22's
@@ -36,17 +36,28 @@ def add_loss_options(parser: OptionParser) -> None:
     loss.add("--weight-energy", float, 0.2, low=0, main=True, help="weight of the energy part")
     loss.add("--weight-forces", float, 1.0, low=0, main=True, help="weight of the force part")
     loss.add("--weight-stress", float, 0.0, low=0, help="weight of the stress part")
+    charges = "weight of the charge part: partial charges of the atoms in the data"
+    loss.add("--weight-charges", float, 0.0, low=0, help=charges)
+    dipole = "weight of the dipole part: dipoles of the structures in the data"
+    loss.add("--weight-dipole", float, 0.0, low=0, help=dipole)
 
     # cost of an error
     loss.add("--energy-loss", str, "mae", choices=costs, help="cost of an energy error")
     force = "cost of a force error; vector_norm is L2-MAE"
     loss.add("--force-loss", str, "vector_norm", choices=costs, help=force)
+    loss.add("--charges-loss", str, "mae", choices=costs, help="cost of a charge error")
+    moment = "cost of a dipole error; vector_norm is its length"
+    loss.add("--dipole-loss", str, "vector_norm", choices=costs, help=moment)
     per = "divide an energy error by the atoms, or take it per structure"
     loss.add("--energy-per", str, "atom", choices=["structure", "atom"], help=per)
     energy_scale = "energy error at which a robust loss turns linear, eV"
     loss.add("--energy-scale", float, 0.01, above=0, help=energy_scale)
     force_scale = "force error at which a robust loss turns linear, eV/Angstrom"
     loss.add("--force-scale", float, 0.02, above=0, help=force_scale)
+    charges_scale = "charge error at which a robust loss turns linear, e"
+    loss.add("--charges-scale", float, 0.02, above=0, help=charges_scale)
+    dipole_scale = "dipole error at which a robust loss turns linear, e Angstrom"
+    loss.add("--dipole-scale", float, 0.05, above=0, help=dipole_scale)
 
     # energies may count more late in the run
     factor = "factor of the energy weight late in the run"

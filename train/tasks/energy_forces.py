@@ -1,5 +1,5 @@
-"""The energy and force task: total energies, forces and, where there are any, stresses of
-structures of any sizes.
+"""The energy and force task: total energies, forces and, where there are any, stresses, partial
+charges and dipoles of structures of any sizes.
 
 A network learns the residual energy, E less the reference energies of its atoms, so that float32
 loses nothing. Errors: ``energy_force_errors.py``. Baseline "mean energy, zero forces": the
@@ -13,7 +13,7 @@ move together from epoch to epoch, and selecting by energy_mae would pick an ear
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,17 +31,19 @@ from farfield.dataloader.prepared_folder import (
     stored_cutoff,
 )
 from farfield.dataloader.split_protocols import SPLITS
+from farfield.dataloader.structures import LABELS_OF_CHARGE
 from farfield.models.layers.conditioning import parse_inputs
 from farfield.train.data_order import EpochLoader, ordered_batches, shuffled_batches
 from farfield.train.losses import StructureLoss
 from farfield.train.network_options import check_layers
 from farfield.train.split_checks import check_not_empty, try_structures
+from farfield.train.tasks.energy_force_checks import check_charges, check_labels
 from farfield.train.tasks.energy_force_errors import (
     ENERGY_UNITS,
-    LABELS,
     MEV,
     OFFSETS,
-    WITHOUT_UNIT,
+    OTHER_UNITS,
+    PARTS,
     element_counts,
     errors_of,
     measure,
@@ -53,13 +55,6 @@ from farfield.train.tasks.task import Evaluation, Parts, Plan, Task
 
 BASELINE = "mean energy, zero forces"
 ATOMS_PER_BATCH = 72  # of training, where no batch size is named: 8 molecules of ethanol
-
-# part of the loss -> metric of the learning curve
-CURVES = {"energy": "energy_mae", "forces": "force_mae", "stress": "stress_mae"}
-
-# part of the loss -> quantity of the pictures, and its unit
-QUANTITIES = {"energy": "energy less references", "forces": "forces", "stress": "stress"}
-LABEL_UNITS = {"energy": "eV", "forces": "eV/A", "stress": "eV/A^3"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,7 @@ class LateWeights:
 
 @TASKS.register("energy_forces")
 class EnergyForceTask(Task):
-    """Loss, errors and table of energies, forces and stresses.
+    """Loss, errors and table of energies, forces, stresses, charges and dipoles.
 
     Arguments
         loss           `StructureLoss`; its parts decide what is learned
@@ -105,9 +100,9 @@ class EnergyForceTask(Task):
 
     def __init__(self, loss: StructureLoss, late: LateWeights, energy_offset: str = "none"):
         self.objective, self.late, self.energy_offset = loss, late, energy_offset
-        self.curves = [metric for part, metric in CURVES.items() if part in loss.weights]
+        self.curves = [part.curve for name, part in PARTS.items() if name in loss.weights]
         self.training_curves = _training_curves(loss)
-        self.units = {QUANTITIES[part]: unit for part, unit in LABEL_UNITS.items()}
+        self.units = {part.quantity: part.unit for part in PARTS.values()}
         self.units |= metric_units("meV")
 
     # ---- before a run
@@ -161,9 +156,17 @@ class EnergyForceTask(Task):
         set_references(model, statistics)
 
         loaders = {
-            split: split_loader(config, split, statistics.references, training=split == "train")
+            split: split_loader(
+                config,
+                split,
+                statistics.references,
+                training=split == "train",
+                optional_inputs=model.optional_inputs,
+            )
             for split in SPLITS
         }
+        learned = {split: loaders[split].dataset for split in ("train", "val")}
+        check_charges(config, task.objective.weights, model, learned)
         for split, loader in loaders.items():
             try_structures(model, split, loader.dataset)
         return Parts(model, task, **loaders)
@@ -179,7 +182,8 @@ class EnergyForceTask(Task):
     ) -> tuple[Task, EpochLoader]:
         """The task and a split in order; energies less the references of the trained ``model``."""
         task = build_task(config, energy_offset)
-        return task, split_loader(config, split, model.reference.values())
+        references, optional = model.reference.values(), model.optional_inputs
+        return task, split_loader(config, split, references, optional_inputs=optional)
 
     # ---- of a run
 
@@ -227,7 +231,7 @@ class EnergyForceTask(Task):
             row["energy"] = OFFSETS[self.energy_offset](row["energy"], composition)
 
         pairs = {
-            QUANTITIES[part]: (targets[part] + errors[part], targets[part]) for part in targets
+            PARTS[part].quantity: (targets[part] + errors[part], targets[part]) for part in targets
         }
         baselines = {BASELINE: measure(nothing, targets, atoms)}
         loss = self._loss_of_split(errors, atoms)
@@ -251,10 +255,14 @@ class EnergyForceTask(Task):
         for unit, factor in ENERGY_UNITS.items():
             for label, metrics in {"model": evaluation.metrics, **evaluation.baselines}.items():
                 values = {
-                    name: value if name in WITHOUT_UNIT else factor * value
+                    name: value if name in OTHER_UNITS else factor * value
                     for name, value in metrics.items()
                 }
-                rows.append({"row": label, "units": f"{unit}, {unit}/A", **values})
+                units = [unit, f"{unit}/A"]
+                units += [
+                    OTHER_UNITS[name] for name in ("charges_mae", "dipole_mae") if name in values
+                ]
+                rows.append({"row": label, "units": ", ".join(units), **values})
         return rows
 
 
@@ -278,12 +286,12 @@ def _over_split(
         values = {"atoms": batch.graph.nodes_per_graph, "composition": element_counts(batch)}
         for part, error in errors_of(model, batch, model(batch)).items():
             values[f"{part}_error"] = error.detach().double()
-            values[f"{part}_target"] = batch.labels[LABELS[part]].double()
+            values[f"{part}_target"] = batch.labels[PARTS[part].label].double()
         for name, value in values.items():
             columns.setdefault(name, []).append(value.cpu().numpy())
 
     joined = {name: np.concatenate(chunks) for name, chunks in columns.items()}
-    parts = [part for part in LABELS if f"{part}_error" in joined]
+    parts = [part for part in PARTS if f"{part}_error" in joined]
     errors = {part: joined[f"{part}_error"] for part in parts}
     targets = {part: joined[f"{part}_target"] for part in parts}
     return errors, targets, joined["atoms"], joined["composition"]
@@ -299,6 +307,12 @@ def build_task(config, energy_offset: str = "none") -> EnergyForceTask:
     }
     costs = {"energy": loss.energy_loss, "forces": loss.force_loss, "stress": "vector_norm"}
     scales = {"energy": loss.energy_scale, "forces": loss.force_scale, "stress": 1.0}
+
+    # checkpoints from before there were such labels do not have their options
+    for part in LABELS_OF_CHARGE:
+        weights[part] = loss.get(f"weight_{part}", 0.0)
+        costs[part] = loss.get(f"{part}_loss", "mae")
+        scales[part] = loss.get(f"{part}_scale", 1.0)
     per_atom = loss.energy_per == "atom"
 
     objective = StructureLoss(weights, average_atoms(config), costs, scales, per_atom)
@@ -322,9 +336,15 @@ def set_references(model: nn.Module, statistics: Statistics) -> None:
 
 
 def split_loader(
-    config, split: str, references: Mapping[int, float], training: bool = False
+    config,
+    split: str,
+    references: Mapping[int, float],
+    training: bool = False,
+    optional_inputs: Sequence[str] = (),
 ) -> EpochLoader:
     """Batches of a split: shuffled and of the size of ``config``, or all structures in order.
+
+    optional_inputs: of the network, which batches have where the data have them.
 
     ``ValueError`` for neighbour graphs of another cutoff, unknown elements, and labels that the
     loss needs and the data do not have.
@@ -336,32 +356,10 @@ def split_loader(
         references=dict(references),
         dtype=PRECISIONS[config.training.precision],
         inputs=parse_inputs(config.model.get("condition")),
+        optional_inputs=optional_inputs,
     )
     check_not_empty(dataset, split, config.data.data_path)
     if training:
         check_labels(config, dataset)
         return shuffled_batches(dataset, config)
     return ordered_batches(dataset, EnergyForceTask.max_evaluation_atoms)
-
-
-def check_labels(config, dataset: MoleculeDataset) -> None:
-    """``ValueError`` where the loss needs labels that the data do not have, or predictions that
-    the network does not make.
-    """
-    model, loss, path = config.model, config.loss, config.data.data_path
-    learns_forces, learns_stress = loss.weight_forces > 0, loss.weight_stress > 0
-    has_stress = dataset.structures.stress is not None
-
-    if learns_forces and dataset.structures.forces is None:
-        raise ValueError(f"{path} has no forces; give --weight-forces 0 --forces none")
-    if learns_forces and model.forces == "none":
-        raise ValueError("--forces none predicts no forces; give --weight-forces 0")
-    if learns_stress and not has_stress:
-        raise ValueError(
-            f"{path} has no stress to learn; preprocess with --stress-key, or give "
-            "--weight-stress 0"
-        )
-    if learns_stress and not model.stress:
-        raise ValueError("the network predicts no stress; give --stress or --weight-stress 0")
-    if model.stress and dataset.cell is None:
-        raise ValueError(f"{path} has no cells, so there is no stress to predict; give --no-stress")

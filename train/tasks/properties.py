@@ -31,7 +31,6 @@ from farfield.models.factory import network_class
 from farfield.models.heads.property_heads import choose_readouts
 from farfield.models.heads.property_readouts import READOUTS
 from farfield.models.heads.target_scaling import fit_scaling
-from farfield.models.layers.conditioning import parse_inputs
 from farfield.train.data_order import EpochLoader, ordered_batches, shuffled_batches
 from farfield.train.losses import LOSSES, WeightedLoss
 from farfield.train.network_options import check_layers
@@ -117,11 +116,11 @@ class PropertyTask(Task):
         """Network with the scaling of the training split, task and data."""
         check_layers(config.model)
         folder = PropertyFolder.open(config.data.data_path)
-        datasets = {split: open_split(config, split, folder) for split in SPLITS}
+        model = cls.restore(config)
+        datasets = {split: open_split(config, split, folder, model) for split in SPLITS}
         train = datasets["train"]
         scaling = fitted_scaling(config, train)
-
-        model, task = cls.restore(config), build_task(config, train)
+        task = build_task(config, train)
         model.set_scaling(scaling)
         for split, dataset in datasets.items():
             dataset.set_scaling(scaling)
@@ -136,9 +135,9 @@ class PropertyTask(Task):
     def evaluation(cls, config, split: str, model: nn.Module) -> tuple[Task, EpochLoader]:
         """The task and a split in order, with labels normalised as the trained ``model`` has it."""
         folder = PropertyFolder.open(config.data.data_path)
-        dataset = open_split(config, split, folder)
+        dataset = open_split(config, split, folder, model)
         dataset.set_scaling(model.heads.scaling.values())
-        task = build_task(config, open_split(config, "train", folder))
+        task = build_task(config, open_split(config, "train", folder, model))
         return task, ordered_batches(dataset, cls.max_evaluation_atoms)
 
     # ---- of a run
@@ -286,8 +285,9 @@ def readouts_of(config) -> dict[str, str]:
     return choose_readouts(config.model.targets, config.model.readouts)
 
 
-def open_split(config, split: str, folder: PropertyFolder) -> PropertyDataset:
-    """A split of a folder with the targets of the run as labels, in their units.
+def open_split(config, split: str, folder: PropertyFolder, model: nn.Module) -> PropertyDataset:
+    """A split of a folder with the targets of the run as labels, in their units, and the inputs
+    that ``model`` reads.
 
     ``ValueError`` if it is empty, or its graphs are not what the network needs.
     """
@@ -296,7 +296,8 @@ def open_split(config, split: str, folder: PropertyFolder) -> PropertyDataset:
         targets=tuple(readouts_of(config)),
         dtype=PRECISIONS[config.training.precision],
         basis=config.data.cache and network_class(config.model.name).reads_basis,
-        inputs=parse_inputs(config.model.get("condition")),
+        inputs=model.inputs,
+        optional_inputs=model.optional_inputs,
     )
     check_not_empty(dataset, split, config.data.data_path)
     check_graphs(config, dataset)

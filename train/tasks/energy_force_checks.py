@@ -1,0 +1,62 @@
+"""Whether data and network have what a loss of energies, forces, stresses and charges needs.
+
+Every error is one line that says what is missing and what to type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from farfield.dataloader.datasets.potential_data import MoleculeDataset
+from farfield.dataloader.structures import LABELS_OF_CHARGE
+
+
+def check_labels(config, dataset: MoleculeDataset) -> None:
+    """``ValueError`` where the loss needs labels that the data do not have, or predictions that
+    the network does not make.
+    """
+    model, loss, path = config.model, config.loss, config.data.data_path
+    learns_forces, learns_stress = loss.weight_forces > 0, loss.weight_stress > 0
+    has_stress = dataset.structures.stress is not None
+
+    if learns_forces and dataset.structures.forces is None:
+        raise ValueError(f"{path} has no forces; give --weight-forces 0 --forces none")
+    if learns_forces and model.forces == "none":
+        raise ValueError("--forces none predicts no forces; give --weight-forces 0")
+    if learns_stress and not has_stress:
+        raise ValueError(
+            f"{path} has no stress to learn; preprocess with --stress-key, or give "
+            "--weight-stress 0"
+        )
+    if learns_stress and not model.stress:
+        raise ValueError("the network predicts no stress; give --stress or --weight-stress 0")
+    if model.stress and dataset.cell is None:
+        raise ValueError(f"{path} has no cells, so there is no stress to predict; give --no-stress")
+
+
+def check_charges(
+    config, weights: Mapping[str, float], model: nn.Module, datasets: Mapping[str, MoleculeDataset]
+) -> None:
+    """``ValueError`` where charges or dipoles are learned that a split or the network lacks.
+
+    weights: part of the loss -> weight > 0. datasets: by the name of their split.
+    """
+    for part in LABELS_OF_CHARGE:
+        if part not in weights:
+            continue
+        if part not in model.outputs():
+            raise ValueError(
+                f"--weight-{part} {weights[part]:g} needs a network that predicts {part}; "
+                f"{config.model.name} with these options gives {', '.join(model.outputs())}; give "
+                f"other options, or --weight-{part} 0"
+            )
+
+        for split, dataset in datasets.items():
+            if getattr(dataset.structures, part) is None:
+                raise ValueError(
+                    f"the {split} split of {config.data.data_path} has no {part} to learn; "
+                    f"preprocess with --{part}-key (and --rebuild where the folder exists), or "
+                    f"give --weight-{part} 0"
+                )

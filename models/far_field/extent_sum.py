@@ -81,8 +81,8 @@ class ExtentSum(nn.Module):
         if largest > limit:
             raise ValueError(
                 f"a structure reaches {largest:.4g} Angstrom from its centroid, "
-                f"{self.make.__name__} takes {limit:.4g} with this kernel; choose the kernel 'screened' with expansion "
-                "'auto', or a larger far_range, which needs fewer waves"
+                f"{self.make.__name__} takes {limit:.4g} with this kernel; choose "
+                "expansion 'auto', or a larger far_range, which needs fewer waves"
             )
         relative = (radius / SMALLEST_RADIUS).clamp_min(1.0)
         return (relative.log() / math.log(STEP) - 1e-6).ceil().clamp_min(0).long()

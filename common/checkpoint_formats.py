@@ -4,7 +4,7 @@
                 options had names without a group (``heads``, ``fmm_num_kappa``, ``long_scale``)
     format 3    ``Potential`` holds references and network, the network holds its backbone; options
                 have the name of their group in front (``near_heads``, ``far_num_kappa``)
-    format 4    options that did not exist before: ``FORMER_VALUES`` says what they were
+    format 4    options that did not exist before: ``former_values.py`` says what they were
 
 Only names differ: every weight keeps its value and its place in the order of the parameters, so the
 state of an optimiser fits as well.
@@ -14,14 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from farfield.common.former_values import former_values
 from farfield.models.network import NETWORKS, Network
 from farfield.models.option_fields import canonical, option_fields
 
 FORMAT = 4
 READABLE = (2, 3, 4)
-
-FORMER_VALUES = {"far_kernel": "standing_waves"}
-"""Option of a network -> its value where a run does not say it."""
 
 AVERAGED = "module."  # in front of the weights that are averaged
 COUNT = "n_averaged"
@@ -38,12 +36,11 @@ def current_model_options(model: Mapping) -> dict:
 
     kept = {key: model[key] for key in ("name", "preset") if key in model}
     options = {key: value for key, value in model.items() if key not in kept}
-    known = option_fields(network.Options)
-    former = {name: value for name, value in FORMER_VALUES.items() if name in known}
     try:
-        return kept | former | canonical(network.Options, options)
+        flat = canonical(network.Options, options)
     except ValueError:
         return dict(model)
+    return kept | former_values(option_fields(network.Options), flat) | flat
 
 
 def _network_of(model: Mapping) -> type[Network] | None:

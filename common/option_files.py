@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from farfield.common.configuration import DECIDED_BY_DATA, IMPORTED_FILES
+from farfield.common.former_values import former_values
 from farfield.common.option_values import Option
 from farfield.common.plugins import FLAG, imported_files
 from farfield.models.choices import nearest
@@ -64,8 +65,8 @@ class FileOptions:
 def read_options_file(path: str | Path, known: KnownOptions, resumed: bool = False) -> FileOptions:
     """The options in the yaml file ``path``.
 
-    resumed: the file is the ``config.yaml`` of a run that continues, which is not empty. Raises
-    FileNotFoundError or ValueError in one line.
+    resumed: the file is the ``config.yaml`` of a run that continues, which is not empty and may be
+    of an earlier version. Raises FileNotFoundError or ValueError in one line.
     """
     path = Path(path)
     content = _content(path, resumed)
@@ -89,6 +90,8 @@ def read_options_file(path: str | Path, known: KnownOptions, resumed: bool = Fal
         files = " ".join(f"{FLAG} {file}" for file in missing)
         hint = f"; it was started with {files}" if files else ""
         raise ValueError(f"{error}{hint}") from None
+    if resumed:
+        values = former_values(known.names(), values) | values
     return FileOptions(values, frozenset(decided), tuple(imports))
 
 

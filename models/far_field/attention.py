@@ -85,15 +85,15 @@ class FarFieldOptions(KernelOptions, ExpansionOptions):
     "identity".
     """
 
-    heads: Annotated[int, "attention heads of the far field", MAIN] = 2
-    key_features: Annotated[int, "width of a query and a key in a head of the far field"] = 8
-    value_channels: Annotated[int, "channels of a value in a head of the far field"] = 8
+    heads: Annotated[int, "attention heads of the far field"] = 4
+    key_features: Annotated[int, "width of a query and a key in a head of the far field"] = 1
+    value_channels: Annotated[int, "channels of a value in a head of the far field"] = 4
     kernel_lmax: Annotated[int, "highest degree of the far field's kernel"] = 0
     value_lmax: Annotated[
         int | None, "highest degree of the far field's values; none: the degree of the features"
-    ] = None
+    ] = 0
     feature_map: Annotated[str, "function of queries and keys of the far field", FEATURE_MAPS] = (
-        "elu"
+        "identity"
     )
     normalisation: Annotated[
         str, "divisor of a far message: a constant, or the sum of its weights", NORMALISATIONS
@@ -101,7 +101,7 @@ class FarFieldOptions(KernelOptions, ExpansionOptions):
     expansion: Annotated[str, "method of the sum over all atoms", EXPANSIONS, MAIN] = "auto"
     weight: Annotated[
         float, "factor of the far field in a hybrid layer at the start", Alias("long_scale")
-    ] = 0.1
+    ] = 1.0
 
     def __post_init__(self):
         of = "of the far field"

@@ -27,7 +27,6 @@ from farfield.models.far_field.spectral_shapes import (
     SpectralShape,
 )
 from farfield.models.far_field.spectrum import MODES, RadialSpectrum, SpectrumOptions
-from farfield.models.option_fields import MAIN
 
 KERNELS: Registry[type[nn.Module]] = Registry("kernel")
 KERNELS.register("standing_waves")(RadialSpectrum)
@@ -52,11 +51,8 @@ class KernelOptions(SpectrumOptions):
         "standing_waves (a few fixed waves, as published) let atoms at any distance change an "
         "energy",
         KERNELS,
-        MAIN,
     ] = "screened"
-    range: Annotated[float, "distance at which the screened kernel has ended, Angstrom", MAIN] = (
-        12.0
-    )
+    range: Annotated[float, "distance at which the screened kernel has ended, Angstrom"] = 12.0
     radial_terms: Annotated[int, "learned terms in a radial function of the far field"] = 3
 
     def __post_init__(self):

@@ -115,7 +115,7 @@ class SpectrumOptions:
         float,
         "size of the far field's radial functions at the start",
         Alias("fmm_radial_init_scale"),
-    ] = 0.05
+    ] = 1.0
     low_kappa_bias: Annotated[
         float, "preference for long waves at the start", Alias("fmm_radial_low_kappa_bias")
     ] = 2.0

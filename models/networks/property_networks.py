@@ -97,9 +97,7 @@ class E2FormerPropertyOptions(BackboneOptions):
     schedule: str = "first-order"
     cutoff: float = 5.0
     radial_size: int = 48
-    far: FarFieldOptions = FarFieldOptions(
-        heads=4, value_channels=4, kernel_lmax=2, kernel="standing_waves", kappa_max=0.8
-    )
+    far: FarFieldOptions = FarFieldOptions(kernel_lmax=2)
     bond_kinds: BondKinds = False
 
     def __post_init__(self):

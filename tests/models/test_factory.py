@@ -196,6 +196,8 @@ E2FORMER_MISTAKES = [
     ({"far_heads": 0}, ["heads of the far field must be >= 1", "0"]),
     ({"far_tolerance": 2.0}, ["tolerance", "(0, 0.1]", "2.0"]),
     ({"far_design_radius": -3.0}, ["design_radius", "-3.0"]),
+    ({"far_kappa_max": 0.8}, ["kappa_max", "'standing_waves'", "far_range"]),
+    ({"far_range": -1.0}, ["range of the far field", "-1.0"]),
     ({"far_num_kappa": 0}, ["num_kappa of the far field must be >= 1", "0"]),
     ({"fmm_kapa_max": 1.0}, ["'fmm_kapa_max'", "did you mean 'fmm_kappa_max'"]),
 ]
@@ -221,7 +223,7 @@ def test_e2former_options_shape_the_network():
         "irreps": "8x0e+8x1o",
         "schedule": "hybrid-first-order",
         "far_expansion": "pairwise",
-        "far_num_kappa": 2,
+        "far_radial_terms": 2,
     }
     base = shapes(build_model(small))
     changes = [
@@ -234,15 +236,16 @@ def test_e2former_options_shape_the_network():
         {"element_size": 3},
         {"near_score": "dot_alpha"},
         {"near_score_width": 2},
-        {"far_heads": 4},
+        {"far_heads": 2},
         {"far_key_features": 2},
         {"far_value_channels": 1},
         {"far_kernel_lmax": 1},
-        {"far_value_lmax": 0},
+        {"far_value_lmax": None},
         {"feed_forward": "gate"},
         {"ffn_ratio": 2},
         {"forces": "direct"},
-        {"far_num_kappa": 3},
+        {"far_radial_terms": 3},
+        {"far_kernel": "standing_waves"},
         {"far_radial_mode": "shared"},
     ]
     for change in changes:

@@ -16,7 +16,14 @@ from tests.support.turns import orthogonal, relative_error, turned
 
 BOTH = pytest.mark.parametrize("expansion", OPEN)
 SIZES = {"channels": 6, "lmax": 2, "typical_atoms": 20.0}
-WIDE = {"heads": 2, "value_channels": 4, "kernel_lmax": 2}
+WIDE = {
+    "heads": 2,
+    "key_features": 8,
+    "value_channels": 4,
+    "value_lmax": None,
+    "feature_map": "elu",
+    "kernel_lmax": 2,
+}
 TIGHT = {"tolerance": 1e-7, "design_radius": 6.0}
 WAVES = {"kernel": "standing_waves", "kappa_max": 0.8}
 EVERY_KERNEL = pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 from scipy.special import spherical_jn
 
 from farfield.models.far_field.attention import FarFieldAttention, FarFieldOptions
+from farfield.models.far_field.expansions import auto
 from farfield.models.far_field.expansions.pairwise import PairwiseExpansion
 from farfield.models.far_field.extent_sum import STEP, ExtentSum
 from farfield.models.far_field.kernels import KERNELS, KernelOptions
@@ -134,11 +135,11 @@ def images(count: int, cell: torch.Tensor) -> torch.Tensor:
     return steps[order].to(cell.dtype) @ cell
 
 
-@pytest.mark.parametrize("expansion", ["lattice", "auto"])
-def test_periodic_sum_is_the_sum_over_all_images(expansion):
+@pytest.mark.parametrize(("expansion", "bar"), [("lattice", 1e-6), ("auto", 1e-6), ("mesh", 1e-5)])
+def test_periodic_sum_is_the_sum_over_all_images(expansion, bar):
     """The term k = 0 included: a kernel that ends has an integral."""
     torch.manual_seed(1)
-    options = FarFieldOptions(kernel_lmax=2, range=8.0, expansion=expansion)
+    options = FarFieldOptions(heads=2, kernel_lmax=2, range=8.0, expansion=expansion)
     model = FarFieldAttention(4, 2, options).double()
     cell, atoms = 1.3 * CELLS[0], 3
     inside = torch.rand(atoms, 3, dtype=torch.float64) @ cell
@@ -151,7 +152,35 @@ def test_periodic_sum_is_the_sum_over_all_images(expansion):
     repeated = [part.repeat(len(shifts), 1, 1) for part in parts]
     by_pairs = PairwiseExpansion.of_shape(model.radial.shape, options)
     expected = by_pairs(batch([len(everywhere)]), everywhere, *repeated, coefficients)[:atoms]
-    assert relative_error(found, expected) < 1e-6
+    assert relative_error(found, expected) < bar
+
+
+def test_large_structures_go_to_the_grid_and_get_the_same_answer(monkeypatch):
+    """Open and periodic, beside small ones in one batch; forces as well."""
+    monkeypatch.setattr(auto, "PAIRS_ATOMS", 6)
+    monkeypatch.setattr(auto, "LATTICE_ATOMS", 6)
+    graph = batch([5, 40, 3])
+    positions, x = ball(graph, 12.0).requires_grad_(), draw(48, 9, 6, seed=2)
+    cells = torch.stack([24.0 * torch.eye(3, dtype=torch.float64)] * 3)
+    options = {"kernel_lmax": 2, "value_lmax": None, "tolerance": 1e-4}
+    for cell, exact in ((None, "pairwise"), (cells, "lattice")):
+        answers = []
+        for expansion in ("auto", exact):
+            torch.manual_seed(0)
+            model = FarFieldAttention(6, 2, FarFieldOptions(expansion=expansion, **options))
+            found = model.double()(graph, positions, x, cell)
+            (forces,) = torch.autograd.grad(found.square().sum(), positions)
+            answers.append((found, forces))
+        (found, forces), (expected, expected_forces) = answers
+        assert relative_error(found, expected) < 1e-5
+        assert relative_error(forces, expected_forces) < 5e-5
+
+
+def test_a_tail_in_open_space_is_not_for_the_grid():
+    model = FarFieldAttention(6, 2, FarFieldOptions(kernel="coulomb", expansion="mesh")).double()
+    with pytest.raises(ValueError, match="kernel with a tail in periodic cells alone") as caught:
+        model(batch([5]), ball(batch([5]), 3.0), draw(5, 9, 6, seed=1))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

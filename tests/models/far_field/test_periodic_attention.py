@@ -15,7 +15,12 @@ from tests.support.turns import orthogonal, relative_error, turned
 
 def attention(**options) -> FarFieldAttention:
     torch.manual_seed(0)
-    choices = {"value_channels": 4, "kernel_lmax": 2, "expansion": "lattice"}
+    choices = {
+        "value_channels": 4,
+        "kernel_lmax": 2,
+        "expansion": "lattice",
+        "feature_map": "elu",
+    }
     kernel = {} if "kernel" in options else {"kernel": "standing_waves", "kappa_max": 0.8}
     return FarFieldAttention(6, 2, FarFieldOptions(**{**choices, **kernel, **options})).double()
 

@@ -67,7 +67,7 @@ def test_modes_share_what_they_say(mode):
 
 
 def test_fixed_coefficients_keep_a_learned_gain():
-    spectrum = RadialSpectrum(1, 2, SpectrumOptions(learnable_radial=False))
+    spectrum = RadialSpectrum(1, 2, SpectrumOptions(learnable_radial=False, radial_scale=0.05))
     assert [name for name, _ in spectrum.named_parameters()] == ["gain"]
     assert float(spectrum()[0].sum(-1)[0].detach()) == pytest.approx(0.05)
 

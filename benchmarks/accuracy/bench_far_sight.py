@@ -48,6 +48,7 @@ from pathlib import Path
 if not __package__:  # `python benchmarks/accuracy/bench_far_sight.py` in a checkout
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+import dataclasses
 import statistics
 
 from easydict import EasyDict
@@ -55,9 +56,9 @@ from easydict import EasyDict
 from benchmarks import harness
 from benchmarks.accuracy.far_sight_cases import CASES
 from benchmarks.accuracy.far_sight_checks import checks
-from benchmarks.accuracy.far_sight_models import MODELS, network, read_options
+from benchmarks.accuracy.far_sight_models import MODELS, network, typed_options
 from benchmarks.accuracy.far_sight_sets import Problem, binding_energy
-from benchmarks.accuracy.short_runs import TRAINING, run_config, train
+from benchmarks.accuracy.short_runs import TRAINING, run_config, train_once
 from farfield.common.command_line import OptionParser, run_script
 from farfield.dataloader.storage import files
 
@@ -103,14 +104,16 @@ def config_of(
     return run_config("benchmarks.accuracy.bench_far_sight", folder, seed, minutes, chosen)
 
 
-def trained(problem: Problem, options: dict[str, object], folder: Path, bench: EasyDict) -> list:
+def checked_runs(
+    problem: Problem, options: dict[str, object], folder: Path, bench: EasyDict
+) -> list:
     """(results, checks) of every seed."""
     found = []
     for seed in range(bench.seeds):
         of_seed = folder / f"seed_{seed}"
         config = config_of(problem, options, of_seed, seed, bench.minutes)
         loaders = problem.loaders(config.training.batch_size, seed)
-        results = train(config, problem.statistics, loaders)
+        results = train_once(config, problem.statistics, loaders)
         found.append((results, checks(of_seed, problem)))
     return found
 
@@ -207,17 +210,19 @@ def run_folder(bench: EasyDict, case: str, model: str) -> Path:
 
 def measure(bench: EasyDict) -> list[dict]:
     """Rows of all sets and networks; run folders are ``RUN_DIR/SET/MODEL/MINUTES/seed_N``."""
-    rows, extra = [], read_options(bench.option)
+    rows, extra = [], typed_options(bench.option)
     models = harness.chosen(bench.models, MODELS, "--models")
     for name in harness.chosen(bench.sets, CASES, "--sets"):
-        problem = Problem.read(CASES[name], bench.data_path, bench.split_seed)
+        case = CASES[name]
+        case = dataclasses.replace(case, cutoff=extra.get("cutoff", case.cutoff))
+        problem = Problem.read(case, bench.data_path, bench.split_seed)
         for model in models:
             try:
                 options = network(problem, model, extra)
             except ValueError as error:
                 print(f"{name}, {model}: skipped ({error})", flush=True)
                 continue
-            runs = trained(problem, options, run_folder(bench, name, model), bench)
+            runs = checked_runs(problem, options, run_folder(bench, name, model), bench)
             rows += rows_of_model(name, problem, model, options, runs)
             add_ratios(rows)
 

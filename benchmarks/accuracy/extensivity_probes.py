@@ -88,7 +88,7 @@ def own_molecule(known: Collection[int]) -> tuple[str, Atoms]:
     return "two atoms", Atoms(ends, [[0, 0, 0], [0, 0, length]])
 
 
-def charged(atoms: Atoms, charge: float) -> Atoms:
+def with_charge(atoms: Atoms, charge: float) -> Atoms:
     """A copy with a total charge, e."""
     found = atoms.copy()
     found.info = {"charge": float(charge)}
@@ -117,7 +117,7 @@ def separated(one: Atoms, two: Atoms, distance: float, direction: np.ndarray) ->
 
 def joined(parts: tuple[Atoms, ...]) -> Atoms:
     """All atoms in one structure, with the sum of the charges."""
-    return charged(sum(parts[1:], parts[0]), sum(part.info["charge"] for part in parts))
+    return with_charge(sum(parts[1:], parts[0]), sum(part.info["charge"] for part in parts))
 
 
 def own_pairs(name: str, atoms: Atoms, charge: float = 0.0) -> Iterator[Probe]:
@@ -126,7 +126,7 @@ def own_pairs(name: str, atoms: Atoms, charge: float = 0.0) -> Iterator[Probe]:
     turn, draw = Rotation.random(2 * ORIENTATIONS, rng=0), np.random.default_rng(0)
     for distance in DISTANCES:
         for index in range(ORIENTATIONS):
-            one, two = charged(atoms, charge), charged(atoms, charge)
+            one, two = with_charge(atoms, charge), with_charge(atoms, charge)
             one.positions = turn[2 * index].apply(atoms.positions)
             two.positions = turn[2 * index + 1].apply(atoms.positions)
             direction = draw.normal(size=3)
@@ -142,7 +142,7 @@ def ghost_kind(ghosts: str, host: Atoms) -> str:
 
 def own_ghosts(atoms: Atoms, ghost: str, seed: int = 0) -> Probe:
     """A molecule with ``NUM_GHOSTS`` copies of ``ghost`` around it, all of them far away."""
-    draw, host = np.random.default_rng(seed), charged(atoms, 0.0)
+    draw, host = np.random.default_rng(seed), with_charge(atoms, 0.0)
     one = Atoms(ghost) if ghost in atomic_numbers else molecule(ghost)
     reach = GHOST_DISTANCE + np.linalg.norm(host.positions - host.positions.mean(0), axis=1).max()
 
@@ -160,7 +160,7 @@ def own_ghosts(atoms: Atoms, ghost: str, seed: int = 0) -> Probe:
         Atoms(one.numbers, turn.apply(one.positions - one.positions.mean(0)) + centre)
         for turn, centre in zip(turns, centres + host.positions.mean(0), strict=True)
     ]
-    whole = charged(sum(around, host), 0.0)
+    whole = with_charge(sum(around, host), 0.0)
     distance = cdist(host.positions, whole.positions[len(host) :]).min()
     return Probe(ghost_kind(f"{NUM_GHOSTS} {ghost}", host), float(distance), whole, (host,))
 
@@ -178,8 +178,8 @@ def pairs_of_file(path: Path) -> Iterator[Probe]:
     """Pairs with the interactions of GFN2-xTB."""
     names = ("num_a", "kind", "distance", "centroid_distance", "charge_a", "charge_b")
     for atoms, row in structures_of_file(path, (*names, "E_int_gfn2", "F_change_max_gfn2")):
-        one = charged(atoms[: row["num_a"]], row["charge_a"])
-        two = charged(atoms[row["num_a"] :], row["charge_b"])
+        one = with_charge(atoms[: row["num_a"]], row["charge_a"])
+        two = with_charge(atoms[row["num_a"] :], row["charge_b"])
         truth = {"energy": row["E_int_gfn2"], "forces": row["F_change_max_gfn2"]}
         places = row["distance"], joined((one, two)), (one, two), row["centroid_distance"]
         yield Probe(row["kind"], *places, truth)
@@ -191,8 +191,8 @@ def ghosts_of_file(path: Path) -> Iterator[Probe]:
     for atoms, row in structures_of_file(path, names):
         if len(atoms) == row["num_a"]:
             continue  # the host alone
-        whole = charged(atoms, row["charge"])
-        host = charged(atoms[: row["num_a"]], row["charge"])
+        whole = with_charge(atoms, row["charge"])
+        host = with_charge(atoms[: row["num_a"]], row["charge"])
         truth = {"forces": row["F_change_max_gfn2"]}
         kind = ghost_kind(row["kind"], host)
         yield Probe(kind, row["nearest"], whole, (host,), truth=truth)

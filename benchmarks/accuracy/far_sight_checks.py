@@ -32,7 +32,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 from scipy.special import erfc
 
-from benchmarks.accuracy.far_sight_sets import EVALUATION_STRUCTURES, Problem, find_file
+from benchmarks.accuracy.far_sight_sets import EVALUATION_STRUCTURES, Problem, file_below
 from benchmarks.accuracy.short_runs import best_network, errors_on
 from farfield.dataloader.batch_plan import BatchPlan
 from farfield.dataloader.datasets.potential_data import MoleculeDataset
@@ -188,7 +188,7 @@ def multipoles(folder: Path, problem: Problem) -> dict[str, float]:
         born.append(born_charges(model, batch).detach().double().numpy())
 
     labels = files.read_npz(
-        find_file(problem.folder, f"{problem.case.file}_{SPLITS[-1]}.npz"),
+        file_below(problem.folder, f"{problem.case.file}_{SPLITS[-1]}.npz"),
         ("dipole", "born_charges"),
         "give the whole file of the test structures",
     )

@@ -97,7 +97,7 @@ def accepted(options: Mapping[str, object]) -> dict[str, object]:
     return kept
 
 
-def read_options(text: str | None) -> dict[str, object]:
+def typed_options(text: str | None) -> dict[str, object]:
     """Options "name=value,name=value" of a command line, each of the type of its option.
 
     Raises ValueError for an unknown name, a missing value, or a value of another type.

@@ -97,7 +97,7 @@ class Case:
         return () if self.charge is None else (CHARGE,)
 
 
-def find_file(folder: str | Path, name: str) -> Path:
+def file_below(folder: str | Path, name: str) -> Path:
     """The file ``name`` anywhere below ``folder``; FileNotFoundError if there is none."""
     found = sorted(Path(folder).rglob(name))
     if not found:
@@ -122,7 +122,7 @@ def read_file(case: Case, path: Path) -> Structures:
 
 def random_split(case: Case, folder: Path, seed: int) -> dict[str, Structures]:
     """Random parts of one file."""
-    structures = read_file(case, find_file(folder, case.file))
+    structures = read_file(case, file_below(folder, case.file))
     train, val, test = case.sizes
     options = SplitOptions(train=train, val=val, test=test, seed=seed)
     split = make_split("random", len(structures), structures.data_hash, options)
@@ -131,7 +131,7 @@ def random_split(case: Case, folder: Path, seed: int) -> dict[str, Structures]:
 
 def dimer_split(case: Case, folder: Path, seed: int) -> dict[str, Structures]:
     """Binding energies of dimers, split by separation."""
-    return by_separation(with_binding_energies(read_file(case, find_file(folder, case.file))))
+    return by_separation(with_binding_energies(read_file(case, file_below(folder, case.file))))
 
 
 def with_binding_energies(structures: Structures) -> Structures:
@@ -168,7 +168,7 @@ def lode_split(case: Case, folder: Path, seed: int) -> dict[str, Structures]:
     but the farthest frame holds most of what is known of the tail, so it trains, and the second
     farthest validates.
     """
-    files = {part: find_file(folder, f"{case.file}_{part}.npz") for part in ("train", "test")}
+    files = {part: file_below(folder, f"{case.file}_{part}.npz") for part in ("train", "test")}
     known, test = (
         in_box(with_binding_energies(read_file(case, path)), BOX_LENGTH) for path in files.values()
     )
@@ -197,7 +197,7 @@ def fixed_split(case: Case, folder: Path, seed: int) -> dict[str, Structures]:
     names = {part: f"{case.file}_{part}" for part in SPLITS}
     names |= {name: name for name in case.more_tests}
     parts = {
-        part: read_file(case, find_file(folder, f"{name}.npz")) for part, name in names.items()
+        part: read_file(case, file_below(folder, f"{name}.npz")) for part, name in names.items()
     }
     return without_charge_offsets(parts) if case.charge == "file" else parts
 

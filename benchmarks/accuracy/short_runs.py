@@ -55,7 +55,9 @@ def run_config(
     return Script(script, "energy_forces", "").parser().parse_config([], lambda _: values)
 
 
-def train(config: EasyDict, statistics: Statistics, loaders: Mapping[str, EpochLoader]) -> dict:
+def train_once(
+    config: EasyDict, statistics: Statistics, loaders: Mapping[str, EpochLoader]
+) -> dict:
     """Results of one run, read from its folder if it is finished.
 
     loaders: batches of train, val and test. The test table is that of the weights that were best on

@@ -17,14 +17,14 @@ def test_an_unknown_option_is_left_out_only_where_nothing_changes(monkeypatch):
 
 def test_options_of_a_command_line_have_the_types_of_the_network():
     text = "far_heads=3,far_weight=0.5,far_learnable_radial=false,condition=none,norm=layer_norm"
-    assert models.read_options(text) == {
+    assert models.typed_options(text) == {
         "far_heads": 3,
         "far_weight": 0.5,
         "far_learnable_radial": False,
         "condition": None,
         "norm": "layer_norm",
     }
-    assert models.read_options(None) == {}
+    assert models.typed_options(None) == {}
     wrong = {
         "far_heads": "name=value",
         "fare_heads=3": "name=value",
@@ -33,4 +33,4 @@ def test_options_of_a_command_line_have_the_types_of_the_network():
     }
     for text, words in wrong.items():
         with pytest.raises(ValueError, match=words):
-            models.read_options(text)
+            models.typed_options(text)

@@ -56,9 +56,10 @@ from easydict import EasyDict
 from benchmarks import harness
 from benchmarks.accuracy.far_sight_cases import CASES
 from benchmarks.accuracy.far_sight_checks import checks
-from benchmarks.accuracy.far_sight_models import MODELS, network, typed_options
+from benchmarks.accuracy.far_sight_models import MODELS, network
 from benchmarks.accuracy.far_sight_sets import Problem, binding_energy
 from benchmarks.accuracy.short_runs import TRAINING, run_config, train_once
+from benchmarks.compared_networks import typed_options
 from farfield.common.command_line import OptionParser, run_script
 from farfield.dataloader.storage import files
 

@@ -33,28 +33,18 @@ import statistics
 from easydict import EasyDict
 
 from benchmarks import harness
-from benchmarks.accuracy.far_sight_models import (
-    NETWORK,
-    accepted,
-    known_options,
-    typed_options,
-)
 from benchmarks.accuracy.short_runs import TRAINING, errors_on, run_config, train_once
 from benchmarks.accuracy.stretch_sets import SETS, TRAIN, VAL, StretchData
+from benchmarks.compared_networks import (
+    DEFAULT_ROWS,
+    default_options,
+    default_value,
+    typed_options,
+)
 from farfield.common.command_line import OptionParser, run_script
 from farfield.dataloader.storage import files
 from farfield.train.tasks.energy_forces import ATOMS_PER_BATCH
-from farfield.train.tasks.near_far_comparison import near_only
 
-# Name -> what differs from the default network; NEAR_ONLY: the default schedule without far field.
-NEAR_ONLY = "near only"
-MODELS = {
-    "near": {"schedule": NEAR_ONLY},
-    "hybrid": {"far_kernel": "standing_waves", "charges": "none"},
-    "screened": {"far_kernel": "screened", "charges": "none"},
-    "near_charges": {"schedule": NEAR_ONLY, "charges": "latent"},
-    "screened_charges": {"far_kernel": "screened", "charges": "latent"},
-}
 ERRORS = "errors.json"
 COLUMNS = {
     "set": "set",
@@ -73,33 +63,6 @@ COLUMNS = {
     "mae_ratio": "MAE / near",
     "rmse_ratio": "RMSE / near",
 }
-
-
-def default_of(name: str) -> object:
-    """Default of an option of the network."""
-    return known_options()[name].default
-
-
-def options_of(model: str, data: StretchData, extra: dict[str, object]) -> dict[str, object]:
-    """Options of a network; averages and radius are those of the training frames.
-
-    extra: options of the command line, which have the last word. ValueError for a model that the
-    installed network does not know.
-    """
-    chosen = {**MODELS[model], **extra}
-    if chosen.get("schedule") == NEAR_ONLY:
-        usual = {"name": NETWORK, "layers": default_of("layers")}
-        chosen["schedule"] = near_only(EasyDict(model=usual | {"schedule": default_of("schedule")}))
-
-    found = data.statistics
-    measured = {
-        "avg_degree": found.average_neighbors or 1.0,
-        "avg_atoms": found.average_atoms,
-        "far_design_radius": max(1.0, found.design_radius),
-    }
-    known = known_options()
-    measured = {name: value for name, value in measured.items() if name in known}
-    return measured | accepted(chosen)
 
 
 def runs_of_seeds(
@@ -172,13 +135,13 @@ def measure(bench: EasyDict) -> list[dict]:
     """Rows of all sets and networks; run folders are ``RUN_DIR/SET/MODEL/MINUTES/seed_N``."""
     rows, extra = [], typed_options(bench.option)
     changed = "".join(f"+{part}" for part in (bench.option or "").split(",") if part)
-    cutoff = float(extra.get("cutoff", default_of("cutoff")))
-    models = harness.chosen(bench.models, MODELS, "--models")
+    cutoff = float(extra.get("cutoff", default_value("cutoff")))
+    models = harness.chosen(bench.models, DEFAULT_ROWS, "--models")
     for name in harness.chosen(bench.sets, SETS, "--sets"):
         data = StretchData.read(SETS[name], bench.data_path, cutoff, bench.test)
         for model in models:
             try:
-                options = options_of(model, data, extra)
+                options = default_options(model, data.statistics, extra)
             except ValueError as error:
                 print(f"{name}, {model}: skipped ({error})", flush=True)
                 continue
@@ -202,7 +165,7 @@ def build_parser() -> OptionParser:
     # What is trained, and what is asked.
     bench.add("--data-path", str, "data", help="folder below which the npz files lie")
     bench.add("--sets", str, "all", help=f"comma list of {', '.join(SETS)}, or all")
-    bench.add("--models", str, "all", help=f"comma list of {', '.join(MODELS)}, or all")
+    bench.add("--models", str, "all", help=f"comma list of {', '.join(DEFAULT_ROWS)}, or all")
     bench.add("--option", str, None, help="options of every network, name=value,name=value")
     bench.add("--seeds", int, 1, low=1, high=100, help="seeds 0, 1, ...")
     bench.add("--minutes", float, 5.0, above=0, help="CPU minutes of each run")

@@ -2,10 +2,7 @@
 
 A model is a schedule and a few options; everything else is equal for all models of a set. Channels
 of models without a far field are chosen so that they have as many weights as the set's hybrid.
-
-An installed network may not know an option of a model. Two options then have the value that a
-network without them has anyway (:data:`WITHOUT_OPTION`) and are left out; a model that asks for
-another value is skipped, with a line.
+Cost: building networks until their sizes match.
 """
 
 from __future__ import annotations
@@ -14,10 +11,9 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 from benchmarks.accuracy.far_sight_sets import CHARGE, Problem
-from farfield.models.factory import build_model, network_class
-from farfield.models.option_fields import OptionField, option_fields
+from benchmarks.compared_networks import NETWORK, accepted, known_options
+from farfield.models.factory import build_model
 
-NETWORK = "e2former"
 TOLERANCE = 0.1  # largest relative difference between the numbers of weights
 
 COMMON = {
@@ -37,11 +33,11 @@ COMMON = {
     "far_kernel_lmax": 2,
     "far_expansion": "pairwise",
     "far_weight": 1.0,
+    "charges": "none",
 }
 # Gauss-Legendre nodes up to 0.8: spacing <= pi / r for r < 30 Angstrom. The near field has the
 # shorter waves.
 STANDING_WAVES = {"far_kernel": "standing_waves", "far_num_kappa": 8, "far_kappa_max": 0.8}
-WITHOUT_OPTION = {"far_kernel": "standing_waves", "charges": "none"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,68 +65,6 @@ MODELS = {
     "screened_charges": Model(None, {**SCREENED, "charges": "latent"}),
     "screened_equilibrated": Model(None, {**SCREENED, "charges": "equilibrated"}),
 }
-
-
-def known_options() -> dict[str, OptionField]:
-    """Options of the installed network, by flat name."""
-    return option_fields(network_class(NETWORK).Options)
-
-
-def accepted(options: Mapping[str, object]) -> dict[str, object]:
-    """``options`` without those that the installed network does not know and has anyway.
-
-    Raises ValueError for any other option, and for a word that is not among its choices.
-    """
-    known, kept = known_options(), {}
-    for name, value in options.items():
-        field = known.get(name)
-        if field is None and WITHOUT_OPTION.get(name) == value:
-            continue
-        if field is None:
-            raise ValueError(f"the installed network {NETWORK} has no option {name}")
-        if field.choices and value not in field.choices:
-            raise ValueError(
-                f"{name} of the installed network {NETWORK} must be one of "
-                f"{', '.join(field.choices)}, got {value}"
-            )
-        kept[name] = value
-    return kept
-
-
-def typed_options(text: str | None) -> dict[str, object]:
-    """Options "name=value,name=value" of a command line, each of the type of its option.
-
-    Raises ValueError for an unknown name, a missing value, or a value of another type.
-    """
-    known, found = known_options(), {}
-    for part in (text or "").split(","):
-        name, sign, value = part.partition("=")
-        if not part:
-            continue
-        if not sign or name not in known:
-            raise ValueError(
-                f"--option must be name=value with an option of {NETWORK}, got {part!r}; "
-                "--help-all of train.train_potential lists them"
-            )
-        found[name] = _typed(known[name], value)
-    return found
-
-
-def _typed(field: OptionField, text: str) -> object:
-    """A text as a value of an option."""
-    if field.optional and text.lower() == "none":
-        return None
-    if field.kind is bool:
-        words = {"true": True, "false": False}
-        if text.lower() not in words:
-            raise ValueError(f"--option {field.name} must be true or false, got {text!r}")
-        return words[text.lower()]
-    try:
-        return field.kind(text)
-    except ValueError:
-        raise ValueError(
-            f"--option {field.name} must be of type {field.kind.__name__}, got {text!r}"
-        ) from None
 
 
 def irreps(channels: int, lmax: int) -> str:

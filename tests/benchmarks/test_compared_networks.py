@@ -1,8 +1,8 @@
-"""Options of the networks of the far-sight benchmark: known ones pass, unknown ones say so."""
+"""Options of compared networks: known ones pass, unknown ones say so."""
 
 import pytest
 
-from benchmarks.accuracy import far_sight_models as models
+from benchmarks import compared_networks as models
 
 
 def test_an_unknown_option_is_left_out_only_where_nothing_changes(monkeypatch):

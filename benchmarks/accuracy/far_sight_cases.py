@@ -29,6 +29,8 @@ from benchmarks.accuracy.far_sight_sets import (
     random_split,
 )
 
+# The recipe of the training scripts, for structures of many sizes.
+ENERGY_PER_ATOM = {"weight_energy": 0.2, "weight_forces": 1.0, "energy_per": "atom"}
 ENERGY_ALONE = {"weight_energy": 1.0, "weight_forces": 0.0}
 
 # Dimers test the network beyond its data, so it is small, and its far field keeps the tail 1 / r
@@ -77,6 +79,7 @@ def charged(name: str, batch_size: int, **more) -> Case:
         charge="file",
         conditioned=True,
         batch_size=batch_size,
+        loss=ENERGY_PER_ATOM,
         **more,
     )
 
@@ -132,5 +135,6 @@ CASES = {
         multipoles=True,
         batch_size=4,
         validate_every=2,
+        loss=ENERGY_PER_ATOM,
     ),
 }

@@ -178,7 +178,7 @@ def multipoles(folder: Path, problem: Problem) -> dict[str, float]:
     model = best_network(folder)
     if "dipole" not in model.outputs():
         return {}
-    from farfield.models.far_field.charges import born_charges
+    from farfield.models.born_charges import born_charges
 
     test = problem.parts["test"]
     plan = BatchPlan(test, 1, shuffle=False)

@@ -1,7 +1,11 @@
 """What is asked of a network after training: tails against point charges, and correlations."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.accuracy import far_sight_checks as checks
 from benchmarks.accuracy import far_sight_sets as sets
@@ -85,3 +89,51 @@ def test_correlation_ignores_scale_and_refuses_other_shapes():
     assert checks.squared_correlation(-3 * values + 1, values) == pytest.approx(1.0)
     with pytest.raises(ValueError, match="shape"):
         checks.squared_correlation(values.reshape(3, 4), values)
+
+
+class Positions:
+    """A network whose dipole is the position of the first atom of every structure."""
+
+    def __init__(self, *outputs):
+        self.names = outputs
+
+    def outputs(self):
+        return dict.fromkeys(self.names)
+
+    def __call__(self, batch):
+        return {"dipole": batch.positions[batch.graph.node_offsets[:-1]]}
+
+
+def test_multipoles_are_compared_in_the_order_of_the_file(monkeypatch, tmp_path):
+    generator = np.random.default_rng(0)
+    for part in ("train", "val", "test"):
+        positions = generator.normal(size=(12, 3))
+        np.savez(
+            tmp_path / f"dipeptides_{part}.npz",
+            n_atoms=np.full(4, 3),
+            Z=np.full(12, 6),
+            R=positions,
+            E=np.zeros(4),
+            F=np.zeros((12, 3)),
+        )
+    problem = sets.Problem.read(CASES["dipeptides"], tmp_path, 0)
+    test = problem.parts["test"].positions.numpy()
+
+    # labels of the test file, known to the network up to a factor
+    path = tmp_path / "dipeptides_test.npz"
+    born = test[:, :, None] * np.array([1.0, 2.0, 3.0])
+    labels = {"dipole": -2 * test[::3], "born_charges": born}
+    np.savez(path, **dict(np.load(path)), **labels)
+    slopes = types.SimpleNamespace(
+        born_charges=lambda _, batch: batch.positions[:, :, None] * torch.tensor([1.0, 2.0, 3.0])
+    )
+    monkeypatch.setitem(sys.modules, "farfield.models.born_charges", slopes)
+    monkeypatch.setattr(checks, "best_network", lambda folder: Positions("dipole"))
+    found = checks.multipoles(tmp_path, problem)
+    assert found == {"dipole_r2": pytest.approx(1), "born_r2": pytest.approx(1)}
+
+    # transposed Born charges are other ones, and no dipole is no answer
+    np.savez(path, **dict(np.load(path)) | {"born_charges": born.transpose(0, 2, 1)})
+    assert checks.multipoles(tmp_path, problem)["born_r2"] < 0.9
+    monkeypatch.setattr(checks, "best_network", lambda folder: Positions("energy"))
+    assert checks.multipoles(tmp_path, problem) == {}

@@ -1,31 +1,43 @@
-"""Far sight: what a far field learns that a near field cannot, on six sets of long-ranged labels.
+"""Far sight: what a far field and charges learn that a near field cannot.
 
     python -m benchmarks.accuracy.bench_far_sight --data-path data/long_range
     python -m benchmarks.accuracy.bench_far_sight --data-path data/long_range \\
-        --sets two_atoms,sn2 --models near,hybrid --seeds 2 --minutes 4
+        --sets lode_CC,lode_CP --models near,screened_charges --seeds 5 --minutes 3
 
-The sets are npz files anywhere below ``--data-path``; ``far_sight_sets.py`` says what is in them.
+The sets are npz files anywhere below ``--data-path``; ``far_sight_cases.py`` lists them.
 
-Networks, all with edges up to 5 Angstrom:
+Networks, all with edges up to the cutoff of the set:
 
-    near        two layers of the near field
-    deep        four layers of the near field
-    hybrid      near and far field together
+    near                   two layers of the near field
+    deep                   four layers of the near field
+    hybrid                 near and far field together, the far field a sum of standing waves
+    near_blind             near without the total charge, where a set has several
+    near_charges           near and latent charges
+    near_equilibrated      near and equilibrated charges
+    screened               the hybrid with far messages of a finite range
+    screened_charges       screened and latent charges
+    screened_equilibrated  screened and equilibrated charges
 
-The channels of ``near`` and ``deep`` are chosen so that they have as many weights as ``hybrid``.
-Split, seed, optimiser, batches and CPU minutes are equal.
+The channels of networks with a near field alone are chosen so that they have as many weights as
+``hybrid``. Split, seed, optimiser, batches and CPU minutes are equal. ``--option name=value`` sets
+an option of every network.
 
 A row gives errors on the held-back test split of the weights that were best on the validation
-split, means over seeds:
+split:
 
+    E meV, rms, F   means over the seeds
+    median, worst   over the seeds
     E ratio         mean energy error over the hybrid's
     E^2 ratio       mean square of the energy error (published for some sets) over the hybrid's
     F ratio         mean force error over the hybrid's
     binding         dimers: mean energy error over the mean size of a binding energy
     bar             smallest "E ratio" of ``near``, or largest "binding" of the hybrid
+    slope           dE / d(1/r) of charged fragments that are moved on beyond the data, over that of
+                    point charges: 1 is right, 0 is no tail; median (``far_sight_checks.py``)
+    dipole, Born    squared correlation with labels that were not trained, median
 
-A finished run is read back from its folder, an unfinished one goes on. Run folders also hold
-learning curves and checkpoints.
+Further tests of a set have rows of their own. A finished run is read back from its folder, an
+unfinished one goes on. Run folders also hold learning curves and checkpoints.
 """
 
 from __future__ import annotations
@@ -36,61 +48,22 @@ from pathlib import Path
 if not __package__:  # `python benchmarks/accuracy/bench_far_sight.py` in a checkout
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import json
+import dataclasses
 import statistics
-from collections.abc import Callable
 
 from easydict import EasyDict
 
 from benchmarks import harness
-from benchmarks.accuracy.far_sight_sets import CASES, CUTOFF, Problem, binding_energy
+from benchmarks.accuracy.far_sight_cases import CASES
+from benchmarks.accuracy.far_sight_checks import checks
+from benchmarks.accuracy.far_sight_models import MODELS, network
+from benchmarks.accuracy.far_sight_sets import Problem, binding_energy
+from benchmarks.accuracy.short_runs import TRAINING, run_config, train_once
+from benchmarks.compared_networks import typed_options
 from farfield.common.command_line import OptionParser, run_script
-from farfield.common.log import RunLog
-from farfield.common.trained import restore_network
 from farfield.dataloader.storage import files
-from farfield.models.factory import build_model
-from farfield.train.launch import Script
-from farfield.train.results import finish_run, prepare_run_folder, save_config
-from farfield.train.run_options import prepare_process
-from farfield.train.tasks.energy_forces import build_task, set_references
-from farfield.train.trainer import Trainer
 
-TOLERANCE = 0.1  # largest relative difference between the numbers of weights
-
-COMMON = {
-    "cutoff": CUTOFF,
-    "radial_basis": "bessel",
-    "radial_size": 8,
-    "radial_hidden": 32,
-    "near_heads": 2,
-    "near_score_width": 4,
-    "drop_path": 0.0,
-    # Two atoms act on each other by the product of learned charges, in a sum that is neither
-    # averaged nor cut off.
-    "far_feature_map": "identity",
-    "far_key_features": 1,
-    "far_normalisation": "none",
-    "far_heads": 4,
-    "far_value_channels": 4,
-    # Gauss-Legendre nodes up to 0.8: spacing <= pi / r for r < 30 Angstrom. The near field has the
-    # shorter waves.
-    "far_kernel_lmax": 2,
-    "far_num_kappa": 8,
-    "far_kappa_max": 0.8,
-    "far_expansion": "pairwise",
-    "far_weight": 1.0,
-}
-TRAINING = {
-    "optimizer": "adam",
-    "lr": 5e-3,
-    "min_lr": 0.0,
-    "warmup_steps": 100,
-    "clip_norm": 10.0,
-    "ema_decay": 0.99,
-    "epochs": 100_000,
-}
-# Name -> schedule; the hybrid has the schedule of its case.
-MODELS = {"near": "first-order2", "deep": "first-order4", "hybrid": None}
+SMALLEST_BINDING = 1.0  # meV, that an error is divided by
 
 COLUMNS = {
     "set": "set",
@@ -100,127 +73,88 @@ COLUMNS = {
     "cpu_minutes": "CPU min",
     "steps": "steps",
     "energy_mae": "E meV",
+    "energy_mae_median": "median",
+    "energy_mae_worst": "worst",
     "energy_rmse": "rms meV",
     "force_mae": "F meV/A",
+    "force_mae_median": "median",
+    "force_mae_worst": "worst",
     "part": "binding",
     "bar": "bar",
     "ratio": "E ratio",
     "square_ratio": "E^2 ratio",
     "force_ratio": "F ratio",
+    "slope": "slope",
+    "dipole_r2": "dipole",
+    "born_r2": "Born",
 }
 
 
-def model_options(problem: Problem, schedule: str, channels: int) -> dict[str, object]:
-    """Options of one network; averages and radius are those of the data."""
-    case, found = problem.case, problem.statistics
-    of_network = {
-        "irreps": "+".join(f"{channels}x{l}{'eo'[l % 2]}" for l in range(case.lmax + 1)),
-        "schedule": schedule,
-        "avg_degree": found.average_neighbors or 1.0,
-        "avg_atoms": found.average_atoms,
-        "far_design_radius": max(1.0, problem.radius),
-        "forces": "conservative" if case.forces else "none",
-    }
-    return {"name": "e2former", **COMMON, **of_network, **case.model}
-
-
-def count_weights(options: dict[str, object]) -> int:
-    """Weights of the network of ``options``."""
-    return sum(weight.numel() for weight in build_model(options).parameters())
-
-
-def matched_channels(
-    weights: int, options_of: Callable[[int], dict[str, object]], step: int
-) -> int:
-    """Channels, a multiple of ``step``, whose network is nearest to ``weights`` weights.
-
-    options_of: channels -> options. Raises ValueError for a difference beyond ``TOLERANCE``.
-    """
-    # Sizes rise with the channels: the first network that is large enough is the last candidate.
-    channels, sizes = step, {}
-    while not sizes or sizes[channels - step] < weights:
-        sizes[channels] = count_weights(options_of(channels))
-        channels += step
-
-    best = min(sizes, key=lambda channels: abs(sizes[channels] - weights))
-    if abs(sizes[best] - weights) > TOLERANCE * weights:
-        raise ValueError(
-            f"no multiple of {step} channels gives {weights} weights within {TOLERANCE:.0%}: "
-            f"{best} give {sizes[best]}"
-        )
-    return best
-
-
-def network(problem: Problem, model: str) -> dict[str, object]:
-    """Options of the network ``model``, which has as many weights as the hybrid."""
-    case = problem.case
-    hybrid = model_options(problem, case.schedule, case.channels)
-    schedule = MODELS[model]
-    if schedule is None:
-        return hybrid
-    channels = matched_channels(
-        count_weights(hybrid),
-        lambda channels: model_options(problem, schedule, channels),
-        step=int(COMMON["near_heads"]),
-    )
-    return model_options(problem, schedule, channels)
-
-
-def run_config(
+def config_of(
     problem: Problem, options: dict[str, object], folder: Path, seed: int, minutes: float
 ) -> EasyDict:
-    """Configuration of one run: the training script's, with what this benchmark sets."""
+    """Configuration of one run: a case has the last word, then the settings of all cases."""
     case = problem.case
-    of_run = {
-        "run_dir": str(folder),
-        "seed": seed,
-        "resume": True,
-        "progress": False,
+    of_data = {
         "data_path": case.file,
         "batch_size": case.batch_size,
         "validate_every": case.validate_every,
-        "max_cpu_minutes": minutes,
         "energy_per": "structure",
     }
-
-    # A case has the last word, then the settings of all cases.
-    of_network = {key: value for key, value in options.items() if key != "name"}
-    chosen = of_run | of_network | TRAINING | case.training | case.loss
-    script = Script("benchmarks.accuracy.bench_far_sight", "energy_forces", "")
-    return script.parser().parse_config([], lambda values: chosen)
+    chosen = of_data | options | TRAINING | case.training | case.loss
+    return run_config("benchmarks.accuracy.bench_far_sight", folder, seed, minutes, chosen)
 
 
-def train(
-    problem: Problem, options: dict[str, object], folder: Path, seed: int, minutes: float
-) -> dict:
-    """Results of one run, read from its folder if it is finished."""
-    done = folder / "results.json"
-    if done.exists():
-        return json.loads(done.read_text(encoding="utf-8"))
+def checked_runs(
+    problem: Problem, options: dict[str, object], folder: Path, bench: EasyDict
+) -> list:
+    """(results, checks) of every seed."""
+    found = []
+    for seed in range(bench.seeds):
+        of_seed = folder / f"seed_{seed}"
+        config = config_of(problem, options, of_seed, seed, bench.minutes)
+        loaders = problem.loaders(config.training.batch_size, seed)
+        results = train_once(config, problem.statistics, loaders)
+        found.append((results, checks(of_seed, problem)))
+    return found
 
-    config = run_config(problem, options, folder, seed, minutes)
-    device = prepare_process(config)
-    model = restore_network(config)
-    set_references(model, problem.statistics)
 
-    loaders = problem.loaders(config.training.batch_size, seed)
-    log = RunLog(folder / "log.txt")
-    prepare_run_folder(folder, resume=True, overwrite=False)
-    save_config(folder, config)
-    trainer = Trainer(
-        model, build_task(config), loaders["train"], loaders["val"], config, folder, device, log
-    )
+def error_columns(tests: list[dict]) -> dict[str, object]:
+    """Mean, median and worst of the errors over the seeds.
 
-    if (found := trainer.resumable()) is not None:
-        trainer.restore(found)
-    trainer.fit()
-    return finish_run(trainer, loaders["test"])
+    Forces are missing where they are not learned.
+    """
+    found = {}
+    for name in ("energy_mae", "energy_rmse", "force_mae", "force_rmse"):
+        values = [test[name] for test in tests if name in test]
+        if not values:
+            continue
+        found[name] = statistics.mean(values)
+        found[f"{name}_median"] = statistics.median(values)
+        found[f"{name}_worst"] = max(values)
+    return found
+
+
+def check_columns(found: list[dict]) -> dict[str, object]:
+    """Medians over the seeds of what is asked besides the test errors."""
+    tails = [one["tail"] for one in found if "tail" in one]
+    columns = {}
+    if tails:
+        columns["slope"] = statistics.median(one["slope"] / one["expected"] for one in tails)
+        columns["slope_of_seed"] = [one["slope"] for one in tails]
+        columns["slope_of_point_charges"] = tails[0]["expected"]
+
+    for name in ("dipole_r2", "born_r2"):
+        values = [one["multipoles"][name] for one in found if one.get("multipoles")]
+        if values:
+            columns[name] = statistics.median(values)
+    return columns
 
 
 def row_of(case: str, model: str, options: dict, results: list[dict]) -> dict:
-    """One line of the table: means of the test errors over the seeds."""
+    """One line of the table without its checks."""
     tests = [result["test"][0] for result in results]
-    row = {
+    return {
         "set": case,
         "model": model,
         "irreps": options["irreps"],
@@ -228,16 +162,30 @@ def row_of(case: str, model: str, options: dict, results: list[dict]) -> dict:
         "seeds": len(results),
         "cpu_minutes": statistics.mean(result["cpu_minutes"] for result in results),
         "steps": round(statistics.mean(result["steps"] for result in results)),
+        **error_columns(tests),
+        "energy_mae_of_seed": [test["energy_mae"] for test in tests],
+        "baseline": results[0]["test"][1]["energy_mae"],
     }
 
-    # Forces are missing where they are not learned.
-    for name in ("energy_mae", "energy_rmse", "force_mae"):
-        if name in tests[0]:
-            row[name] = statistics.mean(test[name] for test in tests)
 
-    row["energy_mae_of_seed"] = [test["energy_mae"] for test in tests]
-    row["baseline"] = results[0]["test"][1]["energy_mae"]
-    return row
+def rows_of_model(name: str, problem: Problem, model: str, options: dict, runs: list) -> list[dict]:
+    """The row of a model on a set, and a row for every further test of the set."""
+    results, found = [run[0] for run in runs], [run[1] for run in runs]
+    row = row_of(name, model, options, results) | check_columns(found)
+
+    # Apolar fragments far apart have nothing to divide by.
+    binding = binding_energy(problem)
+    if binding is not None and binding > SMALLEST_BINDING:
+        row["part"] = row["energy_mae"] / binding
+    if problem.case.bar is not None and model == ("near" if binding is None else "hybrid"):
+        row["bar"] = problem.case.bar
+
+    rows = [row]
+    for test in problem.case.more_tests:
+        errors = error_columns([one["more"][test] for one in found])
+        same = {key: row[key] for key in ("model", "weights", "seeds")}
+        rows.append({"set": test, **same, **errors})
+    return rows
 
 
 def add_ratios(rows: list[dict]) -> None:
@@ -253,33 +201,36 @@ def add_ratios(rows: list[dict]) -> None:
             row["force_ratio"] = row["force_mae"] / best["force_mae"]
 
 
-def measure(options: EasyDict) -> list[dict]:
-    """Rows of all sets and networks; run folders ``RUN_DIR/SET/MODEL/MINUTES/seed_N``."""
-    rows = []
-    models = harness.chosen(options.models, MODELS, "--models")
-    for name in harness.chosen(options.sets, CASES, "--sets"):
-        problem = Problem.read(CASES[name], options.data_path, options.split_seed)
-        binding = binding_energy(problem)
-        for model in models:
-            chosen = network(problem, model)
-            folder = Path(options.run_dir) / name / model / f"{options.minutes:g}_minutes"
-            results = [
-                train(problem, chosen, folder / f"seed_{seed}", seed, options.minutes)
-                for seed in range(options.seeds)
-            ]
+def run_folder(bench: EasyDict, case: str, model: str) -> Path:
+    """``RUN_DIR/SET/MODEL/MINUTES``, with the options of the command line in the name of the
+    model.
+    """
+    changed = "".join(f"+{part}" for part in (bench.option or "").split(",") if part)
+    return Path(bench.run_dir) / case / f"{model}{changed}" / f"{bench.minutes:g}_minutes"
 
-            row = row_of(name, model, chosen, results)
-            if binding is not None:
-                row["part"] = row["energy_mae"] / binding
-            if model == ("near" if binding is None else "hybrid"):
-                row["bar"] = problem.case.bar
-            rows.append(row)
+
+def measure(bench: EasyDict) -> list[dict]:
+    """Rows of all sets and networks; run folders are ``RUN_DIR/SET/MODEL/MINUTES/seed_N``."""
+    rows, extra = [], typed_options(bench.option)
+    models = harness.chosen(bench.models, MODELS, "--models")
+    for name in harness.chosen(bench.sets, CASES, "--sets"):
+        case = CASES[name]
+        case = dataclasses.replace(case, cutoff=extra.get("cutoff", case.cutoff))
+        problem = Problem.read(case, bench.data_path, bench.split_seed)
+        for model in models:
+            try:
+                options = network(problem, model, extra)
+            except ValueError as error:
+                print(f"{name}, {model}: skipped ({error})", flush=True)
+                continue
+            runs = checked_runs(problem, options, run_folder(bench, name, model), bench)
+            rows += rows_of_model(name, problem, model, options, runs)
             add_ratios(rows)
 
             # Rows so far are worth keeping: a network takes minutes.
-            if options.json:
-                report = {"environment": harness.environment(), "options": dict(options)}
-                files.write_json(options.json, {**report, "rows": rows})
+            if bench.json:
+                report = {"environment": harness.environment(), "options": dict(bench)}
+                files.write_json(bench.json, {**report, "rows": rows})
     return rows
 
 
@@ -295,6 +246,7 @@ def build_parser() -> OptionParser:
     bench.add("--data-path", str, "data/long_range", help="folder below which the npz files lie")
     bench.add("--sets", str, "all", help=f"comma list of {', '.join(CASES)}, or all")
     bench.add("--models", str, "all", help=f"comma list of {', '.join(MODELS)}, or all")
+    bench.add("--option", str, None, help="options of every network, name=value,name=value")
     bench.add("--seeds", int, 1, low=1, high=100, help="seeds 0, 1, ...")
     bench.add(
         "--split-seed",
@@ -315,9 +267,9 @@ def build_parser() -> OptionParser:
 
 def main(argv: list[str] | None = None):
     """Entry point of the command line."""
-    options = build_parser().parse_config(argv).bench
-    harness.start(output=options.json)
-    print(harness.table(measure(options), COLUMNS))
+    bench = build_parser().parse_config(argv).bench
+    harness.start(output=bench.json)
+    print(harness.table(measure(bench), COLUMNS))
 
 
 if __name__ == "__main__":

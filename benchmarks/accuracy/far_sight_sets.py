@@ -1,43 +1,43 @@
-"""Six sets of structures with long-ranged labels, read, split and put in batches.
+"""Sets of structures with long-ranged labels: read, split and put in batches.
 
-Each set is an npz file; the first five belong to Euclidean Fast Attention (Frank et al.), the last
-to LODE:
+A :class:`Case` says how a set is read; ``far_sight_cases.py`` lists them. Four rules of splitting:
 
-    two_atoms   two opposite charges, 1 .. 10 Angstrom apart               two_atoms.npz
-    sn2         F- + CH3I -> CH3F + I-, energies alone                     sn2_F_I.npz
-    cumulene    a rigid carbon chain that is turned at one end             cumulene_profile.npz
-    cluster_32  32 attracting atoms in a ball, up to 10 Angstrom apart
-                3D_cluster_32_atoms_radius_5.npz
-    cluster_16  16 atoms in a smaller ball, all within 5 Angstrom
-                3D_cluster_16_atoms_radius_2point5.npz
-    dimers      binding energies of charged pairs                          charge_charge.npz
+    random_split     one file, random parts
+    dimer_split      successive separations of each dimer: the short ones train, the next one
+                     validates, the long ones test
+    lode_split       ten training frames and three test frames in files of their own, in a periodic
+                     box; the second farthest training frame validates
+    fixed_split      files of train, val and test, as published
 
-Splits are random but for the dimers: their seven shortest separations train, the next one
-validates, the five longest test. Cost: reading, and one search of neighbours.
+Cost: reading, and one search of neighbours.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from farfield.dataloader.batch_plan import BatchPlan
 from farfield.dataloader.datasets.potential_data import MoleculeDataset
-from farfield.dataloader.label_statistics import Statistics
+from farfield.dataloader.label_statistics import Statistics, fit_references, reference_energy
 from farfield.dataloader.sources.npz import ABSENT, read_npz
 from farfield.dataloader.split_protocols import SPLITS
 from farfield.dataloader.splits import SplitOptions, make_split
+from farfield.dataloader.structure_inputs import find_input
 from farfield.dataloader.structures import Structures
 from farfield.dataloader.units import Units
 from farfield.train.data_order import EpochLoader
 
-CUTOFF = 5.0  # Angstrom, of the near field
 EVALUATION_STRUCTURES = 200  # in a batch of an evaluation
+CHARGE = "total_charge"  # input of a structure, e
 
 # Separations of a dimer, by rising distance: 0 .. 6 train, 7 validates, 8 .. 12 test.
 SEPARATIONS, FIRST_VALIDATED, FIRST_TESTED = 13, 7, 8
+BOX_LENGTH = 30.0  # Angstrom, of the cube that repeats the dimers of LODE
+NO_PLACE = "put it there, or give --data-path or --sets"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,24 +45,40 @@ class Case:
     """One data set: its file, its split, and what is set for all networks alike.
 
     Arguments
-        file            name of the npz file
-        sizes           structures that train, validate and test
-        bar             what is asked for (see ``bench_far_sight.py``)
+        file            name of the npz file, or its beginning where every part has a file
+        read            rule of the split: (case, folder, seed) -> structures of every part
+        sizes           structures that train, validate and test, where the split is random
+        bar             what is asked for (see ``bench_far_sight.py``), or None
+        cutoff          of the near field, Angstrom
         forces          whether forces are learned
         binding         energies are those of the structure less the energies of its parts; there
                         are no reference energies, because they vanish at large separation
+        charge          where the total charge of a structure comes from: "file", "neutral" (it is
+                        0 everywhere), or None for networks that get none
+        conditioned     whether features are conditioned on the total charge
+        fragment_charges  charges of the two fragments of a structure, e: the tail of the energy
+                        is measured after training
+        multipoles      the test file has dipoles and Born charges to compare with
+        more_tests      further files that are tested, by their names without the ending
         lmax            highest degree of the features of all networks
         schedule, channels   of the hybrid; other networks match its number of weights
         batch_size, validate_every   structures in a batch, epochs between validations
-        loss, model, training   options that differ from ``COMMON`` and ``TRAINING`` in
-                        ``bench_far_sight.py``, for all networks
+        loss, model, training   options that differ from those of all cases, for all networks
+        standing_waves  options of the fixed grid of waves that differ from those of all cases
     """
 
     file: str
-    sizes: tuple[int, int, int]
-    bar: float
+    read: Callable[[Case, Path, int], dict[str, Structures]]
+    sizes: tuple[int, int, int] = (0, 0, 0)
+    bar: float | None = None
+    cutoff: float = 5.0
     forces: bool = True
     binding: bool = False
+    charge: str | None = None
+    conditioned: bool = False
+    fragment_charges: tuple[float, float] | None = None
+    multipoles: bool = False
+    more_tests: tuple[str, ...] = ()
     lmax: int = 2
     schedule: str = "hybrid-first-order2"
     channels: int = 16
@@ -73,82 +89,55 @@ class Case:
     )
     model: dict = dataclasses.field(default_factory=dict)
     training: dict = dataclasses.field(default_factory=dict)
+    standing_waves: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Numbers of a structure that batches hold."""
+        return () if self.charge is None else (CHARGE,)
 
 
-ENERGY_ALONE = {"weight_energy": 1.0, "weight_forces": 0.0}
-
-# Dimers test the network beyond its data, so it is small, and its far field keeps the tail 1 / r
-# that it starts with.
-CHARGES = {
-    "lmax": 1,
-    "schedule": "hybrid-first-order1",
-    "model": {
-        "far_kernel_lmax": 0,
-        "far_learnable_radial": False,
-        "far_radial_scale": 1.0,
-    },
-}
-
-# Scalars, vectors and one hybrid layer can express a sum over pairs. 32 atoms within reach of each
-# other are costly, so the CPU minutes go into steps: small batches, a high rate. Energies spread
-# over 30 eV, so they weigh less than forces.
-PAIR_SUM = {
-    "lmax": 1,
-    "schedule": "hybrid-first-order1",
-    "channels": 20,
-    "batch_size": 4,
-    "validate_every": 1,
-    "training": {"lr": 1e-2},
-    "loss": {"weight_energy": 0.1, "weight_forces": 1.0},
-    "model": {"far_kernel_lmax": 0},
-}
-
-CASES = {
-    "two_atoms": Case("two_atoms.npz", (800, 100, 2000), 30.0, batch_size=50),
-    "sn2": Case("sn2_F_I.npz", (280, 40, 81), 30.0, forces=False, batch_size=28, loss=ENERGY_ALONE),
-    "cumulene": Case("cumulene_profile.npz", (800, 100, 100), 3.0, batch_size=16, validate_every=2),
-    "cluster_32": Case("3D_cluster_32_atoms_radius_5.npz", (1600, 50, 350), 10.0, **PAIR_SUM),
-    "cluster_16": Case(
-        "3D_cluster_16_atoms_radius_2point5.npz", (1600, 50, 350), 1 / 1.1, **PAIR_SUM
-    ),
-    "dimers": Case(
-        "charge_charge.npz",
-        (63, 9, 45),
-        0.1,
-        forces=False,
-        binding=True,
-        batch_size=9,
-        loss=ENERGY_ALONE,
-        **CHARGES,
-    ),
-}
-
-
-def find_file(folder: str | Path, name: str) -> Path:
+def file_below(folder: str | Path, name: str) -> Path:
     """The file ``name`` anywhere below ``folder``; FileNotFoundError if there is none."""
     found = sorted(Path(folder).rglob(name))
     if not found:
-        raise FileNotFoundError(
-            f"there is no {name} below {folder}; put it there, or give --data-path or --sets"
-        )
+        raise FileNotFoundError(f"there is no {name} below {folder}; {NO_PLACE}")
     return found[0]
 
 
-def read_case(case: Case, folder: str | Path, split_seed: int) -> dict[str, Structures]:
-    """Structures of train, val and test."""
-    path = find_file(folder, case.file)
+def read_file(case: Case, path: Path) -> Structures:
+    """All structures of one file, open, with the total charge that the case names."""
     keys = {} if case.forces else {"forces": ABSENT}
     structures = read_npz(path, Units("eV", "Angstrom"), keys, periodic=False)
+    if case.charge is None:
+        return structures
 
-    if case.binding:
-        energy = structures.energy - structures.extra["E_A"] - structures.extra["E_B"]
-        structures = dataclasses.replace(structures, energy=energy)
-        return by_separation(structures)
+    charge = find_input(structures.extra, CHARGE)
+    if case.charge == "neutral":
+        charge = np.zeros(len(structures))
+    if charge is None:
+        raise ValueError(f"{path} has no array 'charge' with the total charge of each structure")
+    return dataclasses.replace(structures, extra={**structures.extra, CHARGE: charge})
 
+
+def random_split(case: Case, folder: Path, seed: int) -> dict[str, Structures]:
+    """Random parts of one file."""
+    structures = read_file(case, file_below(folder, case.file))
     train, val, test = case.sizes
-    options = SplitOptions(train=train, val=val, test=test, seed=split_seed)
+    options = SplitOptions(train=train, val=val, test=test, seed=seed)
     split = make_split("random", len(structures), structures.data_hash, options)
     return {part: structures[getattr(split, part)] for part in SPLITS}
+
+
+def dimer_split(case: Case, folder: Path, seed: int) -> dict[str, Structures]:
+    """Binding energies of dimers, split by separation."""
+    return by_separation(with_binding_energies(read_file(case, file_below(folder, case.file))))
+
+
+def with_binding_energies(structures: Structures) -> Structures:
+    """Structures whose energy is theirs less the energies of their two parts."""
+    energy = structures.energy - structures.extra["E_A"] - structures.extra["E_B"]
+    return dataclasses.replace(structures, energy=energy)
 
 
 def by_separation(structures: Structures) -> dict[str, Structures]:
@@ -172,39 +161,109 @@ def by_separation(structures: Structures) -> dict[str, Structures]:
     return {part: structures[np.flatnonzero(mask)] for part, mask in chosen.items()}
 
 
+def lode_split(case: Case, folder: Path, seed: int) -> dict[str, Structures]:
+    """Binding energies of one dimer in a periodic box.
+
+    The test frames are farther apart than all that train, so what validates should be far as well;
+    but the farthest frame holds most of what is known of the tail, so it trains, and the second
+    farthest validates.
+    """
+    files = {part: file_below(folder, f"{case.file}_{part}.npz") for part in ("train", "test")}
+    known, test = (
+        in_box(with_binding_energies(read_file(case, path)), BOX_LENGTH) for path in files.values()
+    )
+    if len(known) < 3:
+        raise ValueError(f"{files['train']} must hold at least 3 frames, got {len(known)}")
+
+    order = np.argsort(known.extra["distance"], kind="stable")
+    return {"train": known[np.delete(order, -2)], "val": known[order[-2:-1]], "test": test}
+
+
+def in_box(structures: Structures, length: float) -> Structures:
+    """The same structures, repeated in all directions by a cube; length: its edge, Angstrom."""
+    return dataclasses.replace(
+        structures,
+        cell=np.broadcast_to(length * np.eye(3), (len(structures), 3, 3)).copy(),
+        periodic=np.ones((len(structures), 3), bool),
+    )
+
+
+def fixed_split(case: Case, folder: Path, seed: int) -> dict[str, Structures]:
+    """Parts from files of their own, and the further tests.
+
+    Where charges differ, every charge has its own zero of energy, from the training part: the
+    mean of what the reference energies of the elements leave.
+    """
+    names = {part: f"{case.file}_{part}" for part in SPLITS}
+    names |= {name: name for name in case.more_tests}
+    parts = {
+        part: read_file(case, file_below(folder, f"{name}.npz")) for part, name in names.items()
+    }
+    return without_charge_offsets(parts) if case.charge == "file" else parts
+
+
+def without_charge_offsets(parts: dict[str, Structures]) -> dict[str, Structures]:
+    """Parts less the mean residual energy of each total charge in the training part.
+
+    ValueError for a charge that the training part does not have.
+    """
+    train = parts["train"]
+    residual = train.energy - reference_energy(train, fit_references(train))
+    charges = train.extra[CHARGE]
+    offsets = {charge: residual[charges == charge].mean() for charge in np.unique(charges)}
+
+    shifted = {}
+    for name, part in parts.items():
+        unknown = sorted(set(part.extra[CHARGE]) - set(offsets))
+        if unknown:
+            raise ValueError(f"no structure with the charge {unknown[0]:g} of {name} trains")
+        offset = np.array([offsets[charge] for charge in part.extra[CHARGE]])
+        shifted[name] = dataclasses.replace(part, energy=part.energy - offset)
+    return shifted
+
+
 @dataclasses.dataclass
 class Problem:
     """The data of a case as batches need them, and what the training split says about itself.
 
-    radius: largest distance of an atom from the centroid of its structure, Angstrom.
+    structures, parts: train, val, test, and the further tests, as they were read and as batches
+    need them. radius: largest distance of an atom from the centroid of its structure, Angstrom.
+    folder: where the files were found.
     """
 
     case: Case
+    structures: dict[str, Structures]
     parts: dict[str, MoleculeDataset]
     statistics: Statistics
     radius: float
+    folder: Path
 
     @classmethod
     def read(cls, case: Case, folder: str | Path, split_seed: int) -> Problem:
-        """Read the file of ``case`` and find all neighbours."""
-        structures = read_case(case, folder, split_seed)
-        train = MoleculeDataset(structures["train"], CUTOFF)
+        """Read the files of ``case`` and find all neighbours."""
+        structures = case.read(case, Path(folder), split_seed)
+        train = MoleculeDataset(structures["train"], case.cutoff)
         statistics = Statistics.of(structures["train"], int(train.edges_per_structure.sum()))
         if case.binding:
             statistics = without_references(statistics, structures["train"])
 
         parts = {
-            part: MoleculeDataset(structures[part], CUTOFF, statistics.references)
-            for part in SPLITS
+            part: MoleculeDataset(found, case.cutoff, statistics.references, inputs=case.inputs)
+            for part, found in structures.items()
         }
+        # Open structures of a data set are centred; those of a box are wrapped into it.
         radius = max(float(dataset.positions.norm(dim=1).max()) for dataset in parts.values())
-        return cls(case, parts, statistics, radius)
+        if structures["train"].periodic is not None:
+            radius = statistics.design_radius
+        return cls(case, structures, parts, statistics, radius, Path(folder))
 
     def loaders(self, batch_size: int, seed: int) -> dict[str, EpochLoader]:
         """Batches of every part; only those of the training split are shuffled."""
-        plans = {"train": BatchPlan(self.parts["train"], batch_size, seed=seed)}
-        for part in ("val", "test"):
-            plans[part] = BatchPlan(self.parts[part], EVALUATION_STRUCTURES, shuffle=False)
+        plans = {
+            part: BatchPlan(dataset, EVALUATION_STRUCTURES, shuffle=False)
+            for part, dataset in self.parts.items()
+        }
+        plans["train"] = BatchPlan(self.parts["train"], batch_size, seed=seed)
         return {part: EpochLoader(self.parts[part], plan, 0, seed) for part, plan in plans.items()}
 
 

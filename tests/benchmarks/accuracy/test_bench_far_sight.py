@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.accuracy import bench_far_sight as bench
+from benchmarks.accuracy import far_sight_models as models
 
 TINY = {
     "radial_hidden": 8,
@@ -70,7 +71,7 @@ def test_far_field_hears_a_charge_beyond_the_cutoff_and_runs_are_read_back(pairs
     )
     assert (
         abs(rows["near"]["weights"] - rows["hybrid"]["weights"])
-        <= bench.TOLERANCE * rows["hybrid"]["weights"]
+        <= models.TOLERANCE * rows["hybrid"]["weights"]
     )
     stamps = {path: path.stat().st_mtime_ns for path in pairs.rglob("checkpoint_last.pt")}
     bench.main(arguments)
@@ -79,10 +80,10 @@ def test_far_field_hears_a_charge_beyond_the_cutoff_and_runs_are_read_back(pairs
 
 
 def test_channels_are_matched_or_refused(monkeypatch):
-    monkeypatch.setattr(bench, "count_weights", lambda options: options["channels"] ** 2)
-    assert bench.matched_channels(95, lambda channels: {"channels": channels}, 2) == 10
+    monkeypatch.setattr(models, "count_weights", lambda options: options["channels"] ** 2)
+    assert models.matched_channels(95, lambda channels: {"channels": channels}, 2) == 10
     with pytest.raises(ValueError, match="120 weights within 10%: 10 give 100"):
-        bench.matched_channels(120, lambda channels: {"channels": channels}, 2)
+        models.matched_channels(120, lambda channels: {"channels": channels}, 2)
 
 
 def test_bad_names_and_missing_files_are_one_line(tmp_path):
@@ -90,3 +91,22 @@ def test_bad_names_and_missing_files_are_one_line(tmp_path):
         bench.main(["--sets", "two_atom"])
     with pytest.raises(FileNotFoundError, match="there is no two_atoms.npz below"):
         bench.main(["--sets", "two_atoms", "--data-path", str(tmp_path)])
+    with pytest.raises(ValueError, match="--option must be name=value .* got 'far_head=3'"):
+        bench.main(["--sets", "two_atoms", "--option", "far_head=3"])
+
+
+def test_median_and_worst_are_over_the_seeds():
+    tests = [{"energy_mae": value, "energy_rmse": 2 * value} for value in (1.0, 2.0, 9.0)]
+    found = bench.error_columns(tests)
+    assert (found["energy_mae"], found["energy_mae_median"], found["energy_mae_worst"]) == (4, 2, 9)
+    assert found["energy_rmse_worst"] == 18
+    assert not [name for name in found if name.startswith("force")]
+
+
+def test_options_of_the_command_line_have_run_folders_of_their_own():
+    arguments = ["--sets", "two_atoms", "--option"]
+    folders = {
+        bench.run_folder(bench.build_parser().parse_config([*arguments, text]).bench, "sn2", "near")
+        for text in ("far_heads=2", "far_heads=4", "none")
+    }
+    assert len(folders) == 3

@@ -36,13 +36,15 @@ def batch_from_atoms(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     inputs: Sequence[str] = (),
+    optional_inputs: Sequence[str] = (),
 ) -> AtomBatch:
     """One batch of all structures, with every pair closer than ``cutoff`` (Angstrom) as an edge.
 
     Directions that repeat are given by ``atoms.pbc``. A batch with at least one periodic structure
     has cells (graphs, 3, 3), zero for open structures. inputs: names of numbers in ``atoms.info``
-    that become ``graph_features`` (total_charge, spin). Raises ValueError for a structure without
-    atoms or without an input, and for positions or cells that are not finite.
+    that become ``graph_features`` (total_charge, spin). optional_inputs: names of further ones, 0
+    for a structure that does not have one. Raises ValueError for a structure without atoms or
+    without an input, and for positions or cells that are not finite.
     """
     check_structures(atoms)
     any_periodic = any(one.pbc.any() for one in atoms)
@@ -71,15 +73,22 @@ def batch_from_atoms(
         cell=cell,
         periodic=periodic,
         image_shift=shift,
-        graph_features={name: _input(atoms, name) for name in inputs},
+        graph_features=(
+            {name: _input(atoms, name, 0.0) for name in optional_inputs}
+            | {name: _input(atoms, name) for name in inputs}
+        ),
         cutoff=float(cutoff),
     )
     return batch.to(device=device, dtype=dtype)
 
 
-def _input(atoms: Sequence[Atoms], name: str) -> torch.Tensor:
-    """The number ``name`` in the info of every structure (graphs,) float64."""
+def _input(atoms: Sequence[Atoms], name: str, default: float | None = None) -> torch.Tensor:
+    """The number ``name`` in the info of every structure (graphs,) float64.
+
+    default: value where there is none; ValueError without it.
+    """
     values = [find_input(one.info, name) for one in atoms]
+    values = [default if value is None else value for value in values]
     for index, value in enumerate(values):
         if not is_number(value):
             raise ValueError(

@@ -43,12 +43,14 @@ class Output(NamedTuple):
     """One prediction of a network.
 
     rows: "graph" or "node". kind: how it turns with the structure, "scalar", "vector" (..., 3),
-    "vectors" (..., 3 k), or "tensor" (..., 3, 3). unit: "" for dimensionless.
+    "vectors" (..., 3 k), or "tensor" (..., 3, 3). unit: "" for dimensionless. open_only: whether
+    batches with periodic structures do not have it.
     """
 
     rows: str
     kind: str
     unit: str = ""
+    open_only: bool = False
 
 
 class Network(nn.Module, abc.ABC):
@@ -100,13 +102,33 @@ class Network(nn.Module, abc.ABC):
         """Further inputs of a structure or of its atoms that the network reads, by name."""
         return parse_inputs(getattr(self.options, "condition", None))
 
+    @property
+    def optional_inputs(self) -> list[str]:
+        """Further inputs that the network reads where the data have them; see
+        :func:`optional_inputs`.
+        """
+        return optional_inputs(self.options)
+
+
+def optional_inputs(options: Any) -> list[str]:
+    """Inputs of a structure that a network with these options reads where the data have them.
+
+    Charges read the total charge; structures without one count as neutral. Inputs that
+    ``condition`` names are not optional.
+    """
+    if getattr(options, "charges", "none") == "none":
+        return []
+    condition = getattr(options, "condition", None)
+    return [name for name in ("total_charge",) if name not in parse_inputs(condition)]
+
 
 class EnergyNetwork(Network):
     """A network of energies: the part of a potential that is learned.
 
     ``forward`` gives ``atomic_energy`` (nodes,), in units of the potential's scale, and may give
-    ``graph_energy`` (graphs,), in eV, and ``direct_forces`` (nodes, 3), in units of the scale per
-    Angstrom. It reads positions and cell from the batch and leaves derivatives to the potential.
+    ``graph_energy`` (graphs,), in eV, ``direct_forces`` (nodes, 3), in units of the scale per
+    Angstrom, and whatever else ``outputs`` names, which the potential hands on. It reads positions
+    and cell from the batch and leaves derivatives to the potential.
     """
 
     predicts = POTENTIAL

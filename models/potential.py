@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -35,6 +35,9 @@ FORCES = {
     "direct": "read from the features: faster, and energy is not conserved",
     "none": "energies alone",
 }
+
+# what a network gives and a potential makes energies and forces of
+INGREDIENTS = ("atomic_energy", "graph_energy", "direct_forces")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +68,8 @@ class PotentialOptions:
 class Potential(Network):
     """Energy (graphs,) float64, forces (nodes, 3) and stress (graphs, 3, 3) of structures.
 
-    In eV, eV/Angstrom and eV/Angstrom^3. Arguments
+    In eV, eV/Angstrom and eV/Angstrom^3; and whatever else the network gives, such as charges.
+    Arguments
         network  :class:`EnergyNetwork`
         forces   "conservative", "direct" (the network gives ``direct_forces``) or "none"
         stress   whether there is a stress
@@ -90,13 +94,18 @@ class Potential(Network):
         return self.network.options
 
     def outputs(self) -> dict[str, Output]:
-        """Energy, and forces and stress where they are asked for."""
+        """Energy, forces and stress where they are asked for, and what else the network gives."""
         found = {"energy": Output("graph", "scalar", "eV")}
         if self.forces != "none":
             found["forces"] = Output("node", "vector", "eV/Angstrom")
         if self.stress:
             found["stress"] = Output("graph", "tensor", "eV/Angstrom^3")
-        return found
+        return found | self._handed_on(self.network.outputs())
+
+    @staticmethod
+    def _handed_on(found: Mapping[str, Any]) -> dict[str, Any]:
+        """What the network gives besides the parts of the energy and forces."""
+        return {name: value for name, value in found.items() if name not in INGREDIENTS}
 
     def set_reference(
         self, energies: Mapping[int, float], scale: float = 1.0, shift: float = 0.0
@@ -119,7 +128,7 @@ class Potential(Network):
             return self._with_derivatives(batch)
 
         energy, found = self._energy(batch)
-        out = {"energy": energy}
+        out = {"energy": energy} | self._handed_on(found)
         if self.forces == "direct":
             if "direct_forces" not in found:
                 raise ValueError(
@@ -161,10 +170,13 @@ class Potential(Network):
                 strain, moved, cell = strained(batch.graph, positions, batch.cell)
                 inputs.append(strain)
                 changes = {"positions": moved, "cell": cell}
-            energy, _ = self._energy(dataclasses.replace(batch, **changes))
+            energy, found = self._energy(dataclasses.replace(batch, **changes))
             gradients = torch.autograd.grad(energy.sum(), inputs, create_graph=differentiable)
 
-        out = {"energy": energy if differentiable else energy.detach(), "forces": -gradients[0]}
+        out = {"energy": energy} | self._handed_on(found)
+        if not differentiable:
+            out = {name: value.detach() for name, value in out.items()}
+        out["forces"] = -gradients[0]
         if self.stress:
             volume = torch.linalg.det(batch.cell).abs().view(-1, 1, 1)
             out["stress"] = gradients[1] / volume

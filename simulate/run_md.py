@@ -194,16 +194,18 @@ def simulate(config) -> dict | None:
 
     # whatever cannot run is refused here, before anything is written
     potential = moving_potential(config)
+    inputs = [*potential.inputs, *potential.optional_inputs]
     state = None
     if config.run.resume and (folder / STATE).exists():
-        state = read_state(folder / STATE, potential.inputs)
-    atoms = first_structure(config, potential.inputs) if state is None else atoms_of_state(state)
+        state = read_state(folder / STATE, inputs)
+    atoms = first_structure(config, inputs) if state is None else atoms_of_state(state)
+    for name in potential.optional_inputs:
+        if find_input(atoms.info, name) is None:
+            atoms.info[name] = 0.0
     atoms.calc = potential
     atoms.get_potential_energy()
     checksum = files.file_checksum(config.system.checkpoint)
-    simulation = Simulation(
-        atoms, config.dynamics, folder, config.run.seed, checksum, potential.inputs
-    )
+    simulation = Simulation(atoms, config.dynamics, folder, config.run.seed, checksum, inputs)
     if state is not None:
         simulation.verify(state)
 

@@ -37,6 +37,7 @@ class MoleculeDataset(StructureDataset):
         dtype       of positions and forces
         inputs      names in ``structures.extra`` with one value a structure (total_charge, spin):
                     they become ``graph_features`` of a batch
+        optional_inputs  the same, of those that the structures have
 
     A batch has positions (nodes, 3), centred for open structures, and atomic_numbers (nodes,).
     Periodic data add cell (graphs, 3, 3), periodic (graphs, 3) and image_shift (edges, 3) int32.
@@ -55,6 +56,7 @@ class MoleculeDataset(StructureDataset):
         references: dict[int, float] | None = None,
         dtype: torch.dtype = torch.float32,
         inputs: Sequence[str] = (),
+        optional_inputs: Sequence[str] = (),
     ):
         if not isinstance(neighbors, NeighborStore):
             structures = structures.wrapped()
@@ -83,7 +85,7 @@ class MoleculeDataset(StructureDataset):
         if structures.stress is not None:
             self.graph_labels["stress"] = torch.from_numpy(structures.stress).to(dtype)
 
-        self.graph_inputs = read_inputs(structures, inputs, dtype)
+        self.graph_inputs = read_inputs(structures, inputs, dtype, optional_inputs)
 
     @classmethod
     def open(

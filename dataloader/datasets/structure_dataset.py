@@ -48,10 +48,17 @@ class StructureDataset:
 
 
 def read_inputs(
-    structures: Structures, names: Sequence[str], dtype: torch.dtype
+    structures: Structures,
+    names: Sequence[str],
+    dtype: torch.dtype,
+    optional: Sequence[str] = (),
 ) -> dict[str, torch.Tensor]:
-    """Inputs of whole structures (structures,) by name; ValueError for one that is not known."""
-    return {name: _input(structures, name, dtype) for name in names}
+    """Inputs of whole structures (structures,) by name; ValueError for one that is not known.
+
+    optional: further names, left out where the structures do not have them.
+    """
+    known = [name for name in optional if find_input(structures.extra, name) is not None]
+    return {name: _input(structures, name, dtype) for name in (*names, *known)}
 
 
 def _input(structures: Structures, name: str, dtype: torch.dtype) -> torch.Tensor:

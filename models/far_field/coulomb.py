@@ -29,7 +29,7 @@ from farfield.models.far_field.ewald import COULOMB, Crystals, coulomb_at_zero, 
 from farfield.models.graph_ops import GraphIndex, gather_dst, gather_src, sum_edges, sum_nodes
 from farfield.models.kernels.pair_energy import SmearedKernel, pair_energy
 
-__all__ = ["COULOMB", "coulomb_energy", "near_coulomb_energy", "smeared_kernel"]
+__all__ = ["COULOMB", "coulomb_at_zero", "coulomb_energy", "near_coulomb_energy", "smeared_kernel"]
 
 
 def smeared_kernel(smearing: float) -> SmearedKernel:

@@ -32,6 +32,7 @@ from farfield.dataloader.prepared_folder import (
 )
 from farfield.dataloader.split_protocols import SPLITS
 from farfield.models.layers.conditioning import parse_inputs
+from farfield.models.network import optional_inputs
 from farfield.train.data_order import EpochLoader, ordered_batches, shuffled_batches
 from farfield.train.losses import StructureLoss
 from farfield.train.network_options import check_layers
@@ -336,6 +337,7 @@ def split_loader(
         references=dict(references),
         dtype=PRECISIONS[config.training.precision],
         inputs=parse_inputs(config.model.get("condition")),
+        optional_inputs=optional_inputs(config.model),
     )
     check_not_empty(dataset, split, config.data.data_path)
     if training:

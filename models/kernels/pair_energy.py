@@ -192,8 +192,9 @@ def _curvature_composed(
     graph, kernel: SmearedKernel, positions: Tensor, charges: Tensor, u: Tensor, v: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The same by torch, for derivatives of any order."""
+    # views: charges may follow from positions, and slopes by one leave the other as it is
     inputs = [
-        one if one.requires_grad else one.clone().requires_grad_(True)
+        one.view_as(one) if one.requires_grad else one.clone().requires_grad_(True)
         for one in (positions, charges)
     ]
     energy = sum(_plain_energy(block, kernel, *inputs) for block in _blocks(graph.sizes))

@@ -64,6 +64,17 @@ def test_derivatives_of_first_to_third_order(pairs_per_block):
     assert_all_derivatives(slopes, inputs())
 
 
+def test_charges_may_follow_from_the_positions():
+    graph, (positions, charges) = batch(SIZES), inputs()
+
+    def slopes(positions: Tensor) -> Tensor:
+        moved = charges.detach() * positions[:, :2].cos()
+        total = pair_energy(graph, KERNEL, positions, moved).square().sum()
+        return torch.autograd.grad(total, positions, create_graph=True)[0]
+
+    assert_all_derivatives(slopes, [positions])
+
+
 @pytest.mark.parametrize("asked", [0, 1], ids=["positions", "charges"])
 def test_derivatives_by_one_of_both(asked):
     """A gradient by positions alone, or by charges alone, is that of both."""

@@ -32,7 +32,7 @@ from farfield.dataloader.sources.qm9_targets import TARGETS
 from farfield.dataloader.storage import files
 from farfield.train.prediction import Predictor
 
-ASE_RESULTS = ("energy", "forces", "stress")  # predictions in the units of ASE
+ASE_RESULTS = ("energy", "forces", "stress", "charges")  # predictions in the units of ASE
 SHOWN_STRUCTURES = 10  # of a file without labels, when no file is written
 MEV = 1000.0  # in an eV
 STRESS_ORDER = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # Voigt, as in ASE
@@ -151,7 +151,7 @@ def prediction_table(
 ) -> list[dict]:
     """A row for each of the first structures: formula and predictions.
 
-    Forces are shown by the largest one; stress, which only crystals have, is left out.
+    Forces are shown by the largest one; stress, which only crystals have, and charges are left out.
     """
     rows = []
     for index, (one, prediction) in enumerate(zip(atoms, predictions, strict=True)):
@@ -162,7 +162,7 @@ def prediction_table(
             if name == "forces":
                 largest = np.linalg.norm(value, axis=1).max()
                 row[f"largest force ({units[name]})"] = f"{largest:.6f}"
-            elif name != "stress":
+            elif name not in ("stress", "charges"):
                 shown = (f"{part:.6f}" for part in np.ravel(value))
                 row[f"{name} ({units[name]})"] = " ".join(shown)
         rows.append(row)
@@ -207,9 +207,9 @@ def write_predictions(
 ) -> None:
     """Write the structures with their predictions as extended xyz, atomically.
 
-    Energy, forces and stress stand where ASE looks for them, properties under their names; a name
-    that ASE reads in another unit (dipole, in e Angstrom) gets "predicted_" in front. Labels of the
-    file are left out; everything else that it says of a structure is kept.
+    Energy, forces, stress and charges stand where ASE looks for them, the rest under its name; a
+    name that ASE reads in another unit (dipole, in e Angstrom) gets "predicted_" in front. Labels
+    of the file are left out; everything else that it says of a structure is kept.
     """
     from ase.io import write  # half a second that --help does not wait for
 

@@ -108,8 +108,8 @@ def totalled_charges(
     """Charges with the sum ``total`` in every structure; the rest is shared by learned weights."""
     raw, weight = values.chunk(2, 1)
     raw, weight = unit * raw, nn.functional.softplus(weight)
-    missing = (total - sum_nodes(graph, raw)) / _never_zero(sum_nodes(graph, weight))
-    return raw + weight * broadcast_nodes(graph, missing)
+    held, weights = sum_nodes(graph, torch.cat([raw, weight], 1)).chunk(2, 1)
+    return raw + weight * broadcast_nodes(graph, (total - held) / _never_zero(weights))
 
 
 def moved_charges(
@@ -298,8 +298,8 @@ class EquilibratedCharges(ChargeModel):
         repeats = repeating(graph.num_graphs, batch.cell, batch.periodic)
         for kind in (True, False):
             for graphs, nodes in groups_of_one_size(graph, [kind == one for one in repeats]):
-                cell = batch.cell[graphs].double() if kind else None
-                matrix = self._matrix(batch.positions[nodes].double(), cell)
+                cell = batch.cell[graphs] if kind else None
+                matrix = self._matrix(batch.positions[nodes], cell).double()
                 matrix = matrix + torch.diag_embed(hardness[nodes])
                 found = equilibrium(matrix, negativity[nodes], total[graphs])
                 charges = charges.index_put((nodes,), found)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from farfield.models.far_field.ewald import COULOMB, Crystals, coulomb_at_zero, ewald_energy
-from farfield.models.graph_ops import GraphIndex, gather_dst, gather_src, sum_edges, sum_nodes
+from farfield.models.graph_ops import GraphIndex, node_dot, sum_edges, sum_nodes
 from farfield.models.kernels.pair_energy import SmearedKernel, pair_energy
 
 __all__ = ["COULOMB", "coulomb_at_zero", "coulomb_energy", "near_coulomb_energy", "smeared_kernel"]
@@ -83,8 +83,7 @@ def near_coulomb_energy(
 
     length, envelope (edges,): Angstrom, and 1 at length zero to 0 at the cutoff.
     """
-    products = (gather_src(graph, charges) * gather_dst(graph, charges)).sum(-1)
-    each = products * envelope * smeared_kernel(smearing)(length.square())
+    each = node_dot(graph, charges, charges) * envelope * smeared_kernel(smearing)(length.square())
     return 0.5 * sum_nodes(graph, sum_edges(graph, each))
 
 

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from farfield.models.so3.irreps import table
+
 SERIES_BELOW = 1.0
 LARGEST_EXPONENT = 80.0  # beyond, exp(-x) is nothing beside F_m, and denormal numbers are slow
 SERIES_TERMS = {torch.float32: 10, torch.float64: 18}  # the next term is below one rounding
@@ -44,7 +46,9 @@ def boys_values(x: Tensor, highest: int) -> list[Tensor]:
         small = (x < SERIES_BELOW).nonzero(as_tuple=True)
         if small[0].numel():
             near, low = x[small], falling[small]
-            value = _series(near, highest)
+            coefficients = _series(highest, x.dtype, x.device)
+            powers = near.unsqueeze(-1).expand(-1, len(coefficients) - 1).cumprod(-1)
+            value = torch.addmv(coefficients[:1], powers, coefficients[1:])
             values[highest][small] = value
             for m in reversed(range(highest)):
                 value = (2 * near * value + low) / (2 * m + 1)
@@ -52,30 +56,37 @@ def boys_values(x: Tensor, highest: int) -> list[Tensor]:
         return values
 
 
-def _series(x: Tensor, order: int) -> Tensor:
-    """``F_order`` of x (...) in 0 .. 1 by its power series."""
-    total = torch.zeros_like(x)
-    for k in reversed(range(SERIES_TERMS[x.dtype])):
-        total = total * -x + 1 / (math.factorial(k) * (2 * order + 2 * k + 1))
-    return total
+@table
+def _series(order: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Coefficients of the powers of x in F_order."""
+    terms = [
+        (-1) ** k / (math.factorial(k) * (2 * order + 2 * k + 1))
+        for k in range(SERIES_TERMS[dtype])
+    ]
+    return torch.tensor(terms, dtype=dtype, device=device)
 
 
 class _Boys(Function):
-    """F_m with derivatives of any order."""
+    """F_m with derivatives of any order; ``higher`` holds F_(m+1), ... as far as they are known."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, order: int) -> Tensor:
+    def forward(ctx, x: Tensor, order: int, higher: tuple[Tensor, ...]) -> Tensor:
         """(...) -> (...)."""
         ctx.order = order
         ctx.save_for_backward(x)
-        return boys_values(x, order)[order]
+        if not higher:
+            # two derivatives follow where forces are trained
+            ahead = 2 if x.requires_grad else 0
+            higher = tuple(boys_values(x, order + ahead)[order:])
+        ctx.higher = higher[1:]
+        return higher[0].detach()
 
     @staticmethod
-    def backward(ctx, cotangent: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx, cotangent: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
-        return -cotangent * _Boys.apply(x, ctx.order + 1), None
+        return -cotangent * _Boys.apply(x, ctx.order + 1, ctx.higher), None, None
 
 
-def boys(x: Tensor, order: int = 0) -> Tensor:
-    """``F_order`` of x (...) >= 0, float32 or float64: (...), differentiable to any order."""
-    return _Boys.apply(x, order)
+def boys(x: Tensor) -> Tensor:
+    """``F_0`` of x (...) >= 0, float32 or float64: (...), differentiable to any order."""
+    return _Boys.apply(x, 0, ())

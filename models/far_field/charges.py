@@ -117,7 +117,7 @@ def moved_charges(
 ) -> Tensor:
     """Charges moved along edges, and the total charge spread over the structure."""
     channels = total.shape[1]
-    raw, weight, share = values.split([channels, channels, channels], 1)
+    raw, weight, share = values.split([channels, channels, 1], 1)
     weight, share = nn.functional.softplus(weight), nn.functional.softplus(share)
 
     # the flux of an edge and of its opposite cancel
@@ -134,7 +134,7 @@ def _never_zero(sums: Tensor) -> Tensor:
 
 CONSERVATIONS.register("none")(Conservation(lambda channels: channels, free_charges))
 CONSERVATIONS.register("total")(Conservation(lambda channels: 2 * channels, totalled_charges))
-CONSERVATIONS.register("local")(Conservation(lambda channels: 3 * channels, moved_charges))
+CONSERVATIONS.register("local")(Conservation(lambda channels: 2 * channels + 1, moved_charges))
 
 INSIDE = {
     "keep": "charges act at every distance",

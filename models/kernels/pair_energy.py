@@ -15,8 +15,8 @@ against all atoms of their graph, or several graphs of one size at once. Nothing
 (atoms, atoms) is made or kept. Derivatives of higher order are taken by torch through the plain
 formula, in quadratic memory.
 
-Cost: quadratic in the atoms of a graph; 25 ns a pair for energy and forces of float32 on one core,
-35 ns for the second derivatives.
+Cost: quadratic in the atoms of a graph; 30 ns a pair for energy and forces of float32 on one core,
+50 ns for the second derivatives. 10,000 atoms: 2.5 s, and 60 MB.
 """
 
 from __future__ import annotations

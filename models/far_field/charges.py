@@ -7,6 +7,10 @@
                    chi = k(0) unit MLP_1(x_i), J = k(0) softplus(MLP_2(x_i)), one channel;
                    k(r) = k_e erf(r / (sqrt 2 sigma)) / r also for i = j: Gaussian charges
 
+With ``inside`` = "subtract" the pairs inside the cutoff are taken off E again, faded like the
+edges: charges act where the near field does not see, and do not disturb what it learns.
+Equilibration goes by all pairs in both cases.
+
 Messages of a far field pass norms and feed-forward networks, which lose the product q_i q_j; here
 it enters the energy as it is, with a kernel that does not learn. Charges of the first channel are
 reported, and learned where there are labels; all channels together make the tail.
@@ -146,22 +150,22 @@ INSIDE = {
 class ChargeOptions:
     """Choices of the charges; lengths in Angstrom.
 
-    channels, conservation, inside: of latent charges; equilibrated ones have one channel, conserve
-    the total charge and act at every distance. conservation, inside: names in ``CONSERVATIONS`` and
-    ``INSIDE``. Raises ValueError in one line for values out of range and unknown names.
+    channels, conservation: of latent charges; equilibrated ones have one channel and conserve the
+    total charge. conservation, inside: names in ``CONSERVATIONS`` and ``INSIDE``. Raises ValueError
+    in one line for values out of range and unknown names.
     """
 
     channels: Annotated[int, "channels of latent charges"] = 4
     smearing: Annotated[float, "width of the Gaussian of a charge, Angstrom"] = 1.0
-    unit: Annotated[float, "factor of a charge that the network reads, e"] = 1.0
+    unit: Annotated[float, "factor of a charge that the network reads, e"] = 0.1
     conservation: Annotated[
         str,
         "conservation of latent charges: none, the total charge, or along edges",
         CONSERVATIONS,
     ] = "total"
     inside: Annotated[
-        str, "part of the Coulomb energy of latent charges inside the cutoff", INSIDE
-    ] = "keep"
+        str, "Coulomb energy of pairs inside the cutoff: kept, or left to the near field", INSIDE
+    ] = "subtract"
 
     def __post_init__(self):
         of = "of the charges"
@@ -187,6 +191,14 @@ class ChargeModel(nn.Module, abc.ABC):
         Reads graph, positions, cell, periodic and the total charge of the batch.
         """
 
+    def beyond(self, batch: AtomBatch, near: NearEdges, charges: Tensor, energy: Tensor) -> Tensor:
+        """``energy`` (graphs,) of the charges, less the part inside the cutoff if the options say
+        so.
+        """
+        if self.options.inside == "keep":
+            return energy
+        return energy - near_coulomb_energy(batch.graph, *near, charges, self.options.smearing)
+
 
 CHARGES: Registry[type[ChargeModel] | None] = Registry("charges")
 CHARGES.register("none")(None)
@@ -205,15 +217,6 @@ def charge_model(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(torch.randint(2**31, ())))
         return found(features, options, typical_neighbours)
-
-
-def check_charges(name: str, options: ChargeOptions) -> None:
-    """Raise ValueError for unknown charges, and for options that these charges do not have."""
-    if CHARGES.find(name) is EquilibratedCharges and options.inside != "keep":
-        raise ValueError(
-            "charges 'equilibrated' need the Coulomb energy at every distance, got charge_inside "
-            f"{options.inside!r}; choose charge_inside 'keep', or charges 'latent'"
-        )
 
 
 def total_charge(batch: AtomBatch) -> Tensor:
@@ -262,9 +265,7 @@ class LatentCharges(ChargeModel):
 
         space = (batch.cell, batch.periodic)
         energy = coulomb_energy(graph, batch.positions, charges, options.smearing, *space)
-        if options.inside == "subtract":
-            energy = energy - near_coulomb_energy(graph, *near, charges, options.smearing)
-        return Charged(charges, energy)
+        return Charged(charges, self.beyond(batch, near, charges, energy))
 
 
 @CHARGES.register("equilibrated")
@@ -306,7 +307,8 @@ class EquilibratedCharges(ChargeModel):
                 turned = (matrix @ found.unsqueeze(2)).squeeze(2)
                 least = (found * (negativity[nodes] + 0.5 * turned)).sum(1)
                 energy = energy.index_copy(0, graphs, least)
-        return Charged(charges.to(scalars.dtype).unsqueeze(1), energy)
+        charges = charges.to(scalars.dtype).unsqueeze(1)
+        return Charged(charges, self.beyond(batch, near, charges, energy))
 
     def _matrix(self, positions: Tensor, cell: Tensor | None) -> Tensor:
         """Coulomb energies of pairs of unit charges (B, n, n), positive semidefinite."""

@@ -14,7 +14,7 @@ from typing import Annotated
 
 from farfield.models.choices import check_at_least, check_choices, check_positive
 from farfield.models.far_field.attention import FarFieldOptions
-from farfield.models.far_field.charges import CHARGES, ChargeOptions, check_charges
+from farfield.models.far_field.charges import CHARGES, ChargeOptions
 from farfield.models.layers.conditioning import parse_inputs
 from farfield.models.layers.feed_forward import FEED_FORWARDS
 from farfield.models.layers.norms import NORMS
@@ -196,7 +196,7 @@ class E2FormerOptions(BackboneOptions, PotentialOptions):
     def __post_init__(self):
         BackboneOptions.__post_init__(self)
         PotentialOptions.__post_init__(self)
-        check_charges(self.charges, self.charge)
+        check_choices(self, {"charges": CHARGES})
 
 
 # "small" is the defaults: they learned the forces of ethanol fastest, with a cutoff chosen on

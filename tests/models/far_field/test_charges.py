@@ -19,7 +19,7 @@ from farfield.models.far_field.charges import (
     charge_model,
     equilibrium,
 )
-from farfield.models.far_field.coulomb import COULOMB, coulomb_energy
+from farfield.models.far_field.coulomb import COULOMB, coulomb_energy, near_coulomb_energy
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.layers.radial import polynomial_envelope
 from tests.support.crystals import CELLS
@@ -32,7 +32,8 @@ TOTALS = torch.tensor([1.0, 0.0, -2.0], dtype=torch.float64)
 
 def made(name: str, **options) -> torch.nn.Module:
     torch.manual_seed(0)
-    return charge_model(name, FEATURES, ChargeOptions(**options), 8.0).double()
+    chosen = ChargeOptions(**{"unit": 1.0, "inside": "keep", **options})
+    return charge_model(name, FEATURES, chosen, 8.0).double()
 
 
 def structures(sizes=(5, 4, 6), **more) -> AtomBatch:
@@ -104,6 +105,19 @@ def test_energy_is_the_coulomb_energy_of_the_charges(conservation):
     expected = coulomb_energy(batch.graph, batch.positions, charges, 0.7)
     assert charges.shape == (15, 3)
     torch.testing.assert_close(energy, expected, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("name", ["latent", "equilibrated"])
+def test_pairs_inside_the_cutoff_are_left_to_the_near_field(name):
+    """The charges are the same, the energy is less by the Coulomb energy of the faded edges."""
+    batch = structures()
+    near, scalars = edges(batch), scalars_of(batch)
+    charges, whole = made(name)(batch, scalars, near)
+    same, beyond = made(name, inside="subtract")(batch, scalars, near)
+    inside = near_coulomb_energy(batch.graph, *near, charges, 1.0)
+    torch.testing.assert_close(same, charges, rtol=0, atol=0)
+    torch.testing.assert_close(whole - beyond, inside, rtol=1e-10, atol=1e-12)
+    assert float(inside.abs().detach().min()) > 1e-4
 
 
 def test_equilibrium_is_the_constrained_minimum():

@@ -14,9 +14,16 @@ from farfield.models.far_field.coulomb import COULOMB
 from farfield.models.network_check import check_network
 from tests.support.small_e2former import CUTOFF, connect, crystal, draw, made, periodic_batch
 
-LATENT = {"charges": "latent"}
-ALL = [LATENT, {"charges": "latent", "charge_inside": "subtract"}, {"charges": "equilibrated"}]
-EACH = pytest.mark.parametrize("options", ALL, ids=["latent", "beyond", "equilibrated"])
+LATENT = {"charges": "latent", "charge_unit": 1.0}
+ALL = [
+    LATENT,
+    LATENT | {"charge_inside": "keep"},
+    {"charges": "equilibrated", "charge_unit": 1.0},
+    {"charges": "equilibrated", "charge_unit": 1.0, "charge_inside": "keep"},
+]
+EACH = pytest.mark.parametrize(
+    "options", ALL, ids=lambda options: "-".join(map(str, options.values()))
+)
 OF_CHARGES = "network.charges."
 
 
@@ -133,7 +140,7 @@ def test_neutral_structures_far_apart_add_up(conservation, double):
     """Their dipoles act on each other: the energy falls with the cube of the distance. Under
     ``total`` that holds for copies of one structure, under ``local`` for any two.
     """
-    model, batch = made(charges="latent", charge_conservation=conservation), draw((4, 4))
+    model, batch = made(charge_conservation=conservation, **LATENT), draw((4, 4))
     if conservation == "total":
         positions = torch.cat([batch.positions[:4], batch.positions[:4].flip(1)])
         numbers = batch.atomic_numbers[:4].repeat(2)
@@ -152,7 +159,7 @@ def test_the_tail_of_separated_charges(double):
     """Charges that stay apart under ``total`` act as point charges: dE / d(1 / r) is the sum of
     their products.
     """
-    model, batch = made(charges="latent", charge_unit=2.0), draw((4, 4))
+    model, batch = made(**LATENT | {"charge_unit": 2.0}), draw((4, 4))
     energies = []
     for distance in (1000.0, 2000.0):
         out = model(apart(batch, distance)[1])
@@ -185,7 +192,7 @@ def test_born_charges_are_slopes_of_the_dipole(double):
 
 def test_born_charges_of_a_molecule_in_a_wide_cell(double):
     """They are those of the molecule alone, wherever it lies in its cell."""
-    model, batch = made(charges="latent", charge_conservation="local"), draw((4,))
+    model, batch = made(charge_conservation="local", **LATENT), draw((4,))
     expected = born_charges(model, batch)
     cell = torch.eye(3).unsqueeze(0) * 4000.0
     for shift in (0.0, 3999.0):
@@ -203,8 +210,3 @@ def test_born_charges_need_charges_and_one_kind_of_structure():
     both.periodic = both.periodic.expand(2, 3)
     with pytest.raises(ValueError, match="got 1 crystals of 2 structures"):
         born_charges(made(**LATENT), both)
-
-
-def test_equilibrated_charges_act_at_every_distance():
-    with pytest.raises(ValueError, match="choose charge_inside 'keep', or charges 'latent'"):
-        made(charges="equilibrated", charge_inside="subtract")

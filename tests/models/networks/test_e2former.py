@@ -94,7 +94,7 @@ OTHER_CASES = [
 CHARGE_CASES = [
     *once("charges", [name for name in CHARGES if name != "none"]),
     *once("charge_conservation", CONSERVATIONS, charges="latent"),
-    case("charges-beyond-the-cutoff", charges="latent", charge_inside="subtract"),
+    case("charges-at-every-distance", charges="latent", charge_inside="keep"),
     case("charges-and-messages", charges="latent", schedule="hybrid-first-order"),
 ]
 ALL_CASES = NEAR_CASES + OTHER_CASES + CHARGE_CASES

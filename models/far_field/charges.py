@@ -247,8 +247,8 @@ class LatentCharges(ChargeModel):
 
     def __init__(self, features: int, options: ChargeOptions, typical_neighbours: float):
         super().__init__(features, options, typical_neighbours)
-        self.conservation = CONSERVATIONS[options.conservation]
-        self.network = _read_out(features, self.conservation.width(options.channels))
+        width = CONSERVATIONS[options.conservation].width(options.channels)
+        self.network = _read_out(features, width)
         self.edge_scale = typical_neighbours**-0.5
 
     def forward(self, batch: AtomBatch, scalars: Tensor, near: NearEdges) -> Charged:
@@ -261,7 +261,8 @@ class LatentCharges(ChargeModel):
 
         scaled = near._replace(envelope=near.envelope * self.edge_scale)
         values = self.network(scalars)
-        charges = self.conservation.apply(graph, scaled, values, total, options.unit)
+        conserve = CONSERVATIONS[options.conservation].apply
+        charges = conserve(graph, scaled, values, total, options.unit)
 
         space = (batch.cell, batch.periodic)
         energy = coulomb_energy(graph, batch.positions, charges, options.smearing, *space)

@@ -43,12 +43,14 @@ class Output(NamedTuple):
     """One prediction of a network.
 
     rows: "graph" or "node". kind: how it turns with the structure, "scalar", "vector" (..., 3),
-    "vectors" (..., 3 k), or "tensor" (..., 3, 3). unit: "" for dimensionless.
+    "vectors" (..., 3 k), or "tensor" (..., 3, 3). unit: "" for dimensionless. open_only: whether
+    batches with periodic structures do not have it.
     """
 
     rows: str
     kind: str
     unit: str = ""
+    open_only: bool = False
 
 
 class Network(nn.Module, abc.ABC):
@@ -105,17 +107,21 @@ class Network(nn.Module, abc.ABC):
         """Inputs of a structure that the network reads where the data have them, by name.
 
         A batch has them in ``graph_features`` whenever its structures have them; the network must
-        do without where they have not.
+        do without where they have not. Charges read the total charge, unless ``condition`` names
+        it; structures without one count as neutral.
         """
-        return []
+        if getattr(self.options, "charges", "none") == "none":
+            return []
+        return [name for name in ("total_charge",) if name not in self.inputs]
 
 
 class EnergyNetwork(Network):
     """A network of energies: the part of a potential that is learned.
 
     ``forward`` gives ``atomic_energy`` (nodes,), in units of the potential's scale, and may give
-    ``graph_energy`` (graphs,), in eV, and ``direct_forces`` (nodes, 3), in units of the scale per
-    Angstrom. It reads positions and cell from the batch and leaves derivatives to the potential.
+    ``graph_energy`` (graphs,), in eV, ``direct_forces`` (nodes, 3), in units of the scale per
+    Angstrom, and whatever else ``outputs`` names, which the potential hands on. It reads positions
+    and cell from the batch and leaves derivatives to the potential.
     """
 
     predicts = POTENTIAL

@@ -59,6 +59,17 @@ def check_network(
     return errors
 
 
+def _outputs(network: Network, batch: AtomBatch) -> dict[str, Output]:
+    """What the network promises for a batch."""
+    directions = batch.periodic
+    is_open = batch.cell is None if directions is None else not bool(directions.any())
+    return {
+        name: output
+        for name, output in network.outputs().items()
+        if is_open or not output.open_only
+    }
+
+
 def _check_types(network: Network, batch: AtomBatch) -> None:
     """The weights and the batch have one type, float32 or float64."""
     held = {weight.dtype for weight in network.parameters() if weight.is_floating_point()}
@@ -75,7 +86,7 @@ def _check_outputs(network: Network, batch: AtomBatch, found: object) -> None:
         raise ValueError(f"forward must return a dict of predictions, got {type(found).__name__}")
 
     rows = {"graph": batch.num_graphs, "node": batch.num_nodes}
-    for name, output in network.outputs().items():
+    for name, output in _outputs(network, batch).items():
         if name not in found:
             raise ValueError(
                 f"outputs() promises {name!r}, forward gives {', '.join(found) or 'nothing'}"
@@ -212,7 +223,7 @@ def _compare(
     """Largest relative error of all outputs after a change."""
     largest = 0.0
     after = network(changed)
-    for key, output in network.outputs().items():
+    for key, output in _outputs(network, changed).items():
         expected = turn(before[key], output)
         error = _relative(after[key], expected)
         if not error <= limit:  # also for nan
@@ -229,7 +240,7 @@ def _check_batching(
     """A structure gives the same alone and in a batch."""
     largest = 0.0
     alone = [network(structure) for structure in batch.split()]
-    for key in network.outputs():
+    for key in _outputs(network, batch):
         joined = torch.cat([out[key] for out in alone])
         error = _relative(joined, together[key])
         if not error <= limit:  # also for nan

@@ -30,8 +30,9 @@ from farfield.models.heads.energy import AtomicReference
 from farfield.models.network import POTENTIAL, EnergyNetwork, Network, Output
 from farfield.models.option_fields import MAIN
 
-# what a network says that the potential makes its own predictions of
+# what a network gives and a potential makes energies and forces of
 CONSUMED = ("atomic_energy", "graph_energy", "direct_forces")
+
 FORCES = {
     "conservative": "the negative slope of the energy",
     "direct": "read from the features: faster, and energy is not conserved",

@@ -1,4 +1,4 @@
-"""A trained potential as a calculator of ASE: energy, forces and, for crystals, stress.
+"""A trained potential as a calculator of ASE: energy, forces, for crystals stress, and charges.
 
     from ase.io import read
     from farfield.simulate.calculator import FarfieldCalculator
@@ -31,6 +31,8 @@ from farfield.dataloader.structure_inputs import find_input
 from farfield.models.network import POTENTIAL
 from farfield.models.potential import Potential
 
+CHARGED = ("charges", "dipole")  # what a network with charges gives
+
 
 class FarfieldCalculator(Calculator):
     """Energy (eV), forces (eV / Angstrom) and stress (eV / Angstrom^3) from a checkpoint.
@@ -53,7 +55,8 @@ class FarfieldCalculator(Calculator):
     Energies contain the reference energies of the elements, so they are on the scale of the
     training data. ``atoms.pbc`` says which directions repeat; a network with a far field reads
     structures with none or all three. Stress has ASE's sign and Voigt order, and exists for
-    structures that repeat in all three directions and networks with conservative forces.
+    structures that repeat in all three directions and networks with conservative forces. Networks
+    with charges give ``charges`` (e), and of open structures ``dipole`` (e Angstrom).
 
     Raises FileNotFoundError or ValueError in one line for a checkpoint that is missing, damaged or
     not a potential, and ValueError for elements that the network was not trained on.
@@ -82,6 +85,7 @@ class FarfieldCalculator(Calculator):
             self.implemented_properties.append("forces")
         if self.conservative:
             self.implemented_properties.append("stress")
+        self.implemented_properties += [name for name in CHARGED if name in potential.outputs()]
 
     def calculate(
         self,
@@ -97,6 +101,10 @@ class FarfieldCalculator(Calculator):
                 "stress needs a structure that repeats in all three directions; set "
                 "atoms.pbc = True"
             )
+        if "dipole" in properties and self.atoms.pbc.any():
+            raise PropertyNotImplementedError(
+                "dipole needs a structure that does not repeat; set atoms.pbc = False"
+            )
 
         network = self._network(stress=crystal and self.conservative)
         batch = batch_from_atoms(
@@ -111,6 +119,10 @@ class FarfieldCalculator(Calculator):
         if "stress" in prediction:
             stress = prediction["stress"][0].double().cpu().numpy()
             self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
+        if "charges" in prediction:
+            self.results["charges"] = prediction["charges"].double().cpu().numpy()
+        if "dipole" in prediction:
+            self.results["dipole"] = prediction["dipole"][0].double().cpu().numpy()
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What differs from the structure of the last results; ASE itself does not see inputs."""

@@ -11,7 +11,7 @@ What a network predicts decides which predictor :func:`load` returns:
 
 | predicts | reads | gives |
 |---|---|---|
-| potential | structures of ASE | energy, forces, and stress of crystals |
+| potential | structures of ASE | energy, forces, stress of crystals, charges, dipole |
 | properties | molecules of ASE; bonds are found from the geometry | one value for each target |
 | nbody | positions, velocities, charges | displacement and velocity change |
 
@@ -174,12 +174,14 @@ class PotentialPredictor(Predictor):
 
     A result holds energy (float, eV), forces (atoms, 3) where the network predicts them, and for
     crystals and conservative forces stress (6,), ASE's sign and Voigt order. Energies are on the
-    scale of the training data: they contain the reference energies of the elements.
+    scale of the training data: they contain the reference energies of the elements. A network with
+    charges adds charges (atoms,), e, and for open structures dipole (3,), e Angstrom.
     """
 
     def __init__(self, run: TrainedRun, device: torch.device, dtype: str):
         super().__init__(run, device, dtype)
         self.units = {"energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
+        self.units |= {name: output.unit for name, output in self.network.outputs().items()}
         self.cutoff = run.graph_cutoff(self.network)
         self._with_stress = None
 
@@ -202,6 +204,10 @@ class PotentialPredictor(Predictor):
         if "stress" in prediction:
             stress = prediction["stress"].double().cpu().numpy()
             _add(results, "stress", [full_3x3_to_voigt_6_stress(one) for one in stress])
+        if "charges" in prediction:
+            _add(results, "charges", _by_graph(batch, prediction["charges"]))
+        if "dipole" in prediction:
+            _add(results, "dipole", prediction["dipole"].double().cpu().numpy())
         return results
 
     def _network_for(self, crystals: bool):

@@ -7,6 +7,7 @@
     invariants    e_ij = MLP(radial basis of r_ij, element_i, element_j), computed once
     blocks        near field, far field or both, as the schedule says    (networks/blocks.py)
     heads         energy of an atom, or a force of its own               (heads/energy.py)
+    charges       charges of atoms and their Coulomb energy, if asked    (far_field/charges.py)
     potential     energies of structures, forces and stress              (models/potential.py)
 
 Sources: Li et al. 2025, E2Former, and E2Former-FMM. What differs by choice: true parity, no pair is
@@ -24,6 +25,8 @@ from torch import Tensor, nn
 from farfield.models.batch import AtomBatch
 from farfield.models.edges import check_reach, image_vectors
 from farfield.models.elements import MAX_ATOMIC_NUMBER, check_elements
+from farfield.models.far_field.charges import NearEdges, charge_model, dipole_of
+from farfield.models.far_field.coulomb import repeating
 from farfield.models.heads.energy import EnergyHead, VectorHead
 from farfield.models.kernels.harmonic_sum import memory_efficient_sum
 from farfield.models.layers.conditioning import conditioning
@@ -33,7 +36,7 @@ from farfield.models.layers.linear import EquivariantLinear
 from farfield.models.layers.norms import EquivariantNorm
 from farfield.models.layers.radial import RADIAL_BASES, SMOOTH_ENVELOPES, RadialTrunk
 from farfield.models.near_field.edge_geometry import NearFieldGeometry
-from farfield.models.network import NETWORKS, EnergyNetwork
+from farfield.models.network import NETWORKS, EnergyNetwork, Output
 from farfield.models.networks.blocks import Block, Scene
 from farfield.models.networks.e2former_options import PRESETS, BackboneOptions, E2FormerOptions
 
@@ -101,10 +104,10 @@ class E2FormerBackbone(nn.Module):
 
     def features(self, batch: AtomBatch) -> Tensor:
         """Features of every atom (nodes, rows, channels) after all layers."""
-        check_elements(batch.atomic_numbers)
-        check_reach(batch.cutoff, self.options.cutoff)
-        scene = self.scene(batch)
+        return self.features_in(self.scene(batch), batch)
 
+    def features_in(self, scene: Scene, batch: AtomBatch) -> Tensor:
+        """The same, given what :meth:`scene` makes of the batch."""
         scalars = self.elements(batch.atomic_numbers)  # (nodes, channels)
         if self.condition is not None:
             scalars = scalars + self.condition(batch)
@@ -117,6 +120,8 @@ class E2FormerBackbone(nn.Module):
 
     def scene(self, batch: AtomBatch) -> Scene:
         """What all layers share, made once: edges, harmonics, envelope, invariants."""
+        check_elements(batch.atomic_numbers)
+        check_reach(batch.cutoff, self.options.cutoff)
         graph, options = batch.graph, self.options
         scalars = self.edge_elements(batch)
         near = NearFieldGeometry.from_positions(
@@ -136,10 +141,10 @@ def present_backbone_weight(name: str) -> str:
 
 @NETWORKS.register("e2former")
 class E2Former(EnergyNetwork):
-    """Energies of atoms, and forces read from degree 1 where the options ask for direct ones.
+    """Energies of atoms; forces read from degree 1, and charges, where the options ask for them.
 
-    Reads what the backbone reads. :class:`models.potential.Potential` makes energies, forces and
-    stress of it.
+    Reads what the backbone reads, and with charges the total charges of the batch where it has
+    them. :class:`models.potential.Potential` makes energies, forces and stress of it.
     """
 
     Options = E2FormerOptions
@@ -158,6 +163,9 @@ class E2Former(EnergyNetwork):
         self.backbone = E2FormerBackbone(options)
         self.energy = EnergyHead(options.channels)
         self.vectors = VectorHead(options.channels) if options.forces == "direct" else None
+        self.charges = charge_model(
+            options.charges, options.channels, options.charge, options.avg_degree
+        )
 
     @classmethod
     def present_weight_name(cls, name: str) -> str:
@@ -167,12 +175,36 @@ class E2Former(EnergyNetwork):
                 return now + name.removeprefix(before)
         return present_backbone_weight(f"network.backbone.{name}")
 
+    def outputs(self) -> dict[str, Output]:
+        """Energies of atoms, and with charges what is read from them."""
+        found = super().outputs()
+        if self.charges is not None:
+            found["charges"] = Output("node", "scalar", "e")
+            found["dipole"] = Output("graph", "vector", "e Angstrom", open_only=True)
+        return found
+
     def forward(self, batch: AtomBatch) -> dict[str, Tensor]:
-        """``atomic_energy`` (nodes,) and, if direct, ``direct_forces`` (nodes, 3)."""
-        x = self.backbone.features(batch)
+        """``atomic_energy`` (nodes,) and, if direct, ``direct_forces`` (nodes, 3).
+
+        With charges also ``graph_energy`` (graphs,), ``charges`` (nodes,) and, in a batch of open
+        structures, ``dipole`` (graphs, 3) about the centroid.
+        """
+        scene = self.backbone.scene(batch)
+        x = self.backbone.features_in(scene, batch)
         out = {"atomic_energy": self.energy(x)}
         if self.vectors is not None:
             out["direct_forces"] = self.vectors(x)
+        if self.charges is not None:
+            out |= self._charged(scene, batch, x[:, 0])
+        return out
+
+    def _charged(self, scene: Scene, batch: AtomBatch, scalars: Tensor) -> dict[str, Tensor]:
+        """What the charges say, from scalars (nodes, channels)."""
+        near = NearEdges(scene.near.length, scene.near.envelope.squeeze(1))
+        charges, energy = self.charges(batch, scalars, near)
+        out = {"graph_energy": energy, "charges": charges[:, 0]}
+        if not any(repeating(batch.num_graphs, batch.cell, batch.periodic)):
+            out["dipole"] = dipole_of(batch.graph, batch.positions, charges[:, 0])
         return out
 
 

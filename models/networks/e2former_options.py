@@ -14,6 +14,7 @@ from typing import Annotated
 
 from farfield.models.choices import check_at_least, check_choices, check_positive
 from farfield.models.far_field.attention import FarFieldOptions
+from farfield.models.far_field.charges import CHARGES, ChargeOptions
 from farfield.models.layers.conditioning import parse_inputs
 from farfield.models.layers.feed_forward import FEED_FORWARDS
 from farfield.models.layers.norms import NORMS
@@ -178,11 +179,24 @@ class BackboneOptions:
 
 @dataclasses.dataclass(frozen=True)
 class E2FormerOptions(BackboneOptions, PotentialOptions):
-    """Options of an :class:`E2Former`: those of its backbone and those of a potential."""
+    """Options of an :class:`E2Former`: those of its backbone, of a potential and of its charges.
+
+    charges, charge: see ``far_field/charges.py``.
+    """
+
+    charges: Annotated[
+        str,
+        "charges of atoms that carry the Coulomb tail: none, read from the features, or of lowest "
+        "energy",
+        CHARGES,
+        MAIN,
+    ] = "none"
+    charge: ChargeOptions = ChargeOptions()
 
     def __post_init__(self):
         BackboneOptions.__post_init__(self)
         PotentialOptions.__post_init__(self)
+        check_choices(self, {"charges": CHARGES})
 
 
 # "small" is the defaults: they learned the forces of ethanol fastest, with a cutoff chosen on

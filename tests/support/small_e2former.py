@@ -58,6 +58,8 @@ def case(name: str, **options) -> Case:
     outputs = {"energy": "graph_scalar"} | (
         {} if config.get("forces") == "none" else {"forces": "node_vector"}
     )
+    if config.get("charges", "none") != "none":
+        outputs |= {"charges": "node_scalar", "dipole": "graph_vector"}
     return Case(
         name=name,
         build=lambda: build_model(config),

@@ -10,6 +10,7 @@ import torch
 from farfield.models.batch import AtomBatch
 from farfield.models.factory import default_config
 from farfield.models.far_field.attention import FEATURE_MAPS, NORMALISATIONS
+from farfield.models.far_field.charges import CHARGES, CONSERVATIONS
 from farfield.models.far_field.kernels import KERNELS
 from farfield.models.far_field.spectrum import KAPPA_GRIDS, MODES
 from farfield.models.kernels import harmonic_sum
@@ -98,13 +99,18 @@ OTHER_CASES = [
     ),
     case("defaults", **DEFAULTS),
 ]
+CHARGE_CASES = [
+    *once("charges", [name for name in CHARGES if name != "none"]),
+    *once("charge_conservation", CONSERVATIONS, charges="latent"),
+    case("charges-at-every-distance", charges="latent", charge_inside="keep"),
+    case("charges-and-messages", charges="latent", schedule="hybrid-first-order"),
+]
+ALL_CASES = NEAR_CASES + OTHER_CASES + CHARGE_CASES
 
 
 @pytest.mark.filterwarnings("ignore:an atom is")
 class TestE2Former(ModelSuite):
-    @pytest.fixture(
-        params=NEAR_CASES + OTHER_CASES, ids=[case.name for case in NEAR_CASES + OTHER_CASES]
-    )
+    @pytest.fixture(params=ALL_CASES, ids=[case.name for case in ALL_CASES])
     def case(self, request):
         return request.param
 
@@ -157,9 +163,12 @@ class TestHybridAtTheCutoff(ModelCases):
 
     test_cutoff_is_smooth = CutoffSuite.test_cutoff_is_smooth
 
-    @pytest.fixture
-    def case(self):
-        return case("hybrid", schedule="hybrid-first-order")
+    @pytest.fixture(
+        params=[case("hybrid", schedule="hybrid-first-order"), *CHARGE_CASES],
+        ids=lambda one: one.name,
+    )
+    def case(self, request):
+        return request.param
 
 
 def test_supercell_has_twice_the_energy(double):

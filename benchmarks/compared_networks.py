@@ -20,11 +20,23 @@ from farfield.train.tasks.near_far_comparison import near_only
 NETWORK = "e2former"
 WITHOUT_OPTION = {"far_kernel": "standing_waves", "charges": "none"}
 
+# The far field of the default network up to version 0.1.
+FORMER_FAR_FIELD = {
+    "far_kernel": "standing_waves",
+    "far_heads": 2,
+    "far_key_features": 8,
+    "far_value_channels": 8,
+    "far_value_lmax": None,
+    "far_feature_map": "elu",
+    "far_radial_scale": 0.05,
+    "far_weight": 0.1,
+}
+
 # Name -> what differs from the default network; NEAR_ONLY: the default schedule without far field.
 NEAR_ONLY = "near only"
 DEFAULT_ROWS = {
     "near": {"schedule": NEAR_ONLY, "charges": "none"},
-    "hybrid": {"far_kernel": "standing_waves", "charges": "none"},
+    "hybrid": {**FORMER_FAR_FIELD, "charges": "none"},
     "screened": {"far_kernel": "screened", "charges": "none"},
     "near_charges": {"schedule": NEAR_ONLY, "charges": "latent"},
     "screened_charges": {"far_kernel": "screened", "charges": "latent"},

@@ -31,6 +31,8 @@ COMMON = {
     "far_heads": 4,
     "far_value_channels": 4,
     "far_kernel_lmax": 2,
+    "far_value_lmax": None,
+    "far_radial_scale": 0.05,
     "far_expansion": "pairwise",
     "far_weight": 1.0,
     "charges": "none",
@@ -53,7 +55,7 @@ class Model:
     reads_charge: bool = True
 
 
-SCREENED = {"far_kernel": "screened"}
+SCREENED = {"far_kernel": "screened", "far_radial_scale": 1.0}
 MODELS = {
     "near": Model("first-order2", STANDING_WAVES),
     "deep": Model("first-order4", STANDING_WAVES),

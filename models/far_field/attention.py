@@ -27,6 +27,7 @@ import math
 from collections.abc import Callable
 from typing import Annotated, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from farfield.models.choices import Registry, check_at_least, check_choices
@@ -164,7 +165,8 @@ class FarFieldAttention(nn.Module):
         self.constant = options.key_features * typical_atoms
         heads, width = options.heads, options.heads * options.value_channels
         value_lmax = options.degree_of_values(lmax)
-        self.value_rows = num_rows(value_lmax)
+        self.width, self.value_rows = width, num_rows(value_lmax)
+        self.reach = options.kernel_lmax + value_lmax  # highest degree of a message
 
         # From the features of an atom to what the kernel acts on.
         self.queries = nn.Linear(channels, heads * options.key_features)
@@ -198,22 +200,40 @@ class FarFieldAttention(nn.Module):
         for slabs and wires and for batches of open and periodic structures.
         """
         cell = periodic_cell(graph.num_graphs, cell, periodic)
-        options = self.options
-        scalars = x[:, 0]
-
-        # Weights of the attention come from scalars: (nodes, heads, features).
-        phi = FEATURE_MAPS[options.feature_map].function
-        queries = phi(self.queries(scalars)).unflatten(1, (options.heads, -1))
-        keys = phi(self.keys(scalars)).unflatten(1, (options.heads, -1))
-
-        # Values of all degrees side by side: (nodes, heads, rows x channels).
-        values = self.values(x[:, : self.value_rows]).unflatten(2, (options.heads, -1))
-        values = values.transpose(1, 2).flatten(2)
+        queries, keys, values = self._projections(x)
 
         # 1 / Z_i belongs to the receiver, so the query carries it.
-        normalise = NORMALISATIONS[options.normalisation]
+        normalise = NORMALISATIONS[self.options.normalisation]
         total = normalise(graph, queries, keys, self.constant)
         queries = queries / total
 
         heard = self.expansion(graph, positions, queries, keys, values, self.radial(), cell)
-        return self.output(self.coupling(heard))
+        if self.reach:
+            return self.output(self.coupling(heard))
+
+        # Scalars alone: coupling and output are one matrix, and the other rows are zero.
+        weight = self.coupling.weight.flatten().unsqueeze(1) * self.output.weight[0]
+        message = (heard.flatten(1) @ weight).unsqueeze(1)
+        return nn.functional.pad(message, (0, 0, 0, x.shape[1] - 1))
+
+    def _projections(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys (nodes, heads, features), values (nodes, heads, rows x channels)."""
+        heads = self.options.heads
+        scalars = x[:, 0]
+
+        # Values of degree 0 come out of one product with the queries and keys.
+        if self.value_rows == 1:
+            weight = [self.queries.weight, self.keys.weight, self.values.weight[0].T]
+            bias = [self.queries.bias, self.keys.bias, self.values.weight.new_zeros(self.width)]
+            found = nn.functional.linear(scalars, torch.cat(weight), torch.cat(bias))
+            found = found.split([len(part) for part in weight], 1)
+            queries, keys, values = (part.unflatten(1, (heads, -1)) for part in found)
+        else:
+            queries = self.queries(scalars).unflatten(1, (heads, -1))
+            keys = self.keys(scalars).unflatten(1, (heads, -1))
+            # Values of all degrees side by side.
+            values = self.values(x[:, : self.value_rows]).unflatten(2, (heads, -1))
+            values = values.transpose(1, 2).flatten(2)
+
+        phi = FEATURE_MAPS[self.options.feature_map].function
+        return phi(queries), phi(keys), values

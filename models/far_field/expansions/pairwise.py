@@ -82,7 +82,7 @@ class PairwiseExpansion(Expansion):
 
         if not parts:
             return values.new_zeros(0, values.shape[1], num_rows(self.lmax), values.shape[2])
-        return torch.cat(parts)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def expected_error(self, radius: float) -> float:
         """0.0: the sum is exact."""
@@ -127,7 +127,8 @@ class PairwiseExpansion(Expansion):
             harmonics = harmonics.unflatten(1, pairs)  # (rows, g, n, m)
             for l, part in enumerate(others, 1):
                 found.append((part * harmonics[degree_slice(l)]) @ values)  # (h, 2 l + 1, g, n, v)
-        heard = torch.cat(found, 1).permute(2, 3, 0, 1, 4).flatten(0, 1)
+        heard = torch.cat(found, 1) if others else found[0]  # (h, rows, g, n, v)
+        heard = heard.permute(2, 3, 0, 1, 4).flatten(0, 1)
         return heard * queries.flatten(0, 1).unsqueeze(2) if alone else heard
 
     def radial(self, squared: Tensor, coefficients: Tensor) -> Tensor:

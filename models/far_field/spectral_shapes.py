@@ -38,7 +38,7 @@ import torch
 from scipy.special import eval_genlaguerre, genlaguerre, spherical_jn
 from torch import Tensor
 
-EDGE = 1e-3  # of the largest value of a screened function, left at its range
+EDGE = 1e-2  # of the largest value of a screened function, left at its range
 BAND_EDGE = 1e-6  # of the largest value of a density, left at kappa_max
 START_WIDTH = 1.5  # width of the first screened kernel in units of s
 MAX_TERMS = 8  # powers of more terms lose the digits of float32
@@ -70,9 +70,9 @@ def _laguerre_coefficients(terms: int, lmax: int) -> Tensor:
     return torch.from_numpy(table)
 
 
-def gaussian_powers(x: Tensor, terms: int) -> Tensor:
-    """``x^p exp(-x / 2)``, p < terms, of x (...), flat: (terms, n)."""
-    rows = [torch.exp(x.flatten() / -2)]
+def gaussian_powers(x: Tensor, terms: int, scale: float = 1.0) -> Tensor:
+    """``x^p exp(-x / 2 scale^2)``, p < terms, of x (...), flat: (terms, n)."""
+    rows = [torch.exp(x.flatten() * (-0.5 / scale**2))]
     while len(rows) < terms:
         rows.append(rows[-1] * x.flatten())
     return torch.stack(rows)
@@ -158,10 +158,15 @@ class ScreenedShape(SpectralShape):
 
     def radial(self, squared: Tensor, coefficients: Tensor) -> Tensor:
         """``f_lh(r) / r^l`` of r^2 (n,), Angstrom^2: (lmax + 1, heads, n)."""
-        basis = gaussian_powers(squared / self.scale**2, self.terms)  # (terms, n)
-        lengths = [self.scale**-l for l in range(self.lmax + 1)]
-        scaled = self.monomials(coefficients) * squared.new_tensor(lengths).view(-1, 1, 1)
-        return (scaled.flatten(0, 1) @ basis).unflatten(0, scaled.shape[:2])
+        basis = gaussian_powers(squared, self.terms, self.scale)  # (terms, n)
+        monomials = self.monomials(coefficients) * self._lengths.to(coefficients)
+        return (monomials.flatten(0, 1) @ basis).unflatten(0, monomials.shape[:2])
+
+    @functools.cached_property
+    def _lengths(self) -> Tensor:
+        """``s^(-l - 2 p)``, what powers of r have instead of powers of r / s: (l, 1, terms)."""
+        degree = torch.arange(self.lmax + 1, dtype=torch.float64).view(-1, 1, 1)
+        return self.scale ** (-degree - 2 * torch.arange(self.terms, dtype=torch.float64))
 
     def start(self) -> np.ndarray:
         """``(r / s)^l exp(-r^2 / 2 w^2)`` with w = ``START_WIDTH`` s, cut off.

@@ -38,6 +38,8 @@ import torch
 from scipy.special import eval_genlaguerre, genlaguerre, spherical_jn
 from torch import Tensor
 
+from farfield.models.kernels.pair_sum import gaussian_powers
+
 EDGE = 1e-2  # of the largest value of a screened function, left at its range
 BAND_EDGE = 1e-6  # of the largest value of a density, left at kappa_max
 START_WIDTH = 1.5  # width of the first screened kernel in units of s
@@ -68,14 +70,6 @@ def _laguerre_coefficients(terms: int, lmax: int) -> Tensor:
         for n in range(terms):
             table[l, n, : n + 1] = genlaguerre(n, l + 0.5).coef[::-1]
     return torch.from_numpy(table)
-
-
-def gaussian_powers(x: Tensor, terms: int, scale: float = 1.0) -> Tensor:
-    """``x^p exp(-x / 2 scale^2)``, p < terms, of x (...), flat: (terms, n)."""
-    rows = [torch.exp(x.flatten() * (-0.5 / scale**2))]
-    while len(rows) < terms:
-        rows.append(rows[-1] * x.flatten())
-    return torch.stack(rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,14 +153,19 @@ class ScreenedShape(SpectralShape):
     def radial(self, squared: Tensor, coefficients: Tensor) -> Tensor:
         """``f_lh(r) / r^l`` of r^2 (n,), Angstrom^2: (lmax + 1, heads, n)."""
         basis = gaussian_powers(squared, self.terms, self.scale)  # (terms, n)
-        monomials = self.monomials(coefficients) * self._lengths.to(coefficients)
-        return (monomials.flatten(0, 1) @ basis).unflatten(0, monomials.shape[:2])
+        powers = self.powers(coefficients)
+        return (powers.flatten(0, 1) @ basis).unflatten(0, powers.shape[:2])
+
+    def powers(self, coefficients: Tensor) -> Tensor:
+        """Coefficients of ``r^(2 p) exp(-r^2 / 2 s^2)`` in ``f_lh(r) / r^l``: the same shape."""
+        return coefficients @ self._powers_of_laguerre.to(coefficients)
 
     @functools.cached_property
-    def _lengths(self) -> Tensor:
-        """``s^(-l - 2 p)``, what powers of r have instead of powers of r / s: (l, 1, terms)."""
+    def _powers_of_laguerre(self) -> Tensor:
+        """Powers of r in ``s^-l L_n(r^2 / s^2)``, float64: (l, n, p)."""
         degree = torch.arange(self.lmax + 1, dtype=torch.float64).view(-1, 1, 1)
-        return self.scale ** (-degree - 2 * torch.arange(self.terms, dtype=torch.float64))
+        lengths = self.scale ** (-degree - 2 * torch.arange(self.terms, dtype=torch.float64))
+        return _laguerre_coefficients(self.terms, self.lmax) * lengths
 
     def start(self) -> np.ndarray:
         """``(r / s)^l exp(-r^2 / 2 w^2)`` with w = ``START_WIDTH`` s, cut off.

@@ -17,6 +17,7 @@ from farfield.models.far_field.expansion import EXPANSIONS, Expansion, Expansion
 from farfield.models.far_field.spectral_shapes import SpectralShape
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.kernels.node_chunks import graph_runs
+from farfield.models.kernels.pair_sum import gaussian_pair_sum
 from farfield.models.so3.bessel import bessel_mixture, leading_term
 from farfield.models.so3.harmonics import solid_harmonics
 from farfield.models.so3.irreps import degree_slice, num_rows
@@ -52,24 +53,25 @@ class PairwiseExpansion(Expansion):
         """See :meth:`Expansion.forward`; refuses cells."""
         self.check_cell(graph, cell)
 
-        # A step: as many receivers of graphs of one size as fit the budget, and all their senders.
+        # A step: graphs of one size, and as many receivers of each as fit the budget.
         sizes = graph.sizes
         largest = max(sizes, default=1)
         per_atom = max(1, largest * self.elements_per_pair(coefficients.shape[1]))
         most = max(1, self.options.budget // per_atom)
         steps = []
         for run in graph_runs(sizes, most):
-            senders = slice(run.chunks[0].start, run.chunks[-1].stop)
-            steps += [(run.count, receivers, senders) for receivers in run.chunks]
+            start, stop = run.chunks[0].start, run.chunks[-1].stop
+            for chunk in run.chunks:
+                first = chunk.start - start
+                receivers = slice(first, first + (chunk.stop - chunk.start) // run.count)
+                steps.append((run.count, slice(start, stop), receivers))
 
         parts = []
-        for count, receivers, senders in steps:
+        for count, atoms, receivers in steps:
             # Rows of all graphs in turn -> (graphs, atoms of a graph, ...).
-            heard = (tensor[receivers].unflatten(0, (count, -1)) for tensor in (positions, queries))
-            sent = (
-                tensor[senders].unflatten(0, (count, -1)) for tensor in (positions, keys, values)
-            )
-            arguments = (*heard, *sent, coefficients)
+            of_atoms = (positions, queries, keys, values)
+            of_graphs = (tensor[atoms].unflatten(0, (count, -1)) for tensor in of_atoms)
+            arguments = (receivers, *of_graphs, coefficients)
 
             # One step alone fits the budget, so its temporaries may stay for the backward pass.
             if len(steps) > 1 and torch.is_grad_enabled():
@@ -96,16 +98,17 @@ class PairwiseExpansion(Expansion):
 
     def _step(
         self,
-        targets: Tensor,
+        receivers: slice,
+        positions: Tensor,
         queries: Tensor,
-        sources: Tensor,
         keys: Tensor,
         values: Tensor,
         coefficients: Tensor,
     ) -> Tensor:
-        """Receivers (g, n, ...) and senders (g, m, ...) of g graphs -> (g n, heads, rows, V)."""
-        targets = targets.permute(2, 0, 1)  # (3, g, n)
-        sources = sources.permute(2, 0, 1)  # (3, g, m)
+        """Some receivers of g graphs of m atoms, tensors (g, m, ...) -> (g n, heads, rows, V)."""
+        queries = queries[:, receivers]
+        sources = positions.permute(2, 0, 1)  # (3, g, m)
+        targets = sources[:, :, receivers]  # (3, g, n)
         separation = targets.unsqueeze(3) - sources.unsqueeze(2)  # (3, g, n, m)
         pairs = separation.shape[1:]
         squared = separation.square().sum(0)
@@ -142,12 +145,28 @@ class PairwiseExpansion(Expansion):
 class ClosedPairs(PairwiseExpansion):
     """The sum over pairs of a kernel with a closed form.
 
-    shape: has ``radial(squared, coefficients)``.
+    Scalars with one key feature are summed by ``kernels/pair_sum.py``. shape: has
+    ``radial(squared, coefficients)`` and ``powers(coefficients)``.
     """
 
     def __init__(self, shape: SpectralShape, options: ExpansionOptions):
         super().__init__((), shape.lmax, options)
         self.shape = shape
+
+    def _step(
+        self,
+        receivers: slice,
+        positions: Tensor,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        coefficients: Tensor,
+    ) -> Tensor:
+        if self.lmax or keys.shape[-1] > 1:
+            return super()._step(receivers, positions, queries, keys, values, coefficients)
+        powers = self.shape.powers(coefficients)[0]
+        heard = gaussian_pair_sum(self.shape.scale, receivers, positions, powers, keys * values)
+        return (heard * queries[:, receivers]).flatten(0, 1).unsqueeze(2)
 
     def radial(self, squared: Tensor, coefficients: Tensor) -> Tensor:
         """``f_lh(r) / r^l`` of r^2 (n,): (lmax + 1, heads, n)."""

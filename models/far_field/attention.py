@@ -55,24 +55,26 @@ FEATURE_MAPS.register("softplus")(FeatureMap(nn.functional.softplus, positive=Tr
 # With one key feature, queries and keys are learned charges.
 FEATURE_MAPS.register("identity")(FeatureMap(lambda x: x, positive=False))
 
-NORMALISATIONS: Registry[Callable[..., float | Tensor]] = Registry("normalisation")
+# (graph, queries, keys, coefficients of the kernel, constant) -> queries, coefficients
+Normalise = Callable[[GraphIndex, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+NORMALISATIONS: Registry[Normalise] = Registry("normalisation")
 
 
 @NORMALISATIONS.register("none")
 def constant_normalisation(
-    graph: GraphIndex, queries: Tensor, keys: Tensor, constant: float
-) -> float:
-    """``constant`` for every atom of every graph: size-consistent."""
-    return constant
+    graph: GraphIndex, queries: Tensor, keys: Tensor, coefficients: Tensor, constant: float
+) -> tuple[Tensor, Tensor]:
+    """Z is ``constant`` for every atom of every graph, size-consistent: the kernel carries it."""
+    return queries, coefficients / constant
 
 
 @NORMALISATIONS.register("attention")
 def attention_normalisation(
-    graph: GraphIndex, queries: Tensor, keys: Tensor, constant: float
-) -> Tensor:
-    """Sum of the weights <q_i, k_j> over the graph, at least 1e-8: (nodes, heads, 1)."""
+    graph: GraphIndex, queries: Tensor, keys: Tensor, coefficients: Tensor, constant: float
+) -> tuple[Tensor, Tensor]:
+    """Z is the sum of the weights <q_i, k_j> of the graph, at least 1e-8: the query carries it."""
     total = broadcast_nodes(graph, sum_nodes(graph, keys))
-    return (queries * total).sum(-1, keepdim=True).clamp_min(1e-8)
+    return queries / (queries * total).sum(-1, keepdim=True).clamp_min(1e-8), coefficients
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,30 +192,32 @@ class FarFieldAttention(nn.Module):
         x: Tensor,
         cell: Tensor | None = None,
         periodic: Tensor | None = None,
+        weight: Tensor | None = None,
     ) -> Tensor:
         """Features -> messages, both (nodes, (lmax + 1)^2, channels).
 
         positions: (nodes, 3), Angstrom. cell: (graphs, 3, 3), rows are lattice vectors. periodic:
         (graphs, 3) bool, None for all directions wherever there is a cell; if all are False the
-        cell is ignored. With normalisation "none" a supercell gets its cell's messages;
-        "attention" counts the atoms of the cell, so a doubled cell halves them. Raises ValueError
-        for slabs and wires and for batches of open and periodic structures.
+        cell is ignored. weight: (), a factor of all messages. With normalisation "none" a
+        supercell gets its cell's messages; "attention" counts the atoms of the cell, so a doubled
+        cell halves them. Raises ValueError for slabs and wires and for batches of open and
+        periodic structures.
         """
         cell = periodic_cell(graph.num_graphs, cell, periodic)
         queries, keys, values = self._projections(x)
 
-        # 1 / Z_i belongs to the receiver, so the query carries it.
+        # A factor of the sum is cheapest on the few coefficients of the kernel.
+        coefficients = self.radial() if weight is None else self.radial() * weight
         normalise = NORMALISATIONS[self.options.normalisation]
-        total = normalise(graph, queries, keys, self.constant)
-        queries = queries / total
+        queries, coefficients = normalise(graph, queries, keys, coefficients, self.constant)
 
-        heard = self.expansion(graph, positions, queries, keys, values, self.radial(), cell)
+        heard = self.expansion(graph, positions, queries, keys, values, coefficients, cell)
         if self.reach:
             return self.output(self.coupling(heard))
 
         # Scalars alone: coupling and output are one matrix, and the other rows are zero.
-        weight = self.coupling.weight.flatten().unsqueeze(1) * self.output.weight[0]
-        message = (heard.flatten(1) @ weight).unsqueeze(1)
+        matrix = self.coupling.weight.view(-1, 1) * self.output.weight[0]
+        message = (heard.flatten(1) @ matrix).unsqueeze(1)
         return nn.functional.pad(message, (0, 0, 0, x.shape[1] - 1))
 
     def _projections(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

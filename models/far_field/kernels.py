@@ -107,7 +107,8 @@ class SpectralKernel(nn.Module):
 
     def forward(self) -> Tensor:
         """Coefficients of the Laguerre polynomials, (lmax + 1, heads, terms)."""
-        return (self.start + self.radial_scale * self.change) * self.gain[:, None]
+        whole = torch.add(self.start, self.change, alpha=self.radial_scale)
+        return whole * self.gain.unsqueeze(1)
 
     def sum_by(self, make: type[Expansion], options: ExpansionOptions) -> nn.Module:
         """The expansion's own sum for functions, or one in standing waves by extent."""

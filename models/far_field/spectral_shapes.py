@@ -158,7 +158,7 @@ class ScreenedShape(SpectralShape):
 
     def powers(self, coefficients: Tensor) -> Tensor:
         """Coefficients of ``r^(2 p) exp(-r^2 / 2 s^2)`` in ``f_lh(r) / r^l``: the same shape."""
-        return coefficients @ self._powers_of_laguerre.to(coefficients)
+        return torch.bmm(coefficients, self._powers_of_laguerre.to(coefficients))
 
     @functools.cached_property
     def _powers_of_laguerre(self) -> Tensor:

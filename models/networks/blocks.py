@@ -107,8 +107,8 @@ class FarLayer(nn.Module):
             options.channels, options.lmax, options.far, options.typical_atoms
         )
 
-    def forward(self, x: Tensor, scene: Scene) -> Tensor:
-        return self.attention(scene.graph, scene.positions, x, scene.cell, scene.periodic)
+    def forward(self, x: Tensor, scene: Scene, weight: Tensor | None = None) -> Tensor:
+        return self.attention(scene.graph, scene.positions, x, scene.cell, scene.periodic, weight)
 
 
 class HybridLayer(nn.Module):
@@ -127,7 +127,7 @@ class HybridLayer(nn.Module):
         self.far_weight = nn.Parameter(torch.tensor(float(options.far.weight)))
 
     def forward(self, x: Tensor, scene: Scene) -> Tensor:
-        return self.near(x, scene) + self.far_weight * self.far(x, scene)
+        return self.near(x, scene) + self.far(x, scene, self.far_weight)
 
 
 class Attention(NamedTuple):

@@ -70,7 +70,9 @@ class PairwiseExpansion(Expansion):
         for count, atoms, receivers in steps:
             # Rows of all graphs in turn -> (graphs, atoms of a graph, ...).
             of_atoms = (positions, queries, keys, values)
-            of_graphs = (tensor[atoms].unflatten(0, (count, -1)) for tensor in of_atoms)
+            if len(steps) > 1:
+                of_atoms = (tensor[atoms] for tensor in of_atoms)
+            of_graphs = (tensor.unflatten(0, (count, -1)) for tensor in of_atoms)
             arguments = (receivers, *of_graphs, coefficients)
 
             # One step alone fits the budget, so its temporaries may stay for the backward pass.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
 from scipy.special import spherical_jn
+from torch import Tensor
 
 from farfield.models.far_field.attention import FarFieldAttention, FarFieldOptions
 from farfield.models.far_field.expansions import auto
-from farfield.models.far_field.expansions.pairwise import PairwiseExpansion
+from farfield.models.far_field.expansions.pairwise import ClosedPairs, PairwiseExpansion
 from farfield.models.far_field.extent_sum import STEP, ExtentSum
 from farfield.models.far_field.kernels import KERNELS, KernelOptions
 from farfield.models.far_field.spectral_shapes import (
@@ -200,3 +202,29 @@ def test_options_of_another_kernel_are_refused(options):
     with pytest.raises(ValueError) as caught:
         KernelOptions(**options)
     assert next(iter(options)) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_scalars_in_chunks_are_the_general_sum_with_both_derivatives(monkeypatch):
+    """Closed derivatives, whole or chunk by chunk with recomputation, against torch's own."""
+    model = FarFieldAttention(6, 1, FarFieldOptions(expansion="pairwise")).double()
+    graph = batch([9, 1, 5, 5, 14])
+    positions, x = ball(graph, 4.0), draw(graph.num_nodes, 4, 6, seed=3)
+
+    def derivatives(budget: int) -> list[Tensor]:
+        options = dataclasses.replace(model.options, budget=budget)
+        model.expansion = model.radial.sum_by(PairwiseExpansion, options)
+        places = positions.clone().requires_grad_(True)
+        features = x * places.sum(1).cos().view(-1, 1, 1)
+        out = model(graph, places, features)
+        (force,) = torch.autograd.grad(out.square().sum(), places, create_graph=True)
+        loss = force.square().sum() + out.square().sum()
+        by_weights = torch.autograd.grad(loss, [places, *model.parameters()], allow_unused=True)
+        return [out, force, *(one for one in by_weights if one is not None)]
+
+    whole, chunks = derivatives(2**22), derivatives(400)
+    monkeypatch.setattr(ClosedPairs, "_step", PairwiseExpansion._step)
+    expected = derivatives(2**22)
+    for found in (whole, chunks):
+        for one, other in zip(found, expected, strict=True):
+            size = float(other.detach().abs().max())
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-12 * size)

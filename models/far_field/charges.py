@@ -82,7 +82,7 @@ class NearEdges(NamedTuple):
 
 
 class Charged(NamedTuple):
-    """Charges (nodes, channels), e, and their energy (graphs,), eV."""
+    """Charges (nodes, channels), e, and their energy (graphs,) float64, eV."""
 
     charges: Tensor
     energy: Tensor

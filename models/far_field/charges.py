@@ -12,8 +12,11 @@ edges: charges act where the near field does not see, and do not disturb what it
 Equilibration goes by all pairs in both cases.
 
 Messages of a far field pass norms and feed-forward networks, which lose the product q_i q_j; here
-it enters the energy as it is, with a kernel that does not learn. Charges of the first channel are
-reported, and learned where there are labels; all channels together make the tail.
+it enters the energy as it is, with a kernel that does not learn. One channel is charges as physics
+has them: two ions that were never labelled come out with charges of 1.00 e. (Energies of neutral
+structures do not know the sign of all charges together; a charged structure or a label fixes it.)
+Of several channels the first is reported and learned where there are labels; all together make the
+tail.
 
 Conservation of latent charges, with positive weights w_i = softplus(MLP(x_i)), Q the total charge
 for the first channel and 0 for the others:
@@ -79,7 +82,7 @@ class NearEdges(NamedTuple):
 
 
 class Charged(NamedTuple):
-    """Charges (nodes, channels), e, and their energy (graphs,), eV."""
+    """Charges (nodes, channels), e, and their energy (graphs,) float64, eV."""
 
     charges: Tensor
     energy: Tensor
@@ -146,6 +149,12 @@ INSIDE = {
 }
 
 
+# Defaults: a dimer of two ions (nine frames) and ethanol (950 frames, cutoff 4) with channels 1 | 4
+# and unit 0.1 | 1, energies in meV and forces in meV/Angstrom on validation frames. Dimer after 200
+# epochs: 8.1, 1.5 | 12.3, 1.6 with unit 0.1; 20.7, 2.0 with unit 1, 4 channels and "keep". Forces
+# of ethanol after 10 epochs: 26.1 | 27.2 with unit 0.1, 28.9 with unit 1, 32.3 with "keep" as
+# well, 26.9 without charges. Adam changes an energy by 14.4 eV Angstrom times what it changes of a
+# charge: a small unit calms it.
 @dataclasses.dataclass(frozen=True)
 class ChargeOptions:
     """Choices of the charges; lengths in Angstrom.
@@ -155,7 +164,7 @@ class ChargeOptions:
     in one line for values out of range and unknown names.
     """
 
-    channels: Annotated[int, "channels of latent charges"] = 4
+    channels: Annotated[int, "channels of latent charges"] = 1
     smearing: Annotated[float, "width of the Gaussian of a charge, Angstrom"] = 1.0
     unit: Annotated[float, "factor of a charge that the network reads, e"] = 0.1
     conservation: Annotated[

@@ -121,13 +121,14 @@ def _cheaper_width(
 
 
 def ewald_energy(crystals: Crystals, charges: Tensor) -> Tensor:
-    """E of periodic structures (B,), eV; charges (B, n, channels) in e."""
-    width, squares = crystals.width, charges.square().sum((1, 2))
+    """E of periodic structures (B,) float64, eV; charges (B, n, channels) in e."""
+    width, exact = crystals.width.double(), charges.double()
+    squares = exact.square().sum((1, 2))
     energy = reciprocal_energy(crystals, charges) - 0.5 * coulomb_at_zero(width) * squares
     if bool((width > crystals.smearing).any()):
         pairs = _short_matrix(crystals)
-        energy = energy + 0.5 * ((pairs @ charges) * charges).sum((1, 2))
-        energy = energy + 0.5 * _zero_wave(crystals) * charges.sum(1).square().sum(1)
+        energy = energy + 0.5 * ((pairs @ charges).double() * exact).sum((1, 2))
+        energy = energy + 0.5 * _zero_wave(crystals).double() * exact.sum(1).square().sum(1)
     return energy
 
 
@@ -151,14 +152,17 @@ def ewald_matrix(crystals: Crystals) -> Tensor:
 
 
 def reciprocal_energy(crystals: Crystals, charges: Tensor) -> Tensor:
-    """The sum over wave vectors (B,), atoms with themselves included; charges (B, n, channels)."""
+    """The sum over wave vectors (B,) float64, atoms with themselves included.
+
+    charges: (B, n, channels).
+    """
     waves, weight = _waves(crystals)
     across = (waves[0].unsqueeze(3) * waves[1].unsqueeze(2)).flatten(2)  # (B, n, K_1 K_2)
     along = (waves[2].unsqueeze(3) * charges.unsqueeze(2)).flatten(2)  # (B, n, K_3 channels)
 
     factors = torch.view_as_real(across.transpose(1, 2) @ along).square().sum(-1)
     factors = factors.unflatten(2, (-1, charges.shape[2])).sum(-1)  # (B, K_1 K_2, K_3)
-    return (weight.flatten(1, 2) * factors).sum((1, 2))
+    return (weight.flatten(1, 2) * factors).sum((1, 2), dtype=torch.float64)
 
 
 def _waves(crystals: Crystals) -> tuple[list[Tensor], Tensor]:

@@ -101,7 +101,7 @@ OTHER_CASES = [
 ]
 CHARGE_CASES = [
     *once("charges", [name for name in CHARGES if name != "none"]),
-    *once("charge_conservation", CONSERVATIONS, charges="latent"),
+    *once("charge_conservation", CONSERVATIONS, charges="latent", charge_channels=2),
     case("charges-at-every-distance", charges="latent", charge_inside="keep"),
     case("charges-and-messages", charges="latent", schedule="hybrid-first-order"),
 ]

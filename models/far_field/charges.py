@@ -149,12 +149,12 @@ INSIDE = {
 }
 
 
-# Defaults, by validation errors in meV and meV/Angstrom. A dimer of two ions (nine frames, 200 epochs,
-# one seed): 8.1, 1.5 with one channel; 12.3, 1.6 with four; 20.7, 2.0 with four, unit 1 and "keep".
-# Forces of ethanol (950 frames, cutoff 4, 10 epochs): 27.7 against 27.5 without charges in the mean
-# of four seeds, which differ by 1; at one of them (26.9) 32.3 with four channels, unit 1 and "keep",
-# 28.9 with "subtract" alone, 27.2 with unit 0.1 as well. Adam changes an energy by 14.4 eV Angstrom
-# times what it changes of a charge: a small unit calms it.
+# Defaults, by validation errors in meV and meV/Angstrom. A dimer of two ions (nine frames, 200
+# epochs, one seed): 8.1, 1.5 with one channel; 12.3, 1.6 with four; 20.7, 2.0 with four, unit 1 and
+# "keep". Forces of ethanol (950 frames, cutoff 4, 10 epochs): 27.7 against 27.5 without charges in
+# the mean of four seeds, which differ by 1; at one of them (26.9) 32.3 with four channels, unit 1
+# and "keep", 28.9 with "subtract" alone, 27.2 with unit 0.1 as well. Adam changes an energy by
+# 14.4 eV Angstrom times what it changes of a charge: a small unit calms it.
 @dataclasses.dataclass(frozen=True)
 class ChargeOptions:
     """Choices of the charges; lengths in Angstrom.

@@ -28,7 +28,8 @@ for the first channel and 0 for the others:
 p is ``unit MLP(x_i)``, u the envelope of the near field, n its mean number of neighbours. Charge
 moves along edges under ``local``: every piece that no edge connects to others is neutral but for
 its share of Q, so pieces far apart add up, and a neutral piece far away changes nothing. Two ions
-far apart are beyond it: charge that moved between them is known to ``total`` alone.
+far apart are beyond it: charge that moved between them is known to ``total`` alone, which in turn
+is not extensive: it shares what one piece holds too much with all others.
 
 Q is ``batch.graph_features["total_charge"]``, 0 for a batch that has none.
 
@@ -171,7 +172,7 @@ class ChargeOptions:
         str,
         "conservation of latent charges: none, the total charge, or along edges",
         CONSERVATIONS,
-    ] = "total"
+    ] = "local"
     inside: Annotated[
         str, "Coulomb energy of pairs inside the cutoff: kept, or left to the near field", INSIDE
     ] = "subtract"

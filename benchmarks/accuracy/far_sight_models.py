@@ -55,7 +55,7 @@ class Model:
     reads_charge: bool = True
 
 
-SCREENED = {"far_kernel": "screened", "far_radial_scale": 1.0}
+SCREENED = {"far_kernel": "screened", "far_radial_scale": 1.0, "far_radial_terms": 5}
 MODELS = {
     "near": Model("first-order2", STANDING_WAVES),
     "deep": Model("first-order4", STANDING_WAVES),

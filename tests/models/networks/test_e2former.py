@@ -81,7 +81,12 @@ OTHER_CASES = [
     case("hybrid-auto", schedule="hybrid-first-order", far_expansion="auto"),
     case("cosine", envelope="cosine"),  # its second derivatives jump at the cutoff
     *once("far_feature_map", FEATURE_MAPS, schedule="hybrid-first-order"),
-    *once("far_normalisation", NORMALISATIONS, schedule="hybrid-first-order"),
+    *once(
+        "far_normalisation",
+        NORMALISATIONS,
+        schedule="hybrid-first-order",
+        far_feature_map="elu",
+    ),
     *once("far_kernel", KERNELS, schedule="hybrid-first-order"),
     *once(
         "far_kappa_grid",

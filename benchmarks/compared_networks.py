@@ -1,9 +1,7 @@
 """Networks that benchmarks compare, as data, and options of the installed network.
 
 The rows of :data:`DEFAULT_ROWS` are the default network of the training scripts with the near field
-alone, with a far field, and with charges. An installed network may not know an option of a row. Two
-options then have the value that a network without them has anyway (:data:`WITHOUT_OPTION`) and are
-left out; a row that asks for another value is skipped, with a line.
+alone, with a far field, and with charges.
 """
 
 from __future__ import annotations
@@ -18,7 +16,6 @@ from farfield.models.option_fields import OptionField, option_fields
 from farfield.train.tasks.near_far_comparison import near_only
 
 NETWORK = "e2former"
-WITHOUT_OPTION = {"far_kernel": "standing_waves", "charges": "none"}
 
 # The far field of the default network up to version 0.1.
 FORMER_FAR_FIELD = {
@@ -46,27 +43,6 @@ DEFAULT_ROWS = {
 def known_options() -> dict[str, OptionField]:
     """Options of the installed network, by flat name."""
     return option_fields(network_class(NETWORK).Options)
-
-
-def accepted(options: Mapping[str, object]) -> dict[str, object]:
-    """``options`` without those that the installed network does not know and has anyway.
-
-    Raises ValueError for any other option, and for a word that is not among its choices.
-    """
-    known, kept = known_options(), {}
-    for name, value in options.items():
-        field = known.get(name)
-        if field is None and WITHOUT_OPTION.get(name) == value:
-            continue
-        if field is None:
-            raise ValueError(f"the installed network {NETWORK} has no option {name}")
-        if field.choices and value not in field.choices:
-            raise ValueError(
-                f"{name} of the installed network {NETWORK} must be one of "
-                f"{', '.join(field.choices)}, got {value}"
-            )
-        kept[name] = value
-    return kept
 
 
 def typed_options(text: str | None) -> dict[str, object]:
@@ -115,8 +91,7 @@ def default_options(
 ) -> dict[str, object]:
     """Options of a network; averages and radius are those of the training frames.
 
-    extra: options of the command line, which have the last word. ValueError for a model that the
-    installed network does not know.
+    extra: options of the command line, which have the last word.
     """
     chosen = {**DEFAULT_ROWS[model], **extra}
     if chosen.get("schedule") == NEAR_ONLY:
@@ -130,6 +105,4 @@ def default_options(
         "avg_atoms": found.average_atoms,
         "far_design_radius": max(1.0, found.design_radius),
     }
-    known = known_options()
-    measured = {name: value for name, value in measured.items() if name in known}
-    return measured | accepted(chosen)
+    return measured | chosen

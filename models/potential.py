@@ -149,7 +149,7 @@ class Potential(Network):
                 )
             forces = found["direct_forces"]
             out["forces"] = forces * self.reference.scale.to(forces.dtype)
-        return out | {name: found[name] for name in self._passed_on}
+        return out | {name: found[name] for name in self._passed_on if name in found}
 
     def _energy(self, batch: AtomBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Energy (graphs,) float64, and all that the network says."""
@@ -186,7 +186,7 @@ class Potential(Network):
             gradients = torch.autograd.grad(energy.sum(), inputs, create_graph=differentiable)
 
         out = {"energy": energy, "forces": -gradients[0]}
-        out |= {name: found[name] for name in self._passed_on}
+        out |= {name: found[name] for name in self._passed_on if name in found}
         if not differentiable:
             out = {name: value.detach() for name, value in out.items()}
         if self.stress:

@@ -33,12 +33,15 @@ from benchmarks.accuracy.far_sight_sets import (
 ENERGY_PER_ATOM = {"weight_energy": 0.2, "weight_forces": 1.0, "energy_per": "atom"}
 ENERGY_ALONE = {"weight_energy": 1.0, "weight_forces": 0.0}
 
+# Ions and charged fragments hold their charge together; neutral structures conserve it along edges.
+IONS = {"charge_conservation": "total"}
+
 # Dimers test the network beyond its data, so it is small, and its far field keeps the tail 1 / r
 # that it starts with.
 CHARGES = {
     "lmax": 1,
     "schedule": "hybrid-first-order1",
-    "model": {"far_kernel_lmax": 0},
+    "model": {"far_kernel_lmax": 0, **IONS},
     "standing_waves": {"far_learnable_radial": False, "far_radial_scale": 1.0},
 }
 
@@ -59,7 +62,8 @@ PAIR_SUM = {
 
 def lode(name: str, **more) -> Case:
     """A class of dimers in a box. One step is one epoch: nine frames in one batch."""
-    settings = {**CHARGES, "model": {"far_kernel_lmax": 0, "far_expansion": "auto"}, **more}
+    model = {**CHARGES["model"], "far_expansion": "auto"}
+    settings = {**CHARGES, "model": model, **more}
     return Case(
         name,
         lode_split,
@@ -80,6 +84,7 @@ def charged(name: str, batch_size: int, **more) -> Case:
         conditioned=True,
         batch_size=batch_size,
         loss=ENERGY_PER_ATOM,
+        model=IONS,
         **more,
     )
 

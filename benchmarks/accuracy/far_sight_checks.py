@@ -39,6 +39,7 @@ from farfield.dataloader.datasets.potential_data import MoleculeDataset
 from farfield.dataloader.split_protocols import SPLITS
 from farfield.dataloader.storage import files
 from farfield.dataloader.structures import Structures
+from farfield.models.born_charges import born_charges
 from farfield.train.data_order import EpochLoader
 
 COULOMB = 14.399645  # eV Angstrom
@@ -178,8 +179,6 @@ def multipoles(folder: Path, problem: Problem) -> dict[str, float]:
     model = best_network(folder)
     if "dipole" not in model.outputs():
         return {}
-    from farfield.models.born_charges import born_charges
-
     test = problem.parts["test"]
     plan = BatchPlan(test, 1, shuffle=False)
     dipoles, born = [], []

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 from benchmarks.accuracy.far_sight_sets import CHARGE, Problem
-from benchmarks.compared_networks import NETWORK, accepted, known_options
+from benchmarks.compared_networks import NETWORK
 from farfield.models.factory import build_model
 
 TOLERANCE = 0.1  # largest relative difference between the numbers of weights
@@ -55,7 +55,7 @@ class Model:
     reads_charge: bool = True
 
 
-SCREENED = {"far_kernel": "screened", "far_radial_scale": 1.0}
+SCREENED = {"far_kernel": "screened", "far_radial_scale": 1.0, "far_radial_terms": 5}
 MODELS = {
     "near": Model("first-order2", STANDING_WAVES),
     "deep": Model("first-order4", STANDING_WAVES),
@@ -88,16 +88,15 @@ def model_options(
         "cutoff": case.cutoff,
         "avg_degree": found.average_neighbors or 1.0,
         "avg_atoms": found.average_atoms,
+        "far_design_radius": max(1.0, problem.radius),
         "forces": "conservative" if case.forces else "none",
     }
-    if "far_design_radius" in known_options():
-        of_network["far_design_radius"] = max(1.0, problem.radius)
     if case.conditioned and model.reads_charge:
         of_network["condition"] = CHARGE
 
     waves = case.standing_waves if model.options.get("far_kernel") == "standing_waves" else {}
     options = {**COMMON, **model.options, **of_network, **case.model, **waves, **extra}
-    return {"name": NETWORK, **accepted(options)}
+    return {"name": NETWORK, **options}
 
 
 def count_weights(options: dict[str, object]) -> int:

@@ -32,6 +32,7 @@ from benchmarks import harness  # before torch: it sets the thread count
 import numpy as np  # isort: skip
 import torch
 
+from benchmarks.compared_networks import FORMER_FAR_FIELD
 from benchmarks.speed.near_field_cases import double_walled_nanotube, load_geometry
 from benchmarks.worker import Worker
 from farfield.common.command_line import OptionParser, run_script
@@ -53,6 +54,7 @@ COLUMNS = {
 }
 # The far field of the published rows.
 FAR_FIELD = {
+    **FORMER_FAR_FIELD,
     "far_heads": 4,
     "far_value_channels": 4,
     "far_kernel_lmax": 2,

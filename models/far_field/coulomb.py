@@ -45,7 +45,7 @@ def coulomb_energy(
     cell: Tensor | None = None,
     periodic: Tensor | None = None,
 ) -> Tensor:
-    """Energy of the charges of every structure (graphs,), eV.
+    """Energy of the charges of every structure (graphs,) float64, eV.
 
     positions (nodes, 3) and smearing in Angstrom, charges (nodes, channels) in e. cell
     (graphs, 3, 3), rows are lattice vectors. periodic (graphs, 3) bool; None: all directions
@@ -61,7 +61,7 @@ def coulomb_energy(
         return pair_energy(graph, smeared_kernel(smearing), positions, charges)
 
     # periodic structures of one size together, all open ones together
-    energy = charges.new_zeros(graph.num_graphs)
+    energy = charges.new_zeros(graph.num_graphs, dtype=torch.float64)
     for graphs, nodes in groups_of_one_size(graph, repeats):
         crystals = Crystals.of(positions[nodes], cell[graphs], smearing)
         energy = energy.index_copy(0, graphs, ewald_energy(crystals, charges[nodes]))
@@ -79,12 +79,12 @@ def coulomb_energy(
 def near_coulomb_energy(
     graph: GraphIndex, length: Tensor, envelope: Tensor, charges: Tensor, smearing: float
 ) -> Tensor:
-    """The part of the energy that the edges carry, ``1/2 sum q_i . q_j u k`` (graphs,), eV.
+    """The part of the energy that the edges carry, ``1/2 sum q_i . q_j u k`` (graphs,) float64, eV.
 
     length, envelope (edges,): Angstrom, and 1 at length zero to 0 at the cutoff.
     """
     each = node_dot(graph, charges, charges) * envelope * smeared_kernel(smearing)(length.square())
-    return 0.5 * sum_nodes(graph, sum_edges(graph, each))
+    return 0.5 * sum_nodes(graph, sum_edges(graph, each).double())
 
 
 def repeating(graphs: int, cell: Tensor | None, periodic: Tensor | None) -> list[bool]:

@@ -54,7 +54,7 @@ class SmearedKernel(NamedTuple):
 def pair_energy(
     graph: GraphIndex, kernel: SmearedKernel, positions: Tensor, charges: Tensor
 ) -> Tensor:
-    """E of every graph (graphs,); positions (nodes, 3), charges (nodes, channels)."""
+    """E of every graph (graphs,) float64; positions (nodes, 3), charges (nodes, channels)."""
     slopes = _Slopes.apply(graph, kernel, positions, charges)
     return _Energy.apply(graph, positions, charges, *slopes)
 
@@ -124,15 +124,15 @@ class _Energy(Function):
 
     @staticmethod
     def forward(ctx, graph, positions: Tensor, charges: Tensor, slope: Tensor, potential: Tensor):
-        """(graphs,)."""
+        """(graphs,) float64, like all sums over the atoms of a graph."""
         ctx.graph = graph
         ctx.save_for_backward(slope, potential)
-        return 0.5 * sum_nodes(graph, (charges * potential).sum(-1))
+        return 0.5 * sum_nodes(graph, (charges * potential).sum(-1).double())
 
     @staticmethod
     def backward(ctx, cotangent: Tensor) -> tuple:
         slope, potential = ctx.saved_tensors
-        each = broadcast_nodes(ctx.graph, cotangent.unsqueeze(1))
+        each = broadcast_nodes(ctx.graph, cotangent.to(slope.dtype).unsqueeze(1))
         return None, each * slope, each * potential, None, None
 
 

@@ -1,18 +1,16 @@
-"""Options of compared networks: known ones pass, unknown ones say so."""
+"""Options of compared networks."""
 
 import pytest
 
 from benchmarks import compared_networks as models
 
 
-def test_an_unknown_option_is_left_out_only_where_nothing_changes(monkeypatch):
-    known = {name: field for name, field in models.known_options().items() if name != "charges"}
-    monkeypatch.setattr(models, "known_options", lambda: known)
-    assert models.accepted({"charges": "none", "far_heads": 2}) == {"far_heads": 2}
-    with pytest.raises(ValueError, match="has no option charges"):
-        models.accepted({"charges": "latent"})
-    with pytest.raises(ValueError, match="far_expansion .* must be one of .*, got wavelets"):
-        models.accepted({"far_expansion": "wavelets"})
+def test_rows_are_options_of_the_network():
+    known = models.known_options()
+    for row, options in models.DEFAULT_ROWS.items():
+        for name, value in options.items():
+            choices = known[name].choices
+            assert not choices or value in choices or value == models.NEAR_ONLY, (row, name)
 
 
 def test_options_of_a_command_line_have_the_types_of_the_network():

@@ -43,7 +43,7 @@ def run(tmp_path_factory):
         [str(folder / "pairs.xyz"), "--out", str(folder / "data"), "--cutoff", "4"]
     )
     paths = ["--data-path", str(folder / "data"), "--run-dir", str(folder / "run")]
-    charges = ["--charges", "latent", "--charge-channels", "1", "--epochs", "30"]
+    charges = ["--charges", "latent", "--epochs", "30"]
     train_potential.main([*paths, *SIZES, *charges])
     return folder / "data", folder / "run"
 

@@ -32,8 +32,8 @@ from farfield.models.graph_ops import GraphIndex
 from farfield.models.so3.irreps import num_rows
 
 # Energy and forces of 16 fields, degree 0, range 15 Angstrom, ms on one thread of a Xeon, at 400,
-# 800, 1600 atoms: pairs 8, 46, 202, open grid 34, 46, 85; at 100, 200, 400 atoms: lattice 7, 10, 21,
-# periodic grid 7, 9, 11.
+# 800, 1600 atoms: pairs 8, 46, 202, open grid 34, 46, 85; at 100, 200, 400 atoms: lattice 7, 10,
+# 21, periodic grid 7, 9, 11.
 PAIRS_ATOMS = 800
 LATTICE_ATOMS = 150
 

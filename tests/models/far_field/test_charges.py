@@ -32,7 +32,7 @@ TOTALS = torch.tensor([1.0, 0.0, -2.0], dtype=torch.float64)
 
 def made(name: str, **options) -> torch.nn.Module:
     torch.manual_seed(0)
-    chosen = ChargeOptions(**{"unit": 1.0, "inside": "keep", **options})
+    chosen = ChargeOptions(**{"channels": 3, "unit": 1.0, "inside": "keep", **options})
     return charge_model(name, FEATURES, chosen, 8.0).double()
 
 
@@ -93,7 +93,7 @@ def test_charge_moves_along_edges():
     together, _ = model(joined, scalars_of(batch), edges(joined))
     torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(
-        sums(batch, together), torch.zeros(2, 4, dtype=torch.float64), rtol=0, atol=1e-14
+        sums(batch, together), torch.zeros(2, 3, dtype=torch.float64), rtol=0, atol=1e-14
     )
 
 

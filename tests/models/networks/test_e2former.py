@@ -81,7 +81,12 @@ OTHER_CASES = [
     case("hybrid-auto", schedule="hybrid-first-order", far_expansion="auto"),
     case("cosine", envelope="cosine"),  # its second derivatives jump at the cutoff
     *once("far_feature_map", FEATURE_MAPS, schedule="hybrid-first-order"),
-    *once("far_normalisation", NORMALISATIONS, schedule="hybrid-first-order"),
+    *once(
+        "far_normalisation",
+        NORMALISATIONS,
+        schedule="hybrid-first-order",
+        far_feature_map="elu",
+    ),
     *once("far_kernel", KERNELS, schedule="hybrid-first-order"),
     *once(
         "far_kappa_grid",
@@ -101,7 +106,7 @@ OTHER_CASES = [
 ]
 CHARGE_CASES = [
     *once("charges", [name for name in CHARGES if name != "none"]),
-    *once("charge_conservation", CONSERVATIONS, charges="latent"),
+    *once("charge_conservation", CONSERVATIONS, charges="latent", charge_channels=2),
     case("charges-at-every-distance", charges="latent", charge_inside="keep"),
     case("charges-and-messages", charges="latent", schedule="hybrid-first-order"),
 ]

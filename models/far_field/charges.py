@@ -64,11 +64,9 @@ from farfield.models.far_field.ewald import Crystals, ewald_matrix
 from farfield.models.graph_ops import (
     GraphIndex,
     broadcast_nodes,
-    gather_dst,
-    gather_src,
     mean_nodes,
-    sum_edges,
     sum_nodes,
+    weighted_sum,
 )
 
 TOTAL_CHARGE = "total_charge"
@@ -89,8 +87,9 @@ class Charged(NamedTuple):
     energy: Tensor
 
 
-# (graph, edges, values (nodes, width), Q (graphs, channels), unit) -> charges (nodes, channels)
-Conserve = Callable[[GraphIndex, NearEdges, Tensor, Tensor, float], Tensor]
+# (graph, envelope (edges,), values (nodes, width), Q (graphs, channels) or None for 0, unit, and
+# the unit of what moves along an edge) -> charges (nodes, channels)
+Conserve = Callable[[GraphIndex, Tensor, Tensor, Tensor | None, float, float], Tensor]
 
 
 class Conservation(NamedTuple):
@@ -104,34 +103,53 @@ CONSERVATIONS: Registry[Conservation] = Registry("charge conservation")
 
 
 def free_charges(
-    graph: GraphIndex, near: NearEdges, values: Tensor, total: Tensor, unit: float
+    graph: GraphIndex,
+    envelope: Tensor,
+    values: Tensor,
+    total: Tensor | None,
+    unit: float,
+    edge_unit: float,
 ) -> Tensor:
     """Charges as they are read: their sum is not fixed."""
     return unit * values
 
 
 def totalled_charges(
-    graph: GraphIndex, near: NearEdges, values: Tensor, total: Tensor, unit: float
+    graph: GraphIndex,
+    envelope: Tensor,
+    values: Tensor,
+    total: Tensor | None,
+    unit: float,
+    edge_unit: float,
 ) -> Tensor:
     """Charges with the sum ``total`` in every structure; the rest is shared by learned weights."""
     raw, weight = values.chunk(2, 1)
     raw, weight = unit * raw, nn.functional.softplus(weight)
     held, weights = sum_nodes(graph, torch.cat([raw, weight], 1)).chunk(2, 1)
-    return raw + weight * broadcast_nodes(graph, (total - held) / _never_zero(weights))
+    missing = -held if total is None else total - held
+    return raw + weight * broadcast_nodes(graph, missing / _never_zero(weights))
 
 
 def moved_charges(
-    graph: GraphIndex, near: NearEdges, values: Tensor, total: Tensor, unit: float
+    graph: GraphIndex,
+    envelope: Tensor,
+    values: Tensor,
+    total: Tensor | None,
+    unit: float,
+    edge_unit: float,
 ) -> Tensor:
     """Charges moved along edges, and the total charge spread over the structure."""
-    channels = total.shape[1]
-    raw, weight, share = values.split([channels, channels, 1], 1)
-    weight, share = nn.functional.softplus(weight), nn.functional.softplus(share)
+    channels = values.shape[1] // 2
+    raw, positive = values.split([channels, channels + 1], 1)
+    weight, share = nn.functional.softplus(positive).split([channels, 1], 1)
 
-    # the flux of an edge and of its opposite cancel
-    flux = gather_src(graph, unit * raw) - gather_dst(graph, unit * raw)
-    flux = flux * gather_src(graph, weight) * gather_dst(graph, weight)
-    moved = sum_edges(graph, flux * near.envelope.unsqueeze(1))
+    # w_i sum_j u_ij w_j (p_j - p_i), where the fluxes of an edge and of its opposite cancel; p_i
+    # does not depend on j, so edges carry w_j p_j and w_j alone
+    sent = torch.cat([weight * raw, weight], 1)
+    gained, weights = weighted_sum(graph, sent, envelope.unsqueeze(1)).chunk(2, 1)
+    moved = edge_unit * weight * (gained - raw * weights)
+    if total is None:
+        return moved
     return moved + share * broadcast_nodes(graph, total / _never_zero(sum_nodes(graph, share)))
 
 
@@ -266,13 +284,14 @@ class LatentCharges(ChargeModel):
         options, graph = self.options, batch.graph
 
         # the total charge belongs to the first channel: (graphs, channels)
-        total = total_charge(batch).unsqueeze(1)
-        total = nn.functional.pad(total, (0, options.channels - 1))
+        total = None
+        if TOTAL_CHARGE in batch.graph_features:
+            total = total_charge(batch).unsqueeze(1)
+            total = nn.functional.pad(total, (0, options.channels - 1))
 
-        scaled = near._replace(envelope=near.envelope * self.edge_scale)
-        values = self.network(scalars)
+        units = (options.unit, options.unit * self.edge_scale)
         conserve = CONSERVATIONS[options.conservation].apply
-        charges = conserve(graph, scaled, values, total, options.unit)
+        charges = conserve(graph, near.envelope, self.network(scalars), total, *units)
 
         space = (batch.cell, batch.periodic)
         energy = coulomb_energy(graph, batch.positions, charges, options.smearing, *space)

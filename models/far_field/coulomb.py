@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from farfield.models.far_field.ewald import COULOMB, Crystals, coulomb_at_zero, ewald_energy
-from farfield.models.graph_ops import GraphIndex, node_dot, sum_edges, sum_nodes
+from farfield.models.graph_ops import GraphIndex, sum_nodes, weighted_sum
 from farfield.models.kernels.pair_energy import SmearedKernel, pair_energy
 
 __all__ = ["COULOMB", "coulomb_at_zero", "coulomb_energy", "near_coulomb_energy", "smeared_kernel"]
@@ -83,8 +83,9 @@ def near_coulomb_energy(
 
     length, envelope (edges,): Angstrom, and 1 at length zero to 0 at the cutoff.
     """
-    each = node_dot(graph, charges, charges) * envelope * smeared_kernel(smearing)(length.square())
-    return 0.5 * sum_nodes(graph, sum_edges(graph, each).double())
+    kernel = envelope * smeared_kernel(smearing)(length.square())
+    potential = weighted_sum(graph, charges, kernel.unsqueeze(1))
+    return 0.5 * sum_nodes(graph, (charges * potential).sum(1).double())
 
 
 def repeating(graphs: int, cell: Tensor | None, periodic: Tensor | None) -> list[bool]:

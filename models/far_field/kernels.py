@@ -52,7 +52,9 @@ class KernelOptions(SpectrumOptions):
         "energy",
         KERNELS,
     ] = "screened"
-    range: Annotated[float, "distance at which the screened kernel has ended, Angstrom"] = 15.0
+    range: Annotated[
+        float, "distance at which the screened kernel has ended, and that smooths coulomb, Angstrom"
+    ] = 15.0
     radial_terms: Annotated[int, "learned terms in a radial function of the far field"] = 3
 
     def __post_init__(self):

@@ -149,7 +149,7 @@ class Expansion(nn.Module, abc.ABC):
             if self.cells == "needed":
                 raise ValueError(
                     f"{name} needs periodic cells ({graph.num_graphs}, 3, 3), got none; choose "
-                    "expansion 'multipole' or 'auto' for open systems"
+                    "expansion 'pairwise' or 'auto' for open systems"
                 )
             return
 

@@ -32,6 +32,8 @@ KERNELS: Registry[type[nn.Module]] = Registry("kernel")
 KERNELS.register("standing_waves")(RadialSpectrum)
 
 
+SMALLEST_RANGE = 2.0  # Angstrom
+
 # options that no other kernel reads
 STANDING_WAVES_ALONE = ("num_kappa", "kappa_min", "kappa_max", "kappa_grid", "low_kappa_bias")
 
@@ -62,6 +64,11 @@ class KernelOptions(SpectrumOptions):
         of = "of the far field"
         check_choices(self, {"kernel": KERNELS}, of)
         check_positive(self, ["range"], of)
+        if self.range < SMALLEST_RANGE:
+            raise ValueError(
+                f"range {of} must be at least {SMALLEST_RANGE:g} Angstrom, got {self.range:g}: "
+                "shorter kernels belong to the near field"
+            )
         check_at_least(self, 1, ["radial_terms"], of)
         if self.radial_terms > MAX_TERMS:
             raise ValueError(

@@ -241,7 +241,13 @@ def test_a_tail_in_open_space_is_not_for_the_grid():
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("kernel", "yukawa"), ("range", 0.0), ("range", math.nan), ("radial_terms", 0)],
+    [
+        ("kernel", "yukawa"),
+        ("range", 0.0),
+        ("range", math.nan),
+        ("range", 1.5),
+        ("radial_terms", 0),
+    ],
 )
 def test_kernel_options_are_refused_in_one_line(option, value):
     with pytest.raises(ValueError, match=option) as caught:

@@ -64,12 +64,13 @@ class KernelOptions(SpectrumOptions):
         of = "of the far field"
         check_choices(self, {"kernel": KERNELS}, of)
         check_positive(self, ["range"], of)
+        check_at_least(self, 1, ["radial_terms"], of)
+
         if self.range < SMALLEST_RANGE:
             raise ValueError(
                 f"range {of} must be at least {SMALLEST_RANGE:g} Angstrom, got {self.range:g}: "
                 "shorter kernels belong to the near field"
             )
-        check_at_least(self, 1, ["radial_terms"], of)
         if self.radial_terms > MAX_TERMS:
             raise ValueError(
                 f"radial_terms {of} must be in 1 .. {MAX_TERMS}, got {self.radial_terms}"

@@ -73,6 +73,7 @@ def _typed(field: OptionField, text: str) -> object:
         if text.lower() not in words:
             raise ValueError(f"--option {field.name} must be true or false, got {text!r}")
         return words[text.lower()]
+
     try:
         return field.kind(text)
     except ValueError:

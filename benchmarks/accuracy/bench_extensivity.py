@@ -170,6 +170,8 @@ def decay_rows(found: Sequence[dict]) -> list[dict]:
         members = [row for row in found if row["kind"] == kind]
         one, two = members[0]["charges"]
         row = {"kind": kind}
+
+        # charged pairs have a tail, others fall like a power
         if one * two:
             row["slope"] = slope(members, "energy")
             row["slope_gfn2"] = slope(members, "energy_gfn2")

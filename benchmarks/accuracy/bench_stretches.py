@@ -108,6 +108,8 @@ def frame_rows(name: str, model: str, results: list[dict], errors: list[dict]) -
         "cpu_minutes": statistics.mean(result["cpu_minutes"] for result in results),
         "steps": round(statistics.mean(result["steps"] for result in results)),
     }
+
+    # median and worst over the seeds
     rows = []
     for frames in errors[0]:
         row = {"set": name, "frames": frames, "model": model, **same}

@@ -195,6 +195,7 @@ def measure(bench: EasyDict) -> list[dict]:
         sizes = [0]
         if system in SCALED:
             sizes = [size for size in SIZES if size <= bench.largest]
+
         for step in harness.chosen(bench.steps, STEPS, "--steps"):
             for atoms in sizes:
                 rows += system_rows(bench, system, atoms, step)

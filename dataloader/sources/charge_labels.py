@@ -149,6 +149,8 @@ def _why_not(structures: Structures, quantity: str, values: np.ndarray) -> str:
         )
     if not np.issubdtype(values.dtype, np.number) or not np.isfinite(values).all():
         return f"it must be finite numbers, one label for each {per}"
+
+    # right in shape, wrong in meaning
     if quantity == "charges" and np.array_equal(values, structures.atomic_numbers):
         return "it holds the atomic numbers"
     if quantity == "dipole" and structures.periodic is not None and structures.periodic.any():

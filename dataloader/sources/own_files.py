@@ -110,6 +110,7 @@ class OwnFiles(Source):
                 f"--dipole-key {self.dipole_key}: the dipole of a periodic structure depends on "
                 "the choice of its cell; leave --cell or --dipole-key out"
             )
+
         try:
             edges = [float(word) for word in self.cell.split(",")]
         except ValueError:
@@ -189,6 +190,7 @@ class OwnFiles(Source):
                 f"{path} has cells of its own; leave --cell out, or give --no-periodic to read "
                 "its structures without them"
             )
+
         edges = [float(word) * self.units.length_factor for word in self.cell.split(",")]
         cell = np.diag(np.broadcast_to(edges, 3))
         count = len(structures)

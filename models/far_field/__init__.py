@@ -1,1 +1,1 @@
-"""Attention over all atoms of a graph through global moments, at linear cost."""
+"""Attention over all atoms of a graph, and charges that act at any distance."""

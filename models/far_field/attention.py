@@ -1,4 +1,4 @@
-"""Attention over all atoms of a graph through a long-ranged equivariant kernel, at linear cost.
+"""Attention over all atoms of a graph through an equivariant kernel.
 
 For each head h, with invariant weights and values of every degree,
 

@@ -27,8 +27,8 @@ for the first channel and 0 for the others:
 
 p is ``unit MLP(x_i)``, u the envelope of the near field, n its mean number of neighbours. Charge
 moves along edges under ``local``: every piece that no edge connects to others is neutral but for
-its share of Q, so pieces far apart add up, and a neutral piece far away changes nothing. Two ions
-far apart are beyond it: charge that moved between them is known to ``total`` alone, which in turn
+its share of Q. Where Q is 0, pieces far apart add up, and ghosts change nothing. Two ions far
+apart are beyond it: charge that moved between them is known to ``total`` alone, which in turn
 is not extensive: it shares what one piece holds too much with all others.
 
 Q is ``batch.graph_features["total_charge"]``, 0 for a batch that has none.
@@ -71,6 +71,7 @@ from farfield.models.graph_ops import (
 
 TOTAL_CHARGE = "total_charge"
 MAX_EQUILIBRATED_ATOMS = 2000
+SMALLEST_SMEARING = 0.2  # Angstrom
 
 
 class NearEdges(NamedTuple):
@@ -199,6 +200,11 @@ class ChargeOptions:
         of = "of the charges"
         check_at_least(self, 1, ["channels"], of)
         check_positive(self, ["smearing", "unit"], of)
+        if self.smearing < SMALLEST_SMEARING:
+            raise ValueError(
+                f"smearing {of} must be at least {SMALLEST_SMEARING:g} Angstrom, got "
+                f"{self.smearing:g}: narrower charges need too many waves in a crystal"
+            )
         check_choices(self, {"conservation": CONSERVATIONS, "inside": INSIDE}, of)
 
 

@@ -50,10 +50,11 @@ class ExpansionOptions:
     """
 
     tolerance: Annotated[
-        float, "relative error of the far field's multipole and planewave expansions"
+        float, "relative error of the far field's multipole, planewave and mesh expansions"
     ] = 1e-4
     design_radius: Annotated[
-        float, "radius of a structure up to which the tolerance of the far field holds, Angstrom"
+        float,
+        "radius of a structure up to which the tolerance of standing waves holds, Angstrom",
     ] = 10.0
     budget: Annotated[int, "values in a temporary tensor", DERIVED] = 2**22
     rule: Annotated[str, "quadrature rule of the planewave expansion", RULES] = "lebedev"
@@ -148,7 +149,7 @@ class Expansion(nn.Module, abc.ABC):
             if self.cells == "needed":
                 raise ValueError(
                     f"{name} needs periodic cells ({graph.num_graphs}, 3, 3), got none; choose "
-                    "expansion 'multipole' or 'auto' for open systems"
+                    "expansion 'pairwise' or 'auto' for open systems"
                 )
             return
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from farfield.models.far_field.expansion import LARGEST_RADIUS, Expansion, ExpansionOptions
 from farfield.models.far_field.spectral_shapes import SpectralShape, wave_nodes
 from farfield.models.graph_ops import GraphIndex, broadcast_nodes, mean_nodes
+from farfield.models.so3.irreps import num_rows
 
 STEP = 2**0.5  # ratio of neighbouring radii
 SMALLEST_RADIUS = 4.0  # Angstrom
@@ -47,7 +48,7 @@ class ExtentSum(nn.Module):
     def __init__(self, make: type[Expansion], shape: SpectralShape, options: ExpansionOptions):
         super().__init__()
         self.make, self.shape, self.options = make, shape, options
-        self._made: dict[int, tuple[Expansion, tuple[float, ...]]] = {}
+        self._made: dict[tuple, tuple[Expansion, tuple[float, ...]]] = {}
 
     def forward(
         self,
@@ -59,7 +60,17 @@ class ExtentSum(nn.Module):
         coefficients: Tensor,
         cell: Tensor | None = None,
     ) -> Tensor:
-        """See :meth:`Expansion.forward`; coefficients: (lmax + 1, heads, terms) of the kernel."""
+        """See :meth:`Expansion.forward`; coefficients: (lmax + 1, heads, terms) of the kernel.
+
+        Refuses cells: a structure that repeats has no extent.
+        """
+        if cell is not None:
+            raise ValueError(
+                f"{self.make.__name__} is for open systems, got periodic cells; choose expansion "
+                "'lattice', 'mesh' or 'auto'"
+            )
+        if not graph.num_nodes:
+            return values.new_zeros(0, values.shape[1], num_rows(self.shape.lmax), values.shape[2])
         atoms = (positions, queries, keys, values)
         steps = self._steps(radii(graph, positions))
         found, places = [], []
@@ -70,7 +81,7 @@ class ExtentSum(nn.Module):
 
             part, nodes = subgraphs(graph, steps == step)
             own = [tensor.index_select(0, nodes) for tensor in atoms]
-            found.append(expansion(part, *own, waves, cell))
+            found.append(expansion(part, *own, waves))
             places.append(nodes)
         return torch.cat(found).index_select(0, torch.cat(places).argsort())
 
@@ -82,22 +93,23 @@ class ExtentSum(nn.Module):
             raise ValueError(
                 f"a structure reaches {largest:.4g} Angstrom from its centroid, "
                 f"{self.make.__name__} takes {limit:.4g} with this kernel; choose "
-                "expansion 'auto', or a larger far_range, which needs fewer waves"
+                "far_kernel 'screened' with far_expansion 'auto'"
             )
         relative = (radius / SMALLEST_RADIUS).clamp_min(1.0)
         return (relative.log() / math.log(STEP) - 1e-6).ceil().clamp_min(0).long()
 
     def _expansion(self, step: int, like: Tensor) -> tuple[Expansion, tuple[float, ...]]:
         """The expansion of a step and the weights of its nodes."""
-        if step not in self._made:
+        key = step, like.device
+        if key not in self._made:
             radius = SMALLEST_RADIUS * STEP**step
             tolerance = min(self.options.tolerance, 1e-4) / 10
             wave_numbers, weights = wave_nodes(self.shape, radius, tolerance)
             design_radius = min(radius, LARGEST_RADIUS)
             options = dataclasses.replace(self.options, design_radius=design_radius)
             expansion = self.make(wave_numbers, self.shape.lmax, options).to(like.device)
-            self._made[step] = expansion, weights
-        return self._made[step]
+            self._made[key] = expansion, weights
+        return self._made[key]
 
     def extra_repr(self) -> str:
         return f"{self.make.__name__}, {self.shape}"

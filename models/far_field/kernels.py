@@ -32,6 +32,8 @@ KERNELS: Registry[type[nn.Module]] = Registry("kernel")
 KERNELS.register("standing_waves")(RadialSpectrum)
 
 
+SMALLEST_RANGE = 2.0  # Angstrom
+
 # options that no other kernel reads
 STANDING_WAVES_ALONE = ("num_kappa", "kappa_min", "kappa_max", "kappa_grid", "low_kappa_bias")
 
@@ -52,7 +54,9 @@ class KernelOptions(SpectrumOptions):
         "energy",
         KERNELS,
     ] = "screened"
-    range: Annotated[float, "distance at which the screened kernel has ended, Angstrom"] = 15.0
+    range: Annotated[
+        float, "distance at which the screened kernel has ended, and that smooths coulomb, Angstrom"
+    ] = 15.0
     radial_terms: Annotated[int, "learned terms in a radial function of the far field"] = 3
 
     def __post_init__(self):
@@ -61,6 +65,12 @@ class KernelOptions(SpectrumOptions):
         check_choices(self, {"kernel": KERNELS}, of)
         check_positive(self, ["range"], of)
         check_at_least(self, 1, ["radial_terms"], of)
+
+        if self.range < SMALLEST_RANGE:
+            raise ValueError(
+                f"range {of} must be at least {SMALLEST_RANGE:g} Angstrom, got {self.range:g}: "
+                "shorter kernels belong to the near field"
+            )
         if self.radial_terms > MAX_TERMS:
             raise ValueError(
                 f"radial_terms {of} must be in 1 .. {MAX_TERMS}, got {self.radial_terms}"

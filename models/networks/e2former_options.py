@@ -3,7 +3,7 @@ they cannot be.
 
 What a name means stands next to the registry it comes from: attentions and schedules in
 ``networks/blocks.py``, the near field in ``near_field/e2former_attention.py``, the far field in
-``far_field/attention.py``, ``expansion.py`` and ``spectrum.py``.
+``far_field/attention.py``, ``kernels.py``, ``spectrum.py``, ``expansion.py`` and ``charges.py``.
 """
 
 from __future__ import annotations
@@ -200,8 +200,7 @@ class E2FormerOptions(BackboneOptions, PotentialOptions):
 
 
 # "small" is the defaults: they learned the forces of ethanol fastest, with a cutoff chosen on
-# ethanol and aspirin and the far field that did best on MD22's buckyball-catcher (validation forces
-# after 40 epochs). "paper" has the sizes and choices of the published large models.
+# ethanol and aspirin. "paper" has the sizes and choices of the published large models.
 PRESETS: dict[str, dict[str, object]] = {
     "small": {},
     "base": {

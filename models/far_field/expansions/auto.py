@@ -1,8 +1,10 @@
-"""The cheapest expansion for each graph: pairs, multipoles, or the lattice sum for crystals.
+"""The cheapest expansion for each graph.
 
-Small graphs are summed pair by pair, large ones by multipole moments. Times of forward and
-backward in nanoseconds, for n atoms, H heads of d key features and V values, Q wave numbers,
-t = (lmax + 1)^2 kernel components, P moments and W waves:
+A kernel that is a function of the wave number goes by pairs, by wave vectors or on a grid
+(:class:`ShapeAuto`). Standing waves at fixed wave numbers go by pairs, large structures by
+multipole moments, crystals by the lattice sum. Their times of forward and backward in nanoseconds,
+for n atoms, H heads of d key features and V values, Q wave numbers, t = (lmax + 1)^2 kernel
+components, P moments and W waves:
 
     pairwise    1.6e6 + n^2 (12 Q (lmax + 1) + 6.7 H t + 0.06 H t V), the second part x 1.6 if the
                 pairs need more than one chunk
@@ -10,8 +12,8 @@ t = (lmax + 1)^2 kernel components, P moments and W waves:
 
 Measured on one thread of an AMD EPYC in float32: least squares of relative errors over eight shapes
 and 20 .. 900 atoms, mostly within 20 %. ``benchmarks/speed/bench_far_field.py`` compares the choice
-with both. It depends on the graph's own size alone, never on its batch, so a structure gets the
-same answer in every batch.
+with both. A choice depends on the structure alone, never on its batch, so a structure gets the same
+answer in every batch.
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from farfield.models.far_field.expansion import EXPANSIONS, Expansion, ExpansionOptions
+from farfield.models.far_field.expansions.image_pairs import ImagePairs
 from farfield.models.far_field.expansions.lattice import LatticeExpansion
 from farfield.models.far_field.expansions.mesh import MeshExpansion
 from farfield.models.far_field.expansions.multipole import MultipoleExpansion
@@ -36,6 +39,8 @@ from farfield.models.so3.irreps import num_rows
 # 21, periodic grid 7, 9, 11.
 PAIRS_ATOMS = 800
 LATTICE_ATOMS = 150
+PAIR_COST = 80.0  # ns a pair, with derivatives
+LATTICE_START, LATTICE_COST = 5e6, 150.0  # ns, and ns an atom and wave vector
 
 
 @EXPANSIONS.register("auto")
@@ -49,7 +54,7 @@ class AutoExpansion(Expansion):
 
     @classmethod
     def of_shape(cls, shape: SpectralShape, options: ExpansionOptions) -> ShapeAuto:
-        """Pairs of open structures, the lattice sum of periodic ones."""
+        """Pairs, the lattice sum or the grid, by size; see :class:`ShapeAuto`."""
         return ShapeAuto(shape, options)
 
     def __init__(
@@ -133,19 +138,21 @@ class ShapeAuto(Expansion):
     """The same choice for a kernel whose density is a function.
 
     Open: pairs, or the grid for more than ``PAIRS_ATOMS`` atoms where the kernel ends. Periodic:
-    the lattice sum, or the grid for more than ``LATTICE_ATOMS`` atoms. The choice depends on the
-    number of atoms alone: nothing jumps while atoms move.
+    the lattice sum, pairs with images where these are fewer (few atoms in a wide cell), or the grid
+    for more than ``LATTICE_ATOMS`` atoms. A structure that is spread so thinly that the grid has
+    more points than there are pairs goes by pairs.
     """
 
     cells = "accepted"
 
     def __init__(self, shape: SpectralShape, options: ExpansionOptions):
         super().__init__((), shape.lmax, options)
+        self.shape, self.ends = shape, math.isfinite(shape.reach)
         pairs = PairwiseExpansion.of_shape(shape, options)
         self.pairs = pairs or ExtentSum(PairwiseExpansion, shape, options)
+        self.images = ImagePairs(shape, options) if self.ends else None
         self.lattice = LatticeExpansion.of_shape(shape, options)
         self.mesh = MeshExpansion.of_shape(shape, options)
-        self.pairs_atoms = PAIRS_ATOMS if math.isfinite(shape.reach) else math.inf
 
     def forward(
         self,
@@ -159,26 +166,51 @@ class ShapeAuto(Expansion):
     ) -> Tensor:
         """See :meth:`Expansion.forward`."""
         self.check_cell(graph, cell)
-        few, most = (self.pairs, self.pairs_atoms)
-        if cell is not None:
-            few, most = (self.lattice, LATTICE_ATOMS)
         atoms = (positions, queries, keys, values)
-        large = [size > most for size in graph.sizes]
-        if not any(large):
-            return few(graph, *atoms, coefficients, cell)
-        if all(large):
-            return self.mesh(graph, *atoms, coefficients, cell)
+        chosen = self._open(graph, positions) if cell is None else self._periodic(graph, cell)
+        kinds = list(dict.fromkeys(chosen))
+        if len(kinds) < 2:
+            only = kinds[0] if kinds else self.pairs
+            return only(graph, *atoms, coefficients, cell)
 
         # A mixed batch: each sum sees its own graphs as a batch, and rows go back in order.
-        on_grid = torch.tensor(large, device=positions.device)
         found, places = [], []
-        for expansion, chosen in ((few, ~on_grid), (self.mesh, on_grid)):
-            part, nodes = subgraphs(graph, chosen)
-            own = [tensor.index_select(0, nodes) for tensor in atoms]
-            cells = None if cell is None else cell[chosen]
-            found.append(expansion(part, *own, coefficients, cells))
+        for expansion in kinds:
+            own = torch.tensor([one is expansion for one in chosen], device=positions.device)
+            part, nodes = subgraphs(graph, own)
+            rows = [tensor.index_select(0, nodes) for tensor in atoms]
+            cells = None if cell is None else cell[own]
+            found.append(expansion(part, *rows, coefficients, cells))
             places.append(nodes)
         return torch.cat(found).index_select(0, torch.cat(places).argsort())
+
+    def _open(self, graph: GraphIndex, positions: Tensor) -> list[nn.Module]:
+        """The sum of every open graph."""
+        sizes = graph.sizes
+        if not self.ends or max(sizes, default=0) <= PAIRS_ATOMS:
+            return [self.pairs] * len(sizes)
+        each = zip(sizes, positions.split(sizes), strict=True)
+        return [
+            self.mesh if size > PAIRS_ATOMS and self.mesh.open_points(own) < size**2 else self.pairs
+            for size, own in each
+        ]
+
+    def _periodic(self, graph: GraphIndex, cells: Tensor) -> list[nn.Module]:
+        """The sum of every periodic graph."""
+        return [self._of_cell(*one) for one in zip(graph.sizes, cells, strict=True)]
+
+    def _of_cell(self, size: int, cell: Tensor) -> nn.Module:
+        if size > LATTICE_ATOMS:
+            return self.mesh
+        if self.images is None:
+            return self.lattice
+
+        # half of the wave vectors inside the sphere
+        volume = float(torch.linalg.det(cell.detach().double()).abs())
+        vectors = volume * self.shape.kappa_max**3 / (12 * math.pi**2)
+        by_lattice = LATTICE_START + LATTICE_COST * size * vectors
+        cheap = volume and PAIR_COST * self.images.pairs_of(size, cell) < by_lattice
+        return self.images if cheap else self.lattice
 
     def expected_error(self, radius: float) -> float:
         """Error of the grid; the other sums are exact."""

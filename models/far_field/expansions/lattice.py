@@ -171,6 +171,7 @@ class LatticeExpansion(Expansion):
     """
 
     cells = "needed"
+    wider = "a larger far_kappa_max"  # what widens the sphere
     with_zero = False  # whether k = 0 is in the sum: it is for a kernel that has an integral
 
     @classmethod
@@ -308,8 +309,8 @@ class LatticeExpansion(Expansion):
         shortest = float(2 * math.pi * inverse.norm(dim=1).amin(1).max())
         warnings.warn(
             f"{int(empty.sum())} of {empty.shape[0]} cells have no reciprocal vector below "
-            f"kappa_max {self.kappa_max:.3g} / Angstrom: their far field is exactly zero; set "
-            f"far_kappa_max above {shortest:.3g} or leave it to the near field",
+            f"kappa_max {self.kappa_max:.3g} / Angstrom, all are above {shortest:.3g}: their far "
+            f"field is exactly zero; give {self.wider}, or leave it to the near field",
             stacklevel=3,
         )
         self._warned = True
@@ -331,6 +332,7 @@ class ShapeLattice(LatticeExpansion):
         self.with_zero = math.isfinite(shape.reach)
         self.readout = MomentReadout(self.options.budget)
         self.register_buffer("degree", degree_of_row(shape.lmax), persistent=False)
+        self.wider = "a smaller far_range"
         self._warned = self.with_zero  # its sphere is never empty
 
     def transform(self, kappa: Tensor, coefficients: Tensor) -> Tensor:

@@ -27,9 +27,10 @@ from farfield.models.far_field.spectral_shapes import SpectralShape
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.kernels.particle_mesh import mesh_sum, padded_box
 from farfield.models.so3.harmonics import spherical_harmonics
-from farfield.models.so3.irreps import degree_of_row
+from farfield.models.so3.irreps import degree_of_row, num_rows
 
 FINER = 1e-2  # tolerance of the grid in units of ``tolerance``: forces lose a digit of it
+MAX_GRID_VALUES = 2**29  # points x fields: 2 GiB in float32
 
 
 @EXPANSIONS.register("mesh")
@@ -59,7 +60,10 @@ class MeshExpansion(LatticeExpansion):
         multiplier = functools.partial(self._multiplier, coefficients, fields.shape[1])
         cells = [None] * graph.num_graphs if cell is None else cell.unbind(0)
         each = zip(positions.split(graph.sizes), fields.split(graph.sizes), cells, strict=True)
-        read = torch.cat([self._sum_on_grid(*parts, multiplier) for parts in each])
+        found = [self._sum_on_grid(*parts, multiplier) for parts in each]
+        if not found:
+            return values.new_zeros(0, values.shape[1], num_rows(self.lmax), values.shape[2])
+        read = torch.cat(found)
 
         # (nodes, rows, heads, d, V): queries contract d
         read = read.unflatten(2, (*keys.shape[1:], -1))
@@ -70,10 +74,30 @@ class MeshExpansion(LatticeExpansion):
     ) -> Tensor:
         """The sum of one graph, (atoms, rows, fields)."""
         if cell is None:
-            step = math.pi / (2 * self.kappa_max)  # of the grid
-            cell, positions = padded_box(positions, self.reach, step)
+            cell, positions = padded_box(positions, self.reach, self._step)
+        self._check_points(_points(cell, self._step), fields.shape[1])
         tolerance = self.options.tolerance * FINER
         return mesh_sum(positions, cell, fields, multiplier, self.kappa_max, tolerance)
+
+    @property
+    def _step(self) -> float:
+        """Of the grid, Angstrom."""
+        return math.pi / (2 * self.kappa_max)
+
+    def open_points(self, positions: Tensor) -> float:
+        """Points of the grid that an open structure needs; positions: (atoms, 3)."""
+        if not positions.shape[0]:
+            return 0.0
+        return _points(padded_box(positions.detach(), self.reach, self._step)[0], self._step)
+
+    def _check_points(self, points: float, fields: int) -> None:
+        """Raise ValueError for a grid that does not fit into memory."""
+        if points * fields > MAX_GRID_VALUES:
+            raise ValueError(
+                f"the grid of a structure needs {points:.3g} points for each of {fields} fields, "
+                f"at most {MAX_GRID_VALUES / fields:.3g}; cut the empty space around it, or give a "
+                "larger far_range, which needs fewer points"
+            )
 
     def _check_boundaries(self, graph: GraphIndex, cell: Tensor | None) -> None:
         """Raise ValueError for flat cells, and for open structures where the kernel has a tail."""
@@ -113,6 +137,11 @@ class MeshExpansion(LatticeExpansion):
     def expected_error(self, radius: float) -> float:
         """What the grid is made for."""
         return self.options.tolerance * FINER
+
+
+def _points(cell: Tensor, step: float) -> float:
+    """Points of a grid of ``step`` (Angstrom) in a cell (3, 3)."""
+    return float((cell.detach().double().norm(dim=1) / step).ceil().prod())
 
 
 class ShapeMesh(MeshExpansion):

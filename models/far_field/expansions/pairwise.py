@@ -78,10 +78,10 @@ class PairwiseExpansion(Expansion):
             # One step alone fits the budget, so its temporaries may stay for the backward pass.
             if len(steps) > 1 and torch.is_grad_enabled():
                 part = checkpoint(
-                    self._step, *arguments, use_reentrant=False, preserve_rng_state=False
+                    self.sum_at, *arguments, use_reentrant=False, preserve_rng_state=False
                 )
             else:
-                part = self._step(*arguments)
+                part = self.sum_at(*arguments)
             parts.append(part)
 
         if not parts:
@@ -98,7 +98,7 @@ class PairwiseExpansion(Expansion):
         bessel_functions = len(self.wave_numbers) * (self.lmax + 1 + PREPARED_DERIVATIVES)
         return kernels + bessel_functions
 
-    def _step(
+    def sum_at(
         self,
         receivers: slice,
         positions: Tensor,
@@ -155,7 +155,7 @@ class ClosedPairs(PairwiseExpansion):
         super().__init__((), shape.lmax, options)
         self.shape = shape
 
-    def _step(
+    def sum_at(
         self,
         receivers: slice,
         positions: Tensor,
@@ -164,8 +164,9 @@ class ClosedPairs(PairwiseExpansion):
         values: Tensor,
         coefficients: Tensor,
     ) -> Tensor:
+        """See :meth:`PairwiseExpansion.sum_at`."""
         if self.lmax or keys.shape[-1] > 1:
-            return super()._step(receivers, positions, queries, keys, values, coefficients)
+            return super().sum_at(receivers, positions, queries, keys, values, coefficients)
         powers = self.shape.powers(coefficients)[0]
         heard = gaussian_pair_sum(self.shape.scale, receivers, positions, powers, keys * values)
         return (heard * queries[:, receivers]).flatten(0, 1).unsqueeze(2)

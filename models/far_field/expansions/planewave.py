@@ -194,6 +194,8 @@ class PlaneWaveExpansion(Expansion):
     ``moments``, the number of real moments of one graph, head, feature and value.
     """
 
+    largest_size = 50.0
+
     def __init__(
         self, wave_numbers: tuple[float, ...], lmax: int, options: ExpansionOptions | None = None
     ):

@@ -186,6 +186,7 @@ def test_charges_draw_no_number_of_the_others(name):
     [
         ({"channels": 0}, "channels of the charges must be >= 1, got 0"),
         ({"smearing": 0.0}, "smearing of the charges must be > 0"),
+        ({"smearing": 0.1}, "smearing of the charges must be at least 0.2 Angstrom, got 0.1"),
         ({"conservation": "totl"}, "did you mean 'total'"),
         ({"inside": "both"}, "inside of the charges must be one of keep, subtract"),
     ],

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from farfield.models.far_field.attention import FarFieldAttention, FarFieldOptions
 from farfield.models.far_field.expansions import auto
+from farfield.models.far_field.expansions.image_pairs import ImagePairs
+from farfield.models.far_field.expansions.lattice import LatticeExpansion
+from farfield.models.far_field.expansions.mesh import MeshExpansion
 from farfield.models.far_field.expansions.pairwise import ClosedPairs, PairwiseExpansion
 from farfield.models.far_field.extent_sum import STEP, ExtentSum
 from farfield.models.far_field.kernels import KERNELS, KernelOptions
@@ -24,9 +27,9 @@ from farfield.models.far_field.spectral_shapes import (
     SpectralShape,
     wave_nodes,
 )
-from tests.support.crystals import CELLS
+from tests.support.crystals import CELLS, crystals
 from tests.support.draws import draw
-from tests.support.far_field_clouds import ball, batch
+from tests.support.far_field_clouds import ball, batch, features
 from tests.support.turns import relative_error
 
 SHAPES = [ScreenedShape(2, 3, 12.0), CoulombShape(2, 3, 12.0), ScreenedShape(0, 1, 9.0)]
@@ -161,6 +164,7 @@ def test_large_structures_go_to_the_grid_and_get_the_same_answer(monkeypatch):
     """Open and periodic, beside small ones in one batch; forces as well."""
     monkeypatch.setattr(auto, "PAIRS_ATOMS", 6)
     monkeypatch.setattr(auto, "LATTICE_ATOMS", 6)
+    monkeypatch.setattr(MeshExpansion, "open_points", lambda self, positions: 0.0)
     graph = batch([5, 40, 3])
     positions, x = ball(graph, 12.0).requires_grad_(), draw(48, 9, 6, seed=2)
     cells = torch.stack([24.0 * torch.eye(3, dtype=torch.float64)] * 3)
@@ -178,6 +182,56 @@ def test_large_structures_go_to_the_grid_and_get_the_same_answer(monkeypatch):
         assert relative_error(forces, expected_forces) < 5e-5
 
 
+def test_pairs_with_images_are_the_sum_over_wave_vectors():
+    """In triclinic cells, with atoms outside them; derivatives by positions and cells as well."""
+    options = FarFieldOptions(heads=2, kernel_lmax=2, range=8.0)
+    shape = ScreenedShape(2, 3, 8.0)
+    graph, positions, cells = crystals()
+    parts, coefficients = features(graph), draw(3, 2, 3, seed=5)
+    strain = torch.zeros(3, 3, dtype=torch.float64)
+    inputs = [positions.requires_grad_(), strain.requires_grad_(), coefficients.requires_grad_()]
+    answers = []
+    for make in (ImagePairs, LatticeExpansion.of_shape):
+        moved, cell = positions + positions @ strain, cells + cells @ strain
+        found = make(shape, options)(graph, moved, *parts, coefficients, cell)
+        answers.append([found, *torch.autograd.grad(found.square().sum(), inputs)])
+    for found, expected in zip(*answers, strict=True):
+        assert relative_error(found, expected) < 1e-5
+
+
+def test_few_atoms_in_a_wide_cell_go_by_pairs_with_images():
+    choice = auto.ShapeAuto(ScreenedShape(0, 3, 15.0), FarFieldOptions())
+    wide, narrow = (size * torch.eye(3, dtype=torch.float64) for size in (30.0, 6.0))
+    assert isinstance(choice._of_cell(20, wide), ImagePairs)
+    assert choice._of_cell(20, narrow) is choice.lattice
+    assert choice._of_cell(auto.LATTICE_ATOMS + 1, narrow) is choice.mesh
+
+
+def test_a_grid_that_does_not_fit_is_refused_and_not_chosen():
+    """Two atoms far apart, and too many for pairs: pairs all the same."""
+    spread = torch.zeros(auto.PAIRS_ATOMS + 2, 3, dtype=torch.float64)
+    spread[0] = 1e4
+    choice = auto.ShapeAuto(ScreenedShape(0, 3, 15.0), FarFieldOptions())
+    assert choice._open(batch([len(spread)]), spread) == [choice.pairs]
+    model = FarFieldAttention(6, 2, FarFieldOptions(expansion="mesh")).double()
+    with pytest.raises(ValueError, match="grid of a structure needs") as caught:
+        model(batch([2]), spread[:2], draw(2, 9, 6, seed=1))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("expansion", ["auto", "pairwise", "multipole", "mesh"])
+def test_an_empty_batch_has_no_messages(expansion):
+    model = FarFieldAttention(6, 2, FarFieldOptions(expansion=expansion))
+    assert model(batch([0, 0]), torch.zeros(0, 3), torch.zeros(0, 9, 6)).shape == (0, 9, 6)
+
+
+def test_waves_by_extent_refuse_cells():
+    model = FarFieldAttention(6, 2, FarFieldOptions(expansion="multipole")).double()
+    inputs = batch([5]), ball(batch([5]), 3.0), draw(5, 9, 6, seed=1), 9 * CELLS[:1]
+    with pytest.raises(ValueError, match="for open systems, got periodic cells"):
+        model(*inputs)
+
+
 def test_a_tail_in_open_space_is_not_for_the_grid():
     model = FarFieldAttention(6, 2, FarFieldOptions(kernel="coulomb", expansion="mesh")).double()
     with pytest.raises(ValueError, match="kernel with a tail in periodic cells alone") as caught:
@@ -187,7 +241,13 @@ def test_a_tail_in_open_space_is_not_for_the_grid():
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("kernel", "yukawa"), ("range", 0.0), ("range", math.nan), ("radial_terms", 0)],
+    [
+        ("kernel", "yukawa"),
+        ("range", 0.0),
+        ("range", math.nan),
+        ("range", 1.5),
+        ("radial_terms", 0),
+    ],
 )
 def test_kernel_options_are_refused_in_one_line(option, value):
     with pytest.raises(ValueError, match=option) as caught:
@@ -222,7 +282,7 @@ def test_scalars_in_chunks_are_the_general_sum_with_both_derivatives(monkeypatch
         return [out, force, *(one for one in by_weights if one is not None)]
 
     whole, chunks = derivatives(2**22), derivatives(400)
-    monkeypatch.setattr(ClosedPairs, "_step", PairwiseExpansion._step)
+    monkeypatch.setattr(ClosedPairs, "sum_at", PairwiseExpansion.sum_at)
     expected = derivatives(2**22)
     for found in (whole, chunks):
         for one, other in zip(found, expected, strict=True):

@@ -29,16 +29,17 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import itertools
 import math
 from bisect import bisect_left
 from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy.special import eval_genlaguerre, genlaguerre, spherical_jn
 from torch import Tensor
 
 from farfield.models.kernels.pair_sum import gaussian_powers
+from farfield.models.so3.bessel import spherical_bessel
 
 EDGE = 1e-2  # of the largest value of a screened function, left at its range
 BAND_EDGE = 1e-6  # of the largest value of a density, left at kappa_max
@@ -55,21 +56,30 @@ def _reach(terms: int, lmax: int, power: int, level: float) -> float:
     x = np.linspace(0, 20, 40001)
     edge = 0.0
     for l in range(lmax + 1):
-        for n in range(terms):
-            values = np.abs(x ** (l + power) * eval_genlaguerre(n, l + 0.5, x**2))
-            values *= np.exp(-(x**2) / 2)
+        envelope = x ** (l + power) * np.exp(-(x**2) / 2)
+        for values in np.abs(envelope * _laguerre(terms, l, x**2)):
             edge = max(edge, x[np.flatnonzero(values > level * values.max())[-1]])
     return float(edge)
 
 
 @functools.cache
 def _laguerre_coefficients(terms: int, lmax: int) -> Tensor:
-    """Coefficients of x^p in ``L_n^(l + 1/2)(x)``, float64: (l, n, p)."""
-    table = np.zeros((lmax + 1, terms, terms))
-    for l in range(lmax + 1):
-        for n in range(terms):
-            table[l, n, : n + 1] = genlaguerre(n, l + 0.5).coef[::-1]
-    return torch.from_numpy(table)
+    """Coefficients of x^p in ``L_n^(l + 1/2)(x)``, float64: (l, n, p).
+
+    ``(-1)^p Gamma(n + l + 3/2) / (p! (n - p)! Gamma(p + l + 3/2))``.
+    """
+    table = torch.zeros(lmax + 1, terms, terms, dtype=torch.float64)
+    for l, n in itertools.product(range(lmax + 1), range(terms)):
+        for p in range(n + 1):
+            below = math.factorial(p) * math.factorial(n - p) * math.gamma(p + l + 1.5)
+            table[l, n, p] = (-1) ** p * math.gamma(n + l + 1.5) / below
+    return table
+
+
+def _laguerre(terms: int, l: int, x: np.ndarray) -> np.ndarray:
+    """``L_n^(l + 1/2)`` of x (points,), n < terms: (terms, points)."""
+    powers = x ** np.arange(terms)[:, None]
+    return _laguerre_coefficients(terms, l)[l].numpy() @ powers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +188,7 @@ class ScreenedShape(SpectralShape):
         degrees = np.arange(self.lmax + 1)[:, None]
         terms = np.arange(self.terms)
         start = (1 - t) ** (degrees + 1.5) * t**terms
-        return start / (start[0] @ eval_genlaguerre(terms, 0.5, 0.0))  # f_0(0) = 1
+        return start / (start[0] @ _laguerre(self.terms, 0, np.zeros(1)))  # f_0(0) = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,8 +224,8 @@ def wave_nodes(
     def functions(count: int) -> np.ndarray:
         kappa, weights = _gauss_legendre(count, shape.kappa_max)
         density = shape.density(torch.from_numpy(kappa), every).numpy() * weights
-        waves = np.stack([spherical_jn(l, np.outer(kappa, distances)) for l in range(lmax + 1)])
-        return density @ waves  # (l, terms, distances)
+        waves = spherical_bessel(torch.from_numpy(np.outer(kappa, distances)), lmax)
+        return density @ waves.permute(2, 0, 1).numpy()  # (l, terms, distances)
 
     # the error falls with the number of nodes, so the first good one is found by bisection
     most = 2 * int(shape.kappa_max * radius / 2) + 60

@@ -24,7 +24,6 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -119,6 +118,8 @@ def counted_bags(points: Tensor, count: int) -> PointBags:
 
     points: (atoms, p^3) int32, smaller than ``count``.
     """
+    import scipy.sparse  # a quarter of a second that --help does not wait for
+
     atoms, reach = points.shape
     starts = np.arange(atoms + 1, dtype=np.int32) * np.int32(reach)
     pairs = np.arange(atoms * reach, dtype=np.int32)

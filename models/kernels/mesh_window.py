@@ -36,7 +36,6 @@ import math
 
 import numpy as np
 import torch
-from scipy.special import iv
 from torch import Tensor
 
 from farfield.models.so3.irreps import table
@@ -64,6 +63,8 @@ def order_for(tolerance: float) -> int:
 @functools.cache
 def _pieces(order: int) -> np.ndarray:
     """T: the coefficients (degree + 1, order) of the window in powers of s."""
+    from scipy.special import iv  # a quarter of a second that --help does not wait for
+
     degree = order + 7
     s = np.cos(math.pi * (np.arange(degree + 1) + 0.5) / (degree + 1)) / 2  # Chebyshev nodes
     x = order / 2 - 0.5 + s[:, None] - np.arange(order)

@@ -62,7 +62,7 @@ def test_another_option_is_still_refused_under_its_former_name(data, tmp_path):
     options = ["--data-path", str(data), *SMALL, "--epochs", "2", "--pause-after", "1"]
     train_md17.main(["--run-dir", str(tmp_path), *options])
     make_former(tmp_path, "md22")
-    with pytest.raises(ValueError, match="model.far_weight is 0.1 there and 0.2 here"):
+    with pytest.raises(ValueError, match="model.far_weight is 1.0 there and 0.2 here"):
         train_md17.main(["--run-dir", str(tmp_path), "--resume", "--far-weight", "0.2"])
 
 

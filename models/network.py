@@ -103,6 +103,11 @@ class Network(nn.Module, abc.ABC):
         return parse_inputs(getattr(self.options, "condition", None))
 
     @property
+    def remarks(self) -> list[str]:
+        """What a user of a network with these options should know, a line each."""
+        return []
+
+    @property
     def optional_inputs(self) -> list[str]:
         """Inputs of a structure that the network reads where the data have them, by name.
 

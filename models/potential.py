@@ -99,6 +99,11 @@ class Potential(Network):
         return self.network.inputs
 
     @property
+    def remarks(self) -> list[str]:
+        """Remarks of the network inside."""
+        return self.network.remarks
+
+    @property
     def optional_inputs(self) -> list[str]:
         """Optional inputs of the network inside."""
         return self.network.optional_inputs

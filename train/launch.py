@@ -140,7 +140,8 @@ def train_one(config: EasyDict) -> dict | None:
 
     prepare_run_folder(folder, config.run.resume, config.run.overwrite)
     save_config(folder, config)
-    for line in [*parts.task.describe(config, parts), network_line(config, parts)]:
+    remarks = [f"note: {remark}" for remark in parts.model.remarks]
+    for line in [*parts.task.describe(config, parts), network_line(config, parts), *remarks]:
         log(line)
 
     if found is not None:

@@ -133,6 +133,21 @@ class FarFieldOptions(KernelOptions, ExpansionOptions):
         if not math.isfinite(self.weight):
             raise ValueError(f"weight {of} must be finite, got {self.weight}")
 
+    def unextensive(self) -> list[str]:
+        """Why energies of pieces far apart do not add up, a line each; none by default."""
+        found = []
+        if self.kernel != "screened":
+            found.append(
+                f"far_kernel {self.kernel}: atoms at any distance change an energy, so energies of "
+                "pieces far apart do not add up; far_kernel screened ends at its range"
+            )
+        if self.normalisation != "none":
+            found.append(
+                f"far_normalisation {self.normalisation}: every further atom of a structure "
+                "weakens its far messages, so energies of pieces far apart do not add up"
+            )
+        return found
+
     def degree_of_values(self, lmax: int) -> int:
         """Highest degree of the values on features of degrees up to ``lmax``.
 

@@ -37,7 +37,7 @@ from farfield.models.layers.norms import EquivariantNorm
 from farfield.models.layers.radial import RADIAL_BASES, SMOOTH_ENVELOPES, RadialTrunk
 from farfield.models.near_field.edge_geometry import NearFieldGeometry
 from farfield.models.network import NETWORKS, EnergyNetwork, Output
-from farfield.models.networks.blocks import Block, Scene
+from farfield.models.networks.blocks import ATTENTIONS, Block, Scene
 from farfield.models.networks.e2former_options import PRESETS, BackboneOptions, E2FormerOptions
 
 
@@ -174,6 +174,22 @@ class E2Former(EnergyNetwork):
             if name.startswith(before):
                 return now + name.removeprefix(before)
         return present_backbone_weight(f"network.backbone.{name}")
+
+    @property
+    def remarks(self) -> list[str]:
+        """Which choices make energies of pieces far apart not add up."""
+        options = self.options
+        found = []
+        if any(ATTENTIONS[name].far for name in options.attentions()):
+            found += options.far.unextensive()
+        if options.charges == "equilibrated" or (
+            options.charges == "latent" and options.charge.conservation == "total"
+        ):
+            found.append(
+                f"charges {options.charges} conserve the total charge of a whole structure: "
+                "energies of different pieces far apart do not add up exactly"
+            )
+        return found
 
     def outputs(self) -> dict[str, Output]:
         """Energies of atoms, and with charges what is read from them."""

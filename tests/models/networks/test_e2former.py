@@ -141,6 +141,25 @@ class TestFarApart(FarApartSuite):
         return request.param
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, []),
+        ({"schedule": "first-order", "far_kernel": "coulomb"}, []),
+        ({"far_kernel": "standing_waves"}, ["far_kernel standing_waves"]),
+        ({"far_normalisation": "attention", "far_feature_map": "elu"}, ["far_normalisation"]),
+        ({"charges": "latent"}, []),
+        ({"charges": "latent", "charge_conservation": "total"}, ["charges latent"]),
+        ({"charges": "equilibrated", "far_kernel": "coulomb"}, ["far_kernel", "charges equil"]),
+    ],
+    ids=str,
+)
+def test_a_network_says_what_is_not_extensive(options, words):
+    remarks = made(**{"schedule": "hybrid-first-order", **options}).remarks
+    assert len(remarks) == len(words)
+    assert all(line.startswith(word) for line, word in zip(remarks, words, strict=True))
+
+
 @pytest.mark.parametrize("kernel", [name for name in KERNELS if name != "screened"])
 def test_a_kernel_with_a_tail_is_not_extensive(kernel, double):
     """What the default mends: a copy 60 Angstrom away changes the energy."""

@@ -19,6 +19,7 @@ answer in every batch.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,33 @@ PAIRS_ATOMS = 800
 LATTICE_ATOMS = 150
 PAIR_COST = 80.0  # ns a pair, with derivatives
 LATTICE_START, LATTICE_COST = 5e6, 150.0  # ns, and ns an atom and wave vector
+
+
+def summed_by(
+    chosen: Sequence[nn.Module],
+    graph: GraphIndex,
+    atoms: tuple[Tensor, ...],
+    coefficients: Tensor,
+    cell: Tensor | None = None,
+) -> Tensor:
+    """The sums of all graphs, each by the expansion that is ``chosen`` for it (graphs,).
+
+    atoms: positions, queries, keys and values, in the order of ``Expansion.forward``. Graphs of one
+    expansion go together as a batch, and rows come back in order.
+    """
+    kinds = list(dict.fromkeys(chosen))
+    if len(kinds) == 1:
+        return kinds[0](graph, *atoms, coefficients, cell)
+
+    found, places = [], []
+    for expansion in kinds:
+        own = torch.tensor([one is expansion for one in chosen], device=atoms[0].device)
+        part, nodes = subgraphs(graph, own)
+        rows = [tensor.index_select(0, nodes) for tensor in atoms]
+        cells = None if cell is None else cell[own]
+        found.append(expansion(part, *rows, coefficients, cells))
+        places.append(nodes)
+    return torch.cat(found).index_select(0, torch.cat(places).argsort())
 
 
 @EXPANSIONS.register("auto")
@@ -89,23 +117,10 @@ class AutoExpansion(Expansion):
 
         atoms = (positions, queries, keys, values)
         heads, features = queries.shape[1:]
-        by_pairs = self.prefers_pairs(torch.tensor(graph.sizes), heads, features, values.shape[2])
-        if by_pairs.all():
-            return self.pairwise(graph, *atoms, coefficients)
-        if not by_pairs.any():
-            return self.multipole(graph, *atoms, coefficients)
-
-        # A mixed batch: each expansion sees its own graphs as a batch, and rows go back in order.
-        by_pairs = by_pairs.to(positions.device)
-        found, places = [], []
-        for expansion, chosen in ((self.pairwise, by_pairs), (self.multipole, ~by_pairs)):
-            nodes = chosen.index_select(0, graph.graph_of_node).nonzero().squeeze(1)
-            no_edges = nodes.new_zeros(0)
-            part = GraphIndex(no_edges, no_edges, graph.nodes_per_graph[chosen])
-            own = (tensor.index_select(0, nodes) for tensor in atoms)
-            found.append(expansion(part, *own, coefficients))
-            places.append(nodes)
-        return torch.cat(found).index_select(0, torch.cat(places).argsort())
+        sizes = torch.tensor(graph.sizes)
+        by_pairs = self.prefers_pairs(sizes, heads, features, values.shape[2]).tolist()
+        chosen = [self.pairwise if pairs else self.multipole for pairs in by_pairs]
+        return summed_by(chosen or [self.pairwise], graph, atoms, coefficients)
 
     def expected_error(self, radius: float) -> float:
         """Error of the multipole expansion: pairs and the lattice sum are exact."""
@@ -168,21 +183,7 @@ class ShapeAuto(Expansion):
         self.check_cell(graph, cell)
         atoms = (positions, queries, keys, values)
         chosen = self._open(graph, positions) if cell is None else self._periodic(graph, cell)
-        kinds = list(dict.fromkeys(chosen))
-        if len(kinds) < 2:
-            only = kinds[0] if kinds else self.pairs
-            return only(graph, *atoms, coefficients, cell)
-
-        # A mixed batch: each sum sees its own graphs as a batch, and rows go back in order.
-        found, places = [], []
-        for expansion in kinds:
-            own = torch.tensor([one is expansion for one in chosen], device=positions.device)
-            part, nodes = subgraphs(graph, own)
-            rows = [tensor.index_select(0, nodes) for tensor in atoms]
-            cells = None if cell is None else cell[own]
-            found.append(expansion(part, *rows, coefficients, cells))
-            places.append(nodes)
-        return torch.cat(found).index_select(0, torch.cat(places).argsort())
+        return summed_by(chosen or [self.pairs], graph, atoms, coefficients, cell)
 
     def _open(self, graph: GraphIndex, positions: Tensor) -> list[nn.Module]:
         """The sum of every open graph."""

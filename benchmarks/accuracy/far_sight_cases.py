@@ -56,7 +56,7 @@ PAIR_SUM = {
     "validate_every": 1,
     "training": {"lr": 1e-2},
     "loss": {"weight_energy": 0.1, "weight_forces": 1.0},
-    "model": {"far_kernel_lmax": 0},
+    "model": {"far_kernel_lmax": 0, "far_radial_terms": 3},
 }
 
 

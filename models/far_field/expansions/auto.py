@@ -183,7 +183,8 @@ class ShapeAuto(Expansion):
         self.check_cell(graph, cell)
         atoms = (positions, queries, keys, values)
         chosen = self._open(graph, positions) if cell is None else self._periodic(graph, cell)
-        return summed_by(chosen or [self.pairs], graph, atoms, coefficients, cell)
+        none = self.pairs if cell is None else self.lattice  # for a batch without graphs
+        return summed_by(chosen or [none], graph, atoms, coefficients, cell)
 
     def _open(self, graph: GraphIndex, positions: Tensor) -> list[nn.Module]:
         """The sum of every open graph."""
@@ -203,7 +204,7 @@ class ShapeAuto(Expansion):
     def _of_cell(self, size: int, cell: Tensor) -> nn.Module:
         if size > LATTICE_ATOMS:
             return self.mesh
-        if self.images is None:
+        if self.images is None or not size:
             return self.lattice
 
         # half of the wave vectors inside the sphere

@@ -20,6 +20,7 @@ from farfield.models.far_field.expansions.lattice import check_volume
 from farfield.models.far_field.expansions.pairwise import ClosedPairs
 from farfield.models.far_field.spectral_shapes import ScreenedShape
 from farfield.models.graph_ops import GraphIndex
+from farfield.models.so3.irreps import num_rows
 
 
 def image_counts(cell: Tensor, reach: float) -> list[int]:
@@ -56,7 +57,10 @@ class ImagePairs(Expansion):
         check_volume(cell)
         atoms = (tensor.split(graph.sizes) for tensor in (positions, queries, keys, values))
         each = zip(*atoms, cell.unbind(0), strict=True)
-        return torch.cat([self._sum_images(*parts, coefficients) for parts in each])
+        found = [self._sum_images(*parts, coefficients) for parts in each if len(parts[0])]
+        if not found:
+            return values.new_zeros(0, values.shape[1], num_rows(self.lmax), values.shape[2])
+        return torch.cat(found)
 
     def _sum_images(
         self,
@@ -78,8 +82,8 @@ class ImagePairs(Expansion):
         steps = steps[steps.abs().sum(1).argsort(stable=True)].to(positions)
         everywhere = (inside + (steps @ cell).unsqueeze(1)).flatten(0, 1)
 
-        repeated = (tensor.repeat(len(steps), 1, 1) for tensor in (queries, keys, values))
-        batched = (tensor.unsqueeze(0) for tensor in (everywhere, *repeated))
+        repeated = (tensor.repeat(len(steps), 1, 1) for tensor in (keys, values))
+        batched = (tensor.unsqueeze(0) for tensor in (everywhere, queries, *repeated))
         return self.pairs.sum_at(slice(0, atoms), *batched, coefficients)
 
     def expected_error(self, radius: float) -> float:

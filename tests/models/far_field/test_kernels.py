@@ -225,6 +225,16 @@ def test_an_empty_batch_has_no_messages(expansion):
     assert model(batch([0, 0]), torch.zeros(0, 3), torch.zeros(0, 9, 6)).shape == (0, 9, 6)
 
 
+@pytest.mark.parametrize("expansion", ["auto", "lattice", "mesh"])
+@pytest.mark.parametrize("counts", [[], [0, 0], [0, 3]], ids=str)
+def test_structures_without_atoms_in_cells_have_no_messages(expansion, counts):
+    atoms = sum(counts)
+    model = FarFieldAttention(6, 2, FarFieldOptions(expansion=expansion)).double()
+    cells = 20 * torch.eye(3, dtype=torch.float64).expand(len(counts), 3, 3)
+    positions, x = draw(atoms, 3, seed=1), draw(atoms, 9, 6, seed=2)
+    assert model(batch(counts), positions, x, cells).shape == (atoms, 9, 6)
+
+
 def test_waves_by_extent_refuse_cells():
     model = FarFieldAttention(6, 2, FarFieldOptions(expansion="multipole")).double()
     inputs = batch([5]), ball(batch([5]), 3.0), draw(5, 9, 6, seed=1), 9 * CELLS[:1]

@@ -245,6 +245,8 @@ class PropertyPredictor(Predictor):
             self.network.inputs,
             self.network.optional_inputs,
         )
+
+        # one dictionary a molecule
         results: list[dict] = [{} for _ in samples]
         for name, values in self.network(batch).items():
             columns = values.double().cpu().numpy()

@@ -1,4 +1,4 @@
-"""Extensivity: what a trained potential does far away, beside GFN2-xTB.
+"""Extensivity: what a trained potential does far away, compared with GFN2-xTB.
 
     python -m benchmarks.accuracy.bench_extensivity --checkpoint runs/ethanol/checkpoint_best.pt
     python -m benchmarks.accuracy.bench_extensivity --checkpoint runs/ethanol/checkpoint_best.pt \\
@@ -210,6 +210,8 @@ def build_parser() -> OptionParser:
     """All options of the script."""
     parser = OptionParser("bench_extensivity", __doc__)
     bench = parser.section("bench", "what is measured")
+
+    # what is asked, with which structures
     bench.add(
         "--checkpoint", str, "runs/ethanol/checkpoint_best.pt", help="checkpoint of a potential"
     )

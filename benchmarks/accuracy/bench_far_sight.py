@@ -154,6 +154,7 @@ def check_columns(found: list[dict]) -> dict[str, object]:
 def row_of(case: str, model: str, options: dict, results: list[dict]) -> dict:
     """One line of the table without its checks."""
     tests = [result["test"][0] for result in results]
+
     return {
         "set": case,
         "model": model,

@@ -176,6 +176,7 @@ def exponent_rows(rows: list[dict]) -> list[dict]:
     for row in rows:
         if row["system"] in SCALED:
             groups.setdefault((row["system"], row["step"], row["model"]), []).append(row)
+
     return [
         {
             "system": system,

@@ -55,7 +55,9 @@ class KernelOptions(SpectrumOptions):
         KERNELS,
     ] = "screened"
     range: Annotated[
-        float, "distance at which the screened kernel has ended, and that smooths coulomb, Angstrom"
+        float,
+        "distance at which the terms of a screened kernel have fallen to a hundredth, Angstrom; a "
+        "longer range makes the kernel coulomb smoother",
     ] = 15.0
     radial_terms: Annotated[int, "learned terms in a radial function of the far field"] = 3
 
@@ -82,7 +84,7 @@ class KernelOptions(SpectrumOptions):
         if self.kernel == "standing_waves":
             return
         for name in STANDING_WAVES_ALONE:
-            default = type(self).__dataclass_fields__[name].default
+            default = getattr(KernelOptions, name)
             if getattr(self, name) != default:
                 raise ValueError(
                     f"{name} of the far field belongs to the kernel 'standing_waves', got "

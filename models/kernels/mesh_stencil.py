@@ -192,6 +192,7 @@ class _Read(Function):
 
     @staticmethod
     def forward(ctx, weights: Tensor, mesh: Tensor, stencil: MeshStencil):
+        """Values at the atoms (atoms, channels)."""
         ctx.save_for_backward(weights, mesh)
         ctx.stencil = stencil
         if not stencil.atoms:
@@ -212,6 +213,7 @@ class _Spread(Function):
 
     @staticmethod
     def forward(ctx, weights: Tensor, sources: Tensor, stencil: MeshStencil):
+        """The mesh (points, channels)."""
         ctx.save_for_backward(weights, sources)
         ctx.stencil, bags = stencil, stencil.bags
         if not stencil.atoms:

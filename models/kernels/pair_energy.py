@@ -147,6 +147,7 @@ class _Slopes(Function):
 
     @staticmethod
     def forward(ctx, graph, kernel, positions: Tensor, charges: Tensor) -> tuple[Tensor, Tensor]:
+        """Slopes by positions and potentials at the charges."""
         ctx.graph, ctx.kernel = graph, kernel
         ctx.set_materialize_grads(False)  # the first derivatives of the energy ask for nothing
         few = sum(size**2 for size in graph.sizes) <= PAIRS_PER_BLOCK
@@ -165,6 +166,7 @@ class _Slopes(Function):
 
     @staticmethod
     def backward(ctx, by_slope: Tensor, by_potential: Tensor) -> tuple:
+        """The second derivatives of the energy, contracted with both cotangents."""
         if by_slope is None and by_potential is None:
             return None, None, None, None
         positions, charges, *kept = ctx.saved_tensors

@@ -167,6 +167,7 @@ class _GaussianPairSlopes(Function):
 
     @staticmethod
     def backward(ctx, a: Tensor | None, b: Tensor | None, c: Tensor | None) -> tuple:
+        """The second derivatives of the text above, for cotangents a, b and c."""
         if a is None and b is None and c is None:
             return (None,) * 7
         saved = ctx.saved_tensors

@@ -252,6 +252,7 @@ class _ToWaves(Function):
 
     @staticmethod
     def forward(ctx, mesh: Tensor, waves: _Waves):
+        """Complex amplitudes (channels, K)."""
         ctx.waves = waves
         channels, (size, *plane) = mesh.shape[1], waves.shape
 
@@ -271,6 +272,7 @@ class _FromWaves(Function):
 
     @staticmethod
     def forward(ctx, amplitudes: Tensor, waves: _Waves):
+        """The mesh (points, channels)."""
         ctx.waves = waves
         channels, (_, *plane) = amplitudes.shape[0], waves.shape
         half = amplitudes.new_zeros(channels, waves.kept, *plane)

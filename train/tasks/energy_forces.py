@@ -258,6 +258,8 @@ class EnergyForceTask(Task):
                     name: value if name in OTHER_UNITS else factor * value
                     for name, value in metrics.items()
                 }
+
+                # charges and dipoles keep units of their own
                 units = [unit, f"{unit}/A"]
                 units += [
                     OTHER_UNITS[name] for name in ("charges_mae", "dipole_mae") if name in values

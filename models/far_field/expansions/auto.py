@@ -35,9 +35,8 @@ from farfield.models.far_field.spectral_shapes import SpectralShape
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.so3.irreps import num_rows
 
-# Energy and forces of 16 fields, degree 0, range 15 Angstrom, ms on one thread of a Xeon, at 400,
-# 800, 1600 atoms: pairs 8, 46, 202, open grid 34, 46, 85; at 100, 200, 400 atoms: lattice 7, 10,
-# 21, periodic grid 7, 9, 11.
+# Where the sums cost about the same. benchmarks/speed/bench_far_scaling.py compares them: clusters
+# with --option far_expansion=pairwise and mesh, water with lattice and mesh.
 PAIRS_ATOMS = 800
 LATTICE_ATOMS = 150
 PAIR_COST = 80.0  # ns a pair, with derivatives

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from farfield.models.far_field.expansion import EXPANSIONS, Expansion, ExpansionOptions
-from farfield.models.far_field.spectral_shapes import SpectralShape
+from farfield.models.far_field.spectral_shapes import ScreenedShape, SpectralShape
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.kernels.node_chunks import graph_runs
 from farfield.models.kernels.pair_sum import gaussian_pair_sum
@@ -38,7 +38,7 @@ class PairwiseExpansion(Expansion):
     @classmethod
     def of_shape(cls, shape: SpectralShape, options: ExpansionOptions) -> PairwiseExpansion | None:
         """The sum with the closed form of the kernel, where it has one."""
-        return ClosedPairs(shape, options) if hasattr(shape, "radial") else None
+        return ClosedPairs(shape, options) if isinstance(shape, ScreenedShape) else None
 
     def forward(
         self,
@@ -147,11 +147,10 @@ class PairwiseExpansion(Expansion):
 class ClosedPairs(PairwiseExpansion):
     """The sum over pairs of a kernel with a closed form.
 
-    Scalars with one key feature are summed by ``kernels/pair_sum.py``. shape: has
-    ``radial(squared, coefficients)`` and ``powers(coefficients)``.
+    Scalars with one key feature are summed by ``kernels/pair_sum.py``. shape: of the kernel.
     """
 
-    def __init__(self, shape: SpectralShape, options: ExpansionOptions):
+    def __init__(self, shape: ScreenedShape, options: ExpansionOptions):
         super().__init__((), shape.lmax, options)
         self.shape = shape
 

@@ -18,23 +18,13 @@ and cell strained together. Cells of clusters without period: :func:`padded_box`
 
 Sources: Essmann et al., J. Chem. Phys. 103, 8577 (1995); Barnett, Magland & af Klinteberg, SIAM J.
 Sci. Comput. 41, C479 (2019), for the window. Not torch-pme 0.5: its windows end at five points of
-a B-spline (error 4e-4 where six points of ours have 9e-6), and it spreads channels one by one,
-1222 ms for spread, read and their gradients of 10,000 atoms and 16 channels against 129 ms here.
+a B-spline, which the law of ``mesh_window.py`` puts at an error of 4e-4 where six points of ours
+have 9e-6, and it spreads channels one by one.
 
 Cost: atoms x p^3 x channels x (1 + R) for windows of p grid points (6 by default), and N log N for
 N = 8 V (kappa_max / pi)^3 grid points, each channel and R. The first axis is transformed by a
-matrix with the waves of the band alone, faster than a fast transform up to several hundred points.
-CPU milliseconds on one thread in float32 at 0.1 atoms / A^3 and kappa_max 2 / A: sum / sum and
-gradient in positions and sources / force and gradient of its square.
-
-    atoms     grid    1 channel, R = 1    1, R = 4           16, R = 1          16, R = 4
-    300       20^3    2 / 4 / 8           2 / 5 / 13         2 / 5 / 10         3 / 7 / 14
-    1,000     28^3    4 / 8 / 17          4 / 13 / 31        5 / 11 / 25        7 / 19 / 44
-    3,000     40^3    9 / 21 / 54         10 / 38 / 95       12 / 30 / 72       23 / 58 / 142
-    10,000    60^3    36 / 83 / 170       37 / 131 / 314     54 / 126 / 269     89 / 227 / 562
-
-Memory of the last line with 16 channels and R = 1: 0.17 GB with the gradient, 0.29 GB with the
-second; 1.2 and 1.6 GB for 100,000 atoms.
+matrix with the waves of the band alone, which is faster than a fast transform for the grids of
+10,000 atoms. ``benchmarks/speed/bench_far_scaling.py`` times it in a network.
 """
 
 from __future__ import annotations

@@ -289,7 +289,7 @@ def edge_softmax(graph: GraphIndex, logits: Tensor, envelope: Tensor | None = No
     if envelope is not None:
         envelope = envelope.reshape(-1, 1)
         level = level + envelope.detach().log()
-    shift = _incoming_max(graph, level)
+    shift = incoming_max(graph, level)
     shift = torch.where(shift == -torch.inf, 0.0, shift)
 
     # only an edge that is out can stand above the maximum: the clamp keeps its exponential finite
@@ -301,7 +301,7 @@ def edge_softmax(graph: GraphIndex, logits: Tensor, envelope: Tensor | None = No
     return weights / gather_dst(graph, torch.where(total > 0, total, 1.0))
 
 
-def _incoming_max(graph: GraphIndex, values: Tensor) -> Tensor:
+def incoming_max(graph: GraphIndex, values: Tensor) -> Tensor:
     """Largest incoming edge value per node, without gradient; 0 for isolated nodes."""
     with torch.no_grad():
         return _segment_max(graph.dst, graph.num_nodes, values)

@@ -14,6 +14,7 @@ What a user reads about an option stands next to its type:
 
 A mapping lists the allowed names, ``MAIN`` marks an option that ``--help`` shows, ``Alias`` a
 published name that is accepted too, ``DERIVED`` a field that the network sets and no user does.
+``LISTED`` marks a text of whole numbers joined by commas: 64 and [64, 32] are accepted as well.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from farfield.models.choices import nearest
 
 MAIN = object()
 DERIVED = object()
+LISTED = object()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +58,7 @@ class OptionField:
     choices  allowed names, or None
     main     whether ``--help`` shows it
     aliases  published names
+    listed   whether it is a list of whole numbers, joined by commas
     """
 
     name: str
@@ -67,9 +70,14 @@ class OptionField:
     choices: tuple[str, ...] | None
     main: bool
     aliases: tuple[Alias, ...]
+    listed: bool = False
 
     def check_type(self, value: Any) -> Any:
         """``value`` if its type fits; whole numbers pass as floats. ValueError otherwise."""
+        if self.listed and type(value) is int:
+            return str(value)
+        if self.listed and isinstance(value, (list, tuple)):
+            return ",".join(map(str, value))
         if self.kind is float and type(value) is int:
             return float(value)
         if type(value) is self.kind or (value is None and self.optional):
@@ -132,6 +140,7 @@ def _option_field(path: tuple[str, ...], hint: Any, notes: list, default: Any) -
         choices=tuple(tables[0]) if tables else None,
         main=MAIN in notes,
         aliases=tuple(note for note in notes if isinstance(note, Alias)),
+        listed=LISTED in notes,
     )
 
 

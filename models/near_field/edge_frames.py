@@ -141,6 +141,27 @@ def _unpacking(lmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Ten
     return source[by_order].flatten().to(device), sign[:, by_order].flatten(1).to(device)
 
 
+@table
+def _unpacking_of_degree(
+    l: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """How D^l is read from its packed values.
+
+    Returns the place of each entry ((2l + 1)^2,) int64, and its sign for plain and for flipped
+    edges (2, (2l + 1)^2).
+    """
+    source, sign = _unpacking(l, dtype, torch.device("cpu"))
+    size, rows = 2 * l + 1, num_rows(l)
+    block = torch.empty_like(source.view(rows, rows))
+    block[rows_by_order(l)] = source.view(rows, rows)  # rows by degree again
+    signs = torch.empty_like(sign.view(2, rows, rows))
+    signs[:, rows_by_order(l)] = sign.view(2, rows, rows)
+
+    # places of the whole basis start with 1, 0 and the lower degrees
+    place = block[-size:, -size:].flatten() - 2 - packed_size(l - 1)
+    return place.to(device), signs[:, -size:, -size:].flatten(1).contiguous().to(device)
+
+
 @dataclasses.dataclass
 class EdgeBasis:
     """Lengths and packed frames of the directed edges of a batch.
@@ -209,3 +230,18 @@ class EdgeBasis:
             extended = extended.index_select(0, self.rows)
         dense = extended.index_select(1, source) * sign.index_select(0, self.flipped.long())
         return dense.view(-1, num_rows(self.lmax), num_rows(self.lmax))
+
+    def matrices(self) -> tuple[Tensor, ...]:
+        """Wigner matrices into the frame of the edge, (edges, 2l + 1, 2l + 1) for l = 1 .. lmax.
+
+        The blocks of :meth:`rotation`, rows m = -l .. l. For degrees with different numbers of
+        channels, and for high degrees: 454 values an edge at lmax 6 where the dense one has 2401.
+        """
+        found = []
+        for l, packed in enumerate(self.packed, 1):
+            place, sign = _unpacking_of_degree(l, packed.dtype, packed.device)
+            if self.rows is not None:
+                packed = packed.index_select(0, self.rows)
+            dense = packed.index_select(1, place) * sign.index_select(0, self.flipped.long())
+            found.append(dense.view(-1, 2 * l + 1, 2 * l + 1))
+        return tuple(found)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from farfield.models.batch import AtomBatch
 from farfield.models.choices import check_at_least, check_positive
 from farfield.models.edges import edge_vectors
+from farfield.models.graph_ops import GraphIndex
 from farfield.models.near_field.edge_frames import EdgeBasis
 from farfield.models.network import NBODY, NETWORKS, Network, Output
 from farfield.models.networks.se3_transformer import NodeEmbedding, SE3Layers, SE3Options
@@ -92,7 +93,7 @@ class SE3TransformerNBody(Network):
         graph, start = batch.graph, batch.positions
         speed = batch.node_features["velocities"]
         charges = batch.node_features["charges"].to(start.dtype)
-        coupling = self._coupling(batch, charges)
+        coupling = coupling_of(batch, charges)
 
         # the change is kept apart from the state, so that small changes stay exact
         shift, change = torch.zeros_like(start), torch.zeros_like(speed)
@@ -124,26 +125,43 @@ class SE3TransformerNBody(Network):
             "waypoints": path,
         }
 
-    def _coupling(self, batch: AtomBatch, charges: Tensor) -> Tensor:
-        """What acts along an edge (edges, 1): the stiffness of its spring, or q_i q_j."""
-        springs = batch.edge_features.get("springs")
-        if springs is not None:
-            return springs
-        source = charges.index_select(0, batch.graph.src)
-        target = charges.index_select(0, batch.graph.dst)
-        return (source * target).unsqueeze(-1)
-
     def _edge_features(
         self, graph, basis, position, velocity, coupling
     ) -> tuple[Tensor, Tensor | None]:
         """Invariants (edges, 1 or 3) and vectors (edges, 1, 3) or None."""
         if not self.options.edge_motion:
             return coupling, None
-        relative = velocity.index_select(0, graph.dst) - velocity.index_select(0, graph.src)
-        direction = edge_vectors(position, graph) / basis.length.clamp_min(1e-3).unsqueeze(-1)
-        closing = (direction * relative).sum(-1, keepdim=True)
-        speed = relative.square().sum(-1, keepdim=True)
-        return torch.cat([coupling, closing, speed], -1), relative.unsqueeze(1)
+        vectors = edge_vectors(position, graph)
+        relative, motion = motion_along_edges(graph, vectors, basis.length, velocity)
+        return torch.cat([coupling, motion], -1), relative.unsqueeze(1)
+
+
+def coupling_of(batch: AtomBatch, charges: Tensor) -> Tensor:
+    """What acts along an edge (edges, 1): the stiffness of its spring, or q_i q_j.
+
+    charges (nodes,).
+    """
+    springs = batch.edge_features.get("springs")
+    if springs is not None:
+        return springs
+    source = charges.index_select(0, batch.graph.src)
+    target = charges.index_select(0, batch.graph.dst)
+    return (source * target).unsqueeze(-1)
+
+
+def motion_along_edges(
+    graph: GraphIndex, vectors: Tensor, length: Tensor, velocity: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Relative velocity of the ends of every edge (edges, 3), and its invariants (edges, 2).
+
+    vectors (edges, 3) and length (edges,) of the edges, velocity (nodes, 3). Invariants: the
+    component along the edge, and the square.
+    """
+    relative = velocity.index_select(0, graph.dst) - velocity.index_select(0, graph.src)
+    direction = vectors / length.clamp_min(1e-3).unsqueeze(-1)
+    closing = (direction * relative).sum(-1, keepdim=True)
+    speed = relative.square().sum(-1, keepdim=True)
+    return relative, torch.cat([closing, speed], -1)
 
 
 class StateUpdate(nn.Module):

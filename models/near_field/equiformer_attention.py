@@ -1,0 +1,331 @@
+"""Attention of the Equiformer: every degree has an attention map of its own.
+
+    out_i,l = Lin( g_i,hl [ sum_j a_ij,hl v_ij,l + a_ii,hl v_ii,l ] )
+
+with values v from one convolution over edges (``fiber_convolution.py``), weights a normalised over
+the neighbours and, with ``attend_self``, the node itself, and gates g = sigmoid(Lin(scalars)) for
+each head of each degree. Two logits:
+
+    distance   - d^(-1/2) sum_c | q_i,lc - k_ij,lc |      (one distance over c for scalars);
+               keys come with the values out of one convolution
+    mlp        d^(-1/2) Lin(act(scalars of the message))  (Liao & Smidt 2023, eq. 4)
+
+The envelope u is a factor of every exponential of the softmax, so a neighbour fades out at the
+cutoff; without the node itself in the softmax it is one more factor of the weight. Distances are
+softened, ``sqrt(x^2 + epsilon)``, so that all derivatives exist. Scalars may further hear the whole
+structure through global heads (``layers/global_attention.py``) or a far field, whose channels stand
+next to those of the heads.
+
+Cost: the convolution; linear in edges.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from farfield.models.choices import Registry
+from farfield.models.far_field.attention import FarFieldAttention, FarFieldOptions
+from farfield.models.graph_ops import (
+    GraphIndex,
+    edge_softmax,
+    gather_dst,
+    incoming_max,
+    sum_edges,
+)
+from farfield.models.layers.fiber_layers import FiberGate, FiberLinear, FiberNorm, soft_length
+from farfield.models.layers.global_attention import TaylorAttention
+from farfield.models.near_field.fiber_convolution import (
+    FiberConvolution,
+    PointGeometry,
+    RadialSizes,
+)
+from farfield.models.so3.fibers import Fiber, join_fiber, split_fiber, widened
+
+# name -> (values, slope far below zero) -> values
+ACTIVATIONS: Registry[Callable[[Tensor, float], Tensor]] = Registry("attention activation")
+
+
+@ACTIVATIONS.register("smooth")
+def smooth_leaky(x: Tensor, slope: float) -> Tensor:
+    """``slope x + (1 - slope) SiLU(x)``: all derivatives."""
+    return slope * x + (1 - slope) * nn.functional.silu(x)
+
+
+@ACTIVATIONS.register("leaky_relu")
+def sharp_leaky(x: Tensor, slope: float) -> Tensor:
+    """Leaky ReLU, as published: forces jump where a value crosses zero."""
+    return nn.functional.leaky_relu(x, slope)
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadSizes:
+    """Heads of each degree, their widths, and what they share.
+
+    heads, widths: one for each degree. single_headed: keys and values have one head that all
+    queries share. attend_self: the node itself is a key and a value. gated: a gate for each head.
+    """
+
+    heads: tuple[int, ...]
+    widths: tuple[int, ...]
+    single_headed: bool = False
+    attend_self: bool = True
+    gated: bool = True
+
+    @property
+    def queries(self) -> Fiber:
+        """Channels of all heads."""
+        return tuple(h * width for h, width in zip(self.heads, self.widths, strict=True))
+
+    @property
+    def values(self) -> Fiber:
+        """Channels of keys, and of values."""
+        return self.widths if self.single_headed else self.queries
+
+    @property
+    def value_heads(self) -> tuple[int, ...]:
+        """Heads of keys and values."""
+        return (1,) * len(self.heads) if self.single_headed else self.heads
+
+
+@dataclasses.dataclass(frozen=True)
+class GlobalHeads:
+    """What scalars hear of the whole structure: linear attention heads or a far field, or nothing.
+
+    heads, width: of the linear attention (0 heads: none). gated: whether its heads are gated. far:
+    options of a far field, or None. typical_atoms: atoms that contribute to a far message.
+    """
+
+    heads: int = 0
+    width: int = 8
+    gated: bool = True
+    far: FarFieldOptions | None = None
+    typical_atoms: float = 20.0
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionOptions:
+    """Sizes and choices of one attention layer.
+
+    kernel, handed: of the convolution. activation, slope, hidden_multiple: of the logits "mlp".
+    zero: the last map starts at zero. epsilon: smoothing of norms and squared distances.
+    """
+
+    fiber: Fiber
+    sizes: HeadSizes
+    radial: RadialSizes
+    everywhere: GlobalHeads = GlobalHeads()
+    kernel: str = "factorised"
+    handed: bool = False
+    activation: str = "smooth"
+    slope: float = 0.1
+    hidden_multiple: int = 4
+    zero: bool = True
+    epsilon: float = 1e-4
+
+
+class EdgeReading(abc.ABC, nn.Module):
+    """What edges and nodes say to a node: logits and values.
+
+    ``forward(x, geometry) -> logits (edges, all heads), values (edges, width)``, and the same of
+    the node itself, (nodes, all heads) and (nodes, width), or None twice.
+    """
+
+    @abc.abstractmethod
+    def forward(
+        self, x: Tensor, geometry: PointGeometry
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]: ...
+
+
+# name -> class of AttentionOptions
+LOGITS: Registry[type[EdgeReading]] = Registry("logits")
+
+
+@LOGITS.register("distance")
+class DistanceReading(EdgeReading):
+    """Keys and values of one convolution; a logit is minus the distance of query and key."""
+
+    def __init__(self, options: AttentionOptions):
+        super().__init__()
+        sizes = options.sizes
+        self.sizes, self.softening = sizes, math.sqrt(options.epsilon)
+        both = tuple(2 * channels for channels in sizes.values)  # each head: its key, its value
+        self.both = both
+        self.query = FiberLinear(options.fiber, sizes.queries)
+        self.convolution = FiberConvolution(
+            options.fiber, both, options.kernel, options.handed, options.radial
+        )
+        self.own = FiberLinear(options.fiber, both) if sizes.attend_self else None
+
+    def forward(self, x: Tensor, geometry: PointGeometry):
+        query = self.query(x)
+        here = gather_dst(geometry.graph, query)
+        logits, values = self._read(here, self.convolution(x, geometry))
+        if self.own is None:
+            return logits, values, None, None
+        return logits, values, *self._read(query, self.own(x))
+
+    def _read(self, query: Tensor, both: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and values of queries (rows, width) on keys and values (rows, 2 width)."""
+        logits, values = [], []
+        queries, boths = split_fiber(query, self.sizes.queries), split_fiber(both, self.both)
+        degrees = zip(queries, boths, self.sizes.heads, self.sizes.value_heads, strict=True)
+        for l, (asked, told, heads, value_heads) in enumerate(degrees):
+            # (rows, 2l + 1, heads, width)
+            key, value = told.unflatten(-1, (value_heads, -1)).chunk(2, -1)
+            apart = asked.unflatten(-1, (heads, -1)) - key
+            if l == 0:
+                distance = soft_length(apart, (1, 3), self.softening)
+            else:
+                distance = soft_length(apart, 1, self.softening).sum(-1)
+            logits.append(-distance / math.sqrt(self.sizes.widths[l]))
+            values.append(value.flatten(2))
+        return torch.cat(logits, -1), join_fiber(values)
+
+
+@LOGITS.register("mlp")
+class MLPReading(EdgeReading):
+    """Logits from further scalars of the message; values through a gate and a linear map."""
+
+    def __init__(self, options: AttentionOptions):
+        super().__init__()
+        sizes = options.sizes
+        self.sizes, self.slope = sizes, options.slope
+        self.activation = ACTIVATIONS[options.activation]
+        self.hidden = [options.hidden_multiple * heads for heads in sizes.heads]
+        self.gate = FiberGate(sizes.values)
+        message = widened(self.gate.fiber_in, sum(self.hidden))
+
+        self.convolution = FiberConvolution(
+            options.fiber, message, options.kernel, options.handed, options.radial
+        )
+        self.own = FiberLinear(options.fiber, message) if sizes.attend_self else None
+        self.score = nn.ModuleList(
+            nn.Linear(hidden, heads, bias=False)
+            for hidden, heads in zip(self.hidden, sizes.heads, strict=True)
+        )
+        self.value = FiberLinear(sizes.values, sizes.values)
+
+    def forward(self, x: Tensor, geometry: PointGeometry):
+        logits, values = self._read(self.convolution(x, geometry))
+        if self.own is None:
+            return logits, values, None, None
+        return logits, values, *self._read(self.own(x))
+
+    def _read(self, message: Tensor) -> tuple[Tensor, Tensor]:
+        """Messages (rows, width) -> logits (rows, all heads) and values (rows, value width)."""
+        hidden = sum(self.hidden)
+        scores = self.activation(message[:, :hidden], self.slope).split(self.hidden, -1)
+        logits = [
+            score(part) / math.sqrt(width)
+            for score, part, width in zip(self.score, scores, self.sizes.widths, strict=True)
+        ]
+        return torch.cat(logits, -1), self.value(self.gate(message[:, hidden:]))
+
+
+class EquiformerAttention(nn.Module):
+    """Norm, attention over edges, gates, global heads and a linear map.
+
+    logits: name in ``LOGITS``. ``forward(x (nodes, width), geometry) -> (nodes, width)``; the
+    residual connection belongs to the network.
+    """
+
+    def __init__(self, logits: str, options: AttentionOptions):
+        super().__init__()
+        sizes, everywhere, scalars = options.sizes, options.everywhere, options.fiber[0]
+        self.sizes, self.fiber = sizes, options.fiber
+        self.norm = FiberNorm(options.fiber, options.epsilon)
+        self.reading = LOGITS.find(logits)(options)
+        self.gates = nn.Linear(scalars, sum(sizes.heads)) if sizes.gated else None
+
+        # what scalars hear of the whole structure
+        heard = 0
+        self.everywhere = self.far = None
+        if everywhere.heads:
+            self.everywhere = TaylorAttention(
+                scalars, everywhere.heads, everywhere.width, everywhere.gated
+            )
+            heard += everywhere.heads * everywhere.width
+        if everywhere.far is not None:
+            self.far = FarFieldAttention(scalars, 0, everywhere.far, everywhere.typical_atoms)
+            heard += scalars
+        self.out = FiberLinear(widened(sizes.queries, heard), options.fiber, zero=options.zero)
+
+    def forward(self, x: Tensor, geometry: PointGeometry) -> Tensor:
+        x = self.norm(x)
+        scalars = x[:, : self.fiber[0]]
+        logits, values, own_logits, own_values = self.reading(x, geometry)
+        weights, own = self_softmax(geometry.graph, logits, own_logits, geometry.envelope)
+
+        heard = sum_edges(geometry.graph, self._weighted(values, weights))
+        if own is not None:
+            heard = heard + self._weighted(own_values, own)
+        if self.gates is not None:
+            heard = self._weighted(heard, torch.sigmoid(self.gates(scalars)), self.sizes.heads)
+        return self.out(self._with_far(heard, scalars, geometry))
+
+    def _weighted(
+        self, values: Tensor, weights: Tensor, heads: tuple[int, ...] | None = None
+    ) -> Tensor:
+        """Values times the weight of their head.
+
+        Values (rows, width) with ``heads`` (None: those of keys and values), weights (rows, all
+        heads) -> (rows, width of all heads).
+        """
+        sizes = self.sizes
+        fiber = sizes.values if heads is None else sizes.queries
+        groups = sizes.value_heads if heads is None else heads
+        parts = split_fiber(values, fiber)
+        weighted = []
+        for part, weight, group in zip(parts, weights.split(sizes.heads, -1), groups, strict=True):
+            # (rows, 2l + 1, heads, width) times (rows, 1, heads, 1)
+            part = part.unflatten(-1, (group, -1)) * weight.unsqueeze(1).unsqueeze(-1)
+            weighted.append(part.flatten(2))
+        return join_fiber(weighted)
+
+    def _with_far(self, heard: Tensor, scalars: Tensor, geometry: PointGeometry) -> Tensor:
+        """What scalars hear of the whole structure, behind the scalars of the heads."""
+        graph = geometry.graph
+        near = self.sizes.queries[0]
+        parts = [heard[:, :near]]
+        if self.everywhere is not None:
+            parts.append(self.everywhere(graph, scalars))
+        if self.far is not None:
+            message = self.far(
+                graph, geometry.positions, scalars.unsqueeze(1), geometry.cell, geometry.periodic
+            )
+            parts.append(message.squeeze(1))
+        return torch.cat([*parts, heard[:, near:]], -1) if len(parts) > 1 else heard
+
+
+def self_softmax(
+    graph: GraphIndex, logits: Tensor, own: Tensor | None, envelope: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Softmax over the incoming edges of each node and the node itself.
+
+        a_ij = u_ij exp(s_ij) / Z_i,     a_ii = exp(s_ii) / Z_i,     Z_i = exp(s_ii) + sum_j ...
+
+    logits s (edges, heads), own (nodes, heads) or None, envelope u (edges, 1) -> weights of the
+    edges (edges, heads) and of the nodes (nodes, heads) or None. Without ``own`` the weights of the
+    edges have the envelope as one more factor, so that the only neighbour fades out as well.
+    """
+    if own is None:
+        return edge_softmax(graph, logits, envelope) * envelope, None
+
+    # the largest logit is a constant shift; an edge that is out sets no maximum
+    level = logits.detach() + envelope.detach().log()
+    largest = own.detach()
+    if graph.num_edges:
+        heard = incoming_max(graph, level)
+        alone = torch.bincount(graph.dst, minlength=graph.num_nodes).unsqueeze(1) == 0
+        largest = torch.where(alone, largest, torch.maximum(largest, heard))
+
+    weights = torch.exp((logits - gather_dst(graph, largest)).clamp_max(80.0)) * envelope
+    own_weights = torch.exp(own - largest)
+    total = own_weights + sum_edges(graph, weights)
+    return weights / gather_dst(graph, total), own_weights / total

@@ -1,0 +1,260 @@
+"""Convolution over edges with a number of channels for each degree, in the frame of the edge.
+
+    m_ij = D_ij^T K_ij D_ij (S x_j + T x_i),        D_ij into the frame whose polar axis is the edge
+
+with linear maps S and T of sender and receiver. In the frame a kernel mixes only components of
+equal |m| (Passaro & Zitnick 2023), see ``frame_convolution.py``:
+
+    y_(l,+m) = sum_l' A_m x_(l',+m) + B_m x_(l',-m),
+    y_(l,-m) = sum_l' A_m x_(l',-m) - B_m x_(l',+m).
+
+B, the kernels of odd parity, are there with ``handed`` only: they make tensors of pseudo-tensors,
+so a network with them turns with its input but tells mirror images apart. Two kinds of kernels:
+
+    factorised   A_m[l' c', l c] = R_m[l' c'](edge) W_m[l' c', l c]: all pairs of degrees and
+                 channels, radial functions for inputs only
+    pairwise     A_m[l' c', l c] = a_m[l', l] R[l' c', l c](edge), each output channel from one
+                 input degree: the depthwise product of the public Equiformer
+
+Cost per edge: factorised (L + 1)(L + 2) / 2 C radial values and sum_m (2 - [m=0]) (L + 1 - m)^2 C^2
+multiply-adds, O(L^3); pairwise (L + 1)^2 C C' / (L + 1) radial values, which is what it costs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor, nn
+
+from farfield.models.choices import Registry
+from farfield.models.graph_ops import GraphIndex, gather_dst, gather_src
+from farfield.models.layers.fiber_layers import FiberLinear
+from farfield.models.layers.layer_norm import LayerNorm
+from farfield.models.so3.fibers import Fiber, join_fiber, split_fiber
+
+# name -> (fiber_in, fiber_out, handed, sizes) -> module: framed parts, geometry -> framed parts
+EDGE_KERNELS: Registry[type[nn.Module]] = Registry("edge kernel")
+
+PUBLIC_NORM_EPSILON = 1e-5  # of the layer norms of the public radial networks
+
+
+@dataclasses.dataclass
+class PointGeometry:
+    """What all layers of an Equiformer share about the edges of a batch.
+
+    Attributes
+        graph       topology
+        frames      Wigner matrices into the frame of each edge, (edges, 2l + 1, 2l + 1) for
+                    l = 1 .. L
+        envelope    (edges, 1)
+        invariants  (edges, k): radial basis of the length and invariant edge features
+        hidden      (edges, radial width) from the radial trunk, or None: no layer reads it
+        positions   (nodes, 3), for a far field
+        cell, periodic  (graphs, 3, 3) and (graphs, 3) of periodic structures, or None
+    """
+
+    graph: GraphIndex
+    frames: tuple[Tensor, ...]
+    envelope: Tensor
+    invariants: Tensor
+    hidden: Tensor | None
+    positions: Tensor
+    cell: Tensor | None = None
+    periodic: Tensor | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class RadialSizes:
+    """Widths of what a kernel reads of an edge.
+
+    invariants: of ``PointGeometry.invariants``. hidden: of the radial trunk, and inside the radial
+    networks of pairwise kernels.
+    """
+
+    invariants: int
+    hidden: int
+
+
+class FiberConvolution(nn.Module):
+    """Messages of all edges from features (nodes, width of fiber_in).
+
+    kernel: name in ``EDGE_KERNELS``. ``forward(x, geometry) -> (edges, width of fiber_out)``.
+    """
+
+    def __init__(
+        self, fiber_in: Fiber, fiber_out: Fiber, kernel: str, handed: bool, sizes: RadialSizes
+    ):
+        super().__init__()
+        self.fiber_in, self.fiber_out = fiber_in, fiber_out
+        self.sender = FiberLinear(fiber_in, fiber_in)
+        self.receiver = FiberLinear(fiber_in, fiber_in)
+        self.kernel = EDGE_KERNELS.find(kernel)(fiber_in, fiber_out, handed, sizes)
+
+    def forward(self, x: Tensor, geometry: PointGeometry) -> Tensor:
+        graph, frames = geometry.graph, geometry.frames
+        ends = gather_src(graph, self.sender(x)) + gather_dst(graph, self.receiver(x))
+
+        # into the frame, (edges, 2l + 1, C_l) for each degree; scalars look the same there
+        scalars, *higher = split_fiber(ends, self.fiber_in)
+        framed = [torch.bmm(turn, part) for turn, part in zip(frames, higher, strict=False)]
+        mixed = self.kernel([scalars, *framed], geometry)
+
+        # back; a degree above those that came in has only the rows |m| <= L_in
+        scalars, *higher = mixed
+        turned = []
+        for l, part in enumerate(higher, 1):
+            missing = (2 * l + 1 - part.shape[1]) // 2
+            rows = frames[l - 1][:, missing : 2 * l + 1 - missing]
+            turned.append(torch.bmm(rows.transpose(1, 2), part))
+        return join_fiber([scalars, *turned])
+
+
+@EDGE_KERNELS.register("factorised")
+class FactorisedKernel(nn.Module):
+    """One product for each order |m| on all degrees and channels, radial functions on its inputs.
+
+    Reads ``geometry.hidden``, the trunk that all layers share.
+    """
+
+    def __init__(self, fiber_in: Fiber, fiber_out: Fiber, handed: bool, sizes: RadialSizes):
+        super().__init__()
+        self.fiber_out = fiber_out
+        self.orders = min(len(fiber_in), len(fiber_out))
+        inputs = [sum(fiber_in[m:]) for m in range(self.orders)]
+        outputs = [sum(fiber_out[m:]) for m in range(self.orders)]
+
+        self.inputs = inputs
+        self.radial = nn.Linear(sizes.hidden, sum(inputs))
+        nn.init.ones_(self.radial.bias)
+        self.even = nn.ParameterList(
+            _mixing(inputs[m], outputs[m], handed and m > 0) for m in range(self.orders)
+        )
+        self.odd = None
+        if handed:
+            self.odd = nn.ParameterList(
+                _mixing(inputs[m], outputs[m], True) for m in range(1, self.orders)
+            )
+
+    def forward(self, framed: list[Tensor], geometry: PointGeometry) -> list[Tensor]:
+        """Parts (edges, 2l + 1, C_l) -> parts (edges, 2 min(l, L_in) + 1, C'_l)."""
+        radial = self.radial(geometry.hidden).split(self.inputs, -1)
+        by_degree: list[list[Tensor]] = [[] for _ in self.fiber_out]
+        for m in range(self.orders):
+            # rows -m, m of all degrees side by side: (edges, 1 or 2, inputs)
+            rows = [part[:, l - m : l + m + 1 : 2 * m or 1] for l, part in enumerate(framed[m:], m)]
+            part = torch.cat(rows, -1) * radial[m].unsqueeze(1)
+            mixed = part @ self.even[m]
+            if m and self.odd is not None:
+                crossed = part @ self.odd[m - 1]
+                mixed = mixed + torch.stack([-crossed[:, 1], crossed[:, 0]], 1)
+
+            channels = self.fiber_out[m:]
+            for l, degree in enumerate(mixed.split(channels, -1), m):
+                by_degree[l].append(degree)
+        return [_rows_of_orders(orders) for orders in by_degree]
+
+
+def _mixing(inputs: int, outputs: int, halved: bool) -> nn.Parameter:
+    """Weights of variance 1 / inputs; ``halved``: of two maps that are summed."""
+    return nn.Parameter(torch.randn(inputs, outputs) / math.sqrt((1 + halved) * inputs))
+
+
+def _rows_of_orders(orders: list[Tensor]) -> Tensor:
+    """Rows m = 0 (edges, 1, C), then pairs -m, m (edges, 2, C) -> rows -M .. M (edges, 2M + 1, C).
+    """
+    first, *pairs = orders
+    below = [pair[:, :1] for pair in reversed(pairs)]
+    return torch.cat([*below, first, *(pair[:, 1:] for pair in pairs)], 1)
+
+
+@EDGE_KERNELS.register("pairwise")
+class PairwiseKernel(nn.Module):
+    """Radial weights for each pair of channels, depthwise in degrees, then a linear map.
+
+    The channels of every output degree are divided as evenly as possible over the input degrees.
+    Reads ``geometry.invariants`` through a network of its own for each pair of degrees.
+    """
+
+    def __init__(self, fiber_in: Fiber, fiber_out: Fiber, handed: bool, sizes: RadialSizes):
+        super().__init__()
+        self.pairs = nn.ModuleList(
+            nn.ModuleList(
+                DegreePair(source, target, channels_in, channels_out, handed, sizes)
+                for source, (channels_in, channels_out) in enumerate(
+                    zip(fiber_in, _shares(channels, len(fiber_in)), strict=True)
+                )
+            )
+            for target, channels in enumerate(fiber_out)
+        )
+        self.out = nn.ParameterList(
+            nn.Parameter(torch.randn(channels, channels) / math.sqrt(channels))
+            for channels in fiber_out
+        )
+
+    def forward(self, framed: list[Tensor], geometry: PointGeometry) -> list[Tensor]:
+        """Parts (edges, 2l + 1, C_l) -> parts (edges, 2 min(l, L_in) + 1, C'_l)."""
+        mixed = []
+        for target, (pairs, weight) in enumerate(zip(self.pairs, self.out, strict=True)):
+            order = min(target, len(framed) - 1)
+            groups = [
+                pair(part, geometry.invariants, order)
+                for pair, part in zip(pairs, framed, strict=True)
+            ]
+            mixed.append(torch.cat(groups, -1) @ weight)
+        return mixed
+
+
+def _shares(channels: int, groups: int) -> list[int]:
+    """Channels divided as evenly as possible, larger groups first."""
+    small, larger = divmod(channels, groups)
+    return [small + 1] * larger + [small] * (groups - larger)
+
+
+class DegreePair(nn.Module):
+    """From one input degree to some channels of one output degree.
+
+    ``y_m = R (a_|m| x_m + b_m x_-m)``, R (C', C) from a radial network of the edge, a and b learned
+    (b: with ``handed``).
+    """
+
+    def __init__(
+        self,
+        source: int,
+        target: int,
+        channels_in: int,
+        channels_out: int,
+        handed: bool,
+        sizes: RadialSizes,
+    ):
+        super().__init__()
+        self.order = min(source, target)
+        self.shape = (channels_out, channels_in)
+        hidden = sizes.hidden
+        self.radial = nn.Sequential(
+            nn.Linear(sizes.invariants, hidden),
+            nn.SiLU(),
+            LayerNorm(hidden, PUBLIC_NORM_EPSILON),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+            LayerNorm(hidden, PUBLIC_NORM_EPSILON),
+            nn.Linear(hidden, channels_in * channels_out),
+        )
+        self.even = nn.Parameter(torch.ones(self.order + 1))
+        self.odd = None
+        if handed and self.order:
+            self.odd = nn.Parameter(torch.ones(self.order))
+
+    def forward(self, part: Tensor, invariants: Tensor, order: int) -> Tensor:
+        """Part (edges, 2l + 1, C) -> (edges, 2 order + 1, C'), zero beyond |m| = min(l, l')."""
+        l, m = part.shape[1] // 2, self.order
+        part = part[:, l - m : l + m + 1]
+        central = part * torch.cat([self.even[1:].flip(0), self.even]).unsqueeze(-1)
+        if self.odd is not None:
+            sign = torch.cat([-self.odd.flip(0), self.odd.new_zeros(1), self.odd])
+            central = central + part.flip(1) * sign.unsqueeze(-1)
+
+        weight = self.radial(invariants).unflatten(-1, self.shape)
+        mixed = torch.bmm(central, weight.transpose(1, 2))
+        return nn.functional.pad(mixed, (0, 0, order - m, order - m))

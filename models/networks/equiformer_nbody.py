@@ -1,0 +1,147 @@
+"""Equiformer for interacting particles: how their state changes over a horizon.
+
+    x <- x + tau (v + dx),      v <- v + dv,      tau = horizon / updates,
+
+as in ``nbody_transformer.py``, with the layers of the Equiformer in every update. Edges carry q_i
+q_j, u . dv and |dv|^2 (u the unit edge vector, dv the relative velocity). All quantities are
+dimensionless, as in the public N-body data. Cost: linear in edges.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from farfield.models.batch import AtomBatch
+from farfield.models.choices import check_at_least, check_positive
+from farfield.models.edges import edge_vectors, safe_length
+from farfield.models.graph_ops import GraphIndex
+from farfield.models.layers.fiber_layers import FiberLinear
+from farfield.models.layers.radial import ENVELOPES
+from farfield.models.network import NBODY, NETWORKS, Network, Output
+from farfield.models.networks.equiformer_layers import EquiformerLayers
+from farfield.models.networks.equiformer_networks import EquiformerRemarks
+from farfield.models.networks.equiformer_options import EquiformerLayerOptions
+from farfield.models.networks.nbody_transformer import coupling_of, motion_along_edges
+from farfield.models.option_fields import MAIN
+from farfield.models.so3.fibers import split_fiber
+
+
+@dataclasses.dataclass(frozen=True)
+class EquiformerNBodyOptions(EquiformerLayerOptions):
+    """Options of :class:`EquiformerNBody`; with envelope "none" no edge ends at the cutoff."""
+
+    dim: str = "32,16"
+    depth: int = 1
+    heads: str = "4"
+    dim_head: str = "8"
+    radial_basis: str = "log_gaussian"
+    envelope: str = "none"
+    cutoff: Annotated[
+        float, "scale of the radial basis and cutoff, in the unit of the positions"
+    ] = 10.0
+    horizon: Annotated[float, "time from start to target"] = 1.0
+    updates: Annotated[int, "number of updates of positions and velocities", MAIN] = 5
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_at_least(self, 1, ["updates"])
+        check_positive(self, ["cutoff", "horizon"])
+        if self.num_degrees < 2:
+            raise ValueError("velocities are vectors: set num_degrees to 2 or more")
+
+    def remarks(self) -> list[str]:
+        """Complete graphs have no edge that could appear: "none" is smooth there."""
+        return [line for line in super().remarks() if not line.startswith("envelope none")]
+
+
+class EquiformerUpdate(nn.Module):
+    """One update: what comes in joins the features, layers, then two vectors of a particle."""
+
+    def __init__(self, options: EquiformerNBodyOptions):
+        super().__init__()
+        self.options = options
+        self.embed = FiberLinear((2, 1), options.fiber)
+        self.layers = EquiformerLayers(options, options.fiber, 3, options.cutoff)
+        self.vectors = FiberLinear(options.fiber, (1, 2))
+        with torch.no_grad():
+            self.vectors.weights[1] *= 0.1
+
+    def forward(
+        self,
+        hidden: Tensor | None,
+        inputs: Tensor,
+        graph: GraphIndex,
+        position: Tensor,
+        scalars: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """New hidden features (nodes, width) and the two vectors (nodes, 3).
+
+        inputs (nodes, 5): charge, squared speed, velocity. scalars (edges, 3).
+        """
+        vectors = edge_vectors(position, graph)
+        envelope = ENVELOPES[self.options.envelope](safe_length(vectors) / self.options.cutoff)
+        geometry = self.layers.geometry(graph, vectors, envelope, scalars, position)
+
+        fresh = self.embed(inputs)
+        hidden = self.layers(fresh if hidden is None else hidden + fresh, geometry)
+        moved, pushed = split_fiber(self.vectors(hidden), (1, 2))[1].unbind(-1)
+        return hidden, moved, pushed
+
+
+@NETWORKS.register("equiformer_nbody")
+class EquiformerNBody(EquiformerRemarks, Network):
+    """Displacement and velocity change of every particle, and the states on the way.
+
+    ``displacement`` and ``velocity_change`` are (nodes, 3), ``waypoints`` (nodes, updates, 6).
+    Reads what :class:`farfield.models.networks.nbody_transformer.SE3TransformerNBody` reads, but no
+    cached basis.
+    """
+
+    Options = EquiformerNBodyOptions
+    predicts = NBODY
+
+    def __init__(self, options: EquiformerNBodyOptions):
+        super().__init__()
+        self.options = options
+        self.updates = nn.ModuleList(EquiformerUpdate(options) for _ in range(options.updates))
+
+    def outputs(self) -> dict[str, Output]:
+        return {
+            "displacement": Output("node", "vector"),
+            "velocity_change": Output("node", "vector"),
+            "waypoints": Output("node", "vectors"),
+        }
+
+    def forward(self, batch: AtomBatch) -> dict[str, Tensor]:
+        """State changes of all particles of a batch."""
+        graph, start = batch.graph, batch.positions
+        speed = batch.node_features["velocities"]
+        charges = batch.node_features["charges"].to(start.dtype)
+        coupling = coupling_of(batch, charges)
+
+        # the change is kept apart from the state, so that small changes stay exact
+        shift, change = torch.zeros_like(start), torch.zeros_like(speed)
+        tau = self.options.horizon / self.options.updates
+        hidden, waypoints = None, []
+        for update in self.updates:
+            position, velocity = start + shift, speed + change
+            vectors = edge_vectors(position, graph)
+            _, motion = motion_along_edges(graph, vectors, safe_length(vectors), velocity)
+            square = velocity.square().sum(-1, keepdim=True)
+            inputs = torch.cat([charges.unsqueeze(1), square, velocity], -1)
+            hidden, moved, pushed = update(
+                hidden, inputs, graph, position, torch.cat([coupling, motion], -1)
+            )
+
+            shift = shift + tau * (velocity + moved)
+            change = change + pushed
+            waypoints.append(torch.cat([shift, change], -1))
+        return {
+            "displacement": shift,
+            "velocity_change": change,
+            "waypoints": torch.stack(waypoints, 1),
+        }

@@ -11,7 +11,7 @@ nodes x sum_l (2l + 1) C_l C'_l multiply-adds for a linear map.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,13 +40,14 @@ class FiberLinear(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = split_fiber(x, self.fiber_in)
-        mixed = [
-            part @ weight for part, weight in zip(parts, self.weights, strict=False)
-        ]
+        return join_fiber(self.parts(split_fiber(x, self.fiber_in)))
+
+    def parts(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """The same on the parts (nodes, 2l + 1, C_l) of all degrees."""
+        mixed = [part @ weight for part, weight in zip(parts, self.weights, strict=False)]
         for l in range(len(mixed), len(self.fiber_out)):
-            mixed.append(x.new_zeros(x.shape[0], 2 * l + 1, self.fiber_out[l]))
-        return join_fiber(mixed)
+            mixed.append(parts[0].new_zeros(len(parts[0]), 2 * l + 1, self.fiber_out[l]))
+        return mixed
 
 
 class FiberNorm(nn.Module):
@@ -83,10 +84,14 @@ class FiberGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(nodes, width of fiber_in) -> (nodes, width of fiber)."""
-        first, *higher = split_fiber(x, self.fiber_in)
+        return join_fiber(self.parts(split_fiber(x, self.fiber_in)))
+
+    def parts(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """The same on the parts (nodes, 2l + 1, C_l) of all degrees."""
+        first, *higher = parts
         *gates, scalars = first.split([*self.fiber[1:], self.fiber[0]], -1)
         gated = [part * gate.sigmoid() for part, gate in zip(higher, gates, strict=True)]
-        return join_fiber([nn.functional.silu(scalars), *gated])
+        return [nn.functional.silu(scalars), *gated]
 
 
 class FiberFeedForward(nn.Module):
@@ -124,8 +129,11 @@ class FiberFeedForward(nn.Module):
         return self.reduce(self.gate(self.expand(x)))
 
     def _lengths(self, part: Tensor) -> Tensor:
-        """Lengths of the channels of one degree (nodes, 2l + 1, C) -> (nodes, 1, C)."""
-        return soft_length(part, 1, math.sqrt(self.epsilon)).unsqueeze(1)
+        """Lengths of the channels of one degree (nodes, 2l + 1, C) -> (nodes, 1, C).
+
+        Softened more than the norm: the norm has made small features a hundred times larger.
+        """
+        return soft_length(part, 1, self.epsilon**0.25).unsqueeze(1)
 
 
 def soft_length(x: Tensor, dim: int, softening: float) -> Tensor:

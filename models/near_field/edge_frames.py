@@ -145,21 +145,23 @@ def _unpacking(lmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Ten
 def _unpacking_of_degree(
     l: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """How D^l is read from its packed values.
+    """How D^l is read from its packed values, rows m = 0, -1, 1, -2, 2, ...
 
     Returns the place of each entry ((2l + 1)^2,) int64, and its sign for plain and for flipped
     edges (2, (2l + 1)^2).
     """
     source, sign = _unpacking(l, dtype, torch.device("cpu"))
     size, rows = 2 * l + 1, num_rows(l)
-    block = torch.empty_like(source.view(rows, rows))
-    block[rows_by_order(l)] = source.view(rows, rows)  # rows by degree again
-    signs = torch.empty_like(sign.view(2, rows, rows))
-    signs[:, rows_by_order(l)] = sign.view(2, rows, rows)
+
+    # row of the dense rotation that holds (l, m): m = 0 of all degrees come first, then m, then -m
+    place_of = torch.argsort(rows_by_order(l))
+    order = [0, *(sign_m * m for m in range(1, l + 1) for sign_m in (-1, 1))]
+    chosen = place_of[[l * l + l + m for m in order]]
 
     # places of the whole basis start with 1, 0 and the lower degrees
-    place = block[-size:, -size:].flatten() - 2 - packed_size(l - 1)
-    return place.to(device), signs[:, -size:, -size:].flatten(1).contiguous().to(device)
+    place = source.view(rows, rows)[chosen, -size:].flatten() - 2 - packed_size(l - 1)
+    signs = sign.view(2, rows, rows)[:, chosen, -size:]
+    return place.to(device), signs.flatten(1).contiguous().to(device)
 
 
 @dataclasses.dataclass
@@ -234,8 +236,9 @@ class EdgeBasis:
     def matrices(self) -> tuple[Tensor, ...]:
         """Wigner matrices into the frame of the edge, (edges, 2l + 1, 2l + 1) for l = 1 .. lmax.
 
-        The blocks of :meth:`rotation`, rows m = -l .. l. For degrees with different numbers of
-        channels, and for high degrees: 454 values an edge at lmax 6 where the dense one has 2401.
+        The blocks of :meth:`rotation`, rows m = 0, -1, 1, -2, 2, ... For degrees with different
+        numbers of channels, and for high degrees: 454 values an edge at lmax 6 where the dense
+        rotation has 2401.
         """
         found = []
         for l, packed in enumerate(self.packed, 1):

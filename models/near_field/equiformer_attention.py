@@ -24,7 +24,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -129,17 +129,20 @@ class AttentionOptions:
     epsilon: float = 1e-4
 
 
+Parts = list[Tensor]  # (rows, 2l + 1, C_l) for each degree
+
+
 class EdgeReading(abc.ABC, nn.Module):
     """What edges and nodes say to a node: logits and values.
 
-    ``forward(x, geometry) -> logits (edges, all heads), values (edges, width)``, and the same of
-    the node itself, (nodes, all heads) and (nodes, width), or None twice.
+    ``forward(x, geometry)`` gives logits (edges, all heads) and values, a part (edges, 2l + 1, C_l)
+    for each degree, and the same of the nodes themselves, or None twice.
     """
 
     @abc.abstractmethod
     def forward(
         self, x: Tensor, geometry: PointGeometry
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]: ...
+    ) -> tuple[Tensor, Parts, Tensor | None, Parts | None]: ...
 
 
 # name -> class of AttentionOptions
@@ -154,38 +157,37 @@ class DistanceReading(EdgeReading):
         super().__init__()
         sizes = options.sizes
         self.sizes, self.softening = sizes, math.sqrt(options.epsilon)
-        both = tuple(2 * channels for channels in sizes.values)  # each head: its key, its value
-        self.both = both
+        self.both = tuple(2 * channels for channels in sizes.values)  # all keys, then all values
         self.query = FiberLinear(options.fiber, sizes.queries)
         self.convolution = FiberConvolution(
-            options.fiber, both, options.kernel, options.handed, options.radial
+            options.fiber, self.both, options.kernel, options.handed, options.radial
         )
-        self.own = FiberLinear(options.fiber, both) if sizes.attend_self else None
+        self.own = FiberLinear(options.fiber, self.both) if sizes.attend_self else None
 
     def forward(self, x: Tensor, geometry: PointGeometry):
         query = self.query(x)
-        here = gather_dst(geometry.graph, query)
+        here = split_fiber(gather_dst(geometry.graph, query), self.sizes.queries)
         logits, values = self._read(here, self.convolution(x, geometry))
         if self.own is None:
             return logits, values, None, None
-        return logits, values, *self._read(query, self.own(x))
+        query = split_fiber(query, self.sizes.queries)
+        return logits, values, *self._read(query, split_fiber(self.own(x), self.both))
 
-    def _read(self, query: Tensor, both: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and values of queries (rows, width) on keys and values (rows, 2 width)."""
+    def _read(self, queries: Sequence[Tensor], both: Sequence[Tensor]) -> tuple[Tensor, Parts]:
+        """Logits (rows, all heads) and values of queries on keys and values."""
         logits, values = [], []
-        queries, boths = split_fiber(query, self.sizes.queries), split_fiber(both, self.both)
-        degrees = zip(queries, boths, self.sizes.heads, self.sizes.value_heads, strict=True)
-        for l, (asked, told, heads, value_heads) in enumerate(degrees):
+        degrees = zip(queries, both, self.sizes.heads, self.sizes.value_heads, strict=True)
+        for l, (query, told, heads, key_heads) in enumerate(degrees):
             # (rows, 2l + 1, heads, width)
-            key, value = told.unflatten(-1, (value_heads, -1)).chunk(2, -1)
-            apart = asked.unflatten(-1, (heads, -1)) - key
+            key, value = told.chunk(2, -1)
+            apart = query.unflatten(-1, (heads, -1)) - key.unflatten(-1, (key_heads, -1))
             if l == 0:
                 distance = soft_length(apart, (1, 3), self.softening)
             else:
                 distance = soft_length(apart, 1, self.softening).sum(-1)
             logits.append(-distance / math.sqrt(self.sizes.widths[l]))
-            values.append(value.flatten(2))
-        return torch.cat(logits, -1), join_fiber(values)
+            values.append(value)
+        return torch.cat(logits, -1), values
 
 
 @LOGITS.register("mlp")
@@ -199,12 +201,12 @@ class MLPReading(EdgeReading):
         self.activation = ACTIVATIONS[options.activation]
         self.hidden = [options.hidden_multiple * heads for heads in sizes.heads]
         self.gate = FiberGate(sizes.values)
-        message = widened(self.gate.fiber_in, sum(self.hidden))
+        self.message = widened(self.gate.fiber_in, sum(self.hidden))
 
         self.convolution = FiberConvolution(
-            options.fiber, message, options.kernel, options.handed, options.radial
+            options.fiber, self.message, options.kernel, options.handed, options.radial
         )
-        self.own = FiberLinear(options.fiber, message) if sizes.attend_self else None
+        self.own = FiberLinear(options.fiber, self.message) if sizes.attend_self else None
         self.score = nn.ModuleList(
             nn.Linear(hidden, heads, bias=False)
             for hidden, heads in zip(self.hidden, sizes.heads, strict=True)
@@ -215,17 +217,18 @@ class MLPReading(EdgeReading):
         logits, values = self._read(self.convolution(x, geometry))
         if self.own is None:
             return logits, values, None, None
-        return logits, values, *self._read(self.own(x))
+        return logits, values, *self._read(split_fiber(self.own(x), self.message))
 
-    def _read(self, message: Tensor) -> tuple[Tensor, Tensor]:
-        """Messages (rows, width) -> logits (rows, all heads) and values (rows, value width)."""
+    def _read(self, message: Sequence[Tensor]) -> tuple[Tensor, Parts]:
+        """Messages -> logits (rows, all heads) and values."""
         hidden = sum(self.hidden)
-        scores = self.activation(message[:, :hidden], self.slope).split(self.hidden, -1)
+        seen, scalars = message[0].split([hidden, message[0].shape[-1] - hidden], -1)
+        scores = self.activation(seen.squeeze(1), self.slope).split(self.hidden, -1)
         logits = [
             score(part) / math.sqrt(width)
             for score, part, width in zip(self.score, scores, self.sizes.widths, strict=True)
         ]
-        return torch.cat(logits, -1), self.value(self.gate(message[:, hidden:]))
+        return torch.cat(logits, -1), self.value.parts(self.gate.parts([scalars, *message[1:]]))
 
 
 class EquiformerAttention(nn.Module):
@@ -262,45 +265,39 @@ class EquiformerAttention(nn.Module):
         logits, values, own_logits, own_values = self.reading(x, geometry)
         weights, own = self_softmax(geometry.graph, logits, own_logits, geometry.envelope)
 
-        heard = sum_edges(geometry.graph, self._weighted(values, weights))
+        heard = [sum_edges(geometry.graph, part) for part in self._weighted(values, weights)]
         if own is not None:
-            heard = heard + self._weighted(own_values, own)
+            heard = [a + b for a, b in zip(heard, self._weighted(own_values, own), strict=True)]
         if self.gates is not None:
             heard = self._weighted(heard, torch.sigmoid(self.gates(scalars)), self.sizes.heads)
-        return self.out(self._with_far(heard, scalars, geometry))
+        return self.out(join_fiber([*self._with_far(heard[0], scalars, geometry), *heard[1:]]))
 
     def _weighted(
-        self, values: Tensor, weights: Tensor, heads: tuple[int, ...] | None = None
-    ) -> Tensor:
-        """Values times the weight of their head.
+        self, values: Parts, weights: Tensor, groups: tuple[int, ...] | None = None
+    ) -> Parts:
+        """Values (rows, 2l + 1, C_l) times the weight of their head (rows, all heads).
 
-        Values (rows, width) with ``heads`` (None: those of keys and values), weights (rows, all
-        heads) -> (rows, width of all heads).
+        groups: heads of the values (None: those of keys and values).
         """
-        sizes = self.sizes
-        fiber = sizes.values if heads is None else sizes.queries
-        groups = sizes.value_heads if heads is None else heads
-        parts = split_fiber(values, fiber)
-        weighted = []
-        for part, weight, group in zip(parts, weights.split(sizes.heads, -1), groups, strict=True):
-            # (rows, 2l + 1, heads, width) times (rows, 1, heads, 1)
-            part = part.unflatten(-1, (group, -1)) * weight.unsqueeze(1).unsqueeze(-1)
-            weighted.append(part.flatten(2))
-        return join_fiber(weighted)
+        groups = groups or self.sizes.value_heads
+        by_degree = zip(values, weights.split(self.sizes.heads, -1), groups, strict=True)
+        # (rows, 2l + 1, heads, width) times (rows, 1, heads, 1)
+        return [
+            (part.unflatten(-1, (group, -1)) * weight.unsqueeze(1).unsqueeze(-1)).flatten(2)
+            for part, weight, group in by_degree
+        ]
 
-    def _with_far(self, heard: Tensor, scalars: Tensor, geometry: PointGeometry) -> Tensor:
-        """What scalars hear of the whole structure, behind the scalars of the heads."""
+    def _with_far(self, heard: Tensor, scalars: Tensor, geometry: PointGeometry) -> Parts:
+        """Scalars that the heads heard (nodes, 1, C_0), with those of the whole structure behind.
+        """
         graph = geometry.graph
-        near = self.sizes.queries[0]
-        parts = [heard[:, :near]]
+        parts = [heard]
         if self.everywhere is not None:
-            parts.append(self.everywhere(graph, scalars))
+            parts.append(self.everywhere(graph, scalars).unsqueeze(1))
         if self.far is not None:
-            message = self.far(
-                graph, geometry.positions, scalars.unsqueeze(1), geometry.cell, geometry.periodic
-            )
-            parts.append(message.squeeze(1))
-        return torch.cat([*parts, heard[:, near:]], -1) if len(parts) > 1 else heard
+            where = (geometry.positions, scalars.unsqueeze(1), geometry.cell, geometry.periodic)
+            parts.append(self.far(graph, *where))
+        return [torch.cat(parts, -1)]
 
 
 def self_softmax(

@@ -32,7 +32,7 @@ from farfield.models.choices import Registry
 from farfield.models.graph_ops import GraphIndex, gather_dst, gather_src
 from farfield.models.layers.fiber_layers import FiberLinear
 from farfield.models.layers.layer_norm import LayerNorm
-from farfield.models.so3.fibers import Fiber, join_fiber, split_fiber
+from farfield.models.so3.fibers import Fiber, split_fiber
 
 # name -> (fiber_in, fiber_out, handed, sizes) -> module: framed parts, geometry -> framed parts
 EDGE_KERNELS: Registry[type[nn.Module]] = Registry("edge kernel")
@@ -47,7 +47,7 @@ class PointGeometry:
     Attributes
         graph       topology
         frames      Wigner matrices into the frame of each edge, (edges, 2l + 1, 2l + 1) for
-                    l = 1 .. L
+                    l = 1 .. L, rows m = 0, -1, 1, -2, 2, ...
         envelope    (edges, 1)
         invariants  (edges, k): radial basis of the length and invariant edge features
         hidden      (edges, radial width) from the radial trunk, or None: no layer reads it
@@ -80,7 +80,8 @@ class RadialSizes:
 class FiberConvolution(nn.Module):
     """Messages of all edges from features (nodes, width of fiber_in).
 
-    kernel: name in ``EDGE_KERNELS``. ``forward(x, geometry) -> (edges, width of fiber_out)``.
+    kernel: name in ``EDGE_KERNELS``. ``forward(x, geometry)`` gives a part (edges, 2l + 1, C_l) for
+    each degree of fiber_out.
     """
 
     def __init__(
@@ -92,23 +93,21 @@ class FiberConvolution(nn.Module):
         self.receiver = FiberLinear(fiber_in, fiber_in)
         self.kernel = EDGE_KERNELS.find(kernel)(fiber_in, fiber_out, handed, sizes)
 
-    def forward(self, x: Tensor, geometry: PointGeometry) -> Tensor:
+    def forward(self, x: Tensor, geometry: PointGeometry) -> list[Tensor]:
         graph, frames = geometry.graph, geometry.frames
         ends = gather_src(graph, self.sender(x)) + gather_dst(graph, self.receiver(x))
 
         # into the frame, (edges, 2l + 1, C_l) for each degree; scalars look the same there
         scalars, *higher = split_fiber(ends, self.fiber_in)
         framed = [torch.bmm(turn, part) for turn, part in zip(frames, higher, strict=False)]
-        mixed = self.kernel([scalars, *framed], geometry)
+        scalars, *higher = self.kernel([scalars, *framed], geometry)
 
-        # back; a degree above those that came in has only the rows |m| <= L_in
-        scalars, *higher = mixed
-        turned = []
-        for l, part in enumerate(higher, 1):
-            missing = (2 * l + 1 - part.shape[1]) // 2
-            rows = frames[l - 1][:, missing : 2 * l + 1 - missing]
-            turned.append(torch.bmm(rows.transpose(1, 2), part))
-        return join_fiber([scalars, *turned])
+        # back; a degree above those that came in has only the rows |m| <= L_in, the first ones
+        turned = [
+            torch.bmm(turn[:, : part.shape[1]].transpose(1, 2), part)
+            for turn, part in zip(frames, higher, strict=False)
+        ]
+        return [scalars, *turned]
 
 
 @EDGE_KERNELS.register("factorised")
@@ -140,33 +139,29 @@ class FactorisedKernel(nn.Module):
     def forward(self, framed: list[Tensor], geometry: PointGeometry) -> list[Tensor]:
         """Parts (edges, 2l + 1, C_l) -> parts (edges, 2 min(l, L_in) + 1, C'_l)."""
         radial = self.radial(geometry.hidden).split(self.inputs, -1)
+        orders = [part.split(_order_sizes(part), 1) for part in framed]
         by_degree: list[list[Tensor]] = [[] for _ in self.fiber_out]
         for m in range(self.orders):
             # rows -m, m of all degrees side by side: (edges, 1 or 2, inputs)
-            rows = [part[:, l - m : l + m + 1 : 2 * m or 1] for l, part in enumerate(framed[m:], m)]
-            part = torch.cat(rows, -1) * radial[m].unsqueeze(1)
+            part = torch.cat([rows[m] for rows in orders[m:]], -1) * radial[m].unsqueeze(1)
             mixed = part @ self.even[m]
             if m and self.odd is not None:
                 crossed = part @ self.odd[m - 1]
                 mixed = mixed + torch.stack([-crossed[:, 1], crossed[:, 0]], 1)
 
-            channels = self.fiber_out[m:]
-            for l, degree in enumerate(mixed.split(channels, -1), m):
+            for l, degree in enumerate(mixed.split(self.fiber_out[m:], -1), m):
                 by_degree[l].append(degree)
-        return [_rows_of_orders(orders) for orders in by_degree]
+        return [torch.cat(parts, 1) for parts in by_degree]
+
+
+def _order_sizes(part: Tensor) -> list[int]:
+    """Rows of m = 0, then of each pair -m, m of a part (edges, 2l + 1, C)."""
+    return [1] + [2] * (part.shape[1] // 2)
 
 
 def _mixing(inputs: int, outputs: int, halved: bool) -> nn.Parameter:
     """Weights of variance 1 / inputs; ``halved``: of two maps that are summed."""
     return nn.Parameter(torch.randn(inputs, outputs) / math.sqrt((1 + halved) * inputs))
-
-
-def _rows_of_orders(orders: list[Tensor]) -> Tensor:
-    """Rows m = 0 (edges, 1, C), then pairs -m, m (edges, 2, C) -> rows -M .. M (edges, 2M + 1, C).
-    """
-    first, *pairs = orders
-    below = [pair[:, :1] for pair in reversed(pairs)]
-    return torch.cat([*below, first, *(pair[:, 1:] for pair in pairs)], 1)
 
 
 @EDGE_KERNELS.register("pairwise")
@@ -248,13 +243,14 @@ class DegreePair(nn.Module):
 
     def forward(self, part: Tensor, invariants: Tensor, order: int) -> Tensor:
         """Part (edges, 2l + 1, C) -> (edges, 2 order + 1, C'), zero beyond |m| = min(l, l')."""
-        l, m = part.shape[1] // 2, self.order
-        part = part[:, l - m : l + m + 1]
-        central = part * torch.cat([self.even[1:].flip(0), self.even]).unsqueeze(-1)
+        m = self.order
+        first, pairs = part[:, :1], part[:, 1 : 2 * m + 1].unflatten(1, (m, 2))
+        turned = pairs * self.even[1:].view(m, 1, 1)
         if self.odd is not None:
-            sign = torch.cat([-self.odd.flip(0), self.odd.new_zeros(1), self.odd])
-            central = central + part.flip(1) * sign.unsqueeze(-1)
+            minus, plus = pairs.unbind(2)
+            turned = turned + torch.stack([-plus, minus], 2) * self.odd.view(m, 1, 1)
+        central = torch.cat([first * self.even[0], turned.flatten(1, 2)], 1)
 
         weight = self.radial(invariants).unflatten(-1, self.shape)
         mixed = torch.bmm(central, weight.transpose(1, 2))
-        return nn.functional.pad(mixed, (0, 0, order - m, order - m))
+        return nn.functional.pad(mixed, (0, 0, 0, 2 * (order - m)))

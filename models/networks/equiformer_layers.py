@@ -33,7 +33,7 @@ from farfield.models.near_field.fiber_convolution import (
 )
 from farfield.models.networks.blocks import DropPath
 from farfield.models.networks.equiformer_options import EquiformerLayerOptions
-from farfield.models.so3.fibers import Fiber
+from farfield.models.so3.fibers import Fiber, join_fiber
 
 
 class AttentionBranch(nn.Module):
@@ -135,8 +135,9 @@ class EquiformerLayers(nn.Module):
         x = self._pooled(self.embed(x, geometry), geometry) + self.embed_own(x)
         return self.norm(self.layers(x, geometry))
 
-    def _pooled(self, messages: Tensor, geometry: PointGeometry) -> Tensor:
-        """Mean of the messages (edges, width) at every node (nodes, width)."""
+    def _pooled(self, parts: list[Tensor], geometry: PointGeometry) -> Tensor:
+        """Mean of the messages, a part (edges, 2l + 1, C_l) for each degree: (nodes, width)."""
+        messages = join_fiber(parts)
         graph, envelope = geometry.graph, geometry.envelope
         total = sum_edges(graph, envelope)  # (nodes, 1)
         if self.options.envelope == "none":

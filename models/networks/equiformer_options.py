@@ -101,7 +101,7 @@ class EquiformerLayerOptions:
     reversible: Annotated[
         bool, "recompute activations from the output, so that memory does not grow with depth"
     ] = False
-    norm_epsilon: Annotated[float, "smoothing of norms and squared distances"] = 1e-4
+    norm_epsilon: Annotated[float, "smoothing of norms and squared distances"] = 1e-2
 
     def __post_init__(self):
         check_at_least(

@@ -25,6 +25,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,13 +39,15 @@ from farfield.models.graph_ops import (
     incoming_max,
     sum_edges,
 )
-from farfield.models.layers.fiber_layers import FiberGate, FiberLinear, FiberNorm, soft_length
+from farfield.models.layers.fiber_layers import FiberGate, FiberLinear, FiberNorm
 from farfield.models.layers.global_attention import TaylorAttention
 from farfield.models.near_field.fiber_convolution import (
-    FiberConvolution,
+    EDGE_KERNELS,
+    FactorisedConvolution,
     PointGeometry,
     RadialSizes,
 )
+from farfield.models.near_field.frame_sums import squared_distances, weighted_messages
 from farfield.models.so3.fibers import Fiber, join_fiber, split_fiber, widened
 
 # name -> (values, slope far below zero) -> values
@@ -130,23 +133,54 @@ class AttentionOptions:
 
 
 Parts = list[Tensor]  # (rows, 2l + 1, C_l) for each degree
+Sums = Callable[[Tensor], Parts]  # weights (edges, all heads) -> weighted sums at the nodes
+
+
+class Heard(NamedTuple):
+    """What edges and nodes say to a node.
+
+    logits (edges, all heads). sums: how weights make sums of the values of the edges. own_logits
+    (nodes, all heads), own_values: of the nodes themselves, or None.
+    """
+
+    logits: Tensor
+    sums: Sums
+    own_logits: Tensor | None = None
+    own_values: Parts | None = None
 
 
 class EdgeReading(abc.ABC, nn.Module):
-    """What edges and nodes say to a node: logits and values.
-
-    ``forward(x, geometry)`` gives logits (edges, all heads) and values, a part (edges, 2l + 1, C_l)
-    for each degree, and the same of the nodes themselves, or None twice.
-    """
+    """Reads logits and values from the features of both ends of an edge."""
 
     @abc.abstractmethod
-    def forward(
-        self, x: Tensor, geometry: PointGeometry
-    ) -> tuple[Tensor, Parts, Tensor | None, Parts | None]: ...
+    def forward(self, x: Tensor, geometry: PointGeometry) -> Heard: ...
 
 
 # name -> class of AttentionOptions
 LOGITS: Registry[type[EdgeReading]] = Registry("logits")
+
+
+def head_weighted(values: Parts, weights: Tensor, sizes: HeadSizes, groups: Fiber) -> Parts:
+    """Values (rows, 2l + 1, C_l) times the weight of their head (rows, all heads).
+
+    groups: heads of the values, for each degree.
+    """
+    by_degree = zip(values, weights.split(sizes.heads, -1), groups, strict=True)
+    # (rows, 2l + 1, heads, width) times (rows, 1, heads, 1)
+    return [
+        (part.unflatten(-1, (group, -1)) * weight.unsqueeze(1).unsqueeze(-1)).flatten(2)
+        for part, weight, group in by_degree
+    ]
+
+
+def sums_of_messages(graph: GraphIndex, values: Parts, sizes: HeadSizes) -> Sums:
+    """Weighted sums of values that are there for every edge."""
+
+    def sums(weights: Tensor) -> Parts:
+        weighted = head_weighted(values, weights, sizes, sizes.value_heads)
+        return [sum_edges(graph, part) for part in weighted]
+
+    return sums
 
 
 @LOGITS.register("distance")
@@ -159,35 +193,77 @@ class DistanceReading(EdgeReading):
         self.sizes, self.softening = sizes, math.sqrt(options.epsilon)
         self.both = tuple(2 * channels for channels in sizes.values)  # all keys, then all values
         self.query = FiberLinear(options.fiber, sizes.queries)
-        self.convolution = FiberConvolution(
-            options.fiber, self.both, options.kernel, options.handed, options.radial
+        self.convolution = EDGE_KERNELS.find(options.kernel)(
+            options.fiber, self.both, options.handed, options.radial
         )
         self.own = FiberLinear(options.fiber, self.both) if sizes.attend_self else None
 
-    def forward(self, x: Tensor, geometry: PointGeometry):
-        query = self.query(x)
-        here = split_fiber(gather_dst(geometry.graph, query), self.sizes.queries)
-        logits, values = self._read(here, self.convolution(x, geometry))
+    def forward(self, x: Tensor, geometry: PointGeometry) -> Heard:
+        queries = split_fiber(self.query(x), self.sizes.queries)
+        if isinstance(self.convolution, FactorisedConvolution):
+            logits, sums = self._in_frames(queries, x, geometry)
+        else:
+            keys, values = _halves(self.convolution(x, geometry))
+            here = [gather_dst(geometry.graph, query) for query in queries]
+            logits = self._logits(self._squares(here, keys))
+            sums = sums_of_messages(geometry.graph, values, self.sizes)
         if self.own is None:
-            return logits, values, None, None
-        query = split_fiber(query, self.sizes.queries)
-        return logits, values, *self._read(query, split_fiber(self.own(x), self.both))
+            return Heard(logits, sums)
+        keys, values = _halves(split_fiber(self.own(x), self.both))
+        return Heard(logits, sums, self._logits(self._squares(queries, keys)), values)
 
-    def _read(self, queries: Sequence[Tensor], both: Sequence[Tensor]) -> tuple[Tensor, Parts]:
-        """Logits (rows, all heads) and values of queries on keys and values."""
-        logits, values = [], []
-        degrees = zip(queries, both, self.sizes.heads, self.sizes.value_heads, strict=True)
-        for l, (query, told, heads, key_heads) in enumerate(degrees):
-            # (rows, 2l + 1, heads, width)
-            key, value = told.chunk(2, -1)
-            apart = query.unflatten(-1, (heads, -1)) - key.unflatten(-1, (key_heads, -1))
-            if l == 0:
-                distance = soft_length(apart, (1, 3), self.softening)
-            else:
-                distance = soft_length(apart, 1, self.softening).sum(-1)
-            logits.append(-distance / math.sqrt(self.sizes.widths[l]))
-            values.append(value)
-        return torch.cat(logits, -1), values
+    def _in_frames(
+        self, queries: Sequence[Tensor], x: Tensor, geometry: PointGeometry
+    ) -> tuple[Tensor, Sums]:
+        """Logits and sums of values without a message in space (``frame_sums.py``)."""
+        sizes, convolution = self.sizes, self.convolution
+        inputs = convolution.inputs(x, geometry)
+        matrices = [_halves(convolution.matrices(m)) for m in range(convolution.orders)]
+        keys, values = zip(*matrices, strict=True)
+
+        squares = squared_distances(
+            geometry, inputs, keys, queries, sizes.heads, sizes.value_heads
+        )
+
+        def sums(weights: Tensor) -> Parts:
+            by_degree = weights.split(sizes.heads, -1)
+            return weighted_messages(geometry, inputs, values, by_degree, sizes.value_heads)
+
+        return self._logits(squares), sums
+
+    def _squares(self, queries: Sequence[Tensor], keys: Sequence[Tensor]) -> list[Tensor]:
+        """Squared distances (rows, heads, width) of queries and keys (rows, 2l + 1, channels)."""
+        by_degree = zip(queries, keys, self.sizes.heads, self.sizes.value_heads, strict=True)
+        return [
+            (query.unflatten(-1, (heads, -1)) - key.unflatten(-1, (told, -1))).square().sum(1)
+            for query, key, heads, told in by_degree
+        ]
+
+    def _logits(self, squares: Sequence[Tensor]) -> Tensor:
+        """Squared distances (rows, heads, width) of all degrees -> logits (rows, all heads).
+
+        Scalars have one distance over the width of a head, higher degrees one for each channel.
+        """
+        distances = [_soft_root(squares[0].sum(-1), self.softening)]
+        distances += [_soft_root(square, self.softening).sum(-1) for square in squares[1:]]
+        return torch.cat(
+            [
+                -distance / math.sqrt(width)
+                for distance, width in zip(distances, self.sizes.widths, strict=True)
+            ],
+            -1,
+        )
+
+
+def _halves(parts: Sequence[Tensor]) -> tuple[Parts, Parts]:
+    """First and second half of the channels of every part."""
+    first, second = zip(*(part.chunk(2, -1) for part in parts), strict=True)
+    return list(first), list(second)
+
+
+def _soft_root(square: Tensor, softening: float) -> Tensor:
+    """``sqrt(x + s^2) - s``: the root with all derivatives at zero."""
+    return (square + softening**2).sqrt() - softening
 
 
 @LOGITS.register("mlp")
@@ -203,8 +279,8 @@ class MLPReading(EdgeReading):
         self.gate = FiberGate(sizes.values)
         self.message = widened(self.gate.fiber_in, sum(self.hidden))
 
-        self.convolution = FiberConvolution(
-            options.fiber, self.message, options.kernel, options.handed, options.radial
+        self.convolution = EDGE_KERNELS.find(options.kernel)(
+            options.fiber, self.message, options.handed, options.radial
         )
         self.own = FiberLinear(options.fiber, self.message) if sizes.attend_self else None
         self.score = nn.ModuleList(
@@ -213,11 +289,12 @@ class MLPReading(EdgeReading):
         )
         self.value = FiberLinear(sizes.values, sizes.values)
 
-    def forward(self, x: Tensor, geometry: PointGeometry):
+    def forward(self, x: Tensor, geometry: PointGeometry) -> Heard:
         logits, values = self._read(self.convolution(x, geometry))
+        sums = sums_of_messages(geometry.graph, values, self.sizes)
         if self.own is None:
-            return logits, values, None, None
-        return logits, values, *self._read(split_fiber(self.own(x), self.message))
+            return Heard(logits, sums)
+        return Heard(logits, sums, *self._read(split_fiber(self.own(x), self.message)))
 
     def _read(self, message: Sequence[Tensor]) -> tuple[Tensor, Parts]:
         """Messages -> logits (rows, all heads) and values."""
@@ -262,30 +339,18 @@ class EquiformerAttention(nn.Module):
     def forward(self, x: Tensor, geometry: PointGeometry) -> Tensor:
         x = self.norm(x)
         scalars = x[:, : self.fiber[0]]
-        logits, values, own_logits, own_values = self.reading(x, geometry)
-        weights, own = self_softmax(geometry.graph, logits, own_logits, geometry.envelope)
+        said = self.reading(x, geometry)
+        weights, own = self_softmax(
+            geometry.graph, said.logits, said.own_logits, geometry.envelope
+        )
 
-        heard = [sum_edges(geometry.graph, part) for part in self._weighted(values, weights)]
+        heard, sizes = said.sums(weights), self.sizes
         if own is not None:
-            heard = [a + b for a, b in zip(heard, self._weighted(own_values, own), strict=True)]
+            ours = head_weighted(said.own_values, own, sizes, sizes.value_heads)
+            heard = [a + b for a, b in zip(heard, ours, strict=True)]
         if self.gates is not None:
-            heard = self._weighted(heard, torch.sigmoid(self.gates(scalars)), self.sizes.heads)
+            heard = head_weighted(heard, torch.sigmoid(self.gates(scalars)), sizes, sizes.heads)
         return self.out(join_fiber([*self._with_far(heard[0], scalars, geometry), *heard[1:]]))
-
-    def _weighted(
-        self, values: Parts, weights: Tensor, groups: tuple[int, ...] | None = None
-    ) -> Parts:
-        """Values (rows, 2l + 1, C_l) times the weight of their head (rows, all heads).
-
-        groups: heads of the values (None: those of keys and values).
-        """
-        groups = groups or self.sizes.value_heads
-        by_degree = zip(values, weights.split(self.sizes.heads, -1), groups, strict=True)
-        # (rows, 2l + 1, heads, width) times (rows, 1, heads, 1)
-        return [
-            (part.unflatten(-1, (group, -1)) * weight.unsqueeze(1).unsqueeze(-1)).flatten(2)
-            for part, weight, group in by_degree
-        ]
 
     def _with_far(self, heard: Tensor, scalars: Tensor, geometry: PointGeometry) -> Parts:
         """Scalars that the heads heard (nodes, 1, C_0), with those of the whole structure behind.

@@ -22,6 +22,7 @@ multiply-adds, O(L^3); pairwise (L + 1)^2 C C' / (L + 1) radial values, which is
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
 
@@ -30,12 +31,13 @@ from torch import Tensor, nn
 
 from farfield.models.choices import Registry
 from farfield.models.graph_ops import GraphIndex, gather_dst, gather_src
+from farfield.models.kernels.edge_slots import EdgeSlots
 from farfield.models.layers.fiber_layers import FiberLinear
 from farfield.models.layers.layer_norm import LayerNorm
 from farfield.models.so3.fibers import Fiber, split_fiber
 
-# name -> (fiber_in, fiber_out, handed, sizes) -> module: framed parts, geometry -> framed parts
-EDGE_KERNELS: Registry[type[nn.Module]] = Registry("edge kernel")
+# name -> (fiber_in, fiber_out, handed, widths of what is read of an edge) -> convolution
+EDGE_KERNELS: Registry[type[FiberConvolution]] = Registry("edge kernel")
 
 PUBLIC_NORM_EPSILON = 1e-5  # of the layer norms of the public radial networks
 
@@ -46,6 +48,7 @@ class PointGeometry:
 
     Attributes
         graph       topology
+        slots       the edges grouped by receiver
         frames      Wigner matrices into the frame of each edge, (edges, 2l + 1, 2l + 1) for
                     l = 1 .. L, rows m = 0, -1, 1, -2, 2, ...
         envelope    (edges, 1)
@@ -56,6 +59,7 @@ class PointGeometry:
     """
 
     graph: GraphIndex
+    slots: EdgeSlots
     frames: tuple[Tensor, ...]
     envelope: Tensor
     invariants: Tensor
@@ -77,106 +81,109 @@ class RadialSizes:
     hidden: int
 
 
-class FiberConvolution(nn.Module):
+class FiberConvolution(nn.Module, abc.ABC):
     """Messages of all edges from features (nodes, width of fiber_in).
 
-    kernel: name in ``EDGE_KERNELS``. ``forward(x, geometry)`` gives a part (edges, 2l + 1, C_l) for
-    each degree of fiber_out.
+    ``forward(x, geometry)`` gives a part (edges, 2l + 1, C_l) for each degree of fiber_out.
     """
 
-    def __init__(
-        self, fiber_in: Fiber, fiber_out: Fiber, kernel: str, handed: bool, sizes: RadialSizes
-    ):
+    def __init__(self, fiber_in: Fiber, fiber_out: Fiber):
         super().__init__()
         self.fiber_in, self.fiber_out = fiber_in, fiber_out
         self.sender = FiberLinear(fiber_in, fiber_in)
         self.receiver = FiberLinear(fiber_in, fiber_in)
-        self.kernel = EDGE_KERNELS.find(kernel)(fiber_in, fiber_out, handed, sizes)
 
-    def forward(self, x: Tensor, geometry: PointGeometry) -> list[Tensor]:
-        graph, frames = geometry.graph, geometry.frames
+    def framed(self, x: Tensor, geometry: PointGeometry) -> list[Tensor]:
+        """Features of both ends in the frame of the edge, (edges, 2l + 1, C_l) for each degree."""
+        graph = geometry.graph
         ends = gather_src(graph, self.sender(x)) + gather_dst(graph, self.receiver(x))
-
-        # into the frame, (edges, 2l + 1, C_l) for each degree; scalars look the same there
         scalars, *higher = split_fiber(ends, self.fiber_in)
-        framed = [torch.bmm(turn, part) for turn, part in zip(frames, higher, strict=False)]
-        scalars, *higher = self.kernel([scalars, *framed], geometry)
+        turned = zip(geometry.frames, higher, strict=False)
+        return [scalars, *(torch.bmm(turn, part) for turn, part in turned)]
 
-        # back; a degree above those that came in has only the rows |m| <= L_in, the first ones
-        turned = [
-            torch.bmm(turn[:, : part.shape[1]].transpose(1, 2), part)
-            for turn, part in zip(frames, higher, strict=False)
+    def turned_back(self, framed: list[Tensor], geometry: PointGeometry) -> list[Tensor]:
+        """Parts in the frame -> parts in space.
+
+        A degree above those that came in has only the rows |m| <= L_in, the first ones.
+        """
+        scalars, *higher = framed
+        return [
+            scalars,
+            *(
+                torch.bmm(turn[:, : part.shape[1]].transpose(1, 2), part)
+                for turn, part in zip(geometry.frames, higher, strict=False)
+            ),
         ]
-        return [scalars, *turned]
+
+    @abc.abstractmethod
+    def forward(self, x: Tensor, geometry: PointGeometry) -> list[Tensor]: ...
 
 
 @EDGE_KERNELS.register("factorised")
-class FactorisedKernel(nn.Module):
+class FactorisedConvolution(FiberConvolution):
     """One product for each order |m| on all degrees and channels, radial functions on its inputs.
 
-    Reads ``geometry.hidden``, the trunk that all layers share.
+    Reads ``geometry.hidden``, the trunk that all layers share. The inputs are much narrower than
+    the messages: who sums messages with weights may sum the inputs and mix afterwards
+    (``frame_sums.py``).
     """
 
-    def __init__(self, fiber_in: Fiber, fiber_out: Fiber, handed: bool, sizes: RadialSizes):
-        super().__init__()
-        self.fiber_out = fiber_out
+    def __init__(self, fiber_in: Fiber, fiber_out: Fiber, handed: bool, radial: RadialSizes):
+        super().__init__(fiber_in, fiber_out)
+        self.handed = handed
         self.orders = min(len(fiber_in), len(fiber_out))
-        inputs = [sum(fiber_in[m:]) for m in range(self.orders)]
-        outputs = [sum(fiber_out[m:]) for m in range(self.orders)]
-
-        self.inputs = inputs
-        self.radial = nn.Linear(sizes.hidden, sum(inputs))
+        self.widths = [sum(fiber_in[m:]) for m in range(self.orders)]
+        self.radial = nn.Linear(radial.hidden, sum(self.widths))
         nn.init.ones_(self.radial.bias)
-        self.even = nn.ParameterList(
-            _mixing(inputs[m], outputs[m], handed and m > 0) for m in range(self.orders)
-        )
-        self.odd = None
-        if handed:
-            self.odd = nn.ParameterList(
-                _mixing(inputs[m], outputs[m], True) for m in range(1, self.orders)
-            )
 
-    def forward(self, framed: list[Tensor], geometry: PointGeometry) -> list[Tensor]:
-        """Parts (edges, 2l + 1, C_l) -> parts (edges, 2 min(l, L_in) + 1, C'_l)."""
-        radial = self.radial(geometry.hidden).split(self.inputs, -1)
-        orders = [part.split(_order_sizes(part), 1) for part in framed]
-        by_degree: list[list[Tensor]] = [[] for _ in self.fiber_out]
+        # (inputs of order m, channels out of all degrees l >= m)
+        self.mixing = nn.ParameterList()
+        for m, width in enumerate(self.widths):
+            inputs = 2 * width if handed and m else width
+            outputs = sum(fiber_out[m:])
+            self.mixing.append(nn.Parameter(torch.randn(inputs, outputs) / math.sqrt(inputs)))
+
+    def inputs(self, x: Tensor, geometry: PointGeometry) -> list[Tensor]:
+        """What order m mixes, for each m: rows -m, m of all degrees, (edges, 1 or 2, inputs)."""
+        radial = self.radial(geometry.hidden).split(self.widths, -1)
+        orders = [
+            part.split([1] + [2] * (part.shape[1] // 2), 1) for part in self.framed(x, geometry)
+        ]
+        found = []
         for m in range(self.orders):
-            # rows -m, m of all degrees side by side: (edges, 1 or 2, inputs)
             part = torch.cat([rows[m] for rows in orders[m:]], -1) * radial[m].unsqueeze(1)
-            mixed = part @ self.even[m]
-            if m and self.odd is not None:
-                crossed = part @ self.odd[m - 1]
-                mixed = mixed + torch.stack([-crossed[:, 1], crossed[:, 0]], 1)
+            if m and self.handed:
+                minus, plus = part.unbind(1)
+                part = torch.cat([part, torch.stack([-plus, minus], 1)], -1)
+            found.append(part)
+        return found
 
-            for l, degree in enumerate(mixed.split(self.fiber_out[m:], -1), m):
-                by_degree[l].append(degree)
-        return [torch.cat(parts, 1) for parts in by_degree]
+    def matrices(self, m: int) -> tuple[Tensor, ...]:
+        """Mixing of order m by output degree l = m, m + 1, ...: (inputs, C_l)."""
+        return self.mixing[m].split(self.fiber_out[m:], -1)
 
-
-def _order_sizes(part: Tensor) -> list[int]:
-    """Rows of m = 0, then of each pair -m, m of a part (edges, 2l + 1, C)."""
-    return [1] + [2] * (part.shape[1] // 2)
-
-
-def _mixing(inputs: int, outputs: int, halved: bool) -> nn.Parameter:
-    """Weights of variance 1 / inputs; ``halved``: of two maps that are summed."""
-    return nn.Parameter(torch.randn(inputs, outputs) / math.sqrt((1 + halved) * inputs))
+    def forward(self, x: Tensor, geometry: PointGeometry) -> list[Tensor]:
+        by_degree: list[list[Tensor]] = [[] for _ in self.fiber_out]
+        for m, part in enumerate(self.inputs(x, geometry)):
+            mixed = (part @ self.mixing[m]).split(self.fiber_out[m:], -1)
+            for l, rows in enumerate(mixed, m):
+                by_degree[l].append(rows)
+        return self.turned_back([torch.cat(rows, 1) for rows in by_degree], geometry)
 
 
 @EDGE_KERNELS.register("pairwise")
-class PairwiseKernel(nn.Module):
+class PairwiseConvolution(FiberConvolution):
     """Radial weights for each pair of channels, depthwise in degrees, then a linear map.
 
     The channels of every output degree are divided as evenly as possible over the input degrees.
     Reads ``geometry.invariants`` through a network of its own for each pair of degrees.
     """
 
-    def __init__(self, fiber_in: Fiber, fiber_out: Fiber, handed: bool, sizes: RadialSizes):
-        super().__init__()
+    def __init__(self, fiber_in: Fiber, fiber_out: Fiber, handed: bool, radial: RadialSizes):
+        super().__init__(fiber_in, fiber_out)
         self.pairs = nn.ModuleList(
             nn.ModuleList(
-                DegreePair(source, target, channels_in, channels_out, handed, sizes)
+                DegreePair(source, target, channels_in, channels_out, handed, radial)
                 for source, (channels_in, channels_out) in enumerate(
                     zip(fiber_in, _shares(channels, len(fiber_in)), strict=True)
                 )
@@ -188,9 +195,8 @@ class PairwiseKernel(nn.Module):
             for channels in fiber_out
         )
 
-    def forward(self, framed: list[Tensor], geometry: PointGeometry) -> list[Tensor]:
-        """Parts (edges, 2l + 1, C_l) -> parts (edges, 2 min(l, L_in) + 1, C'_l)."""
-        mixed = []
+    def forward(self, x: Tensor, geometry: PointGeometry) -> list[Tensor]:
+        framed, mixed = self.framed(x, geometry), []
         for target, (pairs, weight) in enumerate(zip(self.pairs, self.out, strict=True)):
             order = min(target, len(framed) - 1)
             groups = [
@@ -198,7 +204,7 @@ class PairwiseKernel(nn.Module):
                 for pair, part in zip(pairs, framed, strict=True)
             ]
             mixed.append(torch.cat(groups, -1) @ weight)
-        return mixed
+        return self.turned_back(mixed, geometry)
 
 
 def _shares(channels: int, groups: int) -> list[int]:

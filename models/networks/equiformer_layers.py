@@ -21,13 +21,14 @@ from torch import Tensor, nn
 
 from farfield.models.edges import safe_length
 from farfield.models.graph_ops import GraphIndex, sum_edges
+from farfield.models.kernels.edge_slots import EdgeSlots
 from farfield.models.layers.fiber_layers import FiberFeedForward, FiberLinear, FiberNorm
 from farfield.models.layers.radial import RADIAL_BASES, RadialTrunk
 from farfield.models.layers.reversible import PlainLayers, ReversibleLayers
 from farfield.models.near_field.edge_frames import EdgeBasis
 from farfield.models.near_field.equiformer_attention import EquiformerAttention
 from farfield.models.near_field.fiber_convolution import (
-    FiberConvolution,
+    EDGE_KERNELS,
     PointGeometry,
     RadialSizes,
 )
@@ -88,8 +89,8 @@ class EquiformerLayers(nn.Module):
             self.trunk = RadialTrunk(basis, edge_scalars, options.radial_hidden_dim)
         self.basis = basis
 
-        self.embed = FiberConvolution(
-            fiber_in, options.fiber, options.edge_kernel, options.handed, radial
+        self.embed = EDGE_KERNELS[options.edge_kernel](
+            fiber_in, options.fiber, options.handed, radial
         )
         self.embed_own = FiberLinear(fiber_in, options.fiber)
         stack = ReversibleLayers if options.reversible else PlainLayers
@@ -122,6 +123,7 @@ class EquiformerLayers(nn.Module):
             invariants = torch.cat([invariants, edge_scalars], -1)
         return PointGeometry(
             graph=graph,
+            slots=EdgeSlots(graph.src, graph.dst, graph.num_nodes, graph.num_nodes),
             frames=EdgeBasis.from_vectors(vectors, self.degree).matrices() if self.degree else (),
             envelope=envelope.view(-1, 1),
             invariants=invariants,

@@ -34,3 +34,18 @@ def complete_edges(nodes: int) -> tuple[Tensor, Tensor]:
     """
     receiver, sender = torch.ones(nodes, nodes).fill_diagonal_(0).nonzero(as_tuple=True)
     return sender, receiver
+
+
+def ragged_complete_edges(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Edges of complete graphs of different sizes without self loops: ``src`` and ``dst``.
+
+    counts (graphs,) int64: nodes of each graph. Edges are sorted by (dst, src).
+    """
+    receivers = torch.repeat_interleave(counts)  # graph of each node
+    senders = counts[receivers] - 1  # edges that each node receives
+    dst = torch.repeat_interleave(senders)
+
+    # place of an edge among those of its receiver (edges,), then past the receiver itself
+    place = torch.arange(len(dst), device=dst.device) - (senders.cumsum(0) - senders)[dst]
+    src = place + (counts.cumsum(0) - counts)[receivers][dst]
+    return src + (src >= dst).long(), dst

@@ -68,7 +68,8 @@ class _Replay:
     Attributes
         layers     f and g of the first pair, f and g of the second, ...
         context    what they read, without graph
-        active     places of its tensors that need gradients
+        tensors    the tensors in there
+        active     places of those that need gradients
         owned      for each layer, name -> place of its parameters among all parameters
         states     random state before each layer, filled by the forward pass
         training   the mode of each layer
@@ -76,6 +77,7 @@ class _Replay:
 
     layers: list[nn.Module]
     context: object
+    tensors: list[Tensor]
     active: list[int]
     owned: list[dict[str, int]]
     training: list[bool]
@@ -85,27 +87,36 @@ class _Replay:
     def of(cls, layers: list[nn.Module], context: object, parameters: list[Tensor]) -> _Replay:
         """The layers as they are now; ``parameters`` are all of them, each once."""
         tensors = context_tensors(context)
+        detached = [tensor.detach() if tensor.requires_grad else tensor for tensor in tensors]
         place = {id(parameter): n for n, parameter in enumerate(parameters)}
+        # a parameter that a layer has under two names is there twice
+        named = [layer.named_parameters(remove_duplicate=False) for layer in layers]
         return cls(
             layers,
-            with_tensors(context, [t.detach() if t.requires_grad else t for t in tensors]),
+            with_tensors(context, detached),
+            detached,
             [n for n, tensor in enumerate(tensors) if tensor.requires_grad],
-            [{name: place[id(p)] for name, p in layer.named_parameters()} for layer in layers],
+            [{name: place[id(p)] for name, p in of_layer} for of_layer in named],
             [layer.training for layer in layers],
         )
 
     def context_of(self, active: Sequence[Tensor]) -> object:
         """A context of its own for one run, with these tensors in the active places."""
-        tensors = context_tensors(self.context)
+        tensors = list(self.tensors)
         for place, tensor in zip(self.active, active, strict=True):
             tensors[place] = tensor
         return with_tensors(self.context, tensors)
+
+    def read_by(self, place: int) -> list[int]:
+        """Places of what layer number ``place`` can read among active tensors and parameters."""
+        count = len(self.active)
+        return [*range(count), *(count + n for n in sorted(set(self.owned[place].values())))]
 
     def run(self, place: int, x: Tensor, context: object, parameters: Sequence[Tensor]) -> Tensor:
         """Layer number ``place`` with its random numbers and with these parameters."""
         own = {name: parameters[index] for name, index in self.owned[place].items()}
         with self.states[place].again():
-            return functional_call(self.layers[place], own, (x, context))
+            return functional_call(self.layers[place], own, (x, context), tie_weights=False)
 
     def check_mode(self) -> None:
         """RuntimeError where a layer has changed its mode since the forward pass."""
@@ -163,13 +174,13 @@ def _by_inversion(
     leaves = [
         tensor.detach().requires_grad_(use) for tensor, use in zip(tensors, needed[1:], strict=True)
     ]
-    wanted = [n for n, leaf in enumerate(leaves) if leaf.requires_grad]
     sums: list[Tensor | None] = [None] * len(tensors)
     (moved, read), (moved_gradient, read_gradient) = streams, cotangents
 
     for place in reversed(range(len(replay.layers))):
         # before this layer the streams had changed places: it read what is now called ``moved``
         source = moved.detach().requires_grad_()
+        wanted = [n for n in replay.read_by(place) if leaves[n].requires_grad]
         inputs = [source, *(leaves[n] for n in wanted)]
         step, gradients = _pulled_back(replay, place, inputs, leaves, read_gradient)
         moved, read = read - step, moved

@@ -184,11 +184,27 @@ def test_only_some_tensors_need_gradients(kept, create_graph):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
-def test_a_parameter_that_two_layers_share():
+class Twice(nn.Module):
+    """A layer that has one parameter under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(WIDTH, WIDTH)
+        self.second = self.first
+
+    def forward(self, x: Tensor, context: Surroundings) -> Tensor:
+        return self.second(self.first(x).sin()) * context.scale
+
+
+def test_parameters_that_have_two_names():
+    """In one layer, and in two layers."""
     found = []
     for form in (call, two_streams):
         made, tensors = stack().eval(), inputs()
         made.pairs[2][1].linear = made.pairs[0][0].linear
+        made.pairs[1][0] = Twice().double()
+        torch.nn.init.constant_(made.pairs[1][0].first.weight, 0.3)
+        torch.nn.init.constant_(made.pairs[1][0].first.bias, 0.2)
         found.append(first_gradients(form, made, tensors))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)

@@ -142,9 +142,7 @@ def _unpacking(lmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Ten
 
 
 @table
-def _unpacking_of_degree(
-    l: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _unpacking_of_degree(l: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """How D^l is read from its packed values, rows m = 0, -1, 1, -2, 2, ...
 
     Returns the place of each entry ((2l + 1)^2,) int64, and its sign for plain and for flipped

@@ -221,9 +221,7 @@ class DistanceReading(EdgeReading):
         matrices = [_halves(convolution.matrices(m)) for m in range(convolution.orders)]
         keys, values = zip(*matrices, strict=True)
 
-        squares = squared_distances(
-            geometry, inputs, keys, queries, sizes.heads, sizes.value_heads
-        )
+        squares = squared_distances(geometry, inputs, keys, queries, sizes.heads, sizes.value_heads)
 
         def sums(weights: Tensor) -> Parts:
             by_degree = weights.split(sizes.heads, -1)
@@ -328,7 +326,7 @@ class EquiformerAttention(nn.Module):
         self.everywhere = self.far = None
         if everywhere.heads:
             self.everywhere = TaylorAttention(
-                scalars, everywhere.heads, everywhere.width, everywhere.gated
+                scalars, everywhere.heads, everywhere.width, gate_values=everywhere.gated
             )
             heard += everywhere.heads * everywhere.width
         if everywhere.far is not None:
@@ -340,9 +338,7 @@ class EquiformerAttention(nn.Module):
         x = self.norm(x)
         scalars = x[:, : self.fiber[0]]
         said = self.reading(x, geometry)
-        weights, own = self_softmax(
-            geometry.graph, said.logits, said.own_logits, geometry.envelope
-        )
+        weights, own = self_softmax(geometry.graph, said.logits, said.own_logits, geometry.envelope)
 
         heard, sizes = said.sums(weights), self.sizes
         if own is not None:
@@ -353,8 +349,7 @@ class EquiformerAttention(nn.Module):
         return self.out(join_fiber([*self._with_far(heard[0], scalars, geometry), *heard[1:]]))
 
     def _with_far(self, heard: Tensor, scalars: Tensor, geometry: PointGeometry) -> Parts:
-        """Scalars that the heads heard (nodes, 1, C_0), with those of the whole structure behind.
-        """
+        """Scalars of the heads (nodes, 1, C_0), with those of the whole structure behind."""
         graph = geometry.graph
         parts = [heard]
         if self.everywhere is not None:

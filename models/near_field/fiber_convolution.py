@@ -25,6 +25,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,8 @@ from farfield.models.so3.fibers import Fiber, split_fiber
 
 # name -> (fiber_in, fiber_out, handed, widths of what is read of an edge) -> convolution
 EDGE_KERNELS: Registry[type[FiberConvolution]] = Registry("edge kernel")
+
+Mixing = Sequence[Sequence[Tensor]]  # [m][l - m]: (inputs of order m, channels of degree l)
 
 PUBLIC_NORM_EPSILON = 1e-5  # of the layer norms of the public radial networks
 

@@ -23,11 +23,9 @@ from torch import Tensor
 
 from farfield.models.graph_ops import gather_dst
 from farfield.models.kernels.edge_slots import EdgeSlots
-from farfield.models.near_field.fiber_convolution import PointGeometry
+from farfield.models.near_field.fiber_convolution import Mixing, PointGeometry
 
 VALUES_PER_EDGE = 32  # sizes the chunks of receivers: 16,000 edges on a CPU
-
-Mixing = Sequence[Sequence[Tensor]]  # [m][l - m]: (inputs of order m, channels of degree l)
 
 
 def order_rows(m: int) -> slice:
@@ -62,23 +60,22 @@ def weighted_messages(
     return heard
 
 
-def _sums_in_space(
-    slots: EdgeSlots, frame: Tensor | None, part: Tensor, weights: Tensor
-) -> Tensor:
+def _sums_in_space(slots: EdgeSlots, frame: Tensor | None, part: Tensor, weights: Tensor) -> Tensor:
     """``sum_j a_ij,h D_ij^T p_ij`` of every receiver: (weights, nodes (2l + 1), inputs).
 
     frame D (edges, rows, 2l + 1), None for scalars; part p (edges, rows, inputs); weights a (edges,
     weights).
     """
-    edges, rows, inputs = part.shape
-    left = weights.view(edges, 1, -1, 1)
+    rows, inputs = part.shape[1:]
+    left = weights[:, None, :, None]
     if frame is not None:
         left = left * frame.unsqueeze(2)  # (edges, rows, weights, 2l + 1)
-    width = left.shape[2] * left.shape[3]
+    size = left.shape[3]
+    width = weights.shape[1] * size
 
     layout = slots.layout(VALUES_PER_EDGE)
-    left = layout.spread_filled(left.reshape(edges, -1))
-    part = layout.spread(part.reshape(edges, -1))
+    left = layout.spread_filled(left.flatten(1))
+    part = layout.spread(part.flatten(1))
 
     # one product for each receiver, over its slots and rows
     targets, found = [], []
@@ -91,7 +88,7 @@ def _sums_in_space(
     sums = part.new_zeros(slots.num_targets, width, inputs)
     if found:
         sums = sums.index_copy(0, torch.cat(targets), torch.cat(found))
-    by_weight = sums.unflatten(1, (weights.shape[1], -1)).transpose(0, 1)
+    by_weight = sums.unflatten(1, (weights.shape[1], size)).transpose(0, 1)
     return by_weight.flatten(1, 2)
 
 

@@ -24,13 +24,13 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from farfield.models.edges import safe_length
 from farfield.models.graph_ops import mean_nodes
 from farfield.models.layers.fiber_layers import FiberFeedForward, FiberLinear
 from farfield.models.layers.radial import ENVELOPES
 from farfield.models.networks.equiformer_inputs import Points, read_points
 from farfield.models.networks.equiformer_layers import EquiformerLayers
 from farfield.models.networks.equiformer_options import EquiformerOptions
-from farfield.models.edges import safe_length
 from farfield.models.option_fields import make_options
 from farfield.models.so3.fibers import split_fiber
 
@@ -121,9 +121,7 @@ class Equiformer(nn.Module):
             part = part.transpose(1, 2)  # (nodes, C, 2l + 1)
             part = part.squeeze(1) if self.out is not None else part
             part = part.squeeze(-1) if l == 0 else part
-            types.append(
-                mean_nodes(points.graph, part) if return_pooled else points.restore(part)
-            )
+            types.append(mean_nodes(points.graph, part) if return_pooled else points.restore(part))
         return _types(len(fiber))(*types, *[None] * (2 - len(types)))
 
     def _scalars(self, points: Points) -> Tensor:

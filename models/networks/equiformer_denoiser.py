@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated
 
-import torch
 from torch import Tensor, nn
 
 from farfield.models.batch import AtomBatch
@@ -61,9 +60,7 @@ class EquiformerDenoiser(EquiformerRemarks, Network):
         self.options = options
         self.tokens = nn.Embedding(options.num_tokens, options.fiber[0])
         self.hops = nn.Embedding(options.max_hops + 1, options.hop_size)
-        self.layers = EquiformerLayers(
-            options, options.fiber[:1], options.hop_size, options.cutoff
-        )
+        self.layers = EquiformerLayers(options, options.fiber[:1], options.hop_size, options.cutoff)
         self.vectors = FiberLinear(options.fiber, (1, 1))
 
     def outputs(self) -> dict[str, Output]:

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from farfield.models.batch import AtomBatch
+from farfield.models.bonded_pairs import bonds_of_adjacency
 from farfield.models.edges import edge_vectors, image_vectors, safe_length
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.kernels.padding import Padding
 from farfield.models.networks.equiformer_options import EquiformerOptions
 from farfield.models.point_graphs import (
     NeighbourRule,
-    bonds_of_adjacency,
     nearest_incoming,
     point_edges,
 )
@@ -229,7 +229,9 @@ def _of_batch(options: EquiformerOptions, batch: AtomBatch) -> Points:
     if options.num_neighbors is not None:
         near = GraphIndex(graph.src, graph.dst, graph.nodes_per_graph)
         ranked = torch.where(length <= options.valid_radius, length, torch.inf)
-        nearest = nearest_incoming(near, ranked.masked_fill(bonded, torch.inf), options.num_neighbors)
+        nearest = nearest_incoming(
+            near, ranked.masked_fill(bonded, torch.inf), options.num_neighbors
+        )
         chosen = torch.zeros_like(bonded)
         chosen[nearest] = True
         kept = (bonded | (chosen & (length <= options.valid_radius))).nonzero().flatten()

@@ -40,7 +40,7 @@ NBODY = "nbody"
 DENOISING = "denoising"
 """What a network of noised protein backbones predicts.
 
-It reads a batch (dataloader.datasets.backbone_data) with ``positions`` (nodes, 3), noised, Angstrom;
+It reads a batch (dataloader.datasets.backbone_data): ``positions`` (nodes, 3), noised, Angstrom;
 ``atomic_numbers`` (nodes,); ``node_features["tokens"]`` (nodes,) int64, which of 84 kinds an atom
 is: 4 * type of its residue (20 standard ones, 20: unknown) + 0 .. 3 for N, CA, C, O;
 ``edge_features["hops"]`` (edges,) int64, number of covalent bonds between the ends of an edge, 0

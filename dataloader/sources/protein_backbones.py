@@ -99,7 +99,7 @@ def read_protein(path: Path, min_residues: int = 1) -> ReadBackbones:
     """The pieces of a file with at least ``min_residues`` residues.
 
     ``ValueError`` in one line for a file that cannot be read, has no backbone, or has positions
-    that are not finite; ``ImportError`` where gemmi is missing.
+    that are not finite, and where gemmi is missing.
     """
     model = _first_model(path)
     chains, left_out, seen = [], 0, False
@@ -130,7 +130,7 @@ def _first_model(path: Path):
     try:
         import gemmi
     except ModuleNotFoundError:
-        raise ImportError(INSTALL_HINT) from None
+        raise ValueError(INSTALL_HINT) from None
     try:
         structure = gemmi.read_structure(str(path))
     except (ValueError, RuntimeError, OSError) as error:

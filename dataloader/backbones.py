@@ -36,10 +36,6 @@ class BackboneChain(NamedTuple):
     residues: np.ndarray
     positions: np.ndarray
 
-    def __len__(self) -> int:
-        """Number of residues."""
-        return len(self.residues)
-
 
 def backbone_structures(chains: Sequence[BackboneChain], theory: str = "") -> Structures:
     """The chains as structures; ``ValueError`` for no chain at all, and for values not finite."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from farfield.common.command_line import OptionParser
+from farfield.common.quantities import counted
 from farfield.common.task_registry import TASKS
 from farfield.dataloader.datasets.backbone_data import (
     ADJACENCIES,
@@ -118,7 +119,8 @@ class DenoisingTask(Task):
         for split, loader in parts.loaders().items():
             residues = loader.dataset.residues_per_structure
             sizes = f"{residues.min()} to {residues.max()} residues"
-            lines.append(f"{split}: {len(residues)} chains of {sizes}, {len(loader)} batches")
+            batches = counted(len(loader), "batch", "batches")
+            lines.append(f"{split}: {len(residues)} chains of {sizes}, {batches}")
         rule = parts.train.dataset.rule
         bonds = f" and up to {rule.max_hops} bonds" if rule.adjacency == "chain" else ""
         lines.append(f"noise {rule.noise} A; edges within {rule.cutoff} A{bonds}")

@@ -63,7 +63,7 @@ def test_it_learns_and_says_how_far_the_noised_chains_were(whole):
     assert model["rmsd (A)"] < 0.85 * noised["rmsd (A)"]
     assert results["history"][0]["train_loss"] < 1.2, "a network that does nothing has the loss 1"
     log = (folder / "log.txt").read_text()
-    assert "train: 16 chains of 8 to 16 residues, 4 batches" in log
+    assert "train: 16 chains of 9 to 16 residues, 4 batches" in log
     assert "noise 0.5 A; edges within 5.0 A and up to 3 bonds" in log
 
 

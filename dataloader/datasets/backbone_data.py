@@ -9,7 +9,7 @@ cutoff, with ``adjacency="chain"`` also all pairs up to ``max_hops`` covalent bo
 their distance. Noised positions are shifted to their mean, so nothing of a batch but its labels
 tells where the clean ones were.
 
-Cost: a neighbour list for each chain, about 2 ms for 128 residues.
+Cost: a neighbour list for each chain, about 3 ms for 128 residues.
 """
 
 from __future__ import annotations

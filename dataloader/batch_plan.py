@@ -77,12 +77,14 @@ class BatchPlan:
         seed: int = 0,
         shuffle: bool = True,
     ):
-        limits = [
-            ("structures", np.ones(len(dataset), np.int64), batch_size),
-            ("atoms", dataset.atoms_per_structure, max_atoms),
-            ("edges", dataset.edges_per_structure, max_edges),
-        ]
-        self.limits = [(name, sizes, limit) for name, sizes, limit in limits if limit is not None]
+        # sizes are asked for where they are limited: edges may not be known before a batch is made
+        self.limits: list[tuple[str, np.ndarray, int]] = []
+        if batch_size is not None:
+            self.limits.append(("structures", np.ones(len(dataset), np.int64), batch_size))
+        if max_atoms is not None:
+            self.limits.append(("atoms", dataset.atoms_per_structure, max_atoms))
+        if max_edges is not None:
+            self.limits.append(("edges", dataset.edges_per_structure, max_edges))
 
         if not self.limits:
             raise ValueError("a batch needs a limit: give batch_size, max_atoms or max_edges")

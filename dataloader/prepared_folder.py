@@ -69,12 +69,14 @@ def stored_cutoff(folder: str | Path) -> float:
         raise ValueError(f"{path} names no cutoff (it says {cutoff!r}); {HINT}") from None
 
 
-def finished_checksum(folder: str | Path, name: str) -> str:
+def finished_checksum(folder: str | Path, name: str, hint: str = HINT) -> str:
     """SHA-256 that the manifest records for the file ``name``; ``ValueError`` for a file that is
     not finished.
+
+    hint: what the user can do, the end of an error.
     """
     manifest = Path(folder) / MANIFEST
-    finished = files.read_json(manifest, HINT).get("files")
+    finished = files.read_json(manifest, hint).get("files")
     if not isinstance(finished, dict) or name not in finished:
-        raise ValueError(f"{manifest} does not list {name}: the folder is not finished; {HINT}")
+        raise ValueError(f"{manifest} does not list {name}: the folder is not finished; {hint}")
     return finished[name]

@@ -37,6 +37,17 @@ from farfield.models.layers.conditioning import parse_inputs
 POTENTIAL = "potential"
 PROPERTIES = "properties"
 NBODY = "nbody"
+DENOISING = "denoising"
+"""What a network of noised protein backbones predicts.
+
+It reads a batch (dataloader.datasets.backbone_data): ``positions`` (nodes, 3), noised, Angstrom;
+``atomic_numbers`` (nodes,); ``node_features["tokens"]`` (nodes,) int64, which of 84 kinds an atom
+is: 4 * type of its residue (20 standard ones, 20: unknown) + 0 .. 3 for N, CA, C, O;
+``edge_features["hops"]`` (edges,) int64, number of covalent bonds between the ends of an edge, 0
+for more than the task tells; ``cutoff``: every pair closer than this is an edge, bonded pairs may
+be edges at any distance. It gives ``displacement`` (nodes, 3), Angstrom: clean = noised +
+displacement.
+"""
 
 
 class Output(NamedTuple):
@@ -60,8 +71,8 @@ class Network(nn.Module, abc.ABC):
 
     Options   frozen dataclass of its options (``models.option_fields``); ``Options()`` is valid
     presets   name -> option values by flat name; ``small`` is the default
-    predicts  what it is trained for: "potential", "properties", "nbody", or a word of a task of
-              one's own
+    predicts  what it is trained for: "potential", "properties", "nbody", "denoising", or a word
+              of a task of one's own
     reads_basis  whether it reads the cached basis of the edges (``batch.edge_basis``)
 
     Attributes

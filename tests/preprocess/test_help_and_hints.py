@@ -7,12 +7,12 @@ import shlex
 import pytest
 
 from farfield.dataloader import prepared_folder
-from farfield.dataloader.datasets import nbody_data, property_data
+from farfield.dataloader.datasets import backbone_data, nbody_data, property_data
 
 # commands that an error of a dataset tells the user to type
 HINTED = [
     command
-    for module in (prepared_folder, nbody_data, property_data)
+    for module in (prepared_folder, backbone_data, nbody_data, property_data)
     for command in re.findall(r"`python -m (.*?)`", module.HINT)
 ]
 

@@ -220,53 +220,42 @@ def _nearest_pairs(
     points: np.ndarray, sizes: np.ndarray, rule: NeighbourRule, always: np.ndarray
 ) -> np.ndarray:
     """Codes of the k nearest inside the radius, besides the pairs ``always``."""
-    # among so many candidates are k besides the point itself and the pairs kept anyway
-    nodes, k = len(points), rule.num_neighbors
-    needed = k + 1 + np.bincount(always // nodes, minlength=nodes)
-    dst, src = _candidates(*_apart(points, sizes, rule.valid_radius), needed, int(sizes.max()))
+    nodes, k, largest = len(points), rule.num_neighbors, int(sizes.max())
+    lifted, reach = _apart(points, sizes, rule.valid_radius)
+    tree, parts = cKDTree(lifted), []
 
-    # candidates of a receiver come nearest first
-    code = dst * nodes + src
-    free = dst != src
-    if len(always):
-        place = np.searchsorted(always, code).clip(max=len(always) - 1)
-        free &= always[place] != code
-    kept = _first_of_each(torch.from_numpy(dst[free]), nodes, k).numpy()
-    return code[free][kept]
-
-
-def _candidates(
-    points: np.ndarray, radius: float, needed: np.ndarray, largest: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The ``needed`` (nodes,) points nearest to each point, itself included, and maybe more.
-
-    Returns receivers and senders; those of one receiver stand together, nearest first, at one
-    distance by index, so that the first ``needed`` are the same whatever the tree. largest: points
-    of the largest graph.
-    """
-    tree, parts = cKDTree(points), []
-
-    # one more than needed shows whether the last place is contested
+    # among so many are k besides the point itself and the pairs kept anyway; one more shows
+    # whether the last place is contested
+    needed = np.minimum(k + 1 + np.bincount(always // nodes, minlength=nodes), largest)
     width = np.minimum(needed + 1, largest)
-    waiting = np.arange(len(points))
+    waiting = np.arange(nodes)
     while len(waiting):
-        # rows that ask for the same number, as many as memory allows
+        # receivers that ask for the same number, as many as memory allows
         most = int(width[waiting].min())
         now = (width[waiting] == most).nonzero()[0][: MAX_VALUES_PER_QUERY // most + 1]
         rows = waiting[now]
-        found = tree.query(points[rows], k=most, distance_upper_bound=radius)
+        found = tree.query(lifted[rows], k=most, distance_upper_bound=reach)
         distance, sender = (values.reshape(len(rows), most) for values in found)
 
-        # where the last place is contested, twice as many
-        last = distance[np.arange(len(rows)), np.minimum(needed[rows], most) - 1]
+        # where the last place is contested, twice as many at the next turn
+        last = distance[np.arange(len(rows)), needed[rows] - 1]
         sure = (last < distance[:, -1]) | np.isinf(last) | (most == largest)
         width[rows] = np.minimum(2 * most, largest)
         waiting = np.delete(waiting, now[sure])
+        rows, sender = rows[sure, None], _ties_by_index(distance[sure], sender[sure])
 
-        rows, sender = rows[sure], _ties_by_index(distance[sure], sender[sure])
-        there = sender < len(points)  # the tree numbers what is not there as the number of points
-        parts.append((np.repeat(rows, there.sum(1)), sender[there]))
-    return tuple(np.concatenate(ends) for ends in zip(*parts, strict=True))
+        # the first k (rows, width) that are free; what is not there has the number ``nodes``
+        code = rows * nodes + sender
+        free = (sender < nodes) & (sender != rows) & ~_among(always, code)
+        parts.append(code[free & (free.cumsum(1) <= k)])
+    return np.concatenate(parts)
+
+
+def _among(codes: np.ndarray, code: np.ndarray) -> np.ndarray:
+    """Whether each number of ``code`` is one of the ascending ``codes``."""
+    if not len(codes):
+        return np.zeros(code.shape, bool)
+    return codes[np.searchsorted(codes, code).clip(max=len(codes) - 1)] == code
 
 
 def _ties_by_index(distance: np.ndarray, sender: np.ndarray) -> np.ndarray:

@@ -120,8 +120,8 @@ def point_edges(
     # a pair is one number, code = dst * nodes + src
     bonded = pairs_within(bonds, sizes, rule.hops)
     always = _always_kept(points, bonded, rule) if rule.sparse else np.zeros(0, np.int64)
-    code = np.concatenate([_near_pairs(points, sizes, rule, always), always])
-    code = np.unique(code) if len(always) else np.sort(code)
+    near = _near_pairs(points, sizes, rule, always)
+    code = np.sort(np.concatenate([near, always]))
     dst, src = (torch.from_numpy(ends) for ends in np.divmod(code, max(nodes, 1)))
 
     graph = GraphIndex(src, dst, torch.from_numpy(sizes)).to(positions.device)
@@ -185,9 +185,10 @@ def _always_kept(points: np.ndarray, bonded: BondedPairs, rule: NeighbourRule) -
 def _near_pairs(
     points: np.ndarray, sizes: np.ndarray, rule: NeighbourRule, always: np.ndarray
 ) -> np.ndarray:
-    """Codes of the pairs that are neighbours by their distance, in any order.
+    """Codes of the pairs that are neighbours by their distance alone, in any order.
 
-    always: codes of the pairs that are kept anyway and take no place among the k nearest.
+    always: codes of the pairs that are kept anyway; they are left out and take no place among the k
+    nearest.
     """
     nodes, k = len(points), rule.num_neighbors
     if nodes < 2 or k == 0:
@@ -197,12 +198,13 @@ def _near_pairs(
 
     if math.isinf(rule.valid_radius):
         src, dst = ragged_complete_edges(torch.from_numpy(sizes))
-        return (dst * nodes + src).numpy()
-
-    # the tree counts a pair at the radius itself, and each pair once
-    lifted, reach = _apart(points, sizes, rule.valid_radius)
-    one, other = cKDTree(lifted).query_pairs(np.nextafter(reach, 0), output_type="ndarray").T
-    return np.concatenate([one * nodes + other, other * nodes + one])
+        code = (dst * nodes + src).numpy()
+    else:
+        # the tree counts a pair at the radius itself, and each pair once
+        lifted, reach = _apart(points, sizes, rule.valid_radius)
+        one, other = cKDTree(lifted).query_pairs(np.nextafter(reach, 0), output_type="ndarray").T
+        code = np.concatenate([one * nodes + other, other * nodes + one])
+    return code[~_among(always, code)] if len(always) else code
 
 
 def _apart(points: np.ndarray, sizes: np.ndarray, radius: float) -> tuple[np.ndarray, float]:
@@ -252,7 +254,7 @@ def _nearest_pairs(
 
 
 def _among(codes: np.ndarray, code: np.ndarray) -> np.ndarray:
-    """Whether each number of ``code`` is one of the ascending ``codes``."""
+    """Whether each number of ``code`` (any shape) is one of the ascending ``codes``."""
     if not len(codes):
         return np.zeros(code.shape, bool)
     return codes[np.searchsorted(codes, code).clip(max=len(codes) - 1)] == code

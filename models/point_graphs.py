@@ -12,8 +12,8 @@ All graphs of a batch share one k-d tree (scipy), in four dimensions: the fourth
 point is its graph's number times a length that no search spans. It cancels exactly inside a graph,
 so a graph finds the same neighbours in any batch.
 
-Cost: N log N + edges, on one core: 11 ms for 32 graphs of 128 points and 16 neighbours, 110 ms for
-one of 20,000, 2 ms for 128 molecules of 9. vesin, which finds the graphs of data sets, knows no k
+Cost: N log N + edges; on one core 16 ms for 32 graphs of 128 points and 16 neighbours, 0.11 s for
+one of 20,000, 1.5 ms for 128 molecules of 9. vesin, which finds the graphs of data sets, knows no k
 nearest, and its time grows as the cube of a radius beyond the structure (12 s for 20 points within
 3000); users of point sets give large radii to say "all".
 """
@@ -30,7 +30,6 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from farfield.models.bonded_pairs import BondedPairs, Bonds, pairs_within
-from farfield.models.choices import check_at_least
 from farfield.models.complete_graphs import ragged_complete_edges
 from farfield.models.graph_ops import GraphIndex
 
@@ -62,14 +61,12 @@ class NeighbourRule:
         if not self.valid_radius > 0:
             raise ValueError(f"valid_radius must be > 0 (inf: no limit), got {self.valid_radius}")
 
-        # counts that None leaves open
-        for name, least in (("num_neighbors", 0), ("max_sparse_neighbors", 1)):
-            count = getattr(self, name)
-            if count is not None and not (type(count) is int and count >= least):
-                raise ValueError(
-                    f"{name} must be a whole number >= {least} or None (all), got {count!r}"
-                )
-        check_at_least(self, 1, ["hops"])
+        limits = {"num_neighbors": 0, "max_sparse_neighbors": 1, "hops": 1}
+        for name, least in limits.items():
+            count, optional = getattr(self, name), name != "hops"
+            if not ((count is None and optional) or (type(count) is int and count >= least)):
+                none = " or None (all)" if optional else ""
+                raise ValueError(f"{name} must be a whole number >= {least}{none}, got {count!r}")
 
         if self.sparse:
             return

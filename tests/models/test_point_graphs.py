@@ -12,7 +12,7 @@ from farfield.models import point_graphs
 from farfield.models.bonded_pairs import chain_bonds
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.point_graphs import NeighbourRule, nearest_incoming, point_edges
-from tests.models.test_bonded_pairs import as_tensors, distances_by_search, shape_bonds
+from tests.support.bond_shapes import as_tensors, distances_by_search, shape_bonds
 from tests.support.draws import draw
 
 SIZES = [7, 0, 1, 12, 2]

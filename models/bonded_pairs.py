@@ -106,8 +106,11 @@ def pairs_within(bonds: Bonds | None, counts: np.ndarray, hops: int) -> BondedPa
         return BondedPairs(np.zeros(0, np.int64), np.zeros(0, np.int64))
     src, dst = _checked_bonds(bonds, counts)
 
-    both = np.concatenate([src * nodes + dst, dst * nodes + src])
-    step = np.unique(both[np.concatenate([src, dst]) != np.concatenate([dst, src])])
+    # every bond once in each direction
+    src, dst = src[src != dst], dst[src != dst]
+    both = np.sort(np.concatenate([src * nodes + dst, dst * nodes + src]))
+    step = both[np.diff(both, prepend=-1) > 0]
+
     adjacency, levels = _boolean_matrix(step, nodes), [step]
     for _ in range(hops - 1):
         # a path to the pairs of the last level, and one bond more

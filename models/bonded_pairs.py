@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor
 
 from farfield.models.kernels.padding import Padding
@@ -125,8 +124,10 @@ def pairs_within(bonds: Bonds | None, counts: np.ndarray, hops: int) -> BondedPa
     return BondedPairs(code[order], distance[order])
 
 
-def _boolean_matrix(code: np.ndarray, nodes: int) -> sparse.csr_array:
+def _boolean_matrix(code: np.ndarray, nodes: int):
     """The matrix (nodes, nodes) that is True at the pairs ``code``."""
+    from scipy import sparse  # 0.2 s, when bonds are first walked
+
     ends = np.divmod(code, max(nodes, 1))
     return sparse.csr_array((np.ones(len(code), bool), ends), shape=(nodes, nodes))
 

@@ -26,7 +26,6 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from farfield.models.bonded_pairs import BondedPairs, Bonds, pairs_within
@@ -199,7 +198,7 @@ def _near_pairs(
     else:
         # the tree counts a pair at the radius itself, and each pair once
         lifted, reach = _apart(points, sizes, rule.valid_radius)
-        one, other = cKDTree(lifted).query_pairs(np.nextafter(reach, 0), output_type="ndarray").T
+        one, other = _tree(lifted).query_pairs(np.nextafter(reach, 0), output_type="ndarray").T
         code = np.concatenate([one * nodes + other, other * nodes + one])
     return code[~_among(always, code)] if len(always) else code
 
@@ -221,7 +220,7 @@ def _nearest_pairs(
     """Codes of the k nearest inside the radius, besides the pairs ``always``."""
     nodes, k, largest = len(points), rule.num_neighbors, int(sizes.max())
     lifted, reach = _apart(points, sizes, rule.valid_radius)
-    tree, parts = cKDTree(lifted), []
+    tree, parts = _tree(lifted), []
 
     # among so many are k besides the point itself and the pairs kept anyway; one more shows
     # whether the last place is contested
@@ -255,6 +254,13 @@ def _among(codes: np.ndarray, code: np.ndarray) -> np.ndarray:
     if not len(codes):
         return np.zeros(code.shape, bool)
     return codes[np.searchsorted(codes, code).clip(max=len(codes) - 1)] == code
+
+
+def _tree(points: np.ndarray):
+    """k-d tree of points; scipy is imported by the first search (0.2 s)."""
+    from scipy.spatial import cKDTree
+
+    return cKDTree(points)
 
 
 def _ties_by_index(distance: np.ndarray, sender: np.ndarray) -> np.ndarray:

@@ -242,6 +242,15 @@ class EquiformerOptions(EquiformerLayerOptions):
             )
         if self.num_edge_tokens is not None and self.edge_dim is None:
             raise ValueError("num_edge_tokens needs edge_dim, the width of their embedding")
+        if self.num_neighbors == 0 and not self.attend_sparse_neighbors:
+            raise ValueError(
+                "num_neighbors 0 leaves no neighbours; set attend_sparse_neighbors, or ask for more"
+            )
+        if self.max_sparse_neighbors is not None and not self.attend_sparse_neighbors:
+            raise ValueError(
+                f"max_sparse_neighbors {self.max_sparse_neighbors} limits adjacent points; set "
+                "attend_sparse_neighbors, or leave it out"
+            )
         if not 0 <= self.embedding_grad_frac <= 1:
             raise ValueError(
                 f"embedding_grad_frac must be in [0, 1], got {self.embedding_grad_frac}"

@@ -188,14 +188,14 @@ def _of_lists(options, given, coors: Sequence[Tensor], adj_mat, edges) -> Points
 def _check_rows(name: str, value, sizes: list[int], pairs: bool = False) -> None:
     """ValueError unless ``value`` is a list of tensors [n, ...], or of ``pairs`` [n, n, ...]."""
     axes = 2 if pairs else 1
+    expected = [[size] * axes for size in sizes]
     if isinstance(value, (list, tuple)):
         got = [list(part.shape[:axes]) for part in value]
     else:
         got = type(value).__name__
-    if got != [[size] * axes for size in sizes]:
-        rows = [size if axes == 1 else [size, size] for size in sizes]
+    if got != expected:
         raise ValueError(
-            f"{name} must be a list of tensors that start with {rows}, as coors; got {got}"
+            f"{name} must be a list of tensors that start with {expected}, as coors; got {got}"
         )
 
 

@@ -24,7 +24,7 @@ SMALL = {
     "num_tokens": 5,
     "dim": (8, 4, 2),
     "num_degrees": 3,
-    "depth": 2,
+    "depth": 1,
     "heads": 2,
     "dim_head": 4,
     "radial_hidden_dim": 8,
@@ -62,7 +62,8 @@ CASES: dict[str, dict[str, Any]] = {
     "bonded-embedded": BONDED | EMBEDDED,
     "reduced": {"reduce_dim_out": True},
     "reduced-forward": {"reduce_dim_out": True, "linear_out": False},
-    "reversible": {"reversible": True},
+    "reversible": {"reversible": True, "depth": 2},
+    "two-layers": {"depth": 2},
     "positions": {"num_positions": 9},
     "radius": {"valid_radius": 2.5},
     "radius-jump": {"valid_radius": 2.5, "envelope": "none"},
@@ -70,9 +71,9 @@ CASES: dict[str, dict[str, Any]] = {
     "bessel": {"radial_basis": "bessel", "radial_scale": 4.0, "radial_size": 6},
 }
 HANDED: dict[str, dict[str, Any]] = {
-    "handed": {"handed": True},
-    "handed-mlp": MLP | {"handed": True},
-    "handed-pairwise": {"handed": True, "edge_kernel": "pairwise"},
+    "handed": {"handed": True, "depth": 2},
+    "handed-mlp": MLP | {"handed": True, "depth": 2},
+    "handed-pairwise": {"handed": True, "depth": 2, "edge_kernel": "pairwise"},
 }
 
 Given = dict[str, Any]  # feats, coors, adj_mat, edges, each a list or None

@@ -28,6 +28,7 @@ from tests.support.turns import orthogonal, relative_error
 
 SIZES, LONGEST = [5, 0, 1, 6], 9
 ALL = pytest.mark.parametrize("name", [*CASES, *HANDED])
+PRECISIONS = pytest.mark.parametrize("dtype, bar", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 TRUE_PARITY = pytest.mark.parametrize("name", CASES)
 
 
@@ -174,7 +175,7 @@ def assert_moves_along(model: Equiformer, motion: Motion, bar: float, given: Giv
 
 
 @ALL
-@pytest.mark.parametrize("dtype, bar", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@PRECISIONS
 def test_rotations_and_translations(name, dtype, bar):
     model = make_face(dtype, **options_of(name))
     motion = Motion(orthogonal(3), torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
@@ -182,11 +183,10 @@ def test_rotations_and_translations(name, dtype, bar):
 
 
 @TRUE_PARITY
-@pytest.mark.parametrize("dtype, bar", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-def test_reflections(name, dtype, bar):
-    model = make_face(dtype, **options_of(name))
+def test_reflections(name):
+    model = make_face(**options_of(name))
     motion = Motion(orthogonal(4, proper=False), torch.zeros(3, dtype=torch.float64))
-    assert_moves_along(model, motion, bar, structures(model, SIZES))
+    assert_moves_along(model, motion, 1e-12, structures(model, SIZES))
 
 
 @pytest.mark.parametrize("name", HANDED)
@@ -281,11 +281,11 @@ def test_infinity_is_no_limit():
 
 @pytest.mark.parametrize("name", ["bonded", "bonded-embedded"])
 def test_only_bonded_points_are_heard(name):
-    """With num_neighbors 0, depth 1 and the embedding, points three bonds and more away matter not.
+    """The embedding and one layer reach two neighbours far.
 
-    With num_adj_degrees_embed 2 a point counts as adjacent up to two bonds away.
+    With num_adj_degrees_embed 2 a point is a neighbour up to two bonds away.
     """
-    model = make_face(**options_of(name), depth=1)
+    model = make_face(**options_of(name))
     coors = 1.5 * draw(1, 12, 3, seed=0).requires_grad_()
     place = torch.arange(12)
     chain = (place.unsqueeze(1) - place).abs() == 1

@@ -27,7 +27,6 @@ from farfield.models.graph_ops import GraphIndex
 from farfield.models.kernels.padding import Padding
 from farfield.models.networks.equiformer_options import EquiformerOptions
 from farfield.models.point_graphs import (
-    PointEdges,
     nearest_incoming,
     point_edges,
 )
@@ -133,7 +132,17 @@ def _of_dense(options, given, coors: Tensor, mask, adj_mat, edges) -> Points:
         graph = found.graph
         values = edges[graph.graph_of_node[graph.dst], places[graph.dst], places[graph.src]]
     features = {degree: padding.ragged(value) for degree, value in given.items()}
-    return _of_edges(options, features, positions, places, found, values, padding.padded)
+    return Points(
+        features=features,
+        positions=positions,
+        places=places,
+        graph=found.graph,
+        vectors=edge_vectors(positions, found.graph),
+        hops=found.hops,
+        bonded=found.always,
+        edge_values=values,
+        restore=padding.padded,
+    )
 
 
 def _of_lists(options, given, coors: Sequence[Tensor], adj_mat, edges) -> Points:
@@ -174,13 +183,15 @@ def _of_lists(options, given, coors: Sequence[Tensor], adj_mat, edges) -> Points
             [part[i, j] for part, i, j in zip(edges, receivers, senders, strict=True)]
         )
     features = {degree: torch.cat(list(value)) for degree, value in given.items()}
-    return _of_edges(
-        options,
-        features,
-        positions,
-        places,
-        found,
-        values,
+    return Points(
+        features=features,
+        positions=positions,
+        places=places,
+        graph=found.graph,
+        vectors=edge_vectors(positions, found.graph),
+        hops=found.hops,
+        bonded=found.always,
+        edge_values=values,
         restore=lambda rows: list(rows.split(sizes)),
     )
 
@@ -208,29 +219,12 @@ def _neighbours(options: EquiformerOptions, positions: Tensor, counts: Tensor, b
     return point_edges(positions, counts, options.neighbours, bonds)
 
 
-def _of_edges(options, features, positions, places, found: PointEdges, values, restore) -> Points:
-    """Points with the edges that were found among them."""
-    vectors = edge_vectors(positions, found.graph)
-    length = safe_length(vectors.detach())
-    return Points(
-        features=features,
-        positions=positions,
-        places=places,
-        graph=found.graph,
-        vectors=vectors,
-        hops=found.hops,
-        bonded=_bonded_edges(options, found.graph, found.hops, length),
-        edge_values=values,
-        restore=restore,
-    )
-
-
 def _bonded_edges(
     options: EquiformerOptions, graph: GraphIndex, hops: Tensor, length: Tensor
 ) -> Tensor:
-    """Edges that count at any distance (edges,) bool: at each point those of the fewest hops.
+    """Edges of a batch that count at any distance (edges,) bool, as ``point_edges`` finds them.
 
-    Of equal hops the shortest; at most max_sparse_neighbors.
+    At each point those of the fewest hops, of equal hops the shortest.
     """
     bonded = hops > 0 if options.attend_sparse_neighbors else torch.zeros_like(hops, dtype=bool)
     if options.max_sparse_neighbors is None:

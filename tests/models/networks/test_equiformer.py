@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from farfield.models.batch import AtomBatch
+from farfield.models.graph_ops import GraphIndex
 from farfield.models.networks.equiformer import Equiformer
 from tests.support.draws import draw
 from tests.support.equiformer_cases import (
@@ -350,3 +352,29 @@ def test_remarks_say_what_jumps(options, words):
     remarks = make_face(**options).remarks
     assert len(remarks) == len(words)
     assert all(word in remark for word, remark in zip(words, remarks, strict=True))
+
+
+@pytest.mark.parametrize("name", ["distance", "mlp", "pairwise"])
+@torch.no_grad()
+def test_images_of_a_crystal_are_points_like_others(name):
+    """A batch with a cell gives what the points and their images give inside a large cluster."""
+    model = make_face(**options_of(name), valid_radius=2.0)
+    cell = torch.tensor([[1.5, 0.2, 0.0], [0.0, 1.6, 0.3], [0.1, 0.0, 1.7]], dtype=torch.float64)
+    shifts = torch.cartesian_prod(*[torch.arange(-2, 3)] * 3)
+    shifts = shifts[shifts.any(1)]
+    zero = torch.zeros(len(shifts), dtype=torch.long)
+    crystal = AtomBatch(
+        GraphIndex(zero, zero, torch.tensor([1])),
+        torch.zeros(1, 3, dtype=torch.float64),
+        torch.tensor([3]),
+        cell=cell.unsqueeze(0),
+        image_shift=shifts,
+    )
+    # all points of a perfect lattice are alike: the one in the middle hears the same
+    wide = torch.cartesian_prod(*[torch.arange(-4, 5)] * 3)
+    cluster = wide.double() @ cell
+    middle = int((wide == 0).all(1).nonzero())
+    found = model(crystal)
+    expected = model([torch.full((len(cluster),), 3)], [cluster])
+    for part, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(part[0], other[0][middle], rtol=0, atol=1e-12)

@@ -57,7 +57,7 @@ CASES: dict[str, dict[str, Any]] = {
     "edge-tokens": {"num_edge_tokens": 4, "edge_dim": 3},
     "edge-features": {"edge_dim": 3},
     "bonded": BONDED,
-    "bonded-limit": BONDED | {"num_neighbors": 2, "max_sparse_neighbors": 1, "valid_radius": 2.5},
+    "bonded-limit": BONDED | {"num_neighbors": 2, "max_sparse_neighbors": 1, "valid_radius": 5.0},
     "bonds-embedded": EMBEDDED | {"valid_radius": 3.0},
     "bonded-embedded": BONDED | EMBEDDED,
     "reduced": {"reduce_dim_out": True},

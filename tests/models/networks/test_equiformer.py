@@ -14,6 +14,7 @@ from farfield.models.networks.equiformer import Equiformer
 from tests.support.draws import draw
 from tests.support.equiformer_cases import (
     CASES,
+    EMBEDDED,
     HANDED,
     SMALL,
     Given,
@@ -257,13 +258,16 @@ def test_a_share_of_the_gradient_reaches_embeddings(share):
 
 def test_everything_that_is_embedded_changes_the_answer():
     """Tokens, places, edge tokens and numbers of bonds: none is read and dropped."""
-    model = make_face(num_positions=9, **CASES["edge-tokens"], **CASES["bonds-embedded"])
+    model = make_face(num_positions=9, **CASES["edge-tokens"], **EMBEDDED)
     given = structures(model, SIZES)
     before = answers(model, given)
-    for table in (model.token_emb, model.pos_emb, model.edge_emb, model.adj_emb):
+    # the rows of zero, one and two bonds apart are told from each other
+    tables = [(table, slice(None)) for table in (model.token_emb, model.pos_emb, model.edge_emb)]
+    tables += [(model.adj_emb, row) for row in range(3)]
+    for table, rows in tables:
         with torch.no_grad():
             kept = table.weight.clone()
-            table.weight.normal_()
+            table.weight[rows].normal_()
         assert relative_error(answers(model, given)[0], before[0]) > 1e-3
         with torch.no_grad():
             table.weight.copy_(kept)

@@ -110,7 +110,7 @@ class Equiformer(nn.Module):
         tokens and options that do not fit.
         """
         points = read_points(self.options, feats, coors, mask, adj_mat, edges)
-        self._check_types(points)
+        self._check_dtypes(points)
         x = torch.cat([self._scalars(points), *self._higher(points)], -1)
         x = self.layers(x, self._geometry(points))
 
@@ -125,7 +125,7 @@ class Equiformer(nn.Module):
             types.append(mean_nodes(points.graph, part) if return_pooled else points.restore(part))
         return _types(len(fiber))(*types, *[None] * (2 - len(types)))
 
-    def _check_types(self, points: Points) -> None:
+    def _check_dtypes(self, points: Points) -> None:
         """ValueError where positions or features have another type than the weights."""
         expected = self.layers.norm.scales[0].dtype
         given = {"coors": points.positions}

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from farfield.models.batch import AtomBatch
+from farfield.models.graph_ops import GraphIndex
 from farfield.models.networks.equiformer import Equiformer
 from tests.support.derivatives import assert_all_derivatives
 from tests.support.draws import draw
@@ -18,6 +20,7 @@ from tests.support.equiformer_cases import (
     HANDED,
     Given,
     Motion,
+    batched,
     cast,
     holed_mask,
     make_face,
@@ -144,6 +147,23 @@ def test_alone_is_heard_by_nobody():
         apart = model([tokens[rows]], [coors[rows]])
         for part, other in zip(together, apart, strict=True):
             torch.testing.assert_close(part[0][rows], other[0], rtol=0, atol=1e-13)
+
+
+@torch.no_grad()
+def test_a_batch_without_edges_is_points_alone():
+    """They hear themselves."""
+    model = make_face()
+    given = structures(model, [3, 2])
+    batch = batched(model, given)
+    none = batch.graph.src[:0]
+    graph = GraphIndex(none, none, batch.graph.nodes_per_graph)
+    found = model(AtomBatch(graph, batch.positions, batch.atomic_numbers))
+    expected = model(
+        [token.view(1) for part in given["feats"] for token in part],
+        [row.view(1, 3) for part in given["coors"] for row in part],
+    )
+    for part, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(part, torch.cat(other), rtol=0, atol=1e-13)
 
 
 # at the radius

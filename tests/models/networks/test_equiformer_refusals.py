@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from farfield.models.batch import AtomBatch
-from farfield.models.graph_ops import GraphIndex
 from farfield.models.networks.equiformer import Equiformer
 from tests.support.equiformer_cases import (
     BONDED,
@@ -101,7 +100,11 @@ DENSE = {
     "adjacency-one-way": (BONDED, {"adj_mat": HALF_A_BOND}, "adj_mat is not symmetric"),
     "adjacency-missing": (BONDED, {}, "adj_mat is missing: attend_sparse_neighbors"),
     "adjacency-to-embed": (EMBEDDED, {}, "adj_mat is missing: .*num_adj_degrees_embed"),
-    "edges-unasked": ({}, {"edges": SCALARS}, "edges .*"),
+    "edges-unasked": (
+        {},
+        {"edges": COORS.new_ones(2, 4, 4, 5)},
+        "edges were given to a model without them; build it with edge_dim",
+    ),
     "edges-missing": ({"edge_dim": 5}, {}, "edges are missing: the model was built with edge_dim"),
     "edges-pairs": ({"edge_dim": 5}, {"edges": SCALARS}, r"edges must start with \[b, n, n\]"),
     "edges-width": (
@@ -129,11 +132,6 @@ def test_padded_tensors_are_refused(name):
     with pytest.raises(ValueError, match=words) as refusal:
         model(**({"feats": TOKENS, "coors": COORS} | given))
     assert "\n" not in str(refusal.value)
-
-
-def test_edges_of_a_model_without_them_are_refused():
-    with pytest.raises(ValueError, match="edges were given to a model without them; build it with"):
-        make_face()(TOKENS, COORS, edges=COORS.new_ones(2, 4, 4, 5))
 
 
 LISTS = {
@@ -168,18 +166,3 @@ def test_batches_are_refused():
         model(AtomBatch(batch.graph, batch.positions))
     with pytest.raises(ValueError, match="coors must be torch.float64"):
         model(batch.to(dtype=torch.float32))
-
-
-def test_bonds_between_structures_are_no_edges_of_a_batch():
-    """A batch without edges is a batch of points that hear themselves."""
-    model = make_face()
-    batch = batched(model, structures(model, [3, 2]))
-    none = batch.graph.src[:0]
-    alone = AtomBatch(GraphIndex(none, none, batch.graph.nodes_per_graph), batch.positions)
-    alone.atomic_numbers = batch.atomic_numbers
-    single = structures(model, [3, 2])
-    expected = model(
-        [token.view(1) for part in single["feats"] for token in part],
-        [row.view(1, 3) for part in single["coors"] for row in part],
-    )
-    torch.testing.assert_close(model(alone).type0, torch.cat(expected.type0), rtol=0, atol=1e-13)

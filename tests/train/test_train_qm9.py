@@ -49,20 +49,8 @@ E2FORMER = [
 NETWORKS = {
     "e2former_properties": [*E2FORMER, "--element-size", "4"],
     "equiformer_properties": [
-        "--dim",
-        "8,4",
-        "--num-degrees",
-        "2",
-        "--heads",
-        "2",
-        "--dim-head",
-        "4",
-        "--depth",
-        "1",
-        "--radial-hidden-dim",
-        "8",
-        "--element-size",
-        "4",
+        *("--dim", "8,4", "--num-degrees", "2", "--heads", "2", "--dim-head", "4"),
+        *("--depth", "1", "--radial-hidden-dim", "8", "--element-size", "4"),
     ],
     "se3_transformer_properties": [
         "--layers",

@@ -154,7 +154,7 @@ def _variety(
         "identity": kind,
         "valid_molecules": int(valid.sum()),
         "unique_molecules": len(distinct),
-        "unique": len(distinct) / valid.sum() if valid.any() else np.nan,
+        "unique": len(distinct) / int(valid.sum()) if valid.any() else np.nan,
     }
     if training is not None:
         known = set(identities(training, BOND_RULES[options.bonds](training), kind))

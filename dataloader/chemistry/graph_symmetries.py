@@ -113,15 +113,18 @@ class _Backtracking:
     def _walk(self) -> tuple[list[int], dict[int, list[int]]]:
         """Atoms in the order of the search, and those before each of them that it is bonded to."""
         order: list[int] = []
-        inside, waiting = set(self.rest), list(self.rest)
-        for start in waiting:
-            queue = [] if start in order else [start]
+        left = set(self.rest)
+        for start in self.rest:
+            queue = [start] if start in left else []
+            left -= set(queue)
             for atom in queue:
-                queue += sorted((self.near[atom] & inside) - set(queue))
+                further = sorted(self.near[atom] & left)
+                left -= set(further)
+                queue += further
             order += queue
         place = {atom: index for index, atom in enumerate(order)}
         earlier = {
-            atom: [other for other in order[: place[atom]] if other in self.near[atom]]
+            atom: [other for other in self.near[atom] if place.get(other, len(order)) < place[atom]]
             for atom in order
         }
         return order, earlier
@@ -129,27 +132,28 @@ class _Backtracking:
     def run(self) -> Iterator[dict[int, int]]:
         """Maps atom -> image, the identity first."""
         image: dict[int, int] = {}
-        choices = [iter(self._candidates(self.order[0], image))]
+        taken: set[int] = set()
+        choices = [iter(self._candidates(self.order[0], image, taken))]
         while choices and not self.ended:
             # the last atom that has an image gives it up for its next choice
             atom = self.order[len(choices) - 1]
-            image.pop(atom, None)
+            taken.discard(image.pop(atom, -1))
             candidate = next(choices[-1], None)
             if candidate is None:
                 choices.pop()
                 continue
 
             image[atom] = candidate
+            taken.add(candidate)
             self.steps += 1
             self.ended = self.steps > MOST_STEPS
             if len(image) == len(self.order):
                 yield dict(image)
             else:
-                choices.append(iter(self._candidates(self.order[len(image)], image)))
+                choices.append(iter(self._candidates(self.order[len(image)], image, taken)))
 
-    def _candidates(self, atom: int, image: dict[int, int]) -> list[int]:
+    def _candidates(self, atom: int, image: dict[int, int], taken: set[int]) -> list[int]:
         """Possible images: colour and bonds to the images of earlier atoms agree."""
-        taken = set(image.values())
         wanted = {image[other] for other in self.earlier[atom]}
         choices = self.near[next(iter(wanted))] if wanted else self.rest
         found = [

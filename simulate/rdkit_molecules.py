@@ -20,10 +20,7 @@ INSTALL_RDKIT = "{purpose} needs RDKit, which is missing; type: pip install rdki
 
 def has_rdkit() -> bool:
     """Whether RDKit can be imported."""
-    try:
-        return importlib.util.find_spec("rdkit") is not None
-    except ValueError:  # it stands in sys.modules without a specification
-        return False
+    return importlib.util.find_spec("rdkit") is not None
 
 
 def import_rdkit(purpose: str):

@@ -28,7 +28,7 @@ from typing import Annotated
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import CalculationFailed, Calculator
+from ase.calculators.calculator import Calculator, CalculatorError
 from ase.optimize import BFGS
 
 from farfield.dataloader.chemistry.bond_rules import BOND_RULES, RuledBonds
@@ -150,13 +150,13 @@ def relax_by_calculator(
     for place in range(len(structures)):
         rows = slice(*structures.offsets[place : place + 2])
         atoms = Atoms(structures.atomic_numbers[rows], structures.positions[rows])
-        atoms.calc = calculator(atoms)
         try:
+            atoms.calc = calculator(atoms)
             before = atoms.get_potential_energy()
             optimizer = BFGS(atoms, logfile=None)
             converged = optimizer.run(fmax=options.force_limit, steps=options.max_steps)
             after = atoms.get_potential_energy()
-        except CalculationFailed:
+        except CalculatorError:
             continue
 
         relaxed.before[place], relaxed.after[place] = before, after

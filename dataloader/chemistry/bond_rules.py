@@ -4,7 +4,7 @@
 |---|---|---|
 | edm | distance table of :mod:`farfield.dataloader.chemistry.distance_orders` | EDM's valences |
 | edm_sulfur | the same | the same, and sulphur with 2, 4 or 6 |
-| perceived | :mod:`farfield.dataloader.chemistry.bonds` (radii, valences) | usual valence + charge |
+| perceived | radii, valences (:mod:`farfield.dataloader.chemistry.bonds`) | usual one + charge |
 
 Published tables of generated molecules use "edm"; "perceived" knows aromatic rings and formal
 charges. Another rule is a function and one line. Cost: that of the rule, 0.02 ms and 0.2 ms a

@@ -17,11 +17,13 @@ molecule that a method cannot treat (no self-consistency, no parameters) has ene
 counted as failed.
 
 Both libraries are optional: tblite (LGPL-3.0-or-later, wheel of 7 MB), rdkit (BSD-3-Clause, 32 MB).
-Cost: GFN2 0.1 to 1 s a molecule of QM9, MMFF94 a few ms.
+Cost: GFN2 0.05 s for a molecule of 12 atoms that is 0.1 Angstrom from its minimum, 1.5 s for one
+that starts from random places; MMFF94 15 ms.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Annotated
@@ -78,8 +80,10 @@ class RelaxedMolecules:
     steps: np.ndarray
 
 
-# (structures, their bonds, options) -> relaxed
-Relaxation = Callable[[Structures, RuledBonds, RelaxationOptions], RelaxedMolecules]
+Progress = Callable[[int], None]  # called with the number of molecules done since the last call
+
+# (structures, their bonds, options, progress) -> relaxed
+Relaxation = Callable[[Structures, RuledBonds, RelaxationOptions, Progress], RelaxedMolecules]
 RELAXATIONS: Registry[Relaxation] = Registry("relaxation")
 
 
@@ -88,6 +92,7 @@ def relax_molecules(
     method: str = "gfn2",
     bonds: RuledBonds | None = None,
     options: RelaxationOptions = RelaxationOptions(),
+    progress: Progress = lambda done: None,
 ) -> RelaxedMolecules:
     """Relax every open structure by ``method``, a name in :data:`RELAXATIONS`.
 
@@ -98,19 +103,19 @@ def relax_molecules(
     relax = RELAXATIONS.find(method)
     refuse_periodic(structures)
     bonds = BOND_RULES["perceived"](structures) if bonds is None else bonds
-    return relax(structures, bonds, options)
+    return relax(structures, bonds, options, progress)
 
 
 @RELAXATIONS.register("gfn2")
 def _by_gfn2(
-    structures: Structures, bonds: RuledBonds, options: RelaxationOptions
+    structures: Structures, bonds: RuledBonds, options: RelaxationOptions, progress: Progress
 ) -> RelaxedMolecules:
-    return relax_by_calculator(structures, gfn2_calculator, options)
+    return relax_by_calculator(structures, gfn2_calculator, options, progress)
 
 
 @RELAXATIONS.register("mmff94")
 def _by_mmff94(
-    structures: Structures, bonds: RuledBonds, options: RelaxationOptions
+    structures: Structures, bonds: RuledBonds, options: RelaxationOptions, progress: Progress
 ) -> RelaxedMolecules:
     """By RDKit's own optimiser, whose limit of forces is tighter than the options'."""
     import_rdkit("MMFF94")
@@ -118,15 +123,17 @@ def _by_mmff94(
 
     relaxed = _unrelaxed(structures)
     for place, molecule in enumerate(rdkit_molecules(structures, bonds, "MMFF94")):
+        progress(1)
         if molecule is None or not fields.MMFFHasAllMoleculeParams(molecule):
             continue
         settings = fields.MMFFGetMoleculeProperties(molecule, mmffVariant="MMFF94")
         field = fields.MMFFGetMoleculeForceField(molecule, settings)
+
         relaxed.before[place] = KCAL_MOL * field.CalcEnergy()
         relaxed.converged[place] = field.Minimize(maxIts=options.max_steps) == 0
         relaxed.after[place] = KCAL_MOL * field.CalcEnergy()
-        atoms = slice(*structures.offsets[place : place + 2])
-        relaxed.structures.positions[atoms] = molecule.GetConformer().GetPositions()
+        rows = slice(*structures.offsets[place : place + 2])
+        relaxed.structures.positions[rows] = molecule.GetConformer().GetPositions()
     return relaxed
 
 
@@ -144,26 +151,41 @@ def relax_by_calculator(
     structures: Structures,
     calculator: Callable[[Atoms], Calculator],
     options: RelaxationOptions = RelaxationOptions(),
+    progress: Progress = lambda done: None,
 ) -> RelaxedMolecules:
-    """Relax by any calculator of ASE: ``calculator(atoms)`` is called once for each structure."""
+    """Relax by any calculator of ASE: ``calculator(atoms)`` is called once for each structure.
+
+    A structure whose calculator raises ``CalculatorError`` counts as failed.
+    """
     relaxed = _unrelaxed(structures)
     for place in range(len(structures)):
-        rows = slice(*structures.offsets[place : place + 2])
-        atoms = Atoms(structures.atomic_numbers[rows], structures.positions[rows])
-        try:
-            atoms.calc = calculator(atoms)
-            before = atoms.get_potential_energy()
-            optimizer = BFGS(atoms, logfile=None)
-            converged = optimizer.run(fmax=options.force_limit, steps=options.max_steps)
-            after = atoms.get_potential_energy()
-        except CalculatorError:
-            continue
-
-        relaxed.before[place], relaxed.after[place] = before, after
-        relaxed.converged[place] = converged
-        relaxed.steps[place] = optimizer.nsteps
-        relaxed.structures.positions[rows] = atoms.positions
+        with contextlib.suppress(CalculatorError):
+            _relax_one(relaxed, place, calculator, options)
+        progress(1)
     return relaxed
+
+
+def _relax_one(
+    relaxed: RelaxedMolecules,
+    place: int,
+    calculator: Callable[[Atoms], Calculator],
+    options: RelaxationOptions,
+) -> None:
+    """Relax one structure; nothing of it is changed before all is computed."""
+    structures = relaxed.structures
+    rows = slice(*structures.offsets[place : place + 2])
+    atoms = Atoms(structures.atomic_numbers[rows], structures.positions[rows])
+    atoms.calc = calculator(atoms)
+
+    before = atoms.get_potential_energy()
+    optimizer = BFGS(atoms, logfile=None)
+    converged = optimizer.run(fmax=options.force_limit, steps=options.max_steps)
+    after = atoms.get_potential_energy()
+
+    relaxed.before[place], relaxed.after[place] = before, after
+    relaxed.converged[place] = converged
+    relaxed.steps[place] = optimizer.nsteps
+    structures.positions[rows] = atoms.positions
 
 
 def _unrelaxed(structures: Structures) -> RelaxedMolecules:

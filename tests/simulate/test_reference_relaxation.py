@@ -73,7 +73,10 @@ def test_failed_and_unfinished_molecules_are_counted():
         return argon(atoms)
 
     start = dimers(4.2, 6.0, BEST)
-    relaxed = relax_by_calculator(start, only_close, RelaxationOptions(max_steps=1))
+    done: list[int] = []
+    limits = RelaxationOptions(max_steps=1)
+    relaxed = relax_by_calculator(start, only_close, limits, done.append)
+    assert sum(done) == 3
     assert np.isnan(relaxed.after).tolist() == [False, True, False]
     assert relaxed.converged.tolist() == [False, False, True]
     assert relaxed.steps.tolist() == [1, 0, 0]

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import molecule
 from ase.calculators.calculator import CalculationFailed
 from ase.calculators.lj import LennardJones
 
@@ -12,6 +13,7 @@ from farfield.dataloader.chemistry.bond_rules import BOND_RULES
 from farfield.dataloader.from_ase import structures_from_atoms
 from farfield.simulate.reference_relaxation import (
     RelaxationOptions,
+    gfn2_calculator,
     relax_by_calculator,
     relax_molecules,
     relaxation_table,
@@ -127,7 +129,10 @@ def test_force_field_undoes_a_displacement():
 
 def test_gfn2_relaxes_a_radical_and_a_molecule():
     pytest.importorskip("tblite.ase", reason="tblite is not installed: pip install tblite")
-    whole = molecules(["CH3OH", "CH3"])
+    names = ("CH3OH", "CH3")
+    whole = molecules(names)
+    spins = [gfn2_calculator(molecule(name)).parameters["multiplicity"] for name in names]
+    assert spins == [1, 2]
     start = moved(whole, noise=0.05)
     relaxed = relax_molecules(start)
     table = relaxation_table(start, relaxed)

@@ -54,6 +54,29 @@ def test_known_groups(name):
     assert all(keeps(row, elements, ends) for row in rows)
 
 
+PETERSEN = [(place, (place + 1) % 5) for place in range(5)]
+PETERSEN += [(place, place + 5) for place in range(5)]
+PETERSEN += [(place + 5, (place + 2) % 5 + 5) for place in range(5)]
+# graph whose atoms all look alike -> order of its group
+REGULAR = {
+    "cube": ([(a, a ^ bit) for a in range(8) for bit in (1, 2, 4) if a < a ^ bit], 48),
+    "petersen": (PETERSEN, 120),
+    "three to three": ([(a, b) for a in range(3) for b in range(3, 6)], 72),
+    "triangle and square": ([(0, 1), (1, 2), (0, 2), (3, 4), (4, 5), (5, 6), (3, 6)], 6 * 8),
+}
+
+
+@pytest.mark.parametrize("name", REGULAR)
+def test_graphs_that_colours_say_nothing_about(name):
+    ends, order = REGULAR[name]
+    atoms = 1 + max(max(pair) for pair in ends)
+    found = graph_symmetries([0] * atoms, ends)
+    rows = found.permutations()
+    assert found.complete
+    assert len(np.unique(rows, axis=0)) == len(rows) == order
+    assert all(keeps(row, np.zeros(atoms), np.array(ends)) for row in rows)
+
+
 def test_neopentane_and_separate_molecules():
     found, *_ = symmetries_of(neopentane())
     assert found.count() == 24 * 6**4

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from farfield.models.so3.fibers import Fiber, join_fiber, split_fiber, widened
 
+SCALAR_EPSILON = 1e-4  # scalars do not vanish by symmetry, as higher degrees do
 HIDDEN_MULTIPLE = 4  # hidden channels of a feed-forward network for each channel
 
 
@@ -53,7 +54,9 @@ class FiberLinear(nn.Module):
 class FiberNorm(nn.Module):
     """Root mean square norm of each degree with a learned scale for each channel, no shift.
 
-    epsilon: smoothing; with it derivatives stay finite at features of length zero.
+    epsilon: smoothing of degrees above 0. In a symmetric structure their features vanish, and what
+    is left is rounding: a norm makes it 1 / sqrt(epsilon) times larger, every time. Scalars are
+    smoothed by at most ``SCALAR_EPSILON``.
     """
 
     def __init__(self, fiber: Fiber, epsilon: float):
@@ -64,9 +67,10 @@ class FiberNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(nodes, width) -> (nodes, width)."""
         normed = []
-        for part, scale in zip(split_fiber(x, self.fiber), self.scales, strict=True):
+        for l, part in enumerate(split_fiber(x, self.fiber)):
             size = part.square().sum((1, 2), keepdim=True) / part.shape[2]
-            normed.append(part * ((size + self.epsilon).rsqrt() * scale))
+            epsilon = self.epsilon if l else min(self.epsilon, SCALAR_EPSILON)
+            normed.append(part * ((size + epsilon).rsqrt() * self.scales[l]))
         return join_fiber(normed)
 
 
@@ -133,7 +137,7 @@ class FiberFeedForward(nn.Module):
 
         Softened more than the norm: the norm has made small features a hundred times larger.
         """
-        return soft_length(part, 1, self.epsilon**0.25).unsqueeze(1)
+        return soft_length(part, 1, min(self.epsilon, SCALAR_EPSILON) ** 0.25).unsqueeze(1)
 
 
 def soft_length(x: Tensor, dim: int, softening: float) -> Tensor:

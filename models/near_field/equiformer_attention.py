@@ -12,7 +12,7 @@ each head of each degree. Two logits:
 
 The envelope u is a factor of every exponential of the softmax, so a neighbour fades out at the
 cutoff; without the node itself in the softmax it is one more factor of the weight. Distances are
-softened, ``sqrt(x^2 + epsilon)``, so that all derivatives exist. Scalars may further hear the whole
+softened, ``sqrt(x^2 + s^2) - s``, so that all derivatives exist. Scalars may further hear the whole
 structure through global heads (``layers/global_attention.py``) or a far field, whose channels stand
 next to those of the heads.
 
@@ -49,6 +49,8 @@ from farfield.models.near_field.fiber_convolution import (
 )
 from farfield.models.near_field.frame_sums import squared_distances, weighted_messages
 from farfield.models.so3.fibers import Fiber, join_fiber, split_fiber, widened
+
+DISTANCE_EPSILON = 1e-2  # largest smoothing of squared distances of queries and keys
 
 # name -> (values, slope far below zero) -> values
 ACTIVATIONS: Registry[Callable[[Tensor, float], Tensor]] = Registry("attention activation")
@@ -190,7 +192,8 @@ class DistanceReading(EdgeReading):
     def __init__(self, options: AttentionOptions):
         super().__init__()
         sizes = options.sizes
-        self.sizes, self.softening = sizes, math.sqrt(options.epsilon)
+        self.sizes = sizes
+        self.softening = math.sqrt(min(options.epsilon, DISTANCE_EPSILON))
         self.both = tuple(2 * channels for channels in sizes.values)  # all keys, then all values
         self.query = FiberLinear(options.fiber, sizes.queries)
         self.convolution = EDGE_KERNELS.find(options.kernel)(

@@ -209,12 +209,8 @@ class Equiformer(nn.Module):
 
 
 def _embedding(size: int | None, width: int | None) -> nn.Embedding | None:
-    """Small random vectors of ``size`` tokens, or None."""
-    if size is None:
-        return None
-    table = nn.Embedding(size, width)
-    nn.init.normal_(table.weight, std=1e-2)
-    return table
+    """Random vectors of ``size`` tokens, or None."""
+    return None if size is None else nn.Embedding(size, width)
 
 
 def _checked_tokens(what: str, tokens: Tensor, size: int, dim: int) -> Tensor:

@@ -104,7 +104,9 @@ class EquiformerLayerOptions:
     reversible: Annotated[
         bool, "recompute activations from the output, so that memory does not grow with depth"
     ] = False
-    norm_epsilon: Annotated[float, "smoothing of norms and squared distances"] = 1e-2
+    norm_epsilon: Annotated[
+        float, "smoothing of norms: rounding of features that vanish grows by 1 / sqrt of it"
+    ] = 0.3
 
     def __post_init__(self):
         check_at_least(

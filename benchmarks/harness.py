@@ -274,6 +274,17 @@ def _cell(value: object) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
 
 
+def plain_rows(rows: list[dict]) -> list[dict]:
+    """Rows whose ratios are dictionaries, as a json file needs them."""
+    return [
+        {
+            key: dataclasses.asdict(value) if isinstance(value, Ratio) else value
+            for key, value in row.items()
+        }
+        for row in rows
+    ]
+
+
 def chosen(text: str, known: Iterable[str], flag: str) -> list[str]:
     """Names of a list "a,b", or all that are ``known`` for "all"; ValueError for any other."""
     known = list(known)

@@ -12,8 +12,8 @@ All graphs of a batch share one k-d tree (scipy), in four dimensions: the fourth
 point is its graph's number times a length that no search spans. It cancels exactly inside a graph,
 so a graph finds the same neighbours in any batch.
 
-Cost: N log N + edges, on one core: 11 ms for 32 graphs of 128 points and 16 neighbours, 110 ms for
-one of 20,000, 2 ms for 128 molecules of 9. vesin, which finds the graphs of data sets, knows no k
+Cost: N log N + edges; on one core 16 ms for 32 graphs of 128 points and 16 neighbours, 0.11 s for
+one of 20,000, 1.5 ms for 128 molecules of 9. vesin, which finds the graphs of data sets, knows no k
 nearest, and its time grows as the cube of a radius beyond the structure (12 s for 20 points within
 3000); users of point sets give large radii to say "all".
 """
@@ -26,11 +26,9 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from farfield.models.bonded_pairs import BondedPairs, Bonds, pairs_within
-from farfield.models.choices import check_at_least
 from farfield.models.complete_graphs import ragged_complete_edges
 from farfield.models.graph_ops import GraphIndex
 
@@ -62,14 +60,12 @@ class NeighbourRule:
         if not self.valid_radius > 0:
             raise ValueError(f"valid_radius must be > 0 (inf: no limit), got {self.valid_radius}")
 
-        # counts that None leaves open
-        for name, least in (("num_neighbors", 0), ("max_sparse_neighbors", 1)):
-            count = getattr(self, name)
-            if count is not None and not (type(count) is int and count >= least):
-                raise ValueError(
-                    f"{name} must be a whole number >= {least} or None (all), got {count!r}"
-                )
-        check_at_least(self, 1, ["hops"])
+        limits = {"num_neighbors": 0, "max_sparse_neighbors": 1, "hops": 1}
+        for name, least in limits.items():
+            count, optional = getattr(self, name), name != "hops"
+            if not ((count is None and optional) or (type(count) is int and count >= least)):
+                none = " or None (all)" if optional else ""
+                raise ValueError(f"{name} must be a whole number >= {least}{none}, got {count!r}")
 
         if self.sparse:
             return
@@ -120,8 +116,8 @@ def point_edges(
     # a pair is one number, code = dst * nodes + src
     bonded = pairs_within(bonds, sizes, rule.hops)
     always = _always_kept(points, bonded, rule) if rule.sparse else np.zeros(0, np.int64)
-    code = np.concatenate([_near_pairs(points, sizes, rule, always), always])
-    code = np.unique(code) if len(always) else np.sort(code)
+    near = _near_pairs(points, sizes, rule, always)
+    code = np.sort(np.concatenate([near, always]))
     dst, src = (torch.from_numpy(ends) for ends in np.divmod(code, max(nodes, 1)))
 
     graph = GraphIndex(src, dst, torch.from_numpy(sizes)).to(positions.device)
@@ -185,9 +181,10 @@ def _always_kept(points: np.ndarray, bonded: BondedPairs, rule: NeighbourRule) -
 def _near_pairs(
     points: np.ndarray, sizes: np.ndarray, rule: NeighbourRule, always: np.ndarray
 ) -> np.ndarray:
-    """Codes of the pairs that are neighbours by their distance, in any order.
+    """Codes of the pairs that are neighbours by their distance alone, in any order.
 
-    always: codes of the pairs that are kept anyway and take no place among the k nearest.
+    always: codes of the pairs that are kept anyway; they are left out and take no place among the k
+    nearest.
     """
     nodes, k = len(points), rule.num_neighbors
     if nodes < 2 or k == 0:
@@ -197,12 +194,13 @@ def _near_pairs(
 
     if math.isinf(rule.valid_radius):
         src, dst = ragged_complete_edges(torch.from_numpy(sizes))
-        return (dst * nodes + src).numpy()
-
-    # the tree counts a pair at the radius itself, and each pair once
-    lifted, reach = _apart(points, sizes, rule.valid_radius)
-    one, other = cKDTree(lifted).query_pairs(np.nextafter(reach, 0), output_type="ndarray").T
-    return np.concatenate([one * nodes + other, other * nodes + one])
+        code = (dst * nodes + src).numpy()
+    else:
+        # the tree counts a pair at the radius itself, and each pair once
+        lifted, reach = _apart(points, sizes, rule.valid_radius)
+        one, other = _tree(lifted).query_pairs(np.nextafter(reach, 0), output_type="ndarray").T
+        code = np.concatenate([one * nodes + other, other * nodes + one])
+    return code[~_among(always, code)] if len(always) else code
 
 
 def _apart(points: np.ndarray, sizes: np.ndarray, radius: float) -> tuple[np.ndarray, float]:
@@ -220,53 +218,49 @@ def _nearest_pairs(
     points: np.ndarray, sizes: np.ndarray, rule: NeighbourRule, always: np.ndarray
 ) -> np.ndarray:
     """Codes of the k nearest inside the radius, besides the pairs ``always``."""
-    # among so many candidates are k besides the point itself and the pairs kept anyway
-    nodes, k = len(points), rule.num_neighbors
-    needed = k + 1 + np.bincount(always // nodes, minlength=nodes)
-    dst, src = _candidates(*_apart(points, sizes, rule.valid_radius), needed, int(sizes.max()))
+    nodes, k, largest = len(points), rule.num_neighbors, int(sizes.max())
+    lifted, reach = _apart(points, sizes, rule.valid_radius)
+    tree, parts = _tree(lifted), []
 
-    # candidates of a receiver come nearest first
-    code = dst * nodes + src
-    free = dst != src
-    if len(always):
-        place = np.searchsorted(always, code).clip(max=len(always) - 1)
-        free &= always[place] != code
-    kept = _first_of_each(torch.from_numpy(dst[free]), nodes, k).numpy()
-    return code[free][kept]
-
-
-def _candidates(
-    points: np.ndarray, radius: float, needed: np.ndarray, largest: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The ``needed`` (nodes,) points nearest to each point, itself included, and maybe more.
-
-    Returns receivers and senders; those of one receiver stand together, nearest first, at one
-    distance by index, so that the first ``needed`` are the same whatever the tree. largest: points
-    of the largest graph.
-    """
-    tree, parts = cKDTree(points), []
-
-    # one more than needed shows whether the last place is contested
+    # among so many are k besides the point itself and the pairs kept anyway; one more shows
+    # whether the last place is contested
+    needed = np.minimum(k + 1 + np.bincount(always // nodes, minlength=nodes), largest)
     width = np.minimum(needed + 1, largest)
-    waiting = np.arange(len(points))
+    waiting = np.arange(nodes)
     while len(waiting):
-        # rows that ask for the same number, as many as memory allows
+        # receivers that ask for the same number, as many as memory allows
         most = int(width[waiting].min())
         now = (width[waiting] == most).nonzero()[0][: MAX_VALUES_PER_QUERY // most + 1]
         rows = waiting[now]
-        found = tree.query(points[rows], k=most, distance_upper_bound=radius)
+        found = tree.query(lifted[rows], k=most, distance_upper_bound=reach)
         distance, sender = (values.reshape(len(rows), most) for values in found)
 
-        # where the last place is contested, twice as many
-        last = distance[np.arange(len(rows)), np.minimum(needed[rows], most) - 1]
+        # where the last place is contested, twice as many at the next turn
+        last = distance[np.arange(len(rows)), needed[rows] - 1]
         sure = (last < distance[:, -1]) | np.isinf(last) | (most == largest)
         width[rows] = np.minimum(2 * most, largest)
         waiting = np.delete(waiting, now[sure])
+        rows, sender = rows[sure, None], _ties_by_index(distance[sure], sender[sure])
 
-        rows, sender = rows[sure], _ties_by_index(distance[sure], sender[sure])
-        there = sender < len(points)  # the tree numbers what is not there as the number of points
-        parts.append((np.repeat(rows, there.sum(1)), sender[there]))
-    return tuple(np.concatenate(ends) for ends in zip(*parts, strict=True))
+        # the first k (rows, width) that are free; what is not there has the number ``nodes``
+        code = rows * nodes + sender
+        free = (sender < nodes) & (sender != rows) & ~_among(always, code)
+        parts.append(code[free & (free.cumsum(1) <= k)])
+    return np.concatenate(parts)
+
+
+def _among(codes: np.ndarray, code: np.ndarray) -> np.ndarray:
+    """Whether each number of ``code`` (any shape) is one of the ascending ``codes``."""
+    if not len(codes):
+        return np.zeros(code.shape, bool)
+    return codes[np.searchsorted(codes, code).clip(max=len(codes) - 1)] == code
+
+
+def _tree(points: np.ndarray):
+    """k-d tree of points; scipy is imported by the first search (0.2 s)."""
+    from scipy.spatial import cKDTree
+
+    return cKDTree(points)
 
 
 def _ties_by_index(distance: np.ndarray, sender: np.ndarray) -> np.ndarray:

@@ -24,8 +24,7 @@ Not extensive. The weights do not fall off with distance, so the output of a nod
 atom of the structure however far away, and two copies of a molecule far apart are not twice the
 molecule. The far field (``far_field/``) is the attention over all atoms that knows where they are.
 
-Cost: nodes x heads x (d + 1)^2 (d + 2) / 2 multiply-adds for each of the two maps; 8 ms for 4096
-nodes, 4 heads and d = 8 on one thread.
+Cost: nodes x heads x (d + 1)^2 (d + 2) / 2 multiply-adds for each of the two maps.
 """
 
 from __future__ import annotations
@@ -53,10 +52,10 @@ class _NodeBlocks:
 
     def fill(self, nodes: Tensor) -> Tensor:
         """(nodes, ...) -> (blocks, NODES_PER_BLOCK, ...), zero where there is no node."""
-        empty = nodes.new_zeros(self.graph.num_nodes * NODES_PER_BLOCK, *nodes.shape[1:])
-        return empty.index_copy(0, self.slot, nodes).unflatten(0, (-1, NODES_PER_BLOCK))
+        slots = nodes.new_zeros(self.graph.num_nodes * NODES_PER_BLOCK, *nodes.shape[1:])
+        return slots.index_copy(0, self.slot, nodes).unflatten(0, (-1, NODES_PER_BLOCK))
 
-    def empty(self, blocks: Tensor) -> Tensor:
+    def take_out(self, blocks: Tensor) -> Tensor:
         """(blocks, NODES_PER_BLOCK, ...) -> (nodes, ...)."""
         return blocks.flatten(0, 1).index_select(0, self.slot)
 
@@ -109,7 +108,7 @@ class TaylorAttention(nn.Module):
         moments = self.weight * (self._features(keys) @ values.transpose(2, 3))
         moments = broadcast_nodes(blocks.graph, sum_nodes(blocks.graph, moments))
         read = self._features(queries).transpose(2, 3) @ moments
-        sums = blocks.empty(read.transpose(1, 2))  # (nodes, heads, values)
+        sums = blocks.take_out(read.transpose(1, 2))  # (nodes, heads, values)
 
         out = sums[..., :-1] / sums[..., -1:]
         if self.to_v_gates is not None:

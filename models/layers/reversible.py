@@ -49,16 +49,17 @@ class _RandomState:
     device: torch.device
 
     @classmethod
-    def now(cls, device: torch.device) -> _RandomState:
-        """The state that layers on ``device`` find now."""
+    def now(cls, device: torch.device, place: Tensor) -> _RandomState:
+        """The state that layers on ``device`` find now, kept in the memory of ``place``."""
         cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-        return cls(torch.get_rng_state(), cuda, device)
+        return cls(place.copy_(torch.get_rng_state()), cuda, device)
 
     @contextlib.contextmanager
     def again(self) -> Iterator[None]:
         """Draw the same numbers again inside a with-block; the generators are left untouched."""
         with torch.random.fork_rng(devices=[] if self.cuda is None else [self.device]):
-            torch.set_rng_state(self.cpu)
+            # a copy: torch 2.13 crashes on a state that is part of a larger tensor
+            torch.set_rng_state(self.cpu.clone())
             if self.cuda is not None:
                 torch.cuda.set_rng_state(self.cuda, self.device)
             yield
@@ -141,8 +142,10 @@ class _TwoStreams(Function):
         """Run the layers without a graph, and note the random state before each."""
         context = replay.context_of([t.detach() for t in tensors[: len(replay.active)]])
         moved = read = x.double()
-        for layer in replay.layers:
-            replay.states.append(_RandomState.now(x.device))
+        # in one piece, for the reason given in _by_inversion
+        places = torch.get_rng_state().repeat(len(replay.layers), 1)
+        for layer, place in zip(replay.layers, places, strict=True):
+            replay.states.append(_RandomState.now(x.device, place))
             moved, read = read, moved + layer(read.to(x.dtype), context)
 
         ctx.replay = replay
@@ -178,7 +181,10 @@ def _by_inversion(
     leaves = [
         tensor.detach().requires_grad_(use) for tensor, use in zip(others, needed[1:], strict=True)
     ]
-    sums: list[Tensor | None] = [None] * len(others)
+    # made before all else: what outlives the layers must not lie between what they free, or the
+    # memory of the process grows with depth although that of its tensors does not
+    sums = [torch.zeros_like(leaf) if leaf.requires_grad else None for leaf in leaves]
+    reached = set()
     (moved, read), (moved_gradient, read_gradient) = streams, cotangents
 
     for place in reversed(range(len(replay.layers))):
@@ -189,12 +195,17 @@ def _by_inversion(
         step, gradients = _pulled_back(replay, place, inputs, leaves, read_gradient)
         moved, read = read - step, moved
 
-        moved_gradient, read_gradient = read_gradient, _added(moved_gradient, gradients[0])
-        for n, gradient in zip(wanted, gradients[1:], strict=True):
-            sums[n] = _added(sums[n], gradient)
+        of_source, *of_leaves = gradients
+        moved_gradient, read_gradient = read_gradient, moved_gradient
+        if of_source is not None:
+            read_gradient = read_gradient + of_source
+        for n, gradient in zip(wanted, of_leaves, strict=True):
+            if gradient is not None:
+                sums[n] += gradient
+                reached.add(n)
 
     x_gradient = (moved_gradient + read_gradient).to(x.dtype) if needed[0] else None
-    return [x_gradient, *sums]
+    return [x_gradient, *(total if n in reached else None for n, total in enumerate(sums))]
 
 
 def _pulled_back(
@@ -242,13 +253,6 @@ def _with_graph(
         torch.autograd.grad(streams, inputs, cotangents, create_graph=True, allow_unused=True)
     )
     return [next(found) if use else None for use in needed]
-
-
-def _added(total: Tensor | None, part: Tensor | None) -> Tensor | None:
-    """Sum of two gradients, where None stands for zero; a new tensor, neither may be ours alone."""
-    if total is None or part is None:
-        return part if total is None else total
-    return total + part
 
 
 class _PairedLayers(nn.Module):

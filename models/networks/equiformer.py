@@ -101,8 +101,8 @@ class Equiformer(nn.Module):
         """Types ``type0 [b, n, C_0], type1 [b, n, C_1, 3], type2 [b, n, C_2, 5], ...``.
 
         feats: tokens [b, n] or features [b, n, d] of degree 0, or {degree: [b, n, d, 2l + 1]}.
-        coors [b, n, 3]. mask [b, n] bool: which points are there. adj_mat [n, n] or [b, n, n]: which
-        points are bonded. edges [b, n, n] int64 tokens or [b, n, n, edge_dim] features, receiver
+        coors [b, n, 3]. mask [b, n] bool: which points are there. adj_mat [n, n] or [b, n, n]:
+        which points are bonded. edges [b, n, n] int64 or [b, n, n, edge_dim] features, receiver
         first. All of them also as lists without b, or an ``AtomBatch`` or DGL graph as ``feats``
         (``equiformer_inputs.py``), answered in the same form: padding is zero, a batch gives
         (nodes, ...). return_pooled: mean over the points of each structure, [b, ...].

@@ -105,10 +105,10 @@ class EquiformerLayerOptions:
 
     def __post_init__(self):
         check_at_least(
-            self, 1, ["num_degrees", "attn_hidden_dim_mult", "radial_size", "radial_hidden_dim"]
+            self, 1, ["num_degrees", "depth", "attn_hidden_dim_mult", "linear_attn_dim_head"]
         )
-        check_at_least(self, 1, ["linear_attn_dim_head"])
-        check_at_least(self, 0, ["depth", "num_linear_attn_heads", "attn_leakyrelu_slope"])
+        check_at_least(self, 1, ["radial_size", "radial_hidden_dim"])
+        check_at_least(self, 0, ["num_linear_attn_heads", "attn_leakyrelu_slope"])
         check_positive(self, ["norm_epsilon", "avg_atoms"])
         check_choices(
             self,

@@ -12,7 +12,7 @@ from farfield.models import point_graphs
 from farfield.models.bonded_pairs import chain_bonds
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.point_graphs import NeighbourRule, nearest_incoming, point_edges
-from tests.models.test_bonded_pairs import as_tensors, distances_by_search, shape_bonds
+from tests.support.bond_shapes import as_tensors, distances_by_search, shape_bonds
 from tests.support.draws import draw
 
 SIZES = [7, 0, 1, 12, 2]
@@ -213,7 +213,8 @@ def test_nearest_incoming_agrees_with_the_rule():
         ({"num_neighbors": -1}, "num_neighbors must be a whole number >= 0 or None"),
         ({"num_neighbors": INF}, "num_neighbors must be a whole number >= 0 or None"),
         ({"sparse": True, "max_sparse_neighbors": 0}, "max_sparse_neighbors must be a whole"),
-        ({"hops": 0}, "hops must be >= 1, got 0"),
+        ({"hops": 0}, "hops must be a whole number >= 1, got 0"),
+        ({"hops": None}, "hops must be a whole number >= 1, got None"),
         ({"num_neighbors": 0}, "num_neighbors = 0 leaves bonded neighbours alone, but sparse is"),
         ({"max_sparse_neighbors": 2}, "max_sparse_neighbors = 2 limits bonded neighbours, but"),
     ],

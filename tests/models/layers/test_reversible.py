@@ -333,11 +333,11 @@ def test_layers_and_geometry_of_the_near_field(backend):
 
 
 def peak_bytes(kind: type, depth: int) -> int:
-    """Of one training step on 4096 nodes."""
+    """Of one training step on 8192 nodes."""
     torch.manual_seed(0)
     made = kind([(Layer(8), Layer(8)) for _ in range(depth)])
-    x, scale, shift = (torch.randn(4096, width) for width in (8, 1, 1))
-    context = Surroundings(scale.requires_grad_(), (shift.requires_grad_(),), torch.arange(4096))
+    x, scale, shift = (torch.randn(8192, width) for width in (8, 1, 1))
+    context = Surroundings(scale.requires_grad_(), (shift.requires_grad_(),), torch.arange(8192))
     with LiveBytes() as live:
         made(x, context).square().sum().backward()
     return live.peak

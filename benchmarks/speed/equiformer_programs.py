@@ -1,8 +1,7 @@
 """What the benchmark of the Equiformer runs: clouds of points, both programs, steps under watch.
 
 Both programs get the same tokens and coordinates, find the same nearest neighbours in every call,
-and give scalars and vectors. A program of the memory table holds the gradients of its weights
-before the step begins, so that the growth of its process during the step is activations alone.
+and give scalars and vectors.
 """
 
 from __future__ import annotations
@@ -83,23 +82,13 @@ def clouds_program(name: str, clouds: Clouds) -> harness.Program:
     return harness.Program(name, network, lambda: tuple(network(*inputs)[:2]))
 
 
-class SteadyProgram(harness.Program):
-    """A program whose gradients are there before a step and are added to in place."""
-
-    def train(self) -> None:
-        """Forward and backward of the mean square of all outputs."""
-        self.module.zero_grad(set_to_none=False)
-        sum(output.square().mean() for output in self.run()).backward()
-
-
-def steady_program(clouds: Clouds) -> SteadyProgram:
-    """Our program after a step on few points: gradients are held, libraries are loaded."""
+def warm_program(clouds: Clouds) -> harness.Program:
+    """Our program after a step on few points: libraries are loaded, no gradients are held."""
     few = dataclasses.replace(clouds, structures=1, points=clouds.neighbours + 2)
-    network, inputs = _network(OURS, clouds), clouds.inputs()
-    steady = SteadyProgram(OURS, network, lambda: tuple(network(*few.inputs())[:2]))
-    steady.train()
-    steady.run = lambda: tuple(network(*inputs)[:2])
-    return steady
+    program, inputs = clouds_program(OURS, clouds), few.inputs()
+    harness.Program(OURS, program.module, lambda: tuple(program.module(*inputs)[:2])).train()
+    program.module.zero_grad(set_to_none=True)
+    return program
 
 
 @dataclasses.dataclass(frozen=True)

@@ -271,6 +271,8 @@ def _cell(value: object) -> str:
         return "-"
     if not isinstance(value, float):
         return str(value)
+    if 0 < abs(value) < 0.1:
+        return f"{value:.3g}"
     return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
 
 

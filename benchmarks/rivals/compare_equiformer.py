@@ -4,7 +4,7 @@
     python -m preprocess.preprocess_nbody --out data/nbody       # once
     python -m benchmarks.rivals.compare_equiformer --minutes 2 --search-minutes 1
 
-Both networks train by ``train.train_nbody`` with the same data, batches, loss and optimiser; options
+Both networks train by ``train.train_nbody`` with the same data, batches, loss, optimiser; options
 behind ``--`` are for both. The public program is the network of ``public_nbody.py``. Its learning
 rate and depth are the best of a short search by the validation split; ours has its defaults, which
 were chosen there too. The public program knows no states on the way, so ``--waypoint-weight 0`` is
@@ -147,18 +147,10 @@ def main(argv: list[str] | None = None):
     ]
 
     print(harness.describe_environment(harness.environment(("torch", PACKAGE))))
-    print(harness.table(_shown(searched), SEARCH_COLUMNS))
-    print(harness.table(_shown(rows), COLUMNS))
+    print(harness.table(searched, SEARCH_COLUMNS))
+    print(harness.table(rows, COLUMNS))
     if options.json:
         write_json(options.json, {"options": dict(options), "search": searched, "rows": rows})
-
-
-def _shown(rows: list[dict]) -> list[dict]:
-    """Rows with errors as text of three digits: tables have two places after the point."""
-    return [
-        {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in row.items()}
-        for row in rows
-    ]
 
 
 if __name__ == "__main__":

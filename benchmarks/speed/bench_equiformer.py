@@ -52,6 +52,9 @@ from farfield.dataloader.storage.files import write_json
 MANY = 32  # structures of the row of ours alone
 LIMIT_MB, LIMIT_S = 8e3, 120.0
 DEPTHS = (4, 48)
+SPEED_SIZE = Clouds(4, 128, (64, 32, 16), depth=4)  # structures: --structures
+DEGREE_SIZE = Clouds(1, 64, (16,) * 7, depth=2)
+MEMORY_SIZE = Clouds(8, 128, (32, 32), depth=DEPTHS[0])  # structures: --memory-structures
 SPEED_COLUMNS = {
     "program": "program",
     "structures": "structures",
@@ -81,7 +84,7 @@ MEMORY_COLUMNS = {
 
 def speed_rows(options, against: bool) -> list[dict]:
     """Seconds of all programs in turns, then of ours on more structures."""
-    clouds = Clouds(options.structures, 128, (64, 32, 16), depth=4)
+    clouds = dataclasses.replace(SPEED_SIZE, structures=options.structures)
     print(f"speed: {clouds.describe()}", flush=True)
     rows = timed_rows(clouds, [OURS, PAIRWISE, *[PACKAGE] * against], options.rounds)
     if options.many:
@@ -114,28 +117,27 @@ def timed_rows(clouds: Clouds, names: list[str], rounds: int) -> list[dict]:
 
 def degree_rows(options, against: bool) -> list[dict]:
     """What became of a train step of each program with degrees 0..6."""
-    clouds = Clouds(1, 64, (16,) * 7, depth=2)
-    print(f"degree6: {clouds.describe()}", flush=True)
+    print(f"degree6: {DEGREE_SIZE.describe()}", flush=True)
     rows = []
     for name in [OURS, PAIRWISE, *[PACKAGE] * against]:
-        found = watched_step(clouds_program, (name, clouds), "train", LIMIT_MB, LIMIT_S)
+        found = watched_step(clouds_program, (name, DEGREE_SIZE), "train", LIMIT_MB, LIMIT_S)
         rows.append({"program": name, **dataclasses.asdict(found)})
     return rows
 
 
 def memory_rows(options, against: bool) -> list[dict]:
     """Peak memory of ours at all depths; the ratio is that to the first one."""
+    size = dataclasses.replace(MEMORY_SIZE, structures=options.memory_structures)
+    print(f"memory: {size.describe().rpartition(',')[0]}", flush=True)
     rows = []
     for reversible in (False, True):
         first = None
         for depth in DEPTHS:
-            clouds = Clouds(options.memory_structures, 128, (32, 32), depth, reversible=reversible)
-            row = memory_row(clouds)
+            row = memory_row(dataclasses.replace(size, depth=depth, reversible=reversible))
             first = first or row
             for part in ("activations", "total"):
                 row[f"{part}_ratio"] = row[f"{part}_mb"] / first[f"{part}_mb"]
             rows.append(row)
-    print(f"memory: {clouds.describe().rpartition(',')[0]}", flush=True)
     return rows
 
 
@@ -167,9 +169,21 @@ def build_parser() -> OptionParser:
     bench = parser.section("bench", "what is measured")
     bench.add("--parts", str, "all", help=f"comma list of {', '.join(PARTS)}, or all")
     bench.add("--rounds", int, 5, low=1, help="timed rounds of the part speed")
-    bench.add("--structures", int, 4, low=1, help="structures that all programs are timed with")
+    bench.add(
+        "--structures",
+        int,
+        SPEED_SIZE.structures,
+        low=1,
+        help="structures that all programs are timed with",
+    )
     bench.add("--many", bool, True, help=f"time ours alone on {MANY} structures, too")
-    bench.add("--memory-structures", int, 8, low=1, help="structures of the part memory")
+    bench.add(
+        "--memory-structures",
+        int,
+        MEMORY_SIZE.structures,
+        low=1,
+        help="structures of the part memory",
+    )
     bench.add("--json", str, None, help="file for the rows")
     return parser
 

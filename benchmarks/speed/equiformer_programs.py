@@ -23,6 +23,7 @@ from farfield.models.networks.equiformer import Equiformer
 OURS, PAIRWISE = "farfield", "farfield, pairwise kernel"
 TOKENS, SPREAD = 24, 3.0  # kinds of points; standard deviation of a coordinate
 BYTES = 4  # of a number in float32
+DOING = ("building", "stepping")  # what a watched program does, by the number of its reports
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +96,8 @@ def warm_program(clouds: Clouds) -> harness.Program:
 class Outcome:
     """What became of a step in a process of its own.
 
-    said: "done", or the limit that ended it. build_s, step_s: CPU seconds. peak_mb: largest
-    resident set of the process, loaded libraries included.
+    said: "done", or the limit that ended it and what it was doing then. build_s, step_s: CPU
+    seconds. peak_mb: largest resident set of the process, loaded libraries included.
     """
 
     said: str
@@ -129,15 +130,15 @@ def watched_step(
         while len(told) < 2:
             peak = max(peak, _peak_mb(process.pid))
             if peak > limit_mb:
-                said = f"more than {limit_mb / 1e3:g} GB"
+                said = f"more than {limit_mb / 1e3:g} GB, {DOING[len(told)]}"
                 break
             if time.perf_counter() > end:
-                said = f"longer than {limit_s:g} s"
+                said = f"longer than {limit_s:g} s, {DOING[len(told)]}"
                 break
             if ours.poll(0.02):
                 told.append(ours.recv())
     except EOFError:
-        said = "failed"
+        said = f"failed, {DOING[len(told)]}"
     finally:
         process.kill()
         process.join()

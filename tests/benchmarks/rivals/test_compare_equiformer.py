@@ -41,7 +41,7 @@ def test_the_setting_with_the_best_validation_goes_on_to_the_test(tmp_path, monk
     runs, scores = tmp_path / "runs", {("1e-3", "2"): 0.9, ("1e-3", "4"): 0.8}
     scores |= {("3e-3", "2"): 0.5, ("3e-3", "4"): 0.7}
     for (rate, depth), score in scores.items():
-        write_run(runs / f"search_1_{rate}_{depth}", 0.1 * score, score)
+        write_run(runs / f"search_0.5_{rate}_{depth}", 0.1 * score, score)
     for folder, x in [("farfield", 1e-3), ("farfield_no_waypoints", 2e-3), (PACKAGE, 3e-3)]:
         write_run(runs / f"{folder}_2_0", x, 0.1)
 
@@ -50,8 +50,8 @@ def test_the_setting_with_the_best_validation_goes_on_to_the_test(tmp_path, monk
     compare.main(arguments)
     found = json.loads(target.read_text())
     assert [row["score"] for row in found["search"]] == [0.5, 0.7, 0.8, 0.9]
-    assert [row["settings"] for row in found["rows"]] == ["defaults"] * 2 + ["--lr 3e-3 --depth 2"]
-    assert found["rows"][0]["val_x"] == 1e-3 and found["rows"][2]["x"] == pytest.approx(9e-3)
+    assert found["rows"][1]["settings"] == "--lr 3e-3 --depth 2"
+    assert found["rows"][0]["val_x"] == 1e-3 and found["rows"][1]["x"] == pytest.approx(9e-3)
     assert "0.009" in capsys.readouterr().out
 
 

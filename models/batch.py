@@ -138,7 +138,7 @@ class AtomBatch:
         A label belongs to the nodes if it has a row for each node, else to the graphs. Raises
         ValueError for labels of which that cannot be told.
         """
-        node_labels = self._node_labels()
+        node_labels = self.node_labels()
         edges = self._edges_of_graphs()
         offsets = self.graph.node_offsets.tolist()
         return [
@@ -146,8 +146,8 @@ class AtomBatch:
             for index, rows in enumerate(edges)
         ]
 
-    def _node_labels(self) -> set[str]:
-        """Names of the labels that have a row for each node."""
+    def node_labels(self) -> set[str]:
+        """Names of the labels that have a row for each node; ValueError where that is unclear."""
         if self.labels and self.num_nodes == self.num_graphs and set(self.graph.sizes) != {1}:
             raise ValueError(
                 f"{self.num_nodes} nodes in as many graphs: a label may belong to either; split "

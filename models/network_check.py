@@ -22,6 +22,7 @@ from farfield.models.batch import AtomBatch
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.network import EnergyNetwork, Network, Output
 from farfield.models.potential import Potential
+from farfield.models.turned_batches import turned_batch, turned_values
 
 SHAPES = {"scalar": (), "vector": (3,), "tensor": (3, 3)}  # of a row, by the kind of an output
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}  # of the largest value of an output
@@ -59,8 +60,8 @@ def check_network(
     return errors
 
 
-def _outputs(network: Network, batch: AtomBatch) -> dict[str, Output]:
-    """What the network promises for a batch."""
+def promised_outputs(network: Network, batch: AtomBatch) -> dict[str, Output]:
+    """What the network promises for a batch, by name."""
     directions = batch.periodic
     is_open = batch.cell is None if directions is None else not bool(directions.any())
     return {
@@ -86,7 +87,7 @@ def _check_outputs(network: Network, batch: AtomBatch, found: object) -> None:
         raise ValueError(f"forward must return a dict of predictions, got {type(found).__name__}")
 
     rows = {"graph": batch.num_graphs, "node": batch.num_nodes}
-    for name, output in _outputs(network, batch).items():
+    for name, output in promised_outputs(network, batch).items():
         if name not in found:
             raise ValueError(
                 f"outputs() promises {name!r}, forward gives {', '.join(found) or 'nothing'}"
@@ -136,33 +137,16 @@ def _turned(batch: AtomBatch, sign: float) -> tuple[AtomBatch, Turn]:
     generator = torch.Generator().manual_seed(0)
     square = torch.randn(3, 3, generator=generator, dtype=torch.float64)
     matrix, _ = torch.linalg.qr(square)
-    matrix = (sign * matrix * torch.linalg.det(matrix)).to(batch.positions)
+    matrix = (sign * matrix * torch.linalg.det(matrix)).to(batch.positions.device)
 
-    vectors = {
-        name: value @ matrix.T
-        for name, value in batch.node_features.items()
-        if value.dim() == 2 and value.shape[1] == 3
-    }
-    turned = dataclasses.replace(
-        batch,
-        positions=batch.positions @ matrix.T,
-        cell=None if batch.cell is None else batch.cell @ matrix.T,
-        node_features=batch.node_features | vectors,
-        edge_basis=None,
+    def turn(value: Tensor, output: Output) -> Tensor:
+        return turned_values(value, output.kind, matrix.expand(len(value), 3, 3))
+
+    # labels are not looked at, so nobody has to say how they turn
+    turned = turned_batch(
+        dataclasses.replace(batch, labels={}), matrix.expand(batch.num_graphs, 3, 3)
     )
-    return turned, lambda value, output: _turn(value, output, matrix)
-
-
-def _turn(value: Tensor, output: Output, matrix: Tensor) -> Tensor:
-    """What an output becomes under an orthogonal matrix (3, 3)."""
-    matrix = matrix.to(value.dtype)
-    if output.kind == "vector":
-        return value @ matrix.T
-    if output.kind == "vectors":  # (..., 3 k)
-        return (value.unflatten(-1, (-1, 3)) @ matrix.T).flatten(-2)
-    if output.kind == "tensor":
-        return matrix @ value @ matrix.T
-    return value
+    return turned, turn
 
 
 def _rotated(batch: AtomBatch) -> tuple[AtomBatch, Turn, str]:
@@ -223,7 +207,7 @@ def _compare(
     """Largest relative error of all outputs after a change."""
     largest = 0.0
     after = network(changed)
-    for key, output in _outputs(network, changed).items():
+    for key, output in promised_outputs(network, changed).items():
         expected = turn(before[key], output)
         error = _relative(after[key], expected)
         if not error <= limit:  # also for nan
@@ -240,7 +224,7 @@ def _check_batching(
     """A structure gives the same alone and in a batch."""
     largest = 0.0
     alone = [network(structure) for structure in batch.split()]
-    for key in _outputs(network, batch):
+    for key in promised_outputs(network, batch):
         joined = torch.cat([out[key] for out in alone])
         error = _relative(joined, together[key])
         if not error <= limit:  # also for nan

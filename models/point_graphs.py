@@ -85,11 +85,13 @@ class PointEdges(NamedTuple):
     """Neighbours of points.
 
     graph: edges sorted by (dst, src), without self loops. hops (edges,) int64: graph distance
-    1 .. hops of a bonded pair, 0 of another.
+    1 .. hops of a bonded pair, 0 of another. always (edges,) bool: neighbours by their bonds, at
+    any distance.
     """
 
     graph: GraphIndex
     hops: Tensor
+    always: Tensor
 
 
 def point_edges(
@@ -106,7 +108,7 @@ def point_edges(
 
         counts = torch.tensor([50])
         rule = NeighbourRule(num_neighbors=2, sparse=True)
-        graph, hops = point_edges(torch.randn(50, 3), counts, rule, chain_bonds(counts))
+        graph, hops, always = point_edges(torch.randn(50, 3), counts, rule, chain_bonds(counts))
     """
     if rule.sparse and bonds is None:
         raise ValueError("sparse is on but there are no bonds; give bonds, or turn sparse off")
@@ -121,7 +123,12 @@ def point_edges(
     dst, src = (torch.from_numpy(ends) for ends in np.divmod(code, max(nodes, 1)))
 
     graph = GraphIndex(src, dst, torch.from_numpy(sizes)).to(positions.device)
-    return PointEdges(graph, torch.from_numpy(bonded.hops_of(code)).to(positions.device))
+    hops, kept = bonded.hops_of(code), np.isin(code, always)
+    return PointEdges(
+        graph,
+        torch.from_numpy(hops).to(positions.device),
+        torch.from_numpy(kept).to(positions.device),
+    )
 
 
 def nearest_incoming(graph: GraphIndex, length: Tensor, k: int) -> Tensor:

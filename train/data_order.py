@@ -5,31 +5,46 @@ That makes an exact resume possible.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader
 
+from farfield.dataloader.augmentation import NO_AUGMENTATION, Augmentation
 from farfield.dataloader.batch_plan import BatchPlan
+
+# (batch, epoch, number of the batch in its epoch) -> the batch that is trained on
+Transform = Callable[[Any, int, int], Any]
 
 
 class EpochLoader:
     """A torch ``DataLoader`` over whole batches, which can start inside an epoch.
 
     Arguments
-        dataset  ``dataset[indices]`` -> batch
-        sampler  iterable of index lists with ``set_epoch(int)`` and ``len``
-        workers  loader processes (0: this process)
-        seed     seed of the workers' random numbers; the global generators are never touched
+        dataset    ``dataset[indices]`` -> batch
+        sampler    iterable of index lists with ``set_epoch(int)`` and ``len``
+        workers    loader processes (0: this process)
+        seed       seed of the workers' random numbers; the global generators are never touched
+        transform  changes a batch, given the epoch and the number of the batch in it; where it
+                   draws, it draws from these
     """
 
-    def __init__(self, dataset, sampler, workers: int = 0, seed: int = 0):
+    def __init__(
+        self,
+        dataset,
+        sampler,
+        workers: int = 0,
+        seed: int = 0,
+        transform: Transform | None = None,
+    ):
         self.dataset, self.sampler, self.seed = dataset, sampler, seed
-        self._first = 0
+        self.workers, self.transform = workers, transform
+        self._epoch = self._first = 0
         self._generator = torch.Generator()
         self._loader = DataLoader(
-            dataset,
+            _BatchesByPlace(dataset, transform),
             sampler=_RestOfEpoch(self),
             batch_size=None,
             num_workers=workers,
@@ -42,22 +57,49 @@ class EpochLoader:
     def epoch(self, number: int, first: int = 0) -> Iterator:
         """Batches ``first``, ``first + 1``, ... of epoch ``number``."""
         self.sampler.set_epoch(number)
-        self._first = first
+        self._epoch, self._first = number, first
         self._generator.manual_seed(self.seed * 1_000_003 + number)
         return iter(self._loader)
 
     def __iter__(self) -> Iterator:
         return self.epoch(0)
 
+    def transformed(self, transform: Transform) -> EpochLoader:
+        """The same batches in the same order, changed by ``transform``."""
+        return EpochLoader(self.dataset, self.sampler, self.workers, self.seed, transform)
+
+
+class _Place(NamedTuple):
+    """Where a batch stands in a run, and what it is made of."""
+
+    epoch: int
+    number: int
+    indices: Any
+
+
+class _BatchesByPlace:
+    """Batches of a data set, each known by its place in the run."""
+
+    def __init__(self, dataset, transform: Transform | None):
+        self.dataset, self.transform = dataset, transform
+
+    def __getitem__(self, place: _Place):
+        batch = self.dataset[place.indices]
+        if self.transform is None:
+            return batch
+        return self.transform(batch, place.epoch, place.number)
+
 
 class _RestOfEpoch:
-    """The batches of the epoch that are still to come."""
+    """The batches of the epoch that are still to come, by their places."""
 
     def __init__(self, owner: EpochLoader):
         self.owner = owner
 
     def __iter__(self):
-        return islice(iter(self.owner.sampler), self.owner._first, None)
+        epoch, first = self.owner._epoch, self.owner._first
+        numbered = enumerate(islice(iter(self.owner.sampler), first, None), first)
+        return (_Place(epoch, number, indices) for number, indices in numbered)
 
     def __len__(self):
         return len(self.owner.sampler) - self.owner._first
@@ -81,3 +123,37 @@ def ordered_batches(dataset, max_atoms: int) -> EpochLoader:
     largest = int(dataset.atoms_per_structure.max())
     plan = BatchPlan(dataset, max_atoms=max(max_atoms, largest), shuffle=False)
     return EpochLoader(dataset, plan)
+
+
+def augmented_batches(loader: EpochLoader, config) -> EpochLoader:
+    """The training batches as ``--augment`` asks for them; ``loader`` itself without.
+
+    ``ValueError`` in one line for options that do not go together, and for data that cannot be
+    turned: the first batch is tried.
+    """
+    group, copies = config.training.augment, config.training.augment_copies
+    if group == NO_AUGMENTATION:
+        if copies > 1:
+            raise ValueError(
+                f"--augment-copies {copies} makes copies that are all alike without --augment; "
+                "give --augment rotations or orthogonal"
+            )
+        return loader
+    if config.data.get("cache"):
+        raise ValueError(
+            f"--cache serves the edge bases of structures as they are stored, --augment {group} "
+            "turns them; give --no-cache, or --augment none"
+        )
+
+    augmentation = Augmentation(group, copies, config.run.seed)
+    try:
+        augmentation(loader.dataset[next(iter(loader.sampler))], epoch=0, number=0)
+    except ValueError as error:
+        raise ValueError(f"--augment {group}: {error}") from None
+    return loader.transformed(augmentation)
+
+
+def defaults_with_augmentation(values: Mapping[str, object]) -> dict[str, object]:
+    """Defaults that follow from ``--augment``: no cached bases. values: all options, flat."""
+    is_augmented = values.get("augment", NO_AUGMENTATION) != NO_AUGMENTATION
+    return {"cache": False} if is_augmented and "cache" in values else {}

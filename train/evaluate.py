@@ -6,6 +6,8 @@
         --json rows.json
     python -m train.evaluate runs/md17/checkpoint_best.pt --data-path data/larger \\
         --energy-offset per-composition
+    # how far its outputs are from turning with the structures
+    python -m train.evaluate runs/md17/checkpoint_best.pt --equivariance --directions 32
     # any file that ASE reads, with or without labels
     python -m train.evaluate runs/md17/checkpoint_best.pt --input in.xyz --output out.xyz
 
@@ -13,6 +15,10 @@ The first form reads model, protocol and data path from the configuration inside
 gives the values of the run's ``results.json``. On molecules of another size or composition than the
 training, energies may have another zero: ``--energy-offset per-composition`` subtracts the mean
 error of each composition before the energies are judged.
+
+``--equivariance`` reads no labels: structures of the split are turned by evenly spread rotations
+and reflections, and the table says by how much each output fails to turn with them
+(``rotation_errors.py``).
 
 ``--input`` needs no preprocessing: structures of any file get energy, forces and stress, or the
 properties that the network was trained on. ``--output`` writes them as extended xyz; where the file
@@ -28,9 +34,11 @@ if not __package__:  # `python train/evaluate.py` in a checkout
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
+import dataclasses
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from farfield.common.argument_parser import OneLineParser
 from farfield.common.command_line import find_device, run_script
@@ -42,14 +50,64 @@ from farfield.common.trained import TrainedRun
 from farfield.dataloader.split_protocols import SPLITS
 from farfield.models.choices import check_choice
 from farfield.train.checkpointing import graph_cutoff
-from farfield.train.tasks.task import evaluate_model
+from farfield.train.data_order import EpochLoader
+from farfield.train.rotation_errors import rotation_table
+from farfield.train.tasks.task import Task, evaluate_model
 
 # options that go with a split of a data set, and with a file
-OF_SPLIT = ("data_path", "split")
+OF_SPLIT = ("data_path", "split", "equivariance", "directions")
 QUANTITIES_OF_FILE = ("energy", "forces", "stress", "charges", "dipole")  # with a --...-key each
 OF_FILE = ("output", "overwrite", *(f"{quantity}_key" for quantity in QUANTITIES_OF_FILE))
+DIRECTIONS = 32  # rotations, and as many reflections, where no number is named
 BAR_DELAY = 1.0  # seconds; shorter predictions show no bar
 OUTPUT_SUFFIXES = (".xyz", ".extxyz")
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """A trained network and the split that it is judged on."""
+
+    model: nn.Module
+    task: Task
+    loader: EpochLoader
+    device: torch.device
+    precision: str
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        split: str = "test",
+        data_path: str | Path | None = None,
+        device: torch.device | str = "cpu",
+        **options: str,
+    ) -> Judged:
+        """Arguments and errors as in :func:`evaluate_checkpoint`."""
+        device = find_device(str(device))
+        run = TrainedRun.read(path, device)
+        config, precision = run.config, run.config.training.precision
+        check_choice(f"precision of checkpoint {path}", precision, PRECISIONS)
+        check_task_options(run, options)
+
+        if data_path is not None:
+            config.data.data_path = str(data_path)
+        elif not Path(config.get("data", {}).get("data_path", ".")).exists():
+            raise FileNotFoundError(
+                f"the data folder of the run, {config.data.data_path}, does not exist as seen from "
+                f"{Path.cwd()}; give --data-path DIR"
+            )
+        torch.set_num_threads(config.run.threads)
+        model = run.network(device, precision)
+        task, loader = run.task().evaluation(config, split, model, **options)
+
+        # a network that takes any graph is judged on the graphs it has learned from
+        cutoff = graph_cutoff(loader)
+        if run.cutoff not in (None, cutoff):
+            raise ValueError(
+                f"{config.data.data_path} has graphs with cutoff {cutoff} A, {path} was trained on "
+                f"graphs with cutoff {run.cutoff} A; preprocess with --cutoff {run.cutoff}"
+            )
+        return cls(model, task, loader, device, precision)
 
 
 def evaluate_checkpoint(
@@ -65,31 +123,34 @@ def evaluate_checkpoint(
     the evaluation, see ``Task.evaluation_options``. Raises FileNotFoundError or ValueError for a
     checkpoint or data that are missing, damaged or of something else.
     """
-    device = find_device(str(device))
-    run = TrainedRun.read(path, device)
-    config, precision = run.config, run.config.training.precision
-    check_choice(f"precision of checkpoint {path}", precision, PRECISIONS)
-    check_task_options(run, options)
+    one = Judged.open(path, split, data_path, device, **options)
+    found = evaluate_model(one.model, one.task, one.loader, one.device, one.precision)
+    return one.task.table(found)
 
-    if data_path is not None:
-        config.data.data_path = str(data_path)
-    elif not Path(config.get("data", {}).get("data_path", ".")).exists():
-        raise FileNotFoundError(
-            f"the data folder of the run, {config.data.data_path}, does not exist as seen from "
-            f"{Path.cwd()}; give --data-path DIR"
-        )
-    torch.set_num_threads(config.run.threads)
-    model = run.network(device, precision)
-    task, loader = run.task().evaluation(config, split, model, **options)
 
-    # a network that takes any graph is judged on the graphs it has learned from
-    cutoff = graph_cutoff(loader)
-    if run.cutoff not in (None, cutoff):
-        raise ValueError(
-            f"{config.data.data_path} has graphs with cutoff {cutoff} A, {path} was trained on "
-            f"graphs with cutoff {run.cutoff} A; preprocess with --cutoff {run.cutoff}"
+def evaluate_equivariance(
+    path: str | Path,
+    split: str = "test",
+    data_path: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    directions: int = DIRECTIONS,
+) -> list[dict]:
+    """Rows of rotation errors on a split, two for each output; see ``rotation_errors.py``.
+
+    directions: number of rotations, and of reflections. Errors as in :func:`evaluate_checkpoint`.
+    """
+    one = Judged.open(path, split, data_path, device)
+    evaluations = len(one.loader) * (1 + 2 * directions)
+    with count_bar(evaluations, "turn", "batches", delay=BAR_DELAY) as bar:
+        return rotation_table(
+            one.model,
+            one.loader,
+            directions,
+            device=one.device,
+            precision=one.precision,
+            units=one.task.units,
+            progress=bar.update,
         )
-    return task.table(evaluate_model(model, task, loader, device, precision))
 
 
 def check_task_options(run: TrainedRun, options: Mapping[str, str]) -> None:
@@ -168,6 +229,10 @@ def build_parser() -> OneLineParser:
     folder = "folder of the data, where it has moved or other data are judged"
     data.add_argument("--data-path", metavar="DIR", help=folder)
     data.add_argument("--split", choices=SPLITS, help="split of the data (default test)")
+    turned = "errors of the outputs when structures turn, instead of errors against labels"
+    data.add_argument("--equivariance", action="store_true", default=None, help=turned)
+    number = f"number of rotations, and of reflections, of --equivariance (default {DIRECTIONS})"
+    data.add_argument("--directions", type=int, metavar="N", help=number)
     for name, tasks in task_options().items():
         choices = {
             choice: None for task in tasks for choice in TASKS[task].evaluation_options[name]
@@ -198,6 +263,18 @@ def read_options(argv: list[str] | None = None) -> argparse.Namespace:
         if options.input is None:
             raise ValueError(f"{flag} is for a file of structures; add --input FILE")
         raise ValueError(f"{flag} and --input exclude each other; leave one of them out")
+
+    # errors of turned structures
+    if options.directions is not None and not options.equivariance:
+        raise ValueError("--directions is for turned structures; add --equivariance")
+    if options.directions is not None and options.directions < 1:
+        raise ValueError(f"--directions must be >= 1, got {options.directions}; give e.g. 32")
+    for name in task_options() if options.equivariance else ():
+        if getattr(options, name) is not None:
+            raise ValueError(
+                f"{flag_of(name)} is for errors against labels, which --equivariance does not "
+                "read; leave one of them out"
+            )
 
     # files to write
     for flag, path in (("--json", options.json), ("--output", options.output)):
@@ -234,11 +311,15 @@ def main(argv: list[str] | None = None) -> None:
         found |= {"input": options.input, "rows": evaluate_file(options, log)}
     else:
         split = options.split or "test"
-        given = {name: getattr(options, name) for name in task_options()}
-        chosen = {name: value for name, value in given.items() if value is not None}
-        rows = evaluate_checkpoint(
-            options.checkpoint, split, options.data_path, options.device, **chosen
-        )
+        where = (options.checkpoint, split, options.data_path, options.device)
+        if options.equivariance:
+            directions = options.directions or DIRECTIONS
+            rows = evaluate_equivariance(*where, directions)
+            found |= {"directions": directions}
+        else:
+            given = {name: getattr(options, name) for name in task_options()}
+            chosen = {name: value for name, value in given.items() if value is not None}
+            rows = evaluate_checkpoint(*where, **chosen)
         log(f"{split} split, {options.checkpoint}\n{format_table(rows)}")
         found |= {"split": split, "rows": rows}
     if options.json:

@@ -25,6 +25,7 @@ from farfield.common.script import resume_command
 from farfield.common.session import Interrupted
 from farfield.common.task_registry import FORMER_NAMES, find_task
 from farfield.models.factory import DEFAULT_PRESET, preset_values
+from farfield.train.data_order import augmented_batches, defaults_with_augmentation
 from farfield.train.network_options import add_network_options, chosen_network, chosen_preset
 from farfield.train.optimizers import OPTIMIZERS, SCHEDULES
 from farfield.train.results import finish_run, mean_table, prepare_run_folder, save_config
@@ -85,7 +86,8 @@ class Script:
 
         def presets(values: dict) -> dict:
             """Defaults that follow from other options, ``--preset`` first of all."""
-            return task.presets(values) | preset_values(values["name"], values["preset"])
+            of_network = preset_values(values["name"], values["preset"])
+            return task.presets(values) | of_network | defaults_with_augmentation(values)
 
         parser = self.parser(chosen_network(task, argv, self.run_dir), chosen_preset(argv))
         return parser.parse_config(argv, presets, task.measured)
@@ -128,8 +130,9 @@ def build_trainer(config: EasyDict) -> tuple[Trainer, Parts]:
     parts = find_task(config.task).build(config)
     folder = Path(config.run.run_dir)
     log = RunLog(folder / "log.txt")
-    learned = (parts.model, parts.task, parts.train, parts.val)
-    return Trainer(*learned, config, folder, device, log), parts
+    learned = augmented_batches(parts.train, config)
+    trainer = Trainer(parts.model, parts.task, learned, parts.val, config, folder, device, log)
+    return trainer, parts
 
 
 def train_one(config: EasyDict) -> dict | None:

@@ -12,6 +12,7 @@ import torch
 from easydict import EasyDict
 
 from farfield.common.command_line import OptionParser, Section, add_config_option, find_device
+from farfield.dataloader.augmentation import GROUPS, NO_AUGMENTATION
 
 Adder = Callable[..., None]  # (flag, kind, default, **settings of Section.add)
 
@@ -84,6 +85,7 @@ def add_training_options(
     training = parser.section("training", "length, optimiser, schedule")
     batch_decided = "the data" if parser.option_defaults.get("batch_size", 1) is None else None
     add_length_options(training.add, batch_decided, batch_size)
+    add_augmentation_options(training.add)
     add_optimizer_options(training.add, optimizers, schedules, precisions)
     add_bookkeeping_options(training.add)
 
@@ -103,6 +105,20 @@ def add_length_options(add: Adder, batch_decided: str | None, batch_size: str):
     add("--patience", int, None, low=1, help=patience)
     add("--batch-size", int, 128, low=1, main=True, decided=batch_decided, help=batch_size)
     add("--accumulate", int, 1, low=1, help="batches whose gradients are added up for one step")
+
+
+def add_augmentation_options(add: Adder):
+    """How training batches are turned; validation and tests never are."""
+    turns = (
+        "random turns of training structures: none, rotations, or orthogonal (with probability "
+        "1/2 also mirrored)"
+    )
+    add("--augment", str, NO_AUGMENTATION, choices=[NO_AUGMENTATION, *GROUPS], help=turns)
+    copies = (
+        "copies of each training batch, each structure turned by a matrix of its own; a step "
+        "costs as many times more"
+    )
+    add("--augment-copies", int, 1, low=1, high=1000, help=copies)
 
 
 def add_optimizer_options(add: Adder, optimizers, schedules, precisions):

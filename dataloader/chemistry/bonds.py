@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from ase.data import covalent_radii
@@ -165,12 +166,7 @@ def perceive(structures: Structures, progress: Callable[[int], None] | None = No
 
     ``ValueError`` for periodic structures.
     """
-    if structures.periodic is not None and structures.periodic.any():
-        where = int(structures.periodic.any(1).argmax())
-        raise ValueError(
-            f"bonds are perceived in open structures, structure {where} is periodic; use a "
-            "cutoff graph"
-        )
+    refuse_periodic(structures)
     structure, ends, slack = bonded_pairs(structures)
     counts = np.bincount(structure, minlength=len(structures))
     first_bond = np.concatenate([[0], np.cumsum(counts)])
@@ -263,25 +259,68 @@ def _charge(number: int, surplus: int) -> int:
     return min(surplus, 0) if number == C else 0
 
 
+def same_pairs(first: BondTable, second: BondTable) -> np.ndarray:
+    """Whether two tables bond the same pairs of each structure, whatever the kinds (structures,).
+
+    Both are of the same structures.
+    """
+    same = first.counts == second.counts
+    for place in np.flatnonzero(same):
+        one = first.ends[first.offsets[place] : first.offsets[place + 1]]
+        other = second.ends[second.offsets[place] : second.offsets[place + 1]]
+        same[place] = np.array_equal(one, other)
+    return same
+
+
+def refuse_periodic(structures: Structures) -> None:
+    """Raise ``ValueError`` for periodic structures, whose bonds nobody finds."""
+    if structures.periodic is not None and structures.periodic.any():
+        where = int(structures.periodic.any(1).argmax())
+        raise ValueError(
+            f"bonds are perceived in open structures, structure {where} is periodic; use a "
+            "cutoff graph"
+        )
+
+
 def bonded_pairs(structures: Structures) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Structure (bonds,), ends (bonds, 2) a < b, and length minus the sum of the radii (bonds,).
 
     They are sorted by (structure, a, b).
     """
     found = [(np.zeros(0, np.int64), np.zeros((0, 2), np.int64), np.zeros(0))]
-    for size in np.unique(structures.counts):
-        a, b = np.triu_indices(size, 1)
-        members = np.flatnonzero(structures.counts == size)
-
-        # all molecules of one size together, some at a time
-        for part in np.array_split(members, -(-len(members) * len(a) // PAIRS_PER_STEP) or 1):
-            rows = structures.offsets[part][:, None] + np.arange(size)
-            points = structures.positions[rows]  # (molecules, size, 3)
-            radii = covalent_radii[structures.atomic_numbers[rows]]  # (molecules, size)
-            length = np.sqrt(np.square(points[:, a] - points[:, b]).sum(-1))
-            slack = length - radii[:, a] - radii[:, b]
-            which, pair = np.nonzero(slack < TOLERANCE)
-            found.append((part[which], np.stack([a[pair], b[pair]], 1), slack[which, pair]))
+    for block in pair_blocks(structures):
+        radii = covalent_radii[block.elements]  # (molecules, pairs, 2)
+        slack = block.length - radii[..., 0] - radii[..., 1]
+        which, pair = np.nonzero(slack < TOLERANCE)
+        found.append((block.structure[which], block.ends[pair], slack[which, pair]))
     structure, ends, slack = (np.concatenate(parts) for parts in zip(*found, strict=True))
     order = np.argsort(structure, kind="stable")  # pairs of one structure are in order
     return structure[order], ends[order], slack[order]
+
+
+class PairBlock(NamedTuple):
+    """All pairs of some molecules of one size.
+
+    structure (molecules,); ends (pairs, 2), a < b, sorted; elements (molecules, pairs, 2), atomic
+    numbers of the ends; length (molecules, pairs), Angstrom.
+    """
+
+    structure: np.ndarray
+    ends: np.ndarray
+    elements: np.ndarray
+    length: np.ndarray
+
+
+def pair_blocks(structures: Structures) -> Iterator[PairBlock]:
+    """All pairs of atoms of every structure, :data:`PAIRS_PER_STEP` at a time."""
+    for size in np.unique(structures.counts):
+        ends = np.stack(np.triu_indices(size, 1), 1)
+        members = np.flatnonzero(structures.counts == size)
+
+        # all molecules of one size together, some at a time
+        for part in np.array_split(members, -(-len(members) * len(ends) // PAIRS_PER_STEP) or 1):
+            rows = structures.offsets[part][:, None] + np.arange(size)
+            points = structures.positions[rows]  # (molecules, size, 3)
+            vectors = points[:, ends[:, 0]] - points[:, ends[:, 1]]
+            length = np.sqrt(np.square(vectors).sum(-1))
+            yield PairBlock(part, ends, structures.atomic_numbers[rows][:, ends], length)

@@ -116,8 +116,10 @@ def squared_distances(
             asked = torch.bmm(geometry.frames[l - 1], asked)
         total = 0.0
         for m, rows in enumerate(asked.split([1] + [2] * l, 1)):
-            key = keys[m][l - m].unflatten(-1, (told, -1))
-            apart = rows.unflatten(-1, (asking, -1)) - key
+            apart = rows.unflatten(-1, (asking, -1))
+            # keys have no rows of orders that no input has
+            if m < len(keys):
+                apart = apart - keys[m][l - m].unflatten(-1, (told, -1))
             total = total + apart.square().sum(1)
         found.append(total)
     return found

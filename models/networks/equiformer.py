@@ -102,14 +102,15 @@ class Equiformer(nn.Module):
 
         feats: tokens [b, n] or features [b, n, d] of degree 0, or {degree: [b, n, d, 2l + 1]}.
         coors [b, n, 3]. mask [b, n] bool: which points are there. adj_mat [n, n] or [b, n, n]:
-        which points are bonded. edges [b, n, n] int64 or [b, n, n, edge_dim] features, receiver
-        first. All of them also as lists without b, or an ``AtomBatch`` or DGL graph as ``feats``
-        (``equiformer_inputs.py``), answered in the same form: padding is zero, a batch gives
-        (nodes, ...). return_pooled: mean over the points of each structure, [b, ...].
-        reduce_dim_out: without the axis of the channels. ValueError in one line for shapes, tokens
-        and options that do not fit.
+        which points are bonded. edges [b, n, n] int64 tokens or [b, n, n, edge_dim] features,
+        receiver first. All of them also as lists without b, or an ``AtomBatch`` or DGL graph as
+        ``feats`` (``equiformer_inputs.py``), answered in the same form: padding is zero, a batch
+        gives (nodes, ...). return_pooled: mean over the points of each structure, [b, ...].
+        reduce_dim_out: without the axis of the channels. ValueError in one line for shapes, types,
+        tokens and options that do not fit.
         """
         points = read_points(self.options, feats, coors, mask, adj_mat, edges)
+        self._check_dtypes(points)
         x = torch.cat([self._scalars(points), *self._higher(points)], -1)
         x = self.layers(x, self._geometry(points))
 
@@ -123,6 +124,20 @@ class Equiformer(nn.Module):
             part = part.squeeze(-1) if l == 0 else part
             types.append(mean_nodes(points.graph, part) if return_pooled else points.restore(part))
         return _types(len(fiber))(*types, *[None] * (2 - len(types)))
+
+    def _check_dtypes(self, points: Points) -> None:
+        """ValueError where positions or features have another type than the weights."""
+        expected = self.layers.norm.scales[0].dtype
+        given = {"coors": points.positions}
+        given |= {f"feats of degree {l}": value for l, value in points.features.items()}
+        if self.token_emb is not None:
+            del given["feats of degree 0"]  # tokens
+        for name, value in given.items():
+            if value.dtype != expected:
+                raise ValueError(
+                    f"{name} must be {expected} as the weights of the model, got {value.dtype}"
+                    + ("" if value.is_floating_point() else "; build it with num_tokens for tokens")
+                )
 
     def _scalars(self, points: Points) -> Tensor:
         """Scalars of all points (nodes, channels), embeddings added."""
@@ -157,7 +172,7 @@ class Equiformer(nn.Module):
         options = self.options
         envelope = ENVELOPES[options.envelope](safe_length(points.vectors) / options.valid_radius)
         if options.attend_sparse_neighbors:
-            envelope = torch.where(points.hops > 0, 1.0, envelope)
+            envelope = torch.where(points.bonded, 1.0, envelope)
         return self.layers.geometry(
             points.graph,
             points.vectors,

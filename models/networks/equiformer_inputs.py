@@ -27,12 +27,9 @@ from farfield.models.graph_ops import GraphIndex
 from farfield.models.kernels.padding import Padding
 from farfield.models.networks.equiformer_options import EquiformerOptions
 from farfield.models.point_graphs import (
-    NeighbourRule,
     nearest_incoming,
     point_edges,
 )
-
-EVERYWHERE = 1e5  # the public default radius: all points are neighbours
 
 
 @dataclasses.dataclass
@@ -46,6 +43,7 @@ class Points:
         graph        topology of the neighbours
         vectors      (edges, 3), x_dst - x_src
         hops         (edges,) int64: bonds between the ends, 0 where they are not bonded
+        bonded       (edges,) bool: neighbours by their bonds, at any distance
         edge_values  tokens (edges,) or features (edges, d) of the edges, or None
         restore      values of nodes (nodes, ...) -> the form in which the points came
         cell, periodic  of a batch, or None
@@ -57,6 +55,7 @@ class Points:
     graph: GraphIndex
     vectors: Tensor
     hops: Tensor
+    bonded: Tensor
     edge_values: Tensor | None
     restore: Callable[[Tensor], Tensor | list[Tensor]]
     cell: Tensor | None = None
@@ -73,11 +72,12 @@ def read_points(options: EquiformerOptions, feats, coors, mask, adj_mat, edges) 
         return _of_batch(options, feats)
     if coors is None:
         raise ValueError("coors is missing: give positions [b, n, 3]")
+    given = _by_degree(options, feats)
     if isinstance(coors, (list, tuple)):
         if mask is not None:
             raise ValueError("lists have no padding: leave mask out")
-        return _of_lists(options, feats, coors, adj_mat, edges)
-    return _of_dense(options, feats, coors, mask, adj_mat, edges)
+        return _of_lists(options, given, coors, adj_mat, edges)
+    return _of_dense(options, given, coors, mask, adj_mat, edges)
 
 
 def _by_degree(options: EquiformerOptions, feats) -> dict[int, object]:
@@ -92,8 +92,12 @@ def _by_degree(options: EquiformerOptions, feats) -> dict[int, object]:
     return {int(degree): value for degree, value in found.items()}
 
 
-def _of_dense(options, feats, coors, mask, adj_mat, edges) -> Points:
+def _of_dense(options, given, coors: Tensor, mask, adj_mat, edges) -> Points:
     """Padded tensors."""
+    named = {f"feats of degree {degree}": value for degree, value in given.items()}
+    for name, value in (named | {"mask": mask, "adj_mat": adj_mat, "edges": edges}).items():
+        if value is not None and not isinstance(value, Tensor):
+            raise ValueError(f"{name} must be a tensor, as coors is; got {type(value).__name__}")
     if coors.dim() != 3 or coors.shape[-1] != 3:
         raise ValueError(f"coors must be [b, n, 3], got the shape {list(coors.shape)}")
     shape = coors.shape[:2]
@@ -103,7 +107,6 @@ def _of_dense(options, feats, coors, mask, adj_mat, edges) -> Points:
         raise ValueError(
             f"mask must be bool {list(shape)} as coors, got {mask.dtype} {list(mask.shape)}"
         )
-    given = _by_degree(options, feats)
     for degree, value in given.items():
         if value.shape[:2] != shape:
             raise ValueError(
@@ -111,6 +114,7 @@ def _of_dense(options, feats, coors, mask, adj_mat, edges) -> Points:
                 f"{list(value.shape)}"
             )
 
+    # a place of padding may hold anything: from here on it is gone
     padding = Padding.of(mask)
     places = torch.arange(shape[1], device=coors.device).expand(shape)
     positions, places = padding.ragged(coors), padding.ragged(places)
@@ -127,32 +131,31 @@ def _of_dense(options, feats, coors, mask, adj_mat, edges) -> Points:
             )
         graph = found.graph
         values = edges[graph.graph_of_node[graph.dst], places[graph.dst], places[graph.src]]
+    features = {degree: padding.ragged(value) for degree, value in given.items()}
     return Points(
-        features={degree: padding.ragged(value) for degree, value in given.items()},
+        features=features,
         positions=positions,
         places=places,
         graph=found.graph,
         vectors=edge_vectors(positions, found.graph),
         hops=found.hops,
+        bonded=found.always,
         edge_values=values,
         restore=padding.padded,
     )
 
 
-def _of_lists(options, feats, coors: Sequence[Tensor], adj_mat, edges) -> Points:
+def _of_lists(options, given, coors: Sequence[Tensor], adj_mat, edges) -> Points:
     """One tensor for each structure."""
+    if not coors or any(part.dim() != 2 or part.shape[1] != 3 for part in coors):
+        shapes = [list(part.shape) for part in coors]
+        raise ValueError(f"coors must be a list of tensors [n, 3], got the shapes {shapes}")
     sizes = [len(part) for part in coors]
-    given = _by_degree(options, feats)
-    named = {f"feats of degree {degree}": value for degree, value in given.items()}
-    named |= {"adj_mat": adj_mat, "edges": edges}
-    for name, value in named.items():
-        if value is None:
-            continue
-        if not isinstance(value, (list, tuple)) or [len(part) for part in value] != sizes:
-            raise ValueError(
-                f"{name} must be a list of tensors with {sizes} rows, as coors; got "
-                f"{[len(part) for part in value]}"
-            )
+    for degree, value in given.items():
+        _check_rows(f"feats of degree {degree}", value, sizes)
+    for name, value in (("adj_mat", adj_mat), ("edges", edges)):
+        if value is not None:
+            _check_rows(name, value, sizes, pairs=True)
 
     positions = torch.cat(list(coors))
     device = positions.device
@@ -179,16 +182,32 @@ def _of_lists(options, feats, coors: Sequence[Tensor], adj_mat, edges) -> Points
         values = torch.cat(
             [part[i, j] for part, i, j in zip(edges, receivers, senders, strict=True)]
         )
+    features = {degree: torch.cat(list(value)) for degree, value in given.items()}
     return Points(
-        features={degree: torch.cat(list(value)) for degree, value in given.items()},
+        features=features,
         positions=positions,
         places=places,
         graph=found.graph,
         vectors=edge_vectors(positions, found.graph),
         hops=found.hops,
+        bonded=found.always,
         edge_values=values,
-        restore=lambda values: list(values.split(sizes)),
+        restore=lambda rows: list(rows.split(sizes)),
     )
+
+
+def _check_rows(name: str, value, sizes: list[int], pairs: bool = False) -> None:
+    """ValueError unless ``value`` is a list of tensors [n, ...], or of ``pairs`` [n, n, ...]."""
+    axes = 2 if pairs else 1
+    expected = [[size] * axes for size in sizes]
+    if isinstance(value, (list, tuple)):
+        got = [list(part.shape[:axes]) for part in value]
+    else:
+        got = type(value).__name__
+    if got != expected:
+        raise ValueError(
+            f"{name} must be a list of tensors that start with {expected}, as coors; got {got}"
+        )
 
 
 def _neighbours(options: EquiformerOptions, positions: Tensor, counts: Tensor, bonds):
@@ -197,15 +216,29 @@ def _neighbours(options: EquiformerOptions, positions: Tensor, counts: Tensor, b
         raise ValueError(
             "adj_mat is missing: attend_sparse_neighbors and num_adj_degrees_embed read it"
         )
-    radius = float("inf") if options.valid_radius >= EVERYWHERE else options.valid_radius
-    rule = NeighbourRule(
-        valid_radius=radius,
-        num_neighbors=options.num_neighbors,
-        sparse=options.attend_sparse_neighbors,
-        max_sparse_neighbors=options.max_sparse_neighbors,
-        hops=options.num_adj_degrees_embed or 1,
-    )
-    return point_edges(positions, counts, rule, bonds)
+    return point_edges(positions, counts, options.neighbours, bonds)
+
+
+def _bonded_edges(
+    options: EquiformerOptions, graph: GraphIndex, hops: Tensor, length: Tensor
+) -> Tensor:
+    """Edges of a batch that count at any distance (edges,) bool, as ``point_edges`` finds them.
+
+    At each point those of the fewest hops, of equal hops the shortest.
+    """
+    bonded = hops > 0 if options.attend_sparse_neighbors else torch.zeros_like(hops, dtype=bool)
+    if options.max_sparse_neighbors is None:
+        return bonded
+
+    # places in the order of hops, then of length
+    by_length = length.argsort(stable=True)
+    order = by_length[hops[by_length].argsort(stable=True)]
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=order.device)
+    (chosen,) = bonded.nonzero(as_tuple=True)
+    among = GraphIndex(graph.src[chosen], graph.dst[chosen], graph.nodes_per_graph)
+    kept = nearest_incoming(among, rank[chosen], options.max_sparse_neighbors)
+    return torch.zeros_like(bonded).index_fill(0, chosen[kept], True)
 
 
 def _of_batch(options: EquiformerOptions, batch: AtomBatch) -> Points:
@@ -218,23 +251,19 @@ def _of_batch(options: EquiformerOptions, batch: AtomBatch) -> Points:
 
     images = image_vectors(graph, batch.cell, batch.image_shift)
     vectors = edge_vectors(batch.positions, graph, images)
-    hops = batch.edge_features.get("hops")
-    hops = torch.zeros_like(graph.src) if hops is None else hops
+    length = safe_length(vectors.detach())
+    hops = _hops_of_batch(options, batch)
     values = batch.edge_features.get("edges")
 
-    # bonded edges stay, whatever their length
-    length = safe_length(vectors.detach())
-    bonded = hops > 0 if options.attend_sparse_neighbors else torch.zeros_like(hops, dtype=bool)
-    kept = (bonded | (length <= options.valid_radius)).nonzero().flatten()
+    # bonded edges stay, whatever their length, and take no place among the nearest
+    bonded = _bonded_edges(options, graph, hops, length)
+    near = ~bonded & (length < options.neighbours.valid_radius)
     if options.num_neighbors is not None:
-        near = GraphIndex(graph.src, graph.dst, graph.nodes_per_graph)
-        ranked = torch.where(length <= options.valid_radius, length, torch.inf)
-        nearest = nearest_incoming(
-            near, ranked.masked_fill(bonded, torch.inf), options.num_neighbors
-        )
-        chosen = torch.zeros_like(bonded)
-        chosen[nearest] = True
-        kept = (bonded | (chosen & (length <= options.valid_radius))).nonzero().flatten()
+        (chosen,) = near.nonzero(as_tuple=True)
+        among = GraphIndex(graph.src[chosen], graph.dst[chosen], graph.nodes_per_graph)
+        nearest = nearest_incoming(among, length[chosen], options.num_neighbors)
+        near = torch.zeros_like(near).index_fill(0, chosen[nearest], True)
+    (kept,) = (bonded | near).nonzero(as_tuple=True)
     return Points(
         features=features,
         positions=batch.positions,
@@ -243,8 +272,22 @@ def _of_batch(options: EquiformerOptions, batch: AtomBatch) -> Points:
         graph=GraphIndex(graph.src[kept], graph.dst[kept], graph.nodes_per_graph),
         vectors=vectors[kept],
         hops=hops[kept],
+        bonded=bonded[kept],
         edge_values=None if values is None else values[kept],
-        restore=lambda values: values,
+        restore=lambda rows: rows,
         cell=batch.cell,
         periodic=batch.periodic,
     )
+
+
+def _hops_of_batch(options: EquiformerOptions, batch: AtomBatch) -> Tensor:
+    """Bonds between the ends of every edge (edges,), 0 beyond num_adj_degrees_embed."""
+    hops, most = batch.edge_features.get("hops"), options.num_adj_degrees_embed
+    if hops is None:
+        if options.attend_sparse_neighbors or most:
+            raise ValueError(
+                "edge_features['hops'] is missing: attend_sparse_neighbors and "
+                "num_adj_degrees_embed read it"
+            )
+        return torch.zeros_like(batch.graph.src)
+    return torch.where((hops > 0) & (hops <= (most or 1)), hops, 0)

@@ -8,6 +8,7 @@ degree" are written 64,32,16, or as one number for all degrees.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Annotated
 
 from farfield.models.choices import check_at_least, check_choices, check_positive
@@ -27,8 +28,10 @@ from farfield.models.near_field.equiformer_attention import (
 )
 from farfield.models.near_field.fiber_convolution import EDGE_KERNELS, RadialSizes
 from farfield.models.option_fields import LISTED, MAIN
+from farfield.models.point_graphs import NeighbourRule
 from farfield.models.so3.fibers import Fiber
 
+EVERYWHERE = 1e5  # the public default radius: all points are neighbours
 MAX_DEGREES = 12  # degrees 0 .. 11, the largest with coupling tables
 
 
@@ -243,13 +246,29 @@ class EquiformerOptions(EquiformerLayerOptions):
             raise ValueError(
                 "num_neighbors 0 leaves no neighbours; set attend_sparse_neighbors, or ask for more"
             )
+        if self.max_sparse_neighbors is not None and not self.attend_sparse_neighbors:
+            raise ValueError(
+                f"max_sparse_neighbors {self.max_sparse_neighbors} limits adjacent points; set "
+                "attend_sparse_neighbors, or leave it out"
+            )
         if not 0 <= self.embedding_grad_frac <= 1:
             raise ValueError(
                 f"embedding_grad_frac must be in [0, 1], got {self.embedding_grad_frac}"
             )
         if self.adj_dim and self.num_adj_degrees_embed is None:
             raise ValueError("adj_dim needs num_adj_degrees_embed, the bonds that are told apart")
-        _ = self.fiber_in
+        _ = self.fiber_in, self.neighbours  # refuse what makes no sense
+
+    @property
+    def neighbours(self) -> NeighbourRule:
+        """Which points are neighbours."""
+        return NeighbourRule(
+            valid_radius=math.inf if self.valid_radius >= EVERYWHERE else self.valid_radius,
+            num_neighbors=self.num_neighbors,
+            sparse=self.attend_sparse_neighbors,
+            max_sparse_neighbors=self.max_sparse_neighbors,
+            hops=self.num_adj_degrees_embed or 1,
+        )
 
     @property
     def fiber_in(self) -> Fiber:

@@ -10,10 +10,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
 from farfield.dataloader.prepared_folder import structures_file
+from farfield.dataloader.sources.built_backbones import build_backbones
 from farfield.dataloader.structures import Structures
 from farfield.preprocess import preprocess_md17
 from farfield.train import train_md17
 from tests.support import documents
+from tests.support.protein_files import chain_lines, write_lines
 from tests.support.registries import restore_registries, saved_registries
 
 TINY = ["--irreps", "4x0e+4x1o", "--schedule", "hybrid-first-order1", "--no-progress"]
@@ -21,9 +23,10 @@ TINY = ["--irreps", "4x0e+4x1o", "--schedule", "hybrid-first-order1", "--no-prog
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
-    """``data/ethanol_sample`` and ``runs/ethanol``, as after ``make train``, and three files.
+    """``data/ethanol_sample`` and ``runs/ethanol``, as after ``make train``, and files.
 
-    ``mine.xyz`` has energies and forces of 60 frames, the other files have no labels.
+    ``proteins`` has ten PDB files; ``mine.xyz`` has energies and forces of 60 frames, the other
+    files have no labels.
     """
     folder = tmp_path_factory.mktemp("documents")
     with pytest.MonkeyPatch.context() as patch:
@@ -33,6 +36,9 @@ def prepared(tmp_path_factory):
         train_md17.main([*run, *TINY, "--epochs", "1", "--max-cpu-minutes", "0.004"])
     for name in ("molecules.xyz", "new.xyz"):
         write(folder / name, [molecule("CH3CH2OH"), molecule("CH3OH")])
+    for number, chain in enumerate(build_backbones(10, 8, 10, seed=0)):
+        (folder / "proteins").mkdir(exist_ok=True)
+        write_lines(folder / "proteins" / f"{number}.pdb", *chain_lines(chain), "END")
     write(folder / "mine.xyz", labelled_frames(folder / "data" / "ethanol_sample", 60))
     return folder
 

@@ -14,7 +14,10 @@ WITH_COMMANDS = ("README.md", "docs/first_run.md", "docs/own_data.md", "docs/how
 WITH_CODE = [
     page for page in PAGES if page.startswith(WITH_COMMANDS) or documents.blocks(page, "python")
 ]
-SMALL_NETWORK = ("--irreps", "4x0e+4x1o", "--schedule", "hybrid-first-order1")
+SMALL_E2FORMER = ("--irreps", "4x0e+4x1o", "--schedule", "hybrid-first-order1")
+SMALL_NETWORKS = {  # of scripts whose network a command does not name
+    "train.train_denoise": ("--dim", "4", "--heads", "1", "--dim-head", "4", "--depth", "1"),
+}
 SHORT_TRAINING = ("--epochs", "1", "--max-cpu-minutes", "0.003", "--no-progress")
 SHORT_SIMULATION = ("--steps", "10", "--no-progress")
 
@@ -27,7 +30,9 @@ def run_command(words: list[str]) -> None:
     if module == "preprocess.preprocess_md17":
         arguments += documents.FEW_FRAMES
     if module.startswith("train.train_"):
-        arguments += SHORT_TRAINING if "--model" in arguments else SHORT_TRAINING + SMALL_NETWORK
+        arguments += SHORT_TRAINING
+        if "--model" not in arguments:
+            arguments += SMALL_NETWORKS.get(module, SMALL_E2FORMER)
     if module == "simulate.run_md":
         arguments += SHORT_SIMULATION
     documents.load_script(module).main(arguments)

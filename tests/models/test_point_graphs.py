@@ -34,10 +34,13 @@ RULES = {
 
 
 def by_hand(points: Tensor, sizes: list[int], rule: NeighbourRule, pairs: set) -> dict:
-    """(dst, src) -> graph distance of every neighbour, in order, by the words of the rule."""
+    """(dst, src) -> graph distance of every neighbour and whether its bonds alone make it one.
+
+    In order, by the words of the rule.
+    """
     hops = distances_by_search(pairs, len(points), rule.hops)
     graph = [g for g, size in enumerate(sizes) for _ in range(size)]
-    found = set()
+    found, always = set(), set()
     for i, point in enumerate(points):
         others = [j for j in range(len(points)) if j != i and graph[j] == graph[i]]
         length = {j: float((points[j] - point).norm()) for j in others}
@@ -49,13 +52,15 @@ def by_hand(points: Tensor, sizes: list[int], rule: NeighbourRule, pairs: set) -
         near = [j for j in others if length[j] < rule.valid_radius and j not in bonded]
         near.sort(key=lambda j, length=length: (length[j], j))
         found |= {(i, j) for j in bonded + near[: rule.num_neighbors]}
-    return {pair: hops.get(pair, 0) for pair in sorted(found)}
+        always |= {(i, j) for j in bonded}
+    return {pair: (hops.get(pair, 0), pair in always) for pair in sorted(found)}
 
 
 def as_dict(edges: point_graphs.PointEdges) -> dict:
-    """(dst, src) -> graph distance, in the order of the edges."""
+    """(dst, src) -> graph distance and bonds alone, in the order of the edges."""
     ends = zip(edges.graph.dst.tolist(), edges.graph.src.tolist(), strict=True)
-    return dict(zip(ends, edges.hops.tolist(), strict=True))
+    values = zip(edges.hops.tolist(), edges.always.tolist(), strict=True)
+    return dict(zip(ends, values, strict=True))
 
 
 def bonds_of(shape: str, sizes: list[int]) -> set[tuple[int, int]]:

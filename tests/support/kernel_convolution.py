@@ -33,21 +33,29 @@ def kernel_convolution(
     source (edges, rows, channels_in), hidden (edges, radial_hidden) as in
     :class:`EdgeFrameConvolution`.
     """
-    lmax = layer.lmax
-    harmonics = spherical_harmonics(vectors, 2 * lmax)
-    frame = _frame_kernels(layer, hidden)
+    harmonics = spherical_harmonics(vectors, 2 * layer.lmax)
     out = source.new_zeros(source.shape[0], source.shape[1], layer.channels_out)
-    for (l_out, l_in), kernel in frame.items():
-        for degree in range(abs(l_out - l_in), l_out + l_in + 1):
-            coupling = clebsch_gordan(l_out, l_in, degree).to(source)
-            axis = coupling[:, :, degree]
-            weight = torch.einsum("eoiab,oi->eab", kernel, axis) / axis.square().sum()
-            angular = torch.einsum("oim,em->eoi", coupling, harmonics[:, degree_slice(degree)])
-            message = torch.einsum(
-                "eoi,eab,eia->eob", angular, weight, source[:, degree_slice(l_in)]
-            )
-            out[:, degree_slice(l_out)] += message
+    for (l_out, l_in), kernel in _frame_kernels(layer, hidden).items():
+        part = source[:, degree_slice(l_in)]
+        out[:, degree_slice(l_out)] += message_of_kernel(kernel, part, harmonics)
     return out
+
+
+def message_of_kernel(kernel: Tensor, part: Tensor, harmonics: Tensor) -> Tensor:
+    """What the kernel of one pair of degrees makes of a part: (edges, 2 l_out + 1, channels out).
+
+    kernel (edges, 2 l_out + 1, 2 l_in + 1, channels in, channels out): on the polar axis. part
+    (edges, 2 l_in + 1, channels in). harmonics of the edges, up to degree l_out + l_in.
+    """
+    l_out, l_in = kernel.shape[1] // 2, kernel.shape[2] // 2
+    total = part.new_zeros(len(part), 2 * l_out + 1, kernel.shape[4])
+    for degree in range(abs(l_out - l_in), l_out + l_in + 1):
+        coupling = clebsch_gordan(l_out, l_in, degree).to(part)
+        axis = coupling[:, :, degree]
+        weight = torch.einsum("eoiab,oi->eab", kernel, axis) / axis.square().sum()
+        angular = torch.einsum("oim,em->eoi", coupling, harmonics[:, degree_slice(degree)])
+        total = total + torch.einsum("eoi,eab,eia->eob", angular, weight, part)
+    return total
 
 
 def _frame_kernels(layer: EdgeFrameConvolution, hidden: Tensor) -> dict[tuple[int, int], Tensor]:

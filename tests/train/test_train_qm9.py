@@ -48,6 +48,10 @@ E2FORMER = [
 ]
 NETWORKS = {
     "e2former_properties": [*E2FORMER, "--element-size", "4"],
+    "equiformer_properties": [
+        *("--dim", "8,4", "--num-degrees", "2", "--heads", "2", "--dim-head", "4"),
+        *("--depth", "1", "--radial-hidden-dim", "8", "--element-size", "4"),
+    ],
     "se3_transformer_properties": [
         "--layers",
         "1",
@@ -63,6 +67,7 @@ NETWORKS = {
 }
 GRAPHS = {
     "e2former_properties": ["--graph", "cutoff"],
+    "equiformer_properties": ["--graph", "cutoff"],
     "se3_transformer_properties": ["--graph", "bonds"],
 }
 

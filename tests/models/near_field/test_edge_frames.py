@@ -353,3 +353,18 @@ def test_blocks_are_ordered_by_degree():
         assert float(
             torch.linalg.matrix_norm(turn[degree_slice(l), degree_slice(l)])
         ) == pytest.approx((2 * l + 1) ** 0.5)
+
+
+@pytest.mark.parametrize("lmax", range(1, 7))
+def test_matrices_are_the_blocks_of_the_rotation(lmax):
+    """Rows m = 0, -1, 1, -2, 2, ... of every degree, also where two edges share a stored frame."""
+    vectors = all_vectors()
+    basis = EdgeBasis.from_vectors(vectors, lmax)
+    some = torch.tensor([3, 3, 40, 7])
+    shared = EdgeBasis(basis.length[some], basis.packed, basis.flipped[some], some)
+    for held in (basis, shared, basis.select(some)):
+        turn, found = frames(held), held.matrices()
+        for l, matrix in enumerate(found, 1):
+            order = [l, *(l + sign * m for m in range(1, l + 1) for sign in (-1, 1))]
+            block = turn[:, degree_slice(l), degree_slice(l)]
+            assert torch.equal(matrix, block[:, order])

@@ -24,7 +24,7 @@ import itertools
 from collections.abc import Sequence
 
 from benchmarks import harness
-from benchmarks.public_equiformer import PACKAGE, equiformer_is_installed
+from benchmarks.installed_equiformer import PACKAGE, equiformer_is_installed
 from benchmarks.rivals.side_by_side import divide, farfield_results
 from farfield.common.command_line import OptionParser, run_script
 from farfield.dataloader.storage.files import write_json

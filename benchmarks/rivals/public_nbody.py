@@ -18,7 +18,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from benchmarks.public_equiformer import public_equiformer
+from benchmarks.installed_equiformer import public_equiformer
 from farfield.models.batch import AtomBatch
 from farfield.models.choices import check_at_least, check_positive
 from farfield.models.network import NBODY, NETWORKS, Network, Output

@@ -36,7 +36,7 @@ import statistics
 from collections.abc import Callable
 
 from benchmarks import harness  # before torch: it sets the thread count
-from benchmarks.public_equiformer import PACKAGE, equiformer_is_installed
+from benchmarks.installed_equiformer import PACKAGE, equiformer_is_installed
 from benchmarks.speed.equiformer_programs import (
     BYTES,
     OURS,
@@ -133,7 +133,7 @@ def memory_rows(options, against: bool) -> list[dict]:
     for reversible in (False, True):
         first = None
         for depth in DEPTHS:
-            row = memory_row(dataclasses.replace(size, depth=depth, reversible=reversible))
+            row = depth_row(dataclasses.replace(size, depth=depth, reversible=reversible))
             first = first or row
             for part in ("activations", "total"):
                 row[f"{part}_ratio"] = row[f"{part}_mb"] / first[f"{part}_mb"]
@@ -141,7 +141,7 @@ def memory_rows(options, against: bool) -> list[dict]:
     return rows
 
 
-def memory_row(clouds: Clouds) -> dict:
+def depth_row(clouds: Clouds) -> dict:
     """MB of a train step: weights with their gradients, activations, both."""
     weights = clouds_program(OURS, clouds).num_parameters
     gradients = BYTES * weights / 1e6

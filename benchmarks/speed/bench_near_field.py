@@ -41,7 +41,7 @@ from benchmarks import harness  # before torch: it sets the thread count
 import torch  # isort: skip
 from torch import Tensor, nn
 
-from benchmarks.public_equiformer import PACKAGE, equiformer_is_installed, public_equiformer
+from benchmarks.installed_equiformer import PACKAGE, equiformer_is_installed, public_equiformer
 from benchmarks.speed.near_field_cases import CASES, Case, make_case
 from farfield.common.command_line import run_script
 from farfield.dataloader.storage.files import write_json

@@ -17,7 +17,7 @@ from benchmarks import harness  # before torch: it sets the thread count
 import torch  # isort: skip
 from torch import Tensor, nn
 
-from benchmarks.public_equiformer import PACKAGE, public_equiformer
+from benchmarks.installed_equiformer import PACKAGE, public_equiformer
 from farfield.models.networks.equiformer import Equiformer
 
 OURS, PAIRWISE = "farfield", "farfield, pairwise kernel"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from easydict import EasyDict
 
-from benchmarks.public_equiformer import PACKAGE
+from benchmarks.installed_equiformer import PACKAGE
 from benchmarks.rivals import compare_equiformer as compare
 from farfield.common import plugins
 from farfield.models.factory import build_model

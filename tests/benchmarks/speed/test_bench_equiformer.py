@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from benchmarks.public_equiformer import PACKAGE
+from benchmarks.installed_equiformer import PACKAGE
 from benchmarks.speed import bench_equiformer as bench
 from benchmarks.speed.equiformer_programs import (
     OURS,
@@ -76,7 +76,7 @@ def test_a_program_that_fails_is_no_time():
 def test_reversible_layers_keep_few_activations():
     clouds = Clouds(4, 64, (16, 16), depth=10, neighbours=8)
     plain, reversible = (
-        bench.memory_row(dataclasses.replace(clouds, reversible=r)) for r in (False, True)
+        bench.depth_row(dataclasses.replace(clouds, reversible=r)) for r in (False, True)
     )
     assert 0 < reversible["activations_mb"] < 0.5 * plain["activations_mb"]
     for row in (plain, reversible):

@@ -82,7 +82,7 @@ MEMORY_COLUMNS = {
 }
 
 
-def speed_rows(options, against: bool) -> list[dict]:
+def cloud_rows(options, against: bool) -> list[dict]:
     """Seconds of all programs in turns, then of ours on more structures."""
     clouds = dataclasses.replace(SPEED_SIZE, structures=options.structures)
     print(f"speed: {clouds.describe()}", flush=True)
@@ -157,7 +157,7 @@ def depth_row(clouds: Clouds) -> dict:
 
 
 PARTS: dict[str, tuple[Callable[..., list[dict]], dict[str, str]]] = {
-    "speed": (speed_rows, SPEED_COLUMNS),
+    "speed": (cloud_rows, SPEED_COLUMNS),
     "degree6": (degree_rows, DEGREE_COLUMNS),
     "memory": (memory_rows, MEMORY_COLUMNS),
 }

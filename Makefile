@@ -39,9 +39,10 @@ train: env ## preprocess the bundled ethanol frames, train the hybrid on them, p
 md: env ## 10,000 steps of molecular dynamics with the potential of `make train` (a second call continues or shows it again)
 	$(BIN)/python -m simulate.run_md --checkpoint $(RUN)/checkpoint_best.pt --run-dir $(RUN)_md $(if $(wildcard $(RUN)_md/state.npz),--resume) $(ARGS)
 
-bench: env ## near field against equiformer-pytorch, basis cache, far field, training step (half an hour)
+bench: env ## near field and Equiformer against equiformer-pytorch, basis cache, far field, training step (half an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	$(BIN)/python -m benchmarks.speed.bench_near_field $(ARGS)
+	$(BIN)/python -m benchmarks.speed.bench_equiformer
 	$(BIN)/python -m benchmarks.speed.bench_basis_cache
 	$(BIN)/python -m benchmarks.accuracy.bench_far_field_rotation
 	$(BIN)/python -m benchmarks.speed.bench_far_field

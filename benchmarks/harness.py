@@ -271,7 +271,20 @@ def _cell(value: object) -> str:
         return "-"
     if not isinstance(value, float):
         return str(value)
+    if 0 < abs(value) < 0.1:
+        return f"{value:.3g}"
     return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
+
+
+def plain_rows(rows: list[dict]) -> list[dict]:
+    """Rows whose ratios are dictionaries, as a json file needs them."""
+    return [
+        {
+            key: dataclasses.asdict(value) if isinstance(value, Ratio) else value
+            for key, value in row.items()
+        }
+        for row in rows
+    ]
 
 
 def chosen(text: str, known: Iterable[str], flag: str) -> list[str]:

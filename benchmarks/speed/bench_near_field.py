@@ -34,7 +34,6 @@ if not __package__:  # `python benchmarks/speed/bench_near_field.py` in a checko
 
 import argparse
 import dataclasses
-import os
 import statistics
 
 from benchmarks import harness  # before torch: it sets the thread count
@@ -42,6 +41,7 @@ from benchmarks import harness  # before torch: it sets the thread count
 import torch  # isort: skip
 from torch import Tensor, nn
 
+from benchmarks.installed_equiformer import PACKAGE, equiformer_is_installed, public_equiformer
 from benchmarks.speed.near_field_cases import CASES, Case, make_case
 from farfield.common.command_line import run_script
 from farfield.dataloader.storage.files import write_json
@@ -105,11 +105,9 @@ class DenseEquiformer(nn.Module):
     """
 
     def __init__(self, case: Case):
-        from equiformer_pytorch import Equiformer
-
         super().__init__()
         size = case.size
-        self.network = Equiformer(
+        self.network = public_equiformer(
             dim=size.channels,
             dim_in=(case.scalars.shape[1], case.vectors.shape[1]),
             input_degrees=2,
@@ -132,7 +130,6 @@ class DenseEquiformer(nn.Module):
 
 def build_equiformer(case: Case) -> harness.Program:
     """equiformer-pytorch on a case."""
-    os.environ.setdefault("CLEAR_CACHE", "1")  # keeps its constants out of the home folder
     torch.manual_seed(0)
     network = DenseEquiformer(case)
 
@@ -148,15 +145,6 @@ def build_equiformer(case: Case) -> harness.Program:
 
 def _build_by_name(program: str, case: Case, options: dict) -> harness.Program:
     return build_ours(case, options) if program == OURS else build_equiformer(case)
-
-
-def equiformer_is_installed() -> bool:
-    """Whether the other program can be imported."""
-    try:
-        import equiformer_pytorch  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 def measure(case: Case, arguments, against: bool) -> list[dict]:
@@ -287,9 +275,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = read_arguments(argv)
     on_cpu = arguments.device == "cpu"
     against = on_cpu and not arguments.alone and equiformer_is_installed()
-    environment = harness.start(
-        ("torch", "dgl", "e3nn", "numpy", "equiformer-pytorch"), device=arguments.device
-    )
+    environment = harness.start(("torch", "dgl", "e3nn", "numpy", PACKAGE), device=arguments.device)
     if on_cpu and not against and not arguments.alone:
         print(
             "equiformer-pytorch is not installed: run `make bench` to install it; timing ours alone"
@@ -307,19 +293,8 @@ def main(argv: list[str] | None = None) -> None:
     print(harness.table(rows, COLUMNS))
     if arguments.json:
         described = {case.name: case.describe() for case in arguments.cases}
-        content = {"environment": environment, "cases": described, "rows": _plain(rows)}
+        content = {"environment": environment, "cases": described, "rows": harness.plain_rows(rows)}
         write_json(arguments.json, content)
-
-
-def _plain(rows: list[dict]) -> list[dict]:
-    """Rows whose ratios are dictionaries, as a json file needs them."""
-    return [
-        {
-            key: dataclasses.asdict(value) if isinstance(value, harness.Ratio) else value
-            for key, value in row.items()
-        }
-        for row in rows
-    ]
 
 
 if __name__ == "__main__":

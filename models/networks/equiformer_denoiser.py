@@ -31,7 +31,7 @@ class EquiformerDenoiserOptions(CutoffOptions):
 
     dim: str = "32,16"
     num_degrees: int = 2
-    cutoff: float = 8.0
+    cutoff: float = 4.0
     num_tokens: Annotated[int, "number of tokens of an atom"] = 84
     max_hops: Annotated[int, "bonds up to which atoms are told apart"] = 3
     hop_size: Annotated[int, "width of the embedding of the number of bonds"] = 8

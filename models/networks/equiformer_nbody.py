@@ -34,10 +34,10 @@ from farfield.models.so3.fibers import split_fiber
 class EquiformerNBodyOptions(EquiformerLayerOptions):
     """Options of :class:`EquiformerNBody`; with envelope "none" no edge ends at the cutoff."""
 
-    dim: str = "32,16"
+    dim: str = "16,8"
     depth: int = 1
     heads: str = "4"
-    dim_head: str = "8"
+    dim_head: str = "4"
     radial_basis: str = "log_gaussian"
     envelope: str = "none"
     cutoff: Annotated[

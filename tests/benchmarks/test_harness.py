@@ -82,6 +82,11 @@ def test_table_is_aligned():
     assert text.splitlines() == ["A        B", "x     1234", "long     -"]
 
 
+def test_a_table_shows_three_digits_of_a_small_number():
+    text = harness.table([{"a": 0.0123456}, {"a": -0.05}, {"a": 0.5}, {"a": 0.0}], {"a": "A"})
+    assert [line.strip() for line in text.splitlines()] == ["A", "0.0123", "-0.05", "0.50", "0.00"]
+
+
 def test_environment_names_what_decides_the_numbers(monkeypatch):
     monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
     report = harness.environment(("torch", "no-such-package"))

@@ -49,7 +49,7 @@ class DenoisingTask(Task):
     max_evaluation_atoms = 2048
     training_defaults = {
         "epochs": 50,
-        "batch_size": 8,
+        "batch_size": 2,
         "lr": 3e-3,
         "min_lr": 0.0,
         "ema_decay": 0.99,

@@ -4,7 +4,10 @@
                 options had names without a group (``heads``, ``fmm_num_kappa``, ``long_scale``)
     format 3    ``Potential`` holds references and network, the network holds its backbone; options
                 have the name of their group in front (``near_heads``, ``far_num_kappa``)
-    format 4    options that did not exist before: ``former_values.py`` says what they were
+    format 4    the kernel of the far field is an option
+    format 5    the smoothing of norms is an option
+
+Of options that did not exist before ``former_values.py`` says what they were.
 
 Only names differ: every weight keeps its value and its place in the order of the parameters, so the
 state of an optimiser fits as well.
@@ -18,8 +21,8 @@ from farfield.common.former_values import former_values
 from farfield.models.network import NETWORKS, Network
 from farfield.models.option_fields import canonical, option_fields
 
-FORMAT = 4
-READABLE = (2, 3, 4)
+FORMAT = 5
+READABLE = (2, 3, 4, 5)
 
 AVERAGED = "module."  # in front of the weights that are averaged
 COUNT = "n_averaged"

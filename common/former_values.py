@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 
-FORMER_VALUES = {"far_kernel": "standing_waves"}
+FORMER_VALUES = {"far_kernel": "standing_waves", "norm_epsilon": 1e-4}
 """Option of a network -> its value where a run does not say it."""
 
 

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from farfield.models.layers.norms import SCALAR_EPSILON
 from farfield.models.so3.fibers import Fiber, join_fiber, split_fiber, widened
 
-SCALAR_EPSILON = 1e-4  # scalars do not vanish by symmetry, as higher degrees do
 HIDDEN_MULTIPLE = 4  # hidden channels of a feed-forward network for each channel
 
 

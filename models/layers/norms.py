@@ -1,6 +1,6 @@
 """Norms of equivariant features: every row times one invariant of its node.
 
-    y_lm = gamma_l x_lm (s_l + epsilon)^(-1/2) + beta [l = 0],
+    y_lm = gamma_l x_lm (s_l + epsilon_l)^(-1/2) + beta [l = 0],
     s_l  = sum_(l' m) A_ll' / (2 l' + 1) mean_c x_l'm^2,
 
 after the mean over channels has been subtracted from the scalars. The norms differ in A alone,
@@ -11,9 +11,13 @@ which says the size of which degrees divides a degree:
                                               (EquiformerV2, sec. 3.3)
     layer_norm      A_ll' = delta_ll'         every degree by itself (Equiformer, sec. 4.1)
 
-The scalars follow Ba et al. 2016; gamma and beta are learned for each channel. The epsilon inside
-the root keeps all derivatives finite at zero features. Invariants have the norm of
-``layer_norm.py``.
+The scalars follow Ba et al. 2016; gamma and beta are learned for each channel. Invariants have the
+norm of ``layer_norm.py``.
+
+The epsilon inside the root keeps all derivatives finite at zero features. In a symmetric structure
+(methane, an atom in a perfect crystal) features of degrees above 0 vanish, and what is left of them
+is rounding. A norm makes it epsilon^(-1/2) times larger: with 1e-4, five norms turn 1e-7 into
+forces of any direction. So epsilon is larger where the size of a degree has no scalars in it.
 
 Cost: linear in the values of a feature.
 """
@@ -27,6 +31,8 @@ from torch import Tensor, nn
 
 from farfield.models.choices import Registry
 from farfield.models.so3.irreps import degree_of_row, num_rows
+
+SCALAR_EPSILON = 1e-4
 
 # name -> A (lmax + 1, lmax + 1) of lmax
 NORMS: Registry[Callable[[int], Tensor]] = Registry("norm")
@@ -51,14 +57,24 @@ def size_of_each_degree(lmax: int) -> Tensor:
 
 
 class EquivariantNorm(nn.Module):
-    """One of ``NORMS`` with learned gamma and beta; ValueError for another name."""
+    """One of ``NORMS`` with learned gamma and beta; ValueError for another name.
 
-    def __init__(self, kind: str, lmax: int, channels: int, epsilon: float = 1e-4):
+    epsilon: smoothing of degrees whose size may vanish by symmetry; ``SCALAR_EPSILON`` at most for
+    those whose size has scalars in it.
+    """
+
+    def __init__(self, kind: str, lmax: int, channels: int, epsilon: float):
         super().__init__()
         shares = NORMS.find(kind)(lmax)
-        self.kind, self.epsilon = kind, epsilon
+        self.kind = kind
         self.scale = nn.Parameter(torch.ones(lmax + 1, channels))
         self.shift = nn.Parameter(torch.zeros(channels))
+
+        # (rows,): the size of a degree has scalars in it, or may vanish
+        vanishes = shares[:, 0] == 0
+        smoothing = torch.where(vanishes, epsilon, min(epsilon, SCALAR_EPSILON))
+        smoothing = smoothing[degree_of_row(lmax)].to(torch.get_default_dtype())
+        self.register_buffer("smoothing", smoothing, persistent=False)
 
         # A / (2 l' + 1) / channels of every pair of rows: (rows that count, rows that are divided)
         degree, dtype = degree_of_row(lmax), torch.get_default_dtype()
@@ -75,7 +91,7 @@ class EquivariantNorm(nn.Module):
         x = x - self.first * x[:, :1].mean(-1, keepdim=True)
         size = torch.linalg.vecdot(x, x) @ self.share  # (nodes, rows)
         gamma = self.scale.index_select(0, self.degree)
-        scale = (size + self.epsilon).rsqrt().unsqueeze(-1) * gamma
+        scale = (size + self.smoothing).rsqrt().unsqueeze(-1) * gamma
         return torch.addcmul(self.first * self.shift, x, scale)
 
     def extra_repr(self) -> str:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from farfield.models.choices import check_at_least, check_choices, nearest
+from farfield.models.choices import check_at_least, check_choices, check_positive, nearest
 from farfield.models.far_field.attention import FarFieldAttention, FarFieldOptions
 from farfield.models.graph_ops import GraphIndex, broadcast_nodes
 from farfield.models.layers.feed_forward import FEED_FORWARDS
@@ -76,12 +76,14 @@ class BlockOptions:
     typical_atoms: float
     ffn_channels: int
     norm: str
+    norm_epsilon: float
     feed_forward: str
     drop_path: float
 
     def __post_init__(self):
         check_choices(self, {"norm": NORMS, "feed_forward": FEED_FORWARDS})
         check_at_least(self, 1, ["ffn_channels"])
+        check_positive(self, ["norm_epsilon"])
         self.far.degree_of_values(self.lmax)
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path must be a probability in [0, 1), got {self.drop_path}")
@@ -210,9 +212,10 @@ class Block(nn.Module):
     def __init__(self, attention: str, options: BlockOptions):
         super().__init__()
         lmax, channels = options.lmax, options.channels
-        self.attention_norm = EquivariantNorm(options.norm, lmax, channels)
+        norm = (options.norm, lmax, channels, options.norm_epsilon)
+        self.attention_norm = EquivariantNorm(*norm)
         self.attention = ATTENTIONS[attention].make(options)
-        self.feed_forward_norm = EquivariantNorm(options.norm, lmax, channels)
+        self.feed_forward_norm = EquivariantNorm(*norm)
         self.feed_forward = FEED_FORWARDS[options.feed_forward](
             lmax, channels, options.ffn_channels
         )

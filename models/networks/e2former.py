@@ -99,7 +99,7 @@ class E2FormerBackbone(nn.Module):
         self.blocks = nn.ModuleList(
             Block(name, options.block(name)) for name in options.attentions()
         )
-        self.norm = EquivariantNorm(options.norm, lmax, channels)
+        self.norm = EquivariantNorm(options.norm, lmax, channels, options.norm_epsilon)
         self.condition = conditioning(options.condition, channels)
 
     def features(self, batch: AtomBatch) -> Tensor:

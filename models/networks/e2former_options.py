@@ -106,6 +106,9 @@ class BackboneOptions:
     near: NearFieldOptions = NearFieldOptions()
     far: FarFieldOptions = FarFieldOptions()
     norm: Annotated[str, "norm before attention and feed-forward network", NORMS] = "layer_norm"
+    norm_epsilon: Annotated[
+        float, "smoothing of norms: rounding of features that vanish grows by 1 / sqrt of it"
+    ] = 0.3
     feed_forward: Annotated[
         str, "feed-forward network of a layer", FEED_FORWARDS, Alias("ffn_type")
     ] = "sphere_grid"
@@ -172,6 +175,7 @@ class BackboneOptions:
             typical_atoms=self.avg_atoms,
             ffn_channels=self.ffn_ratio * self.channels,
             norm=self.norm,
+            norm_epsilon=self.norm_epsilon,
             feed_forward=self.feed_forward,
             drop_path=self.drop_path,
         )

@@ -156,10 +156,20 @@ class EquiformerPotentialOptions(CutoffOptions, PotentialOptions):
             raise ValueError("direct forces are read from degree 1; set num_degrees to 2 or more")
 
 
-# "small" is the defaults; "base" has more channels and layers
+# "small" is the defaults; "published" has the sizes of the published QM9 network (Liao & Smidt 2023,
+# table 9)
 PRESETS: dict[str, dict[str, object]] = {
     "small": {},
     "base": {"dim": "64,48,32", "depth": 4, "heads": "8", "drop_path": 0.05},
+    "published": {
+        "dim": "128,64,32",
+        "depth": 6,
+        "heads": "4",
+        "dim_head": "32,16,8",
+        "l2_dist_attention": False,
+        "cutoff": 5.0,
+        "radial_size": 128,
+    },
 }
 
 
@@ -202,7 +212,6 @@ class EquiformerPropertyOptions(CutoffOptions):
     readouts: Readouts = None
     cutoff: float = 5.0
     bond_kinds: BondKinds = False
-    avg_degree: Annotated[float, "mean number of neighbours in the training data"] = 16.0
 
     def __post_init__(self):
         super().__post_init__()

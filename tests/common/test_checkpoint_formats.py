@@ -53,4 +53,5 @@ def test_unknown_options_and_networks_come_back_as_they_are():
         "preset": "small",
         "far_weight": 0.5,
         "far_kernel": "standing_waves",
+        "norm_epsilon": 1e-4,
     }

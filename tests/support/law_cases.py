@@ -81,6 +81,23 @@ def replaced(case: Case, batch: AtomBatch, positions: Tensor, **node_features: T
     )
 
 
+def like_atoms(batch: AtomBatch, kind: Tensor) -> AtomBatch:
+    """The batch with as many kinds of atoms as ``kind`` (nodes,) has: each looks like the first of
+    its kind, and vectors are zero.
+    """
+    first = torch.stack([(kind == one).nonzero()[0, 0] for one in kind])
+    features = {
+        name: torch.zeros_like(value) if value.dim() > 1 else value[first]
+        for name, value in batch.node_features.items()
+    }
+    numbers = batch.atomic_numbers
+    return dataclasses.replace(
+        batch,
+        atomic_numbers=None if numbers is None else numbers[first],
+        node_features=features,
+    )
+
+
 def turned(case: Case, batch: AtomBatch, matrix: Tensor) -> AtomBatch:
     """The batch under an orthogonal matrix: positions and every vector node feature (nodes, 3)."""
     vectors = {

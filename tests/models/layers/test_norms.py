@@ -109,9 +109,19 @@ def test_scalars_alone():
     x = torch.randn(3, 1, CHANNELS, generator=torch.Generator().manual_seed(0))
     expected = torch.nn.functional.layer_norm(x, (CHANNELS,), eps=1e-4)
     for kind in NORMS:
-        torch.testing.assert_close(EquivariantNorm(kind, 0, CHANNELS)(x), expected)
+        torch.testing.assert_close(EquivariantNorm(kind, 0, CHANNELS, 0.3)(x), expected)
+
+
+@EVERY_NORM
+def test_features_that_vanish_stay_small(kind):
+    """Degrees above 0 of rounding size grow by epsilon^(-1/2), or by what scalars grow."""
+    x = features()
+    x[:, 1:] *= 1e-7
+    made = norm(kind, epsilon=0.25, moved=False)
+    growth = made(x)[:, 1:].detach().norm() / x[:, 1:].norm()
+    assert 1.9 <= float(growth) <= 2.5
 
 
 def test_unknown_norm_is_refused():
     with pytest.raises(ValueError, match="rms_norm_sh, layer_norm_sh, layer_norm, got 'batch'"):
-        EquivariantNorm("batch", LMAX, CHANNELS)
+        EquivariantNorm("batch", LMAX, CHANNELS, 0.3)

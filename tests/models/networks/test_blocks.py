@@ -40,6 +40,7 @@ def options(attention: str, far_weight: float = 1.0, **change) -> BlockOptions:
     chosen = {
         "ffn_channels": 8,
         "norm": "rms_norm_sh",
+        "norm_epsilon": 0.3,
         "feed_forward": "gate",
         "drop_path": 0.0,
         **change,

@@ -162,9 +162,9 @@ class GatedVectors(nn.Module):
             nn.Linear(scalars_in + width, scalars_in), nn.SiLU(), nn.Linear(scalars_in, 2 * width)
         )
 
-        # with torch's start three layers leave a thousandth of the vectors
+        # gates start near one: around zero, three layers would leave a thousandth of the vectors
         start_with_variance(self.scalars[0])
-        start_with_variance(self.scalars[2], SILU_SCALE)
+        nn.init.ones_(self.scalars[2].bias[width:])
         nn.init.normal_(self.vectors.weight, std=vectors_in**-0.5)
 
     def forward(self, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:

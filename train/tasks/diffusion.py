@@ -14,7 +14,7 @@ Sources: Ho et al. 2020 (arXiv:2006.11239), Kahouli et al. 2024, MoreRed (arXiv:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -174,9 +174,12 @@ class DiffusionTask(Task):
         lines = []
         for split, loader in parts.loaders().items():
             atoms = loader.dataset.atoms_per_structure
-            batches = counted(len(loader), "batch", "batches")
+            least, most = atoms.min(), atoms.max()
+            sizes = counted(least, "atom", "atoms") if least == most else f"{least} to {most} atoms"
             molecules = counted(len(atoms), "molecule", "molecules")
-            lines.append(f"{split}: {molecules} of {atoms.min()} to {atoms.max()} atoms, {batches}")
+            batches = counted(len(loader), "batch", "batches")
+            lines.append(f"{split}: {molecules} of {sizes}, {batches}")
+
         data = config.data
         detached = ", gradient of the noise kept from the time" if config.loss.detach_time else ""
         lines.append(
@@ -227,8 +230,8 @@ class DiffusionTask(Task):
         """The loss at the fixed times."""
         return evaluation.loss
 
-    def _weighted(self, errors):
-        """The loss of errors by name, numbers or tensors."""
+    def _weighted(self, errors: Mapping):
+        """The loss of errors by name: numbers for a number, tensors for a tensor."""
         return sum(share * errors[f"{name}_mse"] for name, share in self.shares.items())
 
 

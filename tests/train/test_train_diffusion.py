@@ -2,6 +2,9 @@
 after a pause, is judged by its checkpoint alone, trains every network, refuses bad input.
 """
 
+import signal
+import time
+
 import numpy as np
 import pytest
 import yaml
@@ -13,6 +16,7 @@ from farfield.models.network import DIFFUSION
 from farfield.preprocess import preprocess_qm9
 from farfield.train import evaluate, train_diffusion
 from tests.support.md_data import flags, make_data
+from tests.support.processes import Script
 from tests.support.qm9_data import molecules
 from tests.support.run_results import assert_equal_checkpoints, results_of, without_clocks
 from tests.support.small_diffusion import BACKBONES, E2FORMER
@@ -85,6 +89,24 @@ def test_four_epochs_are_two_and_two_more(whole, data, tmp_path):
     assert_equal_checkpoints(whole[0], tmp_path / "run")
 
 
+def test_a_killed_run_goes_on_with_the_draws_of_its_epoch(data, tmp_path):
+    """Killed after any step: times and noise are drawn where the epoch is known."""
+    folder, options = tmp_path / "run", ["--epochs", "16", "--checkpoint-every", "1"]
+    script = Script("-m", "train.train_diffusion", *arguments(folder, data, *options))
+    deadline = time.monotonic() + 60
+    while not (folder / checkpoint.LAST).exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    script.send_signal(signal.SIGKILL)
+    assert script.wait().returncode == -signal.SIGKILL
+    step = checkpoint.read_run(folder / checkpoint.LAST)["position"]["step"]
+    assert 0 < step < 32, "the kill came too late to test anything"
+
+    train_diffusion.main(["--run-dir", str(folder), "--resume"])
+    unbroken = run(tmp_path / "unbroken", data, "--epochs", "16")
+    assert without_clocks(results_of(folder)["history"]) == without_clocks(unbroken["history"])
+    assert_equal_checkpoints(folder, tmp_path / "unbroken")
+
+
 def test_a_checkpoint_alone_gives_the_table_the_network_and_the_process_again(whole):
     folder, results = whole
     assert evaluate.evaluate_checkpoint(folder / checkpoint.BEST) == results["test"]
@@ -120,6 +142,7 @@ def test_the_data_say_how_many_neighbours_there_are(data, tmp_path):
         ["--run-dir", str(tmp_path), "--data-path", str(data), "--atoms", "5"]
     )
     assert options.model.avg_degree == 4.0 and options.model.avg_atoms == 5.0
+    assert options.model.far_design_radius > 5, "pure noise reaches as far, whatever the molecules"
     assert "noise_head" not in options.model
 
 

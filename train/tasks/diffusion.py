@@ -70,11 +70,16 @@ class DiffusionTask(Task):
     max_evaluation_atoms = 1024
     measured_options = frozenset({"avg_degree", "avg_atoms", "far_design_radius"})
     fixed_options = frozenset({"noise_head", "time_head", "detach_time"})  # of the objective
+
+    # published: rate 1e-4 and batches of 128, for days. Here for minutes on a CPU: loss of the
+    # validation split after one CPU minute on 4000 molecules of QM9, E2Former, objective joint:
+    # batch 32, rate 2e-3: 0.426, 5e-3: 0.398; batch 16, 5e-3: 0.384, 1e-2: 0.374; an average with
+    # decay 0.99 instead of 0.999 changes it by 0.002. 5e-3 is kept for longer runs
     training_defaults = {
         "epochs": 100,
-        "batch_size": 32,
+        "batch_size": 16,
         "optimizer": "adamw",
-        "lr": 2e-3,
+        "lr": 5e-3,
         "min_lr": 0.0,
         "clip_norm": 0.5,
         "ema_decay": 0.999,

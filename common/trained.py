@@ -21,6 +21,7 @@ from farfield.common.plugins import FLAG
 from farfield.common.precision import PRECISIONS
 from farfield.common.task_registry import TASKS, task_name
 from farfield.models.choices import check_choice
+from farfield.models.diffusion.process import DiffusionProcess, ProcessOptions
 from farfield.models.factory import build_model, network_class, network_names
 from farfield.models.network import Network
 
@@ -33,6 +34,20 @@ def network_options(config: EasyDict) -> dict[str, Any]:
 def restore_network(config: EasyDict) -> nn.Module:
     """The network that a configuration describes, with new weights."""
     return build_model(network_options(config))
+
+
+def diffusion_process(config: EasyDict) -> DiffusionProcess:
+    """The process that the run of a configuration learns to reverse.
+
+    ``ValueError`` for the run of another task.
+    """
+    data = config.get("data", {})
+    if "noise_schedule" not in data:
+        raise ValueError(
+            f"a run of the task {config.get('task')!r} has no diffusion process; give a run of "
+            "train_diffusion"
+        )
+    return DiffusionProcess(ProcessOptions(data.noise_schedule, data.diffusion_steps))
 
 
 @dataclasses.dataclass(frozen=True)

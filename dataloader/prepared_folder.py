@@ -19,6 +19,7 @@ from farfield.dataloader.graphs import check_cutoff
 from farfield.dataloader.label_statistics import Statistics
 from farfield.dataloader.split_protocols import SPLITS
 from farfield.dataloader.storage import files
+from farfield.dataloader.structures import Structures
 from farfield.models.choices import check_choice
 
 MANIFEST = "manifest.json"  # of every preprocessed folder, also of molecules with properties
@@ -41,6 +42,19 @@ def structures_file(folder: str | Path, split: str) -> Path:
 def graphs_folder(folder: str | Path, split: str) -> Path:
     """Folder with the neighbour graphs of a split."""
     return structures_file(folder, split).with_name(f"{split}_graphs")
+
+
+def finished_structures(folder: str | Path, split: str, hint: str = HINT) -> Structures:
+    """Structures of a split.
+
+    hint: what the user can do, the end of an error. ``FileNotFoundError`` or ``ValueError`` if the
+    file is missing, damaged or not finished.
+    """
+    path = structures_file(folder, split)
+    structures = Structures.load(path, hint)
+    if finished_checksum(folder, path.name, hint) != files.file_checksum(path):
+        raise ValueError(f"{path} is damaged (its checksum does not fit {MANIFEST}); {hint}")
+    return structures
 
 
 def load_statistics(folder: str | Path) -> Statistics:

@@ -146,6 +146,25 @@ class AtomBatch:
             for index, rows in enumerate(edges)
         ]
 
+    def select(self, graphs: Tensor) -> AtomBatch:
+        """The structures with ``True`` in ``graphs`` (graphs,) bool, in their order.
+
+        Labels as in :meth:`split`.
+        """
+        node_labels = self.node_labels()
+        kept = graphs.index_select(0, self.graph.graph_of_node)  # (nodes,)
+        edges = kept.index_select(0, self.graph.dst).nonzero().flatten()
+
+        place = kept.cumsum(0) - 1  # of a kept node among the kept ones
+        graph = GraphIndex(
+            place[self.graph.src[edges]],
+            place[self.graph.dst[edges]],
+            self.graph.nodes_per_graph[graphs],
+        )
+        return self._part(
+            graph, graphs.nonzero().flatten(), kept.nonzero().flatten(), edges, node_labels
+        )
+
     def node_labels(self) -> set[str]:
         """Names of the labels that have a row for each node; ValueError where that is unclear."""
         if self.labels and self.num_nodes == self.num_graphs and set(self.graph.sizes) != {1}:
@@ -170,31 +189,43 @@ class AtomBatch:
 
     def _single(self, index: int, nodes: slice, edges: Tensor, node_labels: set[str]) -> AtomBatch:
         """Graph ``index``, made of rows ``nodes`` and ``edges``."""
+        this = slice(index, index + 1)
+        graph = GraphIndex(
+            self.graph.src[edges] - nodes.start,
+            self.graph.dst[edges] - nodes.start,
+            self.graph.nodes_per_graph[this],
+        )
+        return self._part(graph, this, nodes, edges, node_labels)
+
+    def _part(
+        self,
+        graph: GraphIndex,
+        graphs: slice | Tensor,
+        nodes: slice | Tensor,
+        edges: Tensor,
+        node_labels: set[str],
+    ) -> AtomBatch:
+        """A part of the batch with topology ``graph``, made of these rows of the batch."""
 
         def of_edges(value: Tensor | None) -> Tensor | None:
             return None if value is None else value.index_select(0, edges)
 
-        this = slice(index, index + 1)
         numbers, cell, periodic = self.atomic_numbers, self.cell, self.periodic
         return AtomBatch(
-            graph=GraphIndex(
-                of_edges(self.graph.src) - nodes.start,
-                of_edges(self.graph.dst) - nodes.start,
-                self.graph.nodes_per_graph[this],
-            ),
+            graph=graph,
             positions=self.positions[nodes],
             atomic_numbers=None if numbers is None else numbers[nodes],
             node_features={name: value[nodes] for name, value in self.node_features.items()},
             edge_features={name: of_edges(value) for name, value in self.edge_features.items()},
-            graph_features={name: value[this] for name, value in self.graph_features.items()},
-            cell=None if cell is None else cell[this],
+            graph_features={name: value[graphs] for name, value in self.graph_features.items()},
+            cell=None if cell is None else cell[graphs],
             image_shift=of_edges(self.image_shift),
             labels={
-                name: value[nodes if name in node_labels else this]
+                name: value[nodes if name in node_labels else graphs]
                 for name, value in self.labels.items()
             },
             edge_basis=None if self.edge_basis is None else self.edge_basis.select(edges),
-            periodic=None if periodic is None else periodic[this],
+            periodic=None if periodic is None else periodic[graphs],
             cutoff=self.cutoff,
         )
 

@@ -48,6 +48,21 @@ for more than the task tells; ``cutoff``: every pair closer than this is an edge
 be edges at any distance. It gives ``displacement`` (nodes, 3), Angstrom: clean = noised +
 displacement.
 """
+DIFFUSION = "diffusion"
+"""What a network of a diffusion over molecules predicts.
+
+It reads a batch: ``positions`` (nodes, 3), noised by models.diffusion.process, Angstrom;
+``atomic_numbers`` (nodes,); ``graph``, all pairs of each molecule, whatever cutoff fades them;
+``graph_features["time"]`` (graphs,) in [0, 1], from the molecule to noise, where the time is known.
+It gives one or both of
+
+    noise  (nodes, 3), dimensionless, the eps in the positions; its mean over a molecule is zero
+    time   (nodes,), guess of the time from the positions alone, one for each atom; not held in
+           [0, 1]
+
+and ``outputs()`` says which. A network with both that is told no time finds the noise for the time
+that it guesses. models.heads.diffusion_heads makes both from features of atoms.
+"""
 
 
 class Output(NamedTuple):
@@ -71,8 +86,8 @@ class Network(nn.Module, abc.ABC):
 
     Options   frozen dataclass of its options (``models.option_fields``); ``Options()`` is valid
     presets   name -> option values by flat name; ``small`` is the default
-    predicts  what it is trained for: "potential", "properties", "nbody", "denoising", or a word
-              of a task of one's own
+    predicts  what it is trained for: "potential", "properties", "nbody", "denoising",
+              "diffusion", or a word of a task of one's own
     reads_basis  whether it reads the cached basis of the edges (``batch.edge_basis``)
 
     Attributes

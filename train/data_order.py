@@ -105,10 +105,13 @@ class _RestOfEpoch:
         return len(self.owner.sampler) - self.owner._first
 
 
-def shuffled_batches(dataset, config) -> EpochLoader:
-    """Training batches of the sizes that ``config`` allows, in a new order in every epoch."""
+def shuffled_batches(dataset, config, plan_class: type[BatchPlan] = BatchPlan) -> EpochLoader:
+    """Training batches of the sizes that ``config`` allows, in a new order in every epoch.
+
+    plan_class: ``EpochPlan`` for data that are drawn anew in every epoch.
+    """
     data, run = config.data, config.run
-    plan = BatchPlan(
+    plan = plan_class(
         dataset,
         batch_size=config.training.batch_size,
         max_atoms=data.max_atoms_per_batch,

@@ -2,12 +2,11 @@
 
     noised = clean + noise * z,    z standard normal,    label displacement = clean - noised
 
-The noise of a training chain is a pure function of (seed, epoch, chain), so a resumed run sees the
-noise of an uninterrupted one; the noise of an evaluation is fixed for each chain of a split and
-does not depend on the seed of a run. Graphs are found on the *noised* positions: all pairs within a
-cutoff, with ``adjacency="chain"`` also all pairs up to ``max_hops`` covalent bonds apart, whatever
-their distance. Noised positions are shifted to their mean, so nothing of a batch but its labels
-tells where the clean ones were.
+The noise of a training chain is a pure function of (seed, epoch, chain), that of an evaluation is
+fixed for each chain of a split (``epoch_draws.py``). Graphs are found on the *noised* positions:
+all pairs within a cutoff, with ``adjacency="chain"`` also all pairs up to ``max_hops`` covalent
+bonds apart, whatever their distance. Noised positions are shifted to their mean, so nothing of a
+batch but its labels tells where the clean ones were.
 
 Cost: a neighbour list for each chain, about 3 ms for 128 residues.
 """
@@ -15,7 +14,6 @@ Cost: a neighbour list for each chain, about 3 ms for 128 residues.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +22,6 @@ import torch
 
 from farfield.dataloader import prepared_folder
 from farfield.dataloader.backbones import chain_residues
-from farfield.dataloader.batch_plan import BatchPlan
 from farfield.dataloader.chemistry.residues import (
     ATOM_NUMBERS,
     ATOMS_PER_RESIDUE,
@@ -33,10 +30,9 @@ from farfield.dataloader.chemistry.residues import (
     bonded_pairs,
 )
 from farfield.dataloader.commands import called_as
+from farfield.dataloader.datasets.epoch_draws import Chosen, Draws, epoch_and_indices
 from farfield.dataloader.datasets.structure_dataset import StructureDataset
 from farfield.dataloader.graphs import check_cutoff, find_neighbors
-from farfield.dataloader.split_protocols import SPLITS
-from farfield.dataloader.storage import files
 from farfield.dataloader.structures import Structures
 from farfield.models.batch import AtomBatch
 from farfield.models.choices import check_at_least, check_choices, check_positive
@@ -47,9 +43,6 @@ HINT = (
     f"make the folder with `{called_as('preprocess.preprocess_backbones')} --sample --out FOLDER` "
     "(--rebuild replaces what is there)"
 )
-
-# first number of the seed of a draw: what the draw is for
-FOR_EVALUATION, FOR_TRAINING = 0, 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,20 +72,6 @@ class DenoisingRule:
         check_at_least(self, 1, ["max_hops", "max_residues"])
 
 
-class EpochChains(NamedTuple):
-    """Chains of a training batch, and the epoch whose noise they get."""
-
-    epoch: int
-    indices: list[int]
-
-
-class NoisePlan(BatchPlan):
-    """A plan of training batches that says with each batch which epoch it belongs to."""
-
-    def __iter__(self) -> Iterator[EpochChains]:
-        return (EpochChains(self.epoch, batch) for batch in super().__iter__())
-
-
 class BackboneDataset(StructureDataset):
     """Noised chains of one split; ``dataset[indices]`` is a batch.
 
@@ -102,7 +81,7 @@ class BackboneDataset(StructureDataset):
         rule        :class:`DenoisingRule`
         seed        of the noise of training batches
 
-    ``dataset[EpochChains(epoch, indices)]`` is a batch of training: noise of that epoch, chains of
+    ``dataset[EpochIndices(epoch, indices)]`` is a batch of training: noise of that epoch, chains of
     at most ``rule.max_residues`` residues. ``dataset[indices]`` is a batch of evaluation: fixed
     noise, whole chains.
 
@@ -114,7 +93,7 @@ class BackboneDataset(StructureDataset):
 
     def __init__(self, structures: Structures, split: str, rule: DenoisingRule, seed: int = 0):
         super().__init__(structures, torch.from_numpy(structures.positions))
-        self.split, self.rule, self.seed = split, rule, seed
+        self.rule, self.draws = rule, Draws(split, seed)
         self.tokens = backbone_tokens(chain_residues(structures))  # (atoms,)
 
     @classmethod
@@ -126,12 +105,7 @@ class BackboneDataset(StructureDataset):
         ``FileNotFoundError`` or ``ValueError`` with one line.
         """
         path = prepared_folder.structures_file(folder, split)
-        structures = Structures.load(path, HINT)
-        finished = prepared_folder.finished_checksum(folder, path.name, HINT)
-        if finished != files.file_checksum(path):
-            raise ValueError(
-                f"{path} is damaged (its checksum does not fit {prepared_folder.MANIFEST}); {HINT}"
-            )
+        structures = prepared_folder.finished_structures(folder, split, HINT)
         try:
             return cls(structures, split, rule, seed)
         except ValueError as error:
@@ -147,8 +121,8 @@ class BackboneDataset(StructureDataset):
         """(structures,)"""
         return self.structures.counts // ATOMS_PER_RESIDUE
 
-    def __getitem__(self, chosen: EpochChains | int | Sequence[int] | np.ndarray) -> AtomBatch:
-        epoch, indices = chosen if isinstance(chosen, EpochChains) else (None, chosen)
+    def __getitem__(self, chosen: Chosen) -> AtomBatch:
+        epoch, indices = epoch_and_indices(chosen)
         ids, _, _ = self.places(indices)
         chains = [self._noised(index, epoch) for index in ids.tolist()]
         atoms = np.array([len(chain.tokens) for chain in chains])
@@ -177,11 +151,7 @@ class BackboneDataset(StructureDataset):
     def _noised(self, index: int, epoch: int | None) -> _NoisedChain:
         """A chain with its noise; epoch: None for an evaluation."""
         residues = int(self.residues_per_structure[index])
-        if epoch is None:
-            use = (FOR_EVALUATION, SPLITS.index(self.split), index)
-        else:
-            use = (FOR_TRAINING, self.seed, epoch, index)
-        generator = np.random.default_rng(use)
+        generator = self.draws.generator(epoch, index)
 
         # a stretch of a long chain, in training alone
         start = 0

@@ -236,9 +236,8 @@ class PropertyFolder:
         """
         folder = Path(folder)
         settings = read_settings(folder)
-        structures = Structures.load(folder / MOLECULES, HINT)
-        data_hash, rule = structures.data_hash, settings["graph_rule"]
-        split = Split.load(folder / SPLIT_FILE, data_hash)
+        structures, split = read_molecules(folder)
+        data_hash, rule = split.data_hash, settings["graph_rule"]
 
         # graphs of all molecules, and what is known of their edges
         cache = BasisCache.open(
@@ -283,6 +282,15 @@ def read_settings(folder: str | Path) -> dict:
         if not isinstance(finished, dict) or name not in finished:
             raise ValueError(f"{path} does not list {name}: the folder is not finished; {HINT}")
     return settings
+
+
+def read_molecules(folder: Path) -> tuple[Structures, Split]:
+    """All molecules of a finished folder, and which of them train, validate and test.
+
+    ``FileNotFoundError`` or ``ValueError`` for a file that is missing or damaged.
+    """
+    structures = Structures.load(folder / MOLECULES, HINT)
+    return structures, Split.load(folder / SPLIT_FILE, structures.data_hash)
 
 
 def _values(structures: Structures, target: str) -> np.ndarray:

@@ -49,6 +49,7 @@ SHOWN_SCRIPTS = (
     "train.train_potential",
     "train.train_nbody",
     "train.train_denoise",
+    "train.train_diffusion",
     "train.train_qm9",
     "train.evaluate",
     "simulate.run_md",

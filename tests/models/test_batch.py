@@ -229,3 +229,14 @@ def test_split_refuses_labels_of_nobody(sizes, rows, message):
     batch = AtomBatch(graph, torch.zeros(sum(sizes), 3), labels={"energy": torch.zeros(rows)})
     with pytest.raises(ValueError, match=message):
         batch.split()
+
+
+@pytest.mark.parametrize("kept", [[True, False, True], [False, True, False], [False] * 3])
+def test_a_selection_is_the_chosen_structures_end_to_end(kept):
+    batch = ragged_batch()
+    found = batch.select(torch.tensor(kept))
+    chosen = [part for part, keep in zip(batch.split(), kept, strict=True) if keep]
+    if chosen:
+        assert_same(found, joined(chosen))
+    else:
+        assert (found.num_graphs, found.num_nodes, found.num_edges) == (0, 0, 0)

@@ -121,6 +121,10 @@ def joined(case: Case, batches: list[AtomBatch]) -> AtomBatch:
         name: torch.cat([batch.node_features[name] for batch in batches])
         for name in batches[0].node_features
     }
+    of_graphs = {
+        name: torch.cat([batch.graph_features[name] for batch in batches])
+        for name in batches[0].graph_features
+    }
     return dataclasses.replace(
         batches[0],
         graph=graph,
@@ -128,6 +132,7 @@ def joined(case: Case, batches: list[AtomBatch]) -> AtomBatch:
         atomic_numbers=numbers,
         node_features=features,
         edge_features=case.edge_features(graph, numbers),
+        graph_features=of_graphs,
         edge_basis=None,
         labels={},
     )
@@ -160,7 +165,7 @@ def permuted(case: Case, batch: AtomBatch, order: Tensor) -> AtomBatch:
 
 def single(case: Case, batch: AtomBatch, low: int, high: int) -> AtomBatch:
     """The graph made of nodes low .. high - 1 alone."""
-    rows = slice(low, high)
+    rows, this = slice(low, high), batch.graph.graph_of_node[low : low + 1]
     graph = case.connect(batch.positions[rows], torch.tensor([high - low]))
     numbers = None if batch.atomic_numbers is None else batch.atomic_numbers[rows]
     return dataclasses.replace(
@@ -170,5 +175,6 @@ def single(case: Case, batch: AtomBatch, low: int, high: int) -> AtomBatch:
         atomic_numbers=numbers,
         node_features={name: value[rows] for name, value in batch.node_features.items()},
         edge_features=case.edge_features(graph, numbers),
+        graph_features={name: value[this] for name, value in batch.graph_features.items()},
         labels={},
     )

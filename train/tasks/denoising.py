@@ -23,8 +23,8 @@ from farfield.dataloader.datasets.backbone_data import (
     ADJACENCIES,
     BackboneDataset,
     DenoisingRule,
-    NoisePlan,
 )
+from farfield.dataloader.datasets.epoch_draws import EpochPlan
 from farfield.dataloader.split_protocols import SPLITS
 from farfield.models.network import DENOISING
 from farfield.train.data_order import EpochLoader, ordered_batches
@@ -183,7 +183,7 @@ def split_loader(config, split: str, training: bool = False) -> EpochLoader:
     dataset = BackboneDataset.open(data.data_path, split, rule, run.seed)
     if not training:
         return ordered_batches(dataset, DenoisingTask.max_evaluation_atoms)
-    plan = NoisePlan(dataset, batch_size=config.training.batch_size, seed=run.seed)
+    plan = EpochPlan(dataset, batch_size=config.training.batch_size, seed=run.seed)
     return EpochLoader(dataset, plan, run.workers, run.seed)
 
 

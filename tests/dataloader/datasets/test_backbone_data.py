@@ -11,9 +11,8 @@ from farfield.dataloader.chemistry.residues import backbone_hops, backbone_token
 from farfield.dataloader.datasets.backbone_data import (
     BackboneDataset,
     DenoisingRule,
-    EpochChains,
-    NoisePlan,
 )
+from farfield.dataloader.datasets.epoch_draws import EpochIndices, EpochPlan
 from farfield.dataloader.sources.built_backbones import build_backbones
 from farfield.train.data_order import EpochLoader
 
@@ -42,7 +41,7 @@ def centred(positions):
 
 def test_noised_atoms_and_their_displacement_give_the_clean_chain(structures, chains):
     data = dataset(structures, noise=0.7)
-    for chosen in ([4, 1], EpochChains(3, [4, 1])):
+    for chosen in ([4, 1], EpochIndices(3, [4, 1])):
         for part, index in zip(data[chosen].split(), (4, 1), strict=True):
             expected = chains[index].positions.reshape(-1, 3)
             np.testing.assert_allclose(centred(clean(part)), centred(expected), atol=1e-5)
@@ -61,7 +60,7 @@ def test_the_clean_place_is_not_seen_through_the_shift(structures):
 
 def test_noise_has_the_mean_and_spread_that_were_asked_for(structures):
     data = dataset(structures, noise=0.4)
-    epochs = [data[EpochChains(epoch, range(6))] for epoch in range(60)]
+    epochs = [data[EpochIndices(epoch, range(6))] for epoch in range(60)]
     draws = torch.cat([batch.labels["displacement"] for batch in epochs]).double() / 0.4
     error = 1 / draws.numel() ** 0.5  # of the mean of as many standard normals
     assert draws.numel() > 50_000
@@ -73,7 +72,7 @@ def test_noise_has_the_mean_and_spread_that_were_asked_for(structures):
 
 def test_training_noise_is_a_function_of_seed_epoch_and_chain(structures):
     def draw(epoch, index, seed=0):
-        return dataset(structures, seed=seed)[EpochChains(epoch, [index])].labels["displacement"]
+        return dataset(structures, seed=seed)[EpochIndices(epoch, [index])].labels["displacement"]
 
     assert torch.equal(draw(5, 2), draw(5, 2))
     others = [draw(6, 2), draw(5, 2, seed=1), draw(5, 3)]
@@ -82,7 +81,7 @@ def test_training_noise_is_a_function_of_seed_epoch_and_chain(structures):
         assert not torch.isclose(other[:size], draw(5, 2)[:size]).any()
 
     # alone, in any batch and in any order
-    together = dataset(structures)[EpochChains(5, [4, 2, 0])].split()[1]
+    together = dataset(structures)[EpochIndices(5, [4, 2, 0])].split()[1]
     assert torch.equal(together.labels["displacement"], draw(5, 2))
 
 
@@ -99,7 +98,7 @@ def test_evaluation_noise_is_fixed_for_a_chain_of_a_split(structures):
 def test_a_loader_gives_each_epoch_its_noise_also_in_the_middle_and_with_workers(structures):
     def displacements(epoch, first=0, workers=0):
         data = dataset(structures, seed=4)
-        loader = EpochLoader(data, NoisePlan(data, batch_size=2, seed=4), workers, 4)
+        loader = EpochLoader(data, EpochPlan(data, batch_size=2, seed=4), workers, 4)
         return [batch.labels["displacement"] for batch in loader.epoch(epoch, first)]
 
     whole = displacements(3)
@@ -117,7 +116,7 @@ def test_long_chains_are_cropped_in_training_alone(structures, chains):
     assert data[2].num_nodes == chains[2].positions.size // 3
     starts = set()
     for epoch in range(200):
-        batch = data[EpochChains(epoch, [2])]
+        batch = data[EpochIndices(epoch, [2])]
         assert batch.num_nodes == 24
         found = centred(clean(batch))
         matches = [
@@ -143,7 +142,7 @@ def edges_of(batch):
 @pytest.mark.parametrize("cutoff", [1.7, 5.0])
 def test_edges_are_noised_pairs_within_the_cutoff_and_bonded_ones(structures, adjacency, cutoff):
     data = dataset(structures, cutoff=cutoff, adjacency=adjacency, max_hops=2, noise=0.6)
-    for part in data[EpochChains(1, [0, 5])].split():
+    for part in data[EpochIndices(1, [0, 5])].split():
         distance = torch.cdist(part.positions.double(), part.positions.double()).numpy()
         one, other = (axis.ravel() for axis in np.indices(distance.shape))
         hops = backbone_hops(one, other, 2).reshape(distance.shape)

@@ -1,0 +1,1 @@
+"""Diffusion of molecules: noise schedules, the process, and samplers that run it backwards."""

@@ -14,7 +14,7 @@ Cost: each derivative runs the function once more.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -29,22 +29,29 @@ def recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """``function(*tensors)``, whose temporaries are made again for every derivative.
 
     Gradients reach ``tensors`` alone, so ``function`` must hold no other tensor that needs one. It
-    must give the same values whenever it runs (no random numbers).
+    must give the same values whenever it runs (no random numbers). The gradient of a leaf is
+    computed whether it is asked for or not; that of a view of it (``leaf.view_as(leaf)``) is not.
     """
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
         return function(*tensors)
-
-    # of a leaf nobody can tell whether its gradient is asked for, of a view one can
-    views = [tensor.view_as(tensor) if tensor.is_leaf else tensor for tensor in tensors]
-    return _Recomputed.apply(lambda *given: (function(*given),), *views)[0]
+    return _Recomputed.apply(lambda *given: (function(*given),), *tensors)[0]
 
 
-def recomputed_module(module: nn.Module, *tensors: Tensor, **others: object) -> Tensor:
-    """``module(*tensors, **others)`` as :func:`recomputed`; its weights get their gradients.
+def weight_views(module: nn.Module) -> dict[str, Tensor]:
+    """Views of the weights of a module by name, for :func:`recomputed_module`.
 
-    others: what needs no gradient.
+    To be made once for all calls of one pass: each view holds a gradient of its own.
     """
-    weights = dict(module.named_parameters())
+    return {name: weight.view_as(weight) for name, weight in module.named_parameters()}
+
+
+def recomputed_module(
+    module: nn.Module, weights: Mapping[str, Tensor], *tensors: Tensor, **others: object
+) -> Tensor:
+    """``module(*tensors, **others)`` with other weights, as :func:`recomputed`.
+
+    weights: by name, as :func:`weight_views` gives them. others: what needs no gradient.
+    """
 
     def run(*given: Tensor) -> Tensor:
         own = dict(zip(weights, given[len(tensors) :], strict=True))

@@ -1,7 +1,7 @@
 """From the features of all pairs of a structure to features of its atoms.
 
-    pooling    [u_ij, w_ij] = MLP(x_ij),    h_i = MLP( sum_j (u_ij + w_ji) / avg_atoms )
-    diagonal   h_i = MLP(x_ii)
+    pooling    [u_ij, w_ij] = MLP(LN x_ij),    h_i = MLP( sum_j (u_ij + w_ji) / avg_atoms )
+    diagonal   h_i = MLP(LN x_ii)
 
 The pooling hears every pair that an atom is part of. The diagonal reads what attention has carried
 to (i, i), and is cheaper by a factor of the number of atoms.
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from farfield.models.choices import Registry
+from farfield.models.layers.layer_norm import LayerNorm
 
 # name -> (width, avg_atoms) -> module: x (graphs, n, n, width), real (graphs, n) bool or None ->
 # (graphs, n, width)
@@ -22,7 +23,9 @@ DECOMPOSERS: Registry[type[nn.Module]] = Registry("decomposer")
 
 
 def _perceptron(width: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, outputs))
+    return nn.Sequential(
+        LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, outputs)
+    )
 
 
 @DECOMPOSERS.register("pooling")
@@ -33,7 +36,7 @@ class PairPooling(nn.Module):
         super().__init__()
         self.avg_atoms = avg_atoms
         self.pairs = _perceptron(width, 2 * width)
-        self.atoms = _perceptron(width, width)
+        self.atoms = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
 
     def forward(self, x: Tensor, real: Tensor | None) -> Tensor:
         leaving, arriving = self.pairs(x).chunk(2, -1)  # u, w

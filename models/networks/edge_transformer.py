@@ -18,6 +18,8 @@ derivative. Cost: n^3 width a structure and layer; memory n^2 width.
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
@@ -28,7 +30,7 @@ from farfield.models.choices import check_at_least, check_choices, check_positiv
 from farfield.models.elements import check_elements
 from farfield.models.heads.node_mlp import NodeMLP
 from farfield.models.kernels.padding import Padding
-from farfield.models.kernels.recomputation import recomputed_module
+from farfield.models.kernels.recomputation import recomputed_module, weight_views
 from farfield.models.kernels.size_groups import Sizes, size_groups
 from farfield.models.layers.conditioning import parse_inputs
 from farfield.models.layers.edge_attention import PairAttention
@@ -129,7 +131,6 @@ class EdgeTransformerBackbone(nn.Module):
         self.atoms = AtomEmbedding(options.width, options.condition)
         self.pairs = PairEmbedding(options.width, options.gaussians, options.waves)
         self.layers = nn.ModuleList(EdgeTransformerLayer(options) for _ in range(options.layers))
-        self.norm = LayerNorm(options.width)
         self.decomposer = DECOMPOSERS[options.decomposer](options.width, options.avg_atoms)
 
     def features(self, batch: AtomBatch) -> Tensor:
@@ -138,31 +139,38 @@ class EdgeTransformerBackbone(nn.Module):
         self._check_structures(batch)
         width, sizes = self.options.width, batch.graph.sizes
         groups = size_groups(sizes, VALUES_PER_GROUP // width)
-        economical = groups.places * width * len(self.layers) > VALUES_KEPT
+        if not groups.groups:
+            return batch.positions.new_zeros(0, width)
 
-        parts = zip(
-            groups.groups,
-            groups.split(batch.positions),
-            groups.split(self.atoms(batch)),
-            strict=True,
-        )
-        found = [self._of_group(*part, economical) for part in parts]
-        return groups.join(found) if found else batch.positions.new_zeros(0, width)
+        steps = self._steps(groups.places * width * len(self.layers) > VALUES_KEPT)
+        rows = zip(groups.split(batch.positions), groups.split(self.atoms(batch)), strict=True)
+        found = [
+            self._of_group(steps, sizes, positions, atoms)
+            for sizes, (positions, atoms) in zip(groups.groups, rows, strict=True)
+        ]
+        return groups.join(found)
 
-    def _of_group(self, sizes: Sizes, positions: Tensor, atoms: Tensor, economical: bool) -> Tensor:
+    def _steps(self, economical: bool) -> list[Callable[..., Tensor]]:
+        """Embedding, layers and decomposer; economical: each is run again for every derivative."""
+        modules = [self.pairs, *self.layers, self.decomposer]
+        if not economical:
+            return modules
+        return [
+            functools.partial(recomputed_module, module, weight_views(module)) for module in modules
+        ]
+
+    def _of_group(
+        self, steps: list[Callable[..., Tensor]], sizes: Sizes, positions: Tensor, atoms: Tensor
+    ) -> Tensor:
         """Features of the atoms of structures that are padded together."""
         padding = Padding.of_counts(torch.tensor(sizes, device=positions.device))
         real = None if sizes[0] == sizes[-1] else padding.mask
 
-        def run(module: nn.Module, *tensors: Tensor, **others) -> Tensor:
-            if economical:
-                return recomputed_module(module, *tensors, **others)
-            return module(*tensors, **others)
-
-        x = run(self.pairs, padding.padded(positions), padding.padded(atoms))
-        for layer in self.layers:
-            x = run(layer, x, real=real)
-        return padding.ragged(run(self.decomposer, self.norm(x), real=real))
+        embed, *layers, decompose = steps
+        x = embed(padding.padded(positions), padding.padded(atoms))
+        for layer in layers:
+            x = layer(x, real=real)
+        return padding.ragged(decompose(x, real=real))
 
     def _check_structures(self, batch: AtomBatch) -> None:
         """Raise ValueError for structures that this network cannot take."""

@@ -128,6 +128,9 @@ class PairEmbedding(nn.Module):
 
     def forward(self, positions: Tensor, atoms: Tensor) -> Tensor:
         vectors = positions.unsqueeze(1) - positions.unsqueeze(2)
+        # the steep slopes of a pair (i, i) would cancel to rounding only
+        same = torch.eye(positions.shape[1], dtype=torch.bool, device=positions.device)
+        vectors = vectors.masked_fill(same.unsqueeze(-1), 0.0)
         length = (vectors.square().sum(-1) + SOFTNESS**2).sqrt()
         pairs = self.distance(length)
         if self.direction is not None:

@@ -140,7 +140,7 @@ class EdgeTransformerBackbone(nn.Module):
         width, sizes = self.options.width, batch.graph.sizes
         groups = size_groups(sizes, VALUES_PER_GROUP // width)
         if not groups.groups:
-            return batch.positions.new_zeros(0, width)
+            return batch.positions[:, :1].expand(-1, width)  # no rows
 
         steps = self._steps(groups.places * width * len(self.layers) > VALUES_KEPT)
         rows = zip(groups.split(batch.positions), groups.split(self.atoms(batch)), strict=True)

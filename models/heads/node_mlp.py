@@ -13,6 +13,7 @@ from __future__ import annotations
 from torch import nn
 
 from farfield.models.layers.layer_norm import LayerNorm
+from farfield.models.layers.unit_linear import GELU_SCALE, unit_linear, unit_perceptron
 
 
 class NodeMLP(nn.Sequential):
@@ -22,9 +23,7 @@ class NodeMLP(nn.Sequential):
         half, quarter = max(width // 2, 1), max(width // 4, 1)
         super().__init__(
             LayerNorm(width),
-            nn.Linear(width, half),
+            *unit_perceptron(width, half, quarter),
             nn.GELU(),
-            nn.Linear(half, quarter),
-            nn.GELU(),
-            nn.Linear(quarter, outputs, bias=False),
+            unit_linear(quarter, outputs, bias=False, gain=GELU_SCALE),
         )

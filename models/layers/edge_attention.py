@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from farfield.models.kernels.recomputation import recomputed
+from farfield.models.layers.unit_linear import unit_linear
 
 VALUES_PER_CHUNK = 2**20  # of the largest temporary
 
@@ -75,8 +76,8 @@ class PairAttention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.read = nn.Linear(width, 4 * width, bias=False)
-        self.write = nn.Linear(width, width)
+        self.read = unit_linear(width, 4 * width, bias=False)
+        self.write = unit_linear(width, width)
 
     def forward(self, x: Tensor, real: Tensor | None) -> Tensor:
         # each (graphs, first, second, heads, d)

@@ -16,16 +16,11 @@ from torch import Tensor, nn
 
 from farfield.models.choices import Registry
 from farfield.models.layers.layer_norm import LayerNorm
+from farfield.models.layers.unit_linear import unit_perceptron
 
 # name -> (width, avg_atoms) -> module: x (graphs, n, n, width), real (graphs, n) bool or None ->
 # (graphs, n, width)
 DECOMPOSERS: Registry[type[nn.Module]] = Registry("decomposer")
-
-
-def _perceptron(width: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, outputs)
-    )
 
 
 @DECOMPOSERS.register("pooling")
@@ -35,8 +30,8 @@ class PairPooling(nn.Module):
     def __init__(self, width: int, avg_atoms: float):
         super().__init__()
         self.avg_atoms = avg_atoms
-        self.pairs = _perceptron(width, 2 * width)
-        self.atoms = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+        self.pairs = nn.Sequential(LayerNorm(width), *unit_perceptron(width, width, 2 * width))
+        self.atoms = unit_perceptron(width, width, width)
 
     def forward(self, x: Tensor, real: Tensor | None) -> Tensor:
         leaving, arriving = self.pairs(x).chunk(2, -1)  # u, w
@@ -52,7 +47,7 @@ class PairDiagonal(nn.Module):
 
     def __init__(self, width: int, avg_atoms: float):
         super().__init__()
-        self.atoms = _perceptron(width, width)
+        self.atoms = nn.Sequential(LayerNorm(width), *unit_perceptron(width, width, width))
 
     def forward(self, x: Tensor, real: Tensor | None) -> Tensor:
         return self.atoms(x.diagonal(dim1=1, dim2=2).transpose(1, 2))

@@ -12,9 +12,9 @@ with all derivatives finite everywhere: a pair (i, i), or two atoms at one place
 
 Azimuth and polar angle, the published choice, have no derivative on the polar axis, and waves of
 the azimuth jump where it passes 180 degrees: no force is the derivative of such an energy. The
-waves here are sin(2 pi u_a / w) and cos(2 pi u_a / w) - 1 of the three direction cosines u_a, with
-lengths w on a geometric grid from 0.25 to 4. The cosine is counted from zero, so that a pair
-without direction has waves of zero.
+waves here are (w / 4) sin(2 pi u_a / w) and (w / 4) (cos(2 pi u_a / w) - 1) of the three direction
+cosines u_a, with lengths w on a geometric grid from 0.25 to 4. All have the same largest slope. The
+cosine is counted from 1, so that a pair without direction has waves of zero.
 
 Cost: linear in pairs.
 """
@@ -31,6 +31,7 @@ from farfield.models.batch import AtomBatch
 from farfield.models.elements import MAX_ATOMIC_NUMBER
 from farfield.models.layers.conditioning import Conditioning, parse_inputs
 from farfield.models.layers.electron_configuration import configuration_table
+from farfield.models.layers.unit_linear import unit_linear, unit_perceptron
 
 SOFTNESS = 1e-2  # Angstrom
 SHORTEST_WAVE, LONGEST_WAVE = 0.25, 4.0  # of a direction cosine, which runs from -1 to 1
@@ -56,7 +57,7 @@ class AtomEmbedding(nn.Module):
         self.elements = nn.Embedding(MAX_ATOMIC_NUMBER + 1, width)
         table = configuration_table()
         self.register_buffer("configurations", table, persistent=False)
-        self.electrons = nn.Linear(table.shape[1], width, bias=False)
+        self.electrons = unit_linear(table.shape[1], width, bias=False)
         self.optional = state_inputs(condition)
         self.inputs = Conditioning([*self.optional, *parse_inputs(condition)], width)
 
@@ -96,11 +97,12 @@ class DirectionWaves(nn.Module):
         super().__init__()
         lengths = torch.logspace(math.log10(LONGEST_WAVE), math.log10(SHORTEST_WAVE), waves)
         self.register_buffer("wave_number", 2 * math.pi / lengths, persistent=False)
+        self.register_buffer("height", (lengths / LONGEST_WAVE).repeat(6), persistent=False)
         self.size = 6 * waves
 
     def forward(self, directions: Tensor) -> Tensor:
         phase = (directions.unsqueeze(-1) * self.wave_number).flatten(-2)
-        return torch.cat([phase.sin(), phase.cos() - 1], -1)
+        return self.height * torch.cat([phase.sin(), phase.cos() - 1], -1)
 
 
 class PairEmbedding(nn.Module):
@@ -115,16 +117,15 @@ class PairEmbedding(nn.Module):
         super().__init__()
         self.distance = nn.Sequential(
             LearnedGaussians(gaussians),
-            nn.Linear(gaussians, width),
-            nn.GELU(),
-            nn.Linear(width, width),
+            # the squares of all Gaussians at one point add up to sqrt(pi)
+            *unit_perceptron(gaussians, width, width, gain=(gaussians / math.pi**0.5) ** 0.5),
         )
         self.direction = None
         if waves:
             found = DirectionWaves(waves)
-            self.direction = nn.Sequential(found, nn.Linear(found.size, width, bias=False))
-        self.first = nn.Linear(width, width, bias=False)
-        self.second = nn.Linear(width, width, bias=False)
+            self.direction = nn.Sequential(found, unit_linear(found.size, width, bias=False))
+        self.first = unit_linear(width, width, bias=False)
+        self.second = unit_linear(width, width, bias=False)
 
     def forward(self, positions: Tensor, atoms: Tensor) -> Tensor:
         vectors = positions.unsqueeze(1) - positions.unsqueeze(2)

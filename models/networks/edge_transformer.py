@@ -37,6 +37,7 @@ from farfield.models.layers.edge_attention import PairAttention
 from farfield.models.layers.layer_norm import LayerNorm
 from farfield.models.layers.pair_decomposers import DECOMPOSERS
 from farfield.models.layers.pair_embedding import AtomEmbedding, PairEmbedding, state_inputs
+from farfield.models.layers.unit_linear import unit_perceptron
 from farfield.models.network import NETWORKS, EnergyNetwork, Output
 from farfield.models.option_fields import MAIN
 from farfield.models.potential import PotentialOptions
@@ -107,9 +108,7 @@ class EdgeTransformerLayer(nn.Module):
         width, hidden = options.width, options.width * options.feed_forward_multiple
         self.attention_norm = LayerNorm(width)
         self.attention = PairAttention(width, options.heads)
-        self.feed_forward = nn.Sequential(
-            LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)
-        )
+        self.feed_forward = nn.Sequential(LayerNorm(width), *unit_perceptron(width, hidden, width))
 
     def forward(self, x: Tensor, real: Tensor | None) -> Tensor:
         x = x + self.attention(self.attention_norm(x), real)

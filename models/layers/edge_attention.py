@@ -49,21 +49,29 @@ def edge_attention(
     real: Tensor | None = None,
     most: int = VALUES_PER_CHUNK,
 ) -> Tensor:
-    """:func:`triangle_sum` with scores over sqrt(d), in chunks of i.
+    """:func:`triangle_sum` with scores over sqrt(d), in chunks of i and of heads.
 
-    most: values in the largest temporary of a chunk, which has one i at least.
+    most: values in the largest temporary of a chunk, which has one i and one head at least.
     """
     q = q * q.shape[-1] ** -0.5
     graphs, heads, atoms, queries, width = q.shape
-    rows = max(most // max(graphs * heads * atoms * k.shape[3] * width, 1), 1)
-    if rows >= queries:
+    of_query = max(graphs * atoms * k.shape[3] * width, 1)
+    if of_query * queries * heads <= most:
         return triangle_sum(q, k, v1, v2, real)
+
+    # many i of one head: keys and values are then read again least often
+    rows = min(max(most // of_query, 1), queries)
+    some = min(max(most // (of_query * rows), 1), heads)
 
     def chunk(*tensors: Tensor) -> Tensor:
         return triangle_sum(*tensors, real)
 
-    parts = zip(q.split(rows, 3), v1.split(rows, 3), strict=True)
-    return torch.cat([recomputed(chunk, one, k, other, v2) for one, other in parts], 2)
+    found = []
+    of_heads = zip(*(tensor.split(some, 1) for tensor in (q, k, v1, v2)), strict=True)
+    for first, key, second, value in of_heads:
+        parts = zip(first.split(rows, 3), second.split(rows, 3), strict=True)
+        found.append(torch.cat([recomputed(chunk, one, key, two, value) for one, two in parts], 2))
+    return torch.cat(found, 1)
 
 
 class PairAttention(nn.Module):

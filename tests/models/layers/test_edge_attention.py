@@ -63,12 +63,12 @@ def test_padding_has_no_part(double):
 
 
 @pytest.mark.parametrize("real", [None, torch.tensor([[True] * 4, [True, False, True, False]])])
-@pytest.mark.parametrize("most", [1, 100, 10**6])
+@pytest.mark.parametrize("most", [1, 200, 10**6])
 def test_first_and_second_derivatives(most, real):
     assert_all_derivatives(lambda *given: edge_attention(*given, real, most), four())
 
 
-@pytest.mark.parametrize("most", [1, 200])
+@pytest.mark.parametrize("most", [1, 100, 200, 500])
 def test_chunks_are_the_whole(most):
     def answers(most: int) -> list[Tensor]:
         inputs = four()
@@ -92,5 +92,5 @@ def test_memory_grows_with_the_square_of_the_atoms():
             sum(slope.square().sum() for slope in slopes).backward()
         return live.peak
 
-    assert peak(48, 1) <= 4.5 * peak(24, 1)
-    assert peak(48, 10**9) >= 6 * peak(24, 10**9) and peak(48, 10**9) >= 4 * peak(48, 1)
+    assert peak(32, 1) <= 4.5 * peak(16, 1)
+    assert peak(32, 10**9) >= 6 * peak(16, 10**9) and peak(32, 10**9) >= 4 * peak(32, 1)

@@ -57,7 +57,7 @@ class EdgeTransformerOptions:
     layers: Annotated[int, "layers of attention and feed-forward network", MAIN] = 4
     heads: Annotated[int, "attention heads", MAIN] = 4
     feed_forward_multiple: Annotated[int, "hidden width of the feed-forward network / width"] = 2
-    gaussians: Annotated[int, "Gaussians of the distance"] = 64
+    gaussians: Annotated[int, "Gaussians of the distance"] = 32
     waves: Annotated[
         int, "wave lengths of the direction, 0 for none: invariant, and no direct forces", MAIN
     ] = 8
@@ -206,7 +206,8 @@ class EdgeTransformerPotentialOptions(EdgeTransformerOptions, PotentialOptions):
             )
 
 
-# "small" is the defaults and trains in minutes on a CPU; "published" has the sizes of the paper
+# "small" is the defaults and trains in minutes on a CPU; "published" has the sizes of the paper.
+# Ethanol, 1 CPU minute: force errors of 79 meV/Angstrom with 16 Gaussians, 62 with 32, 101 with 64
 PRESETS: dict[str, dict[str, object]] = {
     "small": {},
     "base": {"width": 128, "layers": 6, "heads": 8},

@@ -156,8 +156,8 @@ class EquiformerPotentialOptions(CutoffOptions, PotentialOptions):
             raise ValueError("direct forces are read from degree 1; set num_degrees to 2 or more")
 
 
-# "small" is the defaults; "published" has the sizes of the published network for QM9 (Liao & Smidt
-# 2023, table 9)
+# "small" is the defaults; "published" has the sizes of the network that was published for QM9 (Liao
+# & Smidt 2023)
 PRESETS: dict[str, dict[str, object]] = {
     "small": {},
     "base": {"dim": "64,48,32", "depth": 4, "heads": "8", "drop_path": 0.05},

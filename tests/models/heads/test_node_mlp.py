@@ -1,0 +1,28 @@
+"""The head of every value of an atom: its widths, and no constant at the end."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from farfield.models.heads.node_mlp import NodeMLP
+from tests.support.draws import draw
+
+
+@pytest.mark.parametrize(("width", "widths"), [(16, [16, 8, 4]), (3, [3, 1, 1]), (1, [1, 1, 1])])
+def test_widths_halve(width, widths):
+    head = NodeMLP(width, 3)
+    linear = [layer for layer in head if isinstance(layer, torch.nn.Linear)]
+    assert [layer.in_features for layer in linear] == widths
+    assert linear[-1].out_features == 3 and linear[-1].bias is None
+
+
+def test_every_atom_alone(double):
+    torch.manual_seed(0)
+    head, x = NodeMLP(8, 2), draw(5, 8, seed=0)
+    found = head(x)
+    assert found.shape == (5, 2) and head(x[:0]).shape == (0, 2)
+    for row, value in zip(x, found, strict=True):
+        torch.testing.assert_close(head(row), value)
+    # the layer norm comes first
+    torch.testing.assert_close(head(100 * x), found, rtol=1e-2, atol=1e-3)

@@ -17,7 +17,7 @@ from torch import Tensor
 from farfield.dataloader.structures import Structures
 
 # last number of a seed: what the noise is for
-FOR_SAMPLING, FOR_DISPLACEMENTS, FOR_CHOICE = 0, 1, 2
+FOR_SAMPLING, FOR_DISPLACEMENTS = 0, 1
 
 
 class MoleculeNoise:
@@ -48,13 +48,3 @@ def displaced(structures: Structures, spread: float, seed: int) -> Structures:
     ]
     positions = structures.positions + spread * np.concatenate(drawn)
     return dataclasses.replace(structures, positions=positions, check=False)
-
-
-def choose(number: int, among: int, seed: int) -> np.ndarray:
-    """Places (number,) int64 in 0 .. among - 1; fewer are the first of more.
-
-    Each place at most once where there are enough, otherwise drawn again and again.
-    """
-    generator = np.random.default_rng((seed, 0, FOR_CHOICE))
-    rounds = -(-number // among)
-    return np.concatenate([generator.permutation(among) for _ in range(rounds)])[:number]

@@ -30,46 +30,40 @@ if not __package__:  # `python simulate/relax_diffusion.py` in a checkout
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
-import shlex
 
 import numpy as np
-import torch
 
 from farfield.common.command_line import OptionParser, run_script
-from farfield.common.log import RunLog, count_bar, format_table, write_json
+from farfield.common.log import RunLog, count_bar
 from farfield.common.plugins import import_named_files
-from farfield.common.session import Interrupted
 from farfield.dataloader.chemistry.bond_rules import BOND_RULES
-from farfield.dataloader.commands import called_as
-from farfield.dataloader.datasets.diffusion_data import open_structures
 from farfield.dataloader.from_ase import read_structures, structures_from_atoms
 from farfield.dataloader.split_protocols import SPLITS
-from farfield.dataloader.storage import files
 from farfield.dataloader.structure_inputs import find_input, is_number
 from farfield.dataloader.structures import Structures
 from farfield.models.choices import check_choice
-from farfield.simulate.molecule_files import write_sdf
+from farfield.simulate.molecule_choice import choose, molecules_of_split, unlabelled
 from farfield.simulate.molecule_metrics import MetricOptions, molecule_table, steps_table
-from farfield.simulate.molecule_noise import choose, displaced
+from farfield.simulate.molecule_noise import displaced
 from farfield.simulate.reference_relaxation import RELAXATIONS, check_installed, relax_molecules
-from farfield.simulate.sampling_batches import SamplingJob, run_job
+from farfield.simulate.sampling_batches import Remarks
 from farfield.simulate.sampling_options import (
     add_choice_options,
     add_output_options,
     add_sampler_options,
-    batch_folder,
     check_files,
     chosen_sizes,
     open_sampler,
-    resumed_words,
     sample_settings,
     sampling_parser,
 )
+from farfield.simulate.sampling_script import finish, run_interruptible, run_options
 from farfield.simulate.superposition import check_same_molecules, superpose, symmetric_rmsd
 from farfield.simulate.trained_sampler import SampledMolecules, TrainedSampler
 
-COLUMNS = ("rmsd_mean", "rmsd_median", "heavy_rmsd_mean", "heavy_rmsd_median", "topology_kept")
-VERDICTS = ("stable_atoms", "valid")
+# columns of the table
+OF_REFERENCE = ("rmsd_mean", "rmsd_median", "heavy_rmsd_mean", "heavy_rmsd_median", "topology_kept")
+OF_MOLECULE = ("stable_atoms", "valid")
 
 
 def build_parser() -> OptionParser:
@@ -123,10 +117,11 @@ def given_structures(options: argparse.Namespace, sampler: TrainedSampler) -> St
     """Molecules of the file or the split, with the numbers that the networks read."""
     if options.structures is not None:
         return structures_of_file(options.structures, "STRUCTURES", sampler.inputs)
-    structures = open_structures(options.split_of, options.split)
-    structures = structures[chosen_sizes(options, sampler).chosen(structures)]
+    sizes = chosen_sizes(options, sampler)
+    structures = molecules_of_split(options.split_of, options.split, sizes)
     number = min(options.number, len(structures))
-    return with_inputs(structures[choose(number, len(structures), options.seed)], sampler.inputs)
+    places = choose(number, len(structures), options.seed)
+    return unlabelled(structures[places], sampler.inputs)
 
 
 def structures_of_file(path: str, option: str, inputs: list[str]) -> Structures:
@@ -138,20 +133,6 @@ def structures_of_file(path: str, option: str, inputs: list[str]) -> Structures:
         if all(is_number(value) for value in values):
             structures.extra[name] = np.array(values, np.float64)
     return structures
-
-
-def with_inputs(structures: Structures, inputs: list[str]) -> Structures:
-    """The structures without labels, which belong to other geometries, but with the ``inputs``."""
-    held = {name: find_input(structures.extra, name) for name in inputs}
-    return Structures(
-        structures.atomic_numbers,
-        structures.positions,
-        structures.counts,
-        cell=structures.cell,
-        periodic=structures.periodic,
-        extra={name: values for name, values in held.items() if values is not None},
-        check=False,
-    )
 
 
 def start_and_reference(
@@ -172,10 +153,10 @@ def start_and_reference(
 # ---- what became of it
 
 
-def remarks(reference: Structures | None, rule: str):
-    """Distances of a batch: to its start, and to its reference where there is one."""
+def distances(reference: Structures | None, rule: str) -> Remarks:
+    """What a file says of a molecule: distance to its start, and to its reference if it has one."""
 
-    def distances(
+    def of_batch(
         found: SampledMolecules, start: Structures, places: np.ndarray
     ) -> dict[str, np.ndarray]:
         moved = {"rmsd_to_start": plain_rmsd(found.structures, start)}
@@ -185,7 +166,7 @@ def remarks(reference: Structures | None, rule: str):
             moved["rmsd_to_reference"] = symmetric_rmsd(found.structures, known, bonds).rmsd
         return moved
 
-    return distances
+    return of_batch
 
 
 def plain_rmsd(structures: Structures, start: Structures) -> np.ndarray:
@@ -203,17 +184,15 @@ def relaxation_rows(
     options: argparse.Namespace,
 ) -> list[dict]:
     """Rows of the table: start, relaxed, and the other methods."""
+    columns = (*(OF_REFERENCE if reference is not None else ()), *OF_MOLECULE)
+    rules = MetricOptions(bonds=options.bonds, identity="graph")
 
-    def row(name: str, structures: Structures, more: dict) -> dict:
-        rules = MetricOptions(bonds=options.bonds, identity="graph")
+    def row(name: str, structures: Structures) -> dict:
         table = molecule_table(structures, reference, options=rules)
-        columns = (*(COLUMNS if reference is not None else ()), *VERDICTS)
-        return {"row": name, **{column: table[column] for column in columns}, **more}
+        return {"row": name, **{column: table[column] for column in columns}}
 
-    nothing = dict.fromkeys([*steps_table(found.steps, found.converged), "failed"], float("nan"))
-    rows = [row("start", start, nothing)]
-    steps = steps_table(found.steps, found.converged)
-    rows.append(row("relaxed", found.structures, nothing | steps | {"failed": 0.0}))
+    rows = [row("start", start)]
+    rows.append(row("relaxed", found.structures) | steps_table(found.steps, found.converged))
 
     # a force field has to be told the bonds, which a displaced geometry may not show
     known = start if reference is None else reference
@@ -222,67 +201,38 @@ def relaxation_rows(
         with count_bar(len(start), method, "molecules", disable=not options.progress) as bar:
             other = relax_molecules(start, method, bonds, progress=bar.update)
         failed = float(np.mean(~np.isfinite(other.after)))
-        more = {"converged": float(other.converged.mean()), "failed": failed}
-        rows.append(row(method, other.structures, nothing | more))
+        ended = {"converged": float(other.converged.mean()), "failed": failed}
+        rows.append(row(method, other.structures) | ended)
     return rows
 
 
-def relax(options: argparse.Namespace, log: RunLog) -> list[dict]:
+def relax(argv: list[str] | None) -> list[dict]:
     """Relax, write the files and print the table; returns its rows."""
-    torch.set_num_threads(options.threads)
+    options, log = read_options(argv), RunLog()
     sampler = open_sampler(options)
     start, reference = start_and_reference(options, sampler)
-    settings = sample_settings(options, None, options.start)
-    sampler.check_start(settings.start)
-    job = SamplingJob(
+    sampler.check_start(options.start)
+    found, folder = run_options(
+        options,
         sampler,
-        settings,
         start,
+        log,
         relax=True,
-        batch_size=options.batch_size,
-        remarks=remarks(reference, options.bonds),
-        trajectory=None if options.trajectory is None else Path(options.trajectory),
-    )
-    recorded = job.recorded(
-        checkpoint=files.file_checksum(options.checkpoint),
-        time_checkpoint=options.time_checkpoint and files.file_checksum(options.time_checkpoint),
+        settings=sample_settings(options, None, options.start),
+        remarks=distances(reference, options.bonds),
         reference=None if reference is None else reference.data_hash,
         bonds=options.bonds,
     )
-    folder = batch_folder(options, recorded)
-    log(f"{len(start)} molecules, {sampler.describe()}")
-    if sampler.missing:
-        log(
-            f"note: elements are not checked, since the training data are not there: "
-            f"{sampler.missing}"
-        )
-
-    found = run_job(job, folder, options.progress)
-    if options.sdf is not None:
-        values = {"steps": found.steps, "converged": found.converged}
-        write_sdf(
-            options.sdf, found.structures, BOND_RULES[options.bonds](found.structures), values
-        )
     rows = relaxation_rows(found, start, reference, options)
-    log(format_table(rows))
-    log("rmsd in Angstrom after the best superposition; the others are shares, and steps")
-    if options.json is not None:
-        write_json(options.json, {"settings": folder.settings, "rows": rows})
-    folder.close()
-    log(f"molecules {options.out}" + (f"   sdf {options.sdf}" if options.sdf else ""))
+    finish(
+        options, folder, rows, log, "rmsd in Angstrom after the best superposition; shares; steps"
+    )
     return rows
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the command line."""
-    given = list(sys.argv[1:] if argv is None else argv)
-    options = read_options(argv)
-    try:
-        relax(options, RunLog())
-    except (Interrupted, KeyboardInterrupt) as stop:
-        again = shlex.join(resumed_words(given))
-        command = f"{called_as('simulate.relax_diffusion')} {again}"
-        raise Interrupted(f"{str(stop) or 'interrupted'}; continue with: {command}") from None
+    run_interruptible("simulate.relax_diffusion", argv, relax)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The loop of sample and relax_diffusion: batch after batch, each kept as soon as it is finished.
 
     job = SamplingJob(sampler, settings, start, relax=True, batch_size=64)
-    folder = BatchFolder("relaxed.xyz", job.settings_of_run(...), resume=False, overwrite=False)
+    folder = BatchFolder("relaxed.xyz", job.recorded(), resume=False, overwrite=False)
     found = run_job(job, folder)
 
 Noise belongs to (seed, number of the molecule), batches to their place in the list: an interrupted
@@ -34,6 +34,13 @@ from farfield.simulate.trained_sampler import (
 Remarks = Callable[[SampledMolecules, Structures, np.ndarray], dict[str, np.ndarray]]
 
 
+def no_remarks(
+    found: SampledMolecules, start: Structures, places: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Nothing further."""
+    return {}
+
+
 @dataclasses.dataclass(frozen=True)
 class SamplingJob:
     """Molecules that are generated, or relaxed, and how.
@@ -49,7 +56,7 @@ class SamplingJob:
     start: Structures
     relax: bool
     batch_size: int
-    remarks: Remarks = lambda found, start, places: {}
+    remarks: Remarks = no_remarks
     trajectory: Path | None = None
 
     @property
@@ -136,7 +143,7 @@ def _keep(job: SamplingJob, folder: BatchFolder, batch: int, found: SampledMolec
     info = {"index": places.tolist(), "steps": found.steps.tolist()}
     info["converged"] = found.converged.tolist()
     more = job.remarks(found, job.start[places], places)
-    info |= {name: values.tolist() for name, values in more.items()}
+    info |= {name: values.round(6).tolist() for name, values in more.items()}
     write_xyz(folder.path(batch), atoms_of(found.structures, info))
 
 

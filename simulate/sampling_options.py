@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from farfield.common.command_line import OptionParser, Section, find_device
@@ -12,7 +11,6 @@ from farfield.common.precision import PRECISIONS
 from farfield.dataloader.chemistry.bond_rules import BOND_RULES
 from farfield.dataloader.datasets.molecule_sizes import MoleculeSizes
 from farfield.models.diffusion.samplers import SAMPLERS
-from farfield.simulate.batch_folder import BatchFolder
 from farfield.simulate.trained_sampler import SampleSettings, TrainedSampler
 
 XYZ_SUFFIXES = (".xyz", ".extxyz")
@@ -123,13 +121,3 @@ def sample_settings(
         start=start,
         keep_every=options.trajectory_every if options.trajectory else None,
     )
-
-
-def batch_folder(options: argparse.Namespace, settings: dict) -> BatchFolder:
-    """Where finished batches are kept."""
-    return BatchFolder(options.out, settings, options.resume, options.overwrite)
-
-
-def resumed_words(argv: Sequence[str]) -> list[str]:
-    """Arguments that continue the run of ``argv``."""
-    return [word for word in argv if word not in ("--resume", "--overwrite")] + ["--resume"]

@@ -107,7 +107,7 @@ def run_job(job: SamplingJob, folder: BatchFolder, show: bool = True) -> Sampled
         for batch in range(job.batches):
             if not folder.has(batch):
                 watch = _Watch(bar, signals, f"{done} of {len(job.start)} molecules are finished")
-                _keep(job, folder, batch, job.run(batch, watch))
+                write_batch(job, folder, batch, job.run(batch, watch))
                 watch.end(len(job.places(batch)))
                 done += len(job.places(batch))
 
@@ -133,7 +133,7 @@ class _Watch:
         self.shown = finished
 
 
-def _keep(job: SamplingJob, folder: BatchFolder, batch: int, found: SampledMolecules) -> None:
+def write_batch(job: SamplingJob, folder: BatchFolder, batch: int, found: SampledMolecules) -> None:
     """Write the trajectories of a batch, then its molecules."""
     places = job.places(batch)
     if job.trajectory is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from farfield.common.log import RunLog, format_table, write_json
-from farfield.common.session import Interrupted
+from farfield.common.session import Interrupted, cpu_seconds
 from farfield.dataloader.chemistry.bond_rules import BOND_RULES
 from farfield.dataloader.commands import called_as
 from farfield.dataloader.storage import files
@@ -52,7 +52,11 @@ def run_options(
     log(f"{len(start)} molecules, {sampler.describe()}")
     if sampler.missing:
         log(f"note: elements are not checked without the training data ({sampler.missing})")
+    begin = cpu_seconds()
     found = run_job(job, folder, options.progress)
+    if not options.resume:  # a session that went on made only some of the steps
+        spent = 1000 * (cpu_seconds() - begin) / max(int(found.steps.sum()), 1)
+        log(f"{spent:.3g} ms of CPU time per step of a molecule")
     if options.sdf is not None:
         bonds = BOND_RULES[options.bonds](found.structures)
         items = {"steps": found.steps, "converged": found.converged}

@@ -48,6 +48,7 @@ from farfield.simulate.molecule_noise import displaced
 from farfield.simulate.reference_relaxation import RELAXATIONS, check_installed, relax_molecules
 from farfield.simulate.sampling_batches import Remarks
 from farfield.simulate.sampling_options import (
+    NUMBER,
     add_choice_options,
     add_output_options,
     add_sampler_options,
@@ -60,6 +61,9 @@ from farfield.simulate.sampling_options import (
 from farfield.simulate.sampling_script import finish, run_interruptible, run_options
 from farfield.simulate.superposition import check_same_molecules, superpose, symmetric_rmsd
 from farfield.simulate.trained_sampler import SampledMolecules, TrainedSampler
+
+SPLIT = "test"  # of --split-of, where no option says another
+OF_SPLIT = ("split", "number", "atoms", "heavy_atoms")  # options that go with --split-of
 
 # columns of the table
 OF_REFERENCE = ("rmsd_mean", "rmsd_median", "heavy_rmsd_mean", "heavy_rmsd_median", "topology_kept")
@@ -76,8 +80,9 @@ def build_parser() -> OptionParser:
     data = parser.section("molecules", "what is relaxed")
     folder = "prepared folder of which molecules of a split are relaxed, in place of a file"
     data.add("--split-of", str, None, help=folder)
-    data.add("--split", str, "test", choices=list(SPLITS), help="split of --split-of")
-    add_choice_options(data, 100)
+    part = f"split of --split-of (default {SPLIT})"
+    data.add("--split", str, None, choices=list(SPLITS), help=part)
+    add_choice_options(data)
     noise = "standard deviation of the noise that displaces every coordinate first, Angstrom"
     data.add("--noise", float, None, above=0, help=noise)
     known = "file with a reference for each structure, of the same atoms in the same order"
@@ -97,6 +102,12 @@ def read_options(argv: list[str] | None = None) -> argparse.Namespace:
     options = build_parser().parse_args(import_named_files(argv))
     if (options.structures is None) == (options.split_of is None):
         raise ValueError("give either a file of STRUCTURES or --split-of FOLDER to be relaxed")
+    for name in OF_SPLIT if options.split_of is None else ():
+        if getattr(options, name) is not None:
+            raise ValueError(
+                f"--{name.replace('_', '-')} chooses molecules of --split-of, a file of STRUCTURES "
+                "is relaxed as a whole; leave one of them out"
+            )
     if options.noise is not None and options.reference is not None:
         raise ValueError(
             "--noise displaces the structures and takes them as the reference; leave --noise or "
@@ -105,7 +116,6 @@ def read_options(argv: list[str] | None = None) -> argparse.Namespace:
     options.methods = [] if options.compare is None else options.compare.split(",")
     for method in options.methods:
         check_choice("--compare", method, RELAXATIONS)
-        check_installed(method)
     check_files(options)
     return options
 
@@ -118,8 +128,8 @@ def given_structures(options: argparse.Namespace, sampler: TrainedSampler) -> St
     if options.structures is not None:
         return structures_of_file(options.structures, "STRUCTURES", sampler.inputs)
     sizes = chosen_sizes(options, sampler)
-    structures = molecules_of_split(options.split_of, options.split, sizes)
-    number = min(options.number, len(structures))
+    structures = molecules_of_split(options.split_of, options.split or SPLIT, sizes)
+    number = min(options.number or NUMBER, len(structures))
     places = choose(number, len(structures), options.seed)
     return unlabelled(structures[places], sampler.inputs)
 
@@ -209,6 +219,8 @@ def relaxation_rows(
 def relax(argv: list[str] | None) -> list[dict]:
     """Relax, write the files and print the table; returns its rows."""
     options, log = read_options(argv), RunLog()
+    for method in options.methods:
+        check_installed(method)
     sampler = open_sampler(options)
     start, reference = start_and_reference(options, sampler)
     sampler.check_start(options.start)

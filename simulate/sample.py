@@ -47,6 +47,7 @@ from farfield.simulate.molecule_metrics import (
     steps_table,
 )
 from farfield.simulate.sampling_options import (
+    NUMBER,
     add_choice_options,
     add_output_options,
     add_sampler_options,
@@ -70,7 +71,7 @@ def build_parser() -> OptionParser:
     data.add("--like", str, None, help=f"{folder} (default: the training data)")
     formula = "composition such as C2H6O, in place of --like; several take turns"
     parser.add_argument("--composition", metavar="FORMULA", action="append", help=formula)
-    add_choice_options(data, 100)
+    add_choice_options(data)
     identity = "what makes two molecules the same, for unique and new ones"
     data.add("--identity", str, "auto", choices=list(IDENTITIES), help=identity)
 
@@ -97,8 +98,9 @@ def read_options(argv: list[str] | None = None) -> argparse.Namespace:
 
 def blank_structures(options: argparse.Namespace, sampler: TrainedSampler) -> Structures:
     """Molecules of which only the elements are read; ValueError or OSError in one line."""
+    number = options.number or NUMBER
     if options.composition is not None:
-        return blank_of_formulas(options.composition, options.number)
+        return blank_of_formulas(options.composition, number)
     folder = options.like or sampler.run.config.data.data_path
     try:
         molecules = molecules_of_split(folder, "train", chosen_sizes(options, sampler))
@@ -109,7 +111,7 @@ def blank_structures(options: argparse.Namespace, sampler: TrainedSampler) -> St
             f"the training data are not there ({error}); give --like FOLDER, or --composition"
         ) from None
     check_open(molecules)
-    places = choose(options.number, len(molecules), options.seed)
+    places = choose(number, len(molecules), options.seed)
     return unlabelled(molecules[places], sampler.inputs)
 
 

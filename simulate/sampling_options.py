@@ -13,6 +13,7 @@ from farfield.dataloader.datasets.molecule_sizes import MoleculeSizes
 from farfield.models.diffusion.samplers import SAMPLERS
 from farfield.simulate.trained_sampler import SampleSettings, TrainedSampler
 
+NUMBER = 100  # of molecules, where no option says another
 XYZ_SUFFIXES = (".xyz", ".extxyz")
 
 
@@ -43,9 +44,10 @@ def add_sampler_options(parser: OptionParser, max_steps: str) -> Section:
     return sampler
 
 
-def add_choice_options(section: Section, number: int) -> None:
+def add_choice_options(section: Section) -> None:
     """Which molecules of a prepared folder are taken."""
-    section.add("--number", int, number, low=1, help="number of molecules")
+    number = f"number of molecules (default {NUMBER})"
+    section.add("--number", int, None, low=1, help=number)
     atoms = "number of atoms, hydrogen included: one, or a range such as 9,18"
     section.add("--atoms", str, None, help=f"{atoms} (default: as in training)")
     heavy = "number of atoms but hydrogen: one, or a range such as 5,9"

@@ -247,6 +247,8 @@ def test_a_molecule_that_the_network_cannot_take_is_refused(diffusions, known):
             "sampler jt asks no time network; leave --time-checkpoint out",
         ),
         ("joint", ["--split-of", "data"], "give either a file of STRUCTURES or --split-of"),
+        ("joint", ["--number", "4"], "--number chooses molecules of --split-of, a file of STRUCT"),
+        ("joint", ["--split", "val"], "--split chooses molecules of --split-of"),
         ("joint", ["--noise", "0.3", "--reference", "x.xyz"], "leave --noise or --reference out"),
         ("joint", ["--noise", "0"], "--noise: must be > 0"),
         ("joint", ["--reference", "/no.xyz"], "--reference /no.xyz does not exist"),

@@ -5,6 +5,7 @@ and place; a run that was interrupted goes on to the same file; bad input is one
 import json
 import os
 import signal
+import sys
 import time
 
 import ase.io
@@ -14,9 +15,12 @@ from ase import Atoms
 from ase.io import write
 
 from farfield.common.session import Interrupted
+from farfield.dataloader.chemistry.bond_rules import BOND_RULES
+from farfield.dataloader.structures import Structures
 from farfield.simulate import relax_diffusion
 from farfield.simulate.molecule_files import atoms_of
 from farfield.simulate.molecule_noise import MoleculeNoise, displaced
+from farfield.simulate.reference_relaxation import RELAXATIONS, RelaxedMolecules
 from farfield.simulate.trained_sampler import SampleSettings
 from tests.support.diffusion_runs import knowing_sampler, numbered
 from tests.support.processes import Script
@@ -296,3 +300,38 @@ def test_missing_training_data_are_named(diffusions, start, tmp_path, monkeypatc
     relax(diffusions["joint"], start, tmp_path / "out.xyz", "--max-steps", "1")
     note = "note: elements are not checked without the training data"
     assert note in capsys.readouterr().out
+
+
+# ---- other methods
+
+
+def test_other_methods_get_a_row(diffusions, start, tmp_path, monkeypatch):
+    """Of four molecules one fails, and stays where it was."""
+
+    def method(structures, bonds, options, progress):
+        assert bonds.table.counts.tolist() == BOND_RULES["perceived"](known).table.counts.tolist()
+        energies = np.array([1.0, np.nan, 1.0, 1.0])
+        done = np.array([True, False, True, False])
+        positions = known.positions.copy()
+        positions[5:8] = structures.positions[5:8]
+        moved = Structures(known.atomic_numbers, positions, known.counts)
+        return RelaxedMolecules(moved, energies, energies, done, np.zeros(4, int))
+
+    known = molecules(FILES)
+    write(tmp_path / "known.xyz", atoms_of(known), format="extxyz")
+    monkeypatch.setattr(RELAXATIONS, "_entries", {**RELAXATIONS, "mine": method})
+    more = ["--compare", "mine", "--reference", str(tmp_path / "known.xyz")]
+    rows, _ = relax(diffusions["joint"], start, tmp_path / "out.xyz", *more)
+    assert [row["row"] for row in rows] == ["start", "relaxed", "mine"]
+    assert rows[2]["failed"] == 0.25 and rows[2]["converged"] == 0.5
+    assert rows[2]["rmsd_median"] < 1e-6 < 0.01 < rows[2]["rmsd_mean"]
+
+
+@pytest.mark.parametrize("method, library", [("gfn2", "tblite"), ("mmff94", "rdkit")])
+def test_a_missing_library_is_named_first(
+    diffusions, start, tmp_path, monkeypatch, method, library
+):
+    for name in (library, f"{library}.ase"):
+        monkeypatch.setitem(sys.modules, name, None)
+    message = f"is missing; type: pip install {library}"
+    refused(message, diffusions["joint"], start, tmp_path, "--compare", method)

@@ -30,7 +30,6 @@ from typing import Annotated
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, CalculatorError
-from ase.optimize import BFGS
 
 from farfield.dataloader.chemistry.bond_rules import BOND_RULES, RuledBonds
 from farfield.dataloader.chemistry.bonds import refuse_periodic, same_pairs
@@ -187,6 +186,8 @@ def _relax_one(
     options: RelaxationOptions,
 ) -> None:
     """Relax one structure; nothing of it is changed before all is computed."""
+    from ase.optimize import BFGS  # --help does not wait for it
+
     structures = relaxed.structures
     rows = slice(*structures.offsets[place : place + 2])
     atoms = Atoms(structures.atomic_numbers[rows], structures.positions[rows])

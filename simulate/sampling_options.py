@@ -35,7 +35,7 @@ def add_sampler_options(parser: OptionParser, max_steps: str) -> Section:
     sampler.add("--sampler", str, None, choices=list(SAMPLERS), help=which)
     other = "checkpoint of the time network that the samplers as and itp ask"
     sampler.add("--time-checkpoint", str, None, help=other)
-    end = "largest time t of the last step of a molecule; after short trainings 10 to 30"
+    end = "largest time t of the last step of a molecule; a note says what short trainings need"
     sampler.add("--convergence-step", int, 0, low=0, help=end)
     most = f"largest number of steps of a molecule (default {max_steps})"
     sampler.add("--max-steps", int, None, low=1, help=most)

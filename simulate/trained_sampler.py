@@ -37,6 +37,7 @@ from farfield.models.graph_ops import GraphIndex
 from farfield.models.network import DIFFUSION, Network
 from farfield.simulate.molecule_noise import MoleculeNoise
 
+CLEAN_MOLECULES = 64  # by which a guess of time is judged
 Progress = Callable[[int, int], None]  # (steps taken, molecules finished)
 
 
@@ -192,6 +193,20 @@ class TrainedSampler:
             raise ValueError(
                 f"--start must be in 0 .. {last}, the times of the process, got {start}"
             )
+
+    @torch.no_grad()
+    def time_of_clean(self) -> int | None:
+        """Median time that is guessed for clean training molecules, which should be 0.
+
+        None where time counts down by itself, and without training molecules. A convergence step
+        far below it is rarely reached.
+        """
+        if self.training is None or not self.sampler.guesses_every_step:
+            return None
+        some = self.training[:CLEAN_MOLECULES]
+        centred = some.positions - by_atom(some, mean_positions(some))
+        index, _ = self.sampler.predict(self._batch(some, centred), None)
+        return int(index.median())
 
     def generate(
         self,

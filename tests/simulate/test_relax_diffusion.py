@@ -21,7 +21,7 @@ from farfield.simulate import relax_diffusion
 from farfield.simulate.molecule_files import atoms_of
 from farfield.simulate.molecule_noise import MoleculeNoise, displaced
 from farfield.simulate.reference_relaxation import RELAXATIONS, RelaxedMolecules
-from farfield.simulate.trained_sampler import SampleSettings
+from farfield.simulate.trained_sampler import SampleSettings, TrainedSampler
 from tests.support.diffusion_runs import knowing_sampler, numbered
 from tests.support.processes import Script
 from tests.support.qm9_data import molecules
@@ -73,13 +73,33 @@ def test_a_network_that_knows_the_molecules_finds_them(
     assert before["row"] == "start" and before["rmsd_mean"] > 0.1
     assert after["row"] == "relaxed" and after["rmsd_mean"] < 1e-3
     assert after["topology_kept"] == after["converged"] == 1.0
-    assert after["steps_mean"] == 13, "from t = 12 down to 0"
+    assert after["steps_mean"] == 12, "from t = 11 down to 0: a note has asked for the first"
 
     for given, found in zip(frames, ase.io.read(tmp_path / "out.xyz", ":"), strict=True):
         assert found.numbers.tolist() == given.numbers.tolist()
         np.testing.assert_allclose(found.positions.mean(0), given.positions.mean(0), atol=1e-6)
-        assert found.info["converged"] and found.info["steps"] == 13
+        assert found.info["converged"] and found.info["steps"] == 12
         assert found.info["rmsd_to_reference"] < 1e-3 < 0.05 < found.info["rmsd_to_start"]
+
+
+def test_the_time_of_clean_molecules_is_what_the_network_says(diffusions, known):
+    """The oracle counts down from 12 with every question."""
+    sampler = knowing_sampler(diffusions["joint"], known)
+    assert sampler.time_of_clean() == 12 and sampler.time_of_clean() == 11
+    given = numbered(displaced(known, 0.2, seed=1))
+    assert sampler.relax(given, SampleSettings()).steps.tolist() == [11] * 4
+
+
+def test_a_note_says_which_convergence_step_is_reached(diffusions, start, tmp_path, capsys):
+    """Of the network that was trained for a moment; time that counts down needs no such step."""
+    clean = TrainedSampler.open(diffusions["joint"]).time_of_clean()
+    note = f"note: clean training molecules are taken for t = {clean} (median)"
+    for step, said in ((clean - 1, True), (clean, False)):
+        out = tmp_path / f"{step}.xyz"
+        relax(diffusions["joint"], start, out, "--convergence-step", str(step))
+        assert (note in capsys.readouterr().out) == said
+    relax(diffusions["joint"], start, tmp_path / "count.xyz", "--sampler", "ddpm", "--start", "3")
+    assert "note: clean" not in capsys.readouterr().out
 
 
 def test_the_way_of_a_molecule_leads_from_start_to_end(diffusions, known, start):

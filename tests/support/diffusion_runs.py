@@ -78,4 +78,6 @@ def knowing_sampler(checkpoint_path, known: Structures, **options) -> TrainedSam
     network = KnowingNetwork(known, **options)
     sampler = SAMPLERS["jt"](network.process, network)
     run = TrainedRun.read(checkpoint_path)
-    return TrainedSampler(run, sampler, torch.device("cpu"), torch.float64)
+    found = TrainedSampler(run, sampler, torch.device("cpu"), torch.float64)
+    found.training = known
+    return found

@@ -11,7 +11,12 @@ import sys
 from pathlib import Path
 
 MODULE = re.compile(r"python -m ((?:preprocess|train|simulate)\.\w+)")
-SINGLE = {"train.evaluate": "evaluate", "simulate.run_md": "md"}
+SINGLE = {
+    "train.evaluate": "evaluate",
+    "simulate.run_md": "md",
+    "simulate.sample": "sample",
+    "simulate.relax_diffusion": "relax",
+}
 
 
 def called_as(module: str) -> str:

@@ -19,7 +19,12 @@ from pathlib import Path
 
 HOME = Path(__file__).parent
 GROUPS = {"preprocess": "make a data folder", "train": "train a network"}
-SINGLE = {"evaluate": "train/evaluate.py", "md": "simulate/run_md.py"}
+SINGLE = {
+    "evaluate": "train/evaluate.py",
+    "md": "simulate/run_md.py",
+    "sample": "simulate/sample.py",
+    "relax": "simulate/relax_diffusion.py",
+}
 
 
 def group_scripts(group: str) -> dict[str, Path]:

@@ -30,7 +30,6 @@ from typing import Annotated
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, CalculatorError
-from ase.optimize import BFGS
 
 from farfield.dataloader.chemistry.bond_rules import BOND_RULES, RuledBonds
 from farfield.dataloader.chemistry.bonds import refuse_periodic, same_pairs
@@ -105,6 +104,17 @@ def relax_molecules(
     return relax(structures, bonds, options, progress)
 
 
+def check_installed(method: str) -> None:
+    """Raise ``ValueError`` that says what to install where the library of ``method`` is missing.
+
+    Methods that somebody else registered need none that is known here.
+    """
+    if method == "gfn2":
+        _import_tblite()
+    elif method == "mmff94":
+        import_rdkit("MMFF94")
+
+
 @RELAXATIONS.register("gfn2")
 def _by_gfn2(
     structures: Structures, bonds: RuledBonds, options: RelaxationOptions, progress: Progress
@@ -138,12 +148,17 @@ def _by_mmff94(
 
 def gfn2_calculator(atoms: Atoms) -> Calculator:
     """GFN2-xTB for one neutral molecule; ``ValueError`` where tblite is missing."""
+    unpaired = int(atoms.numbers.sum()) % 2
+    return _import_tblite()(method="GFN2-xTB", charge=0, multiplicity=1 + unpaired, verbosity=0)
+
+
+def _import_tblite():
+    """The calculator of tblite."""
     try:
         from tblite.ase import TBLite
     except ModuleNotFoundError:
         raise ValueError(INSTALL_TBLITE) from None
-    unpaired = int(atoms.numbers.sum()) % 2
-    return TBLite(method="GFN2-xTB", charge=0, multiplicity=1 + unpaired, verbosity=0)
+    return TBLite
 
 
 def relax_by_calculator(
@@ -171,6 +186,8 @@ def _relax_one(
     options: RelaxationOptions,
 ) -> None:
     """Relax one structure; nothing of it is changed before all is computed."""
+    from ase.optimize import BFGS  # --help does not wait for it
+
     structures = relaxed.structures
     rows = slice(*structures.offsets[place : place + 2])
     atoms = Atoms(structures.atomic_numbers[rows], structures.positions[rows])

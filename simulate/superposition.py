@@ -24,7 +24,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from farfield.dataloader.chemistry.bond_graphs import atom_colours
 from farfield.dataloader.chemistry.bonds import BondTable
@@ -159,5 +158,7 @@ def _settle(x: np.ndarray, y: np.ndarray, row: np.ndarray, symmetries: GraphSymm
 
 def _nearest(points: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Which point (n, 3) goes to each place (n, 3) at the least sum of squared distances (n,)."""
+    from scipy.optimize import linear_sum_assignment  # --help does not wait for it
+
     squares = np.square(places[:, None] - points[None]).sum(-1)
     return linear_sum_assignment(squares)[1]

@@ -44,7 +44,11 @@ def test_a_command_shows_the_help_of_its_script(command, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("trian", "command must be one of preprocess, train, evaluate, md, got 'trian'; did you"),
+        (
+            "trian",
+            "command must be one of preprocess, train, evaluate, md, sample, relax, got 'trian'; "
+            "did you mean 'train'",
+        ),
         ("train", None),
         ("train mdd17", "farfield train must be one of .*, got 'mdd17'; did you mean 'md17'"),
         ("train md18", "got 'md18'$"),

@@ -16,8 +16,6 @@ shares a key. Cost: 0.02 ms a molecule of QM9, linear in (bonds x atoms of the l
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from farfield.dataloader.chemistry.bonds import BondTable
 from farfield.dataloader.structures import Structures
@@ -33,6 +31,9 @@ def num_fragments(
     kept (atoms,) bool: the atoms that count, the others and their bonds are left out; a structure
     without any has no part.
     """
+    from scipy.sparse import coo_array  # --help does not wait for it
+    from scipy.sparse.csgraph import connected_components
+
     atoms = structures.num_atoms
     kept = np.ones(atoms, bool) if kept is None else kept
     ends = global_ends(structures, table)

@@ -57,6 +57,8 @@ class Sampler(abc.ABC):
     name: ClassVar[str]
     asks_time_network: ClassVar[bool] = False
     """Whether there must be a time network; where not, there must be none."""
+    guesses_every_step: ClassVar[bool] = False
+    """Whether a guess decides when a molecule is finished; otherwise time counts down to 0."""
 
     def __init__(
         self,
@@ -241,6 +243,7 @@ class AdaptiveSampler(Sampler):
 
     name = "as"
     asks_time_network = True
+    guesses_every_step = True
 
     def predict(self, batch: AtomBatch, expected: Tensor | None) -> tuple[Tensor, Tensor]:
         index = self.index_of(batch, self.time_network(batch)["time"])
@@ -252,6 +255,7 @@ class JointSampler(Sampler):
     """Time is guessed before every step by the noise network itself (MoreRed-JT)."""
 
     name = "jt"
+    guesses_every_step = True
 
     def _check_networks(self) -> None:
         super()._check_networks()

@@ -53,6 +53,8 @@ SHOWN_SCRIPTS = (
     "train.train_qm9",
     "train.evaluate",
     "simulate.run_md",
+    "simulate.sample",
+    "simulate.relax_diffusion",
     "benchmarks.speed.bench_near_field",
 )
 OF_RUFF_AND_DOORS = {"--check", "--strict", "--import"}

@@ -17,9 +17,11 @@ WITH_CODE = [
 SMALL_E2FORMER = ("--irreps", "4x0e+4x1o", "--schedule", "hybrid-first-order1")
 SMALL_NETWORKS = {  # of scripts whose network a command does not name
     "train.train_denoise": ("--dim", "4", "--heads", "1", "--dim-head", "4", "--depth", "1"),
+    "train.train_diffusion": ("--irreps", "4x0e+4x1o", "--schedule", "first-order1"),
 }
 SHORT_TRAINING = ("--epochs", "1", "--max-cpu-minutes", "0.003", "--no-progress")
 SHORT_SIMULATION = ("--steps", "10", "--no-progress")
+SHORT_SAMPLING = ("--max-steps", "3", "--no-progress")
 
 
 def run_command(words: list[str]) -> None:
@@ -35,6 +37,10 @@ def run_command(words: list[str]) -> None:
             arguments += SMALL_NETWORKS.get(module, SMALL_E2FORMER)
     if module == "simulate.run_md":
         arguments += SHORT_SIMULATION
+    if module in ("simulate.sample", "simulate.relax_diffusion"):
+        arguments += SHORT_SAMPLING
+    if "--number" in arguments:
+        arguments += ("--number", "4")
     documents.load_script(module).main(arguments)
 
 

@@ -8,6 +8,7 @@ from ase import Atoms
 
 from farfield.common import checkpoint
 from farfield.train import train_md17
+from tests.support.diffusion_runs import train_briefly
 from tests.support.md_data import SMALL, make_data
 
 
@@ -33,6 +34,21 @@ def trained(data, tmp_path_factory):
 def potential(trained):
     """Near and far field, for open and periodic structures."""
     return trained("--far-expansion", "auto")
+
+
+@pytest.fixture(scope="session")
+def diffusions(data, tmp_path_factory):
+    """Checkpoints of runs of train_diffusion, by what was learned: joint, noise, time.
+
+    ``other_time`` belongs to another process.
+    """
+    folder = tmp_path_factory.mktemp("diffusions")
+    found = {
+        name: train_briefly(folder / name, data, "--objective", name)
+        for name in ("joint", "noise", "time")
+    }
+    other = ["--objective", "time", "--diffusion-steps", "40"]
+    return found | {"other_time": train_briefly(folder / "other", data, *other)}
 
 
 @pytest.fixture

@@ -1,0 +1,106 @@
+"""Finished batches of a run that makes one file of molecules, so that an interruption loses little.
+
+    molecules.xyz.unfinished/          while the run lasts
+        settings.json                  what decides the molecules
+        batch_00000.xyz, ...           finished batches, each whole or not there
+    molecules.xyz                      all batches, at the end; then the folder goes
+
+A run that goes on must have the settings of the run that began. Text is joined as it stands, so
+the file is the same, byte for byte, with and without an interruption.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from farfield.dataloader.storage import files
+
+SETTINGS = "settings.json"
+SUFFIX = ".unfinished"
+
+
+class BatchFolder:
+    """Batches of the file ``out``.
+
+    Arguments
+        out        file that the run makes
+        settings   what decides its content; values that json has
+        resume     go on with the batches that are there
+        overwrite  replace ``out``, and begin anew
+
+    ``ValueError`` in one line where ``out`` or batches of it exist and neither is asked, and for a
+    resumed run with other settings. Nothing is written before :meth:`begin`.
+    """
+
+    def __init__(self, out: str | Path, settings: Mapping, resume: bool, overwrite: bool):
+        self.out, self.settings = Path(out), dict(settings)
+        self.folder = self.out.with_name(self.out.name + SUFFIX)
+        self.resume, self.overwrite = resume, overwrite
+        self._check()
+
+    def _check(self) -> None:
+        if self.resume and self.overwrite:
+            raise ValueError(
+                f"--resume continues {self.out}, --overwrite replaces it; give one of them"
+            )
+        if self.out.is_dir() or not self.out.parent.is_dir():
+            raise ValueError(f"--out {self.out}: give a file in a folder that exists")
+        if self.overwrite:
+            return
+        begun = (self.folder / SETTINGS).exists()
+        if begun and self.resume:
+            self._check_settings()
+        elif begun:
+            raise ValueError(
+                f"--out {self.out}: {self.folder} holds a run that is not finished; add --resume "
+                "to continue it, or --overwrite to begin anew"
+            )
+        elif self.out.exists():
+            what = "is finished" if self.resume else "exists"
+            raise ValueError(
+                f"--out {self.out} {what}; give another file, or --overwrite to replace it"
+            )
+
+    def _check_settings(self) -> None:
+        """Raise ValueError for the first setting that differs from the run that began."""
+        saved = files.read_json(self.folder / SETTINGS, "begin anew with --overwrite")
+        for name in sorted(saved.keys() | self.settings.keys()):
+            before, now = saved.get(name), self.settings.get(name)
+            if before != now:
+                raise ValueError(
+                    f"cannot resume {self.out}: {name} is {_short(before)} there and "
+                    f"{_short(now)} here; give what the run was begun with, or --overwrite"
+                )
+
+    def begin(self) -> None:
+        """Make the folder, without the batches of another run."""
+        if not (self.resume and (self.folder / SETTINGS).exists()):
+            shutil.rmtree(self.folder, ignore_errors=True)
+        files.make_folder(self.folder)
+        files.write_json(self.folder / SETTINGS, self.settings)
+
+    def path(self, batch: int) -> Path:
+        """File of a batch; it is finished when the file is there."""
+        return self.folder / f"batch_{batch:05d}.xyz"
+
+    def has(self, batch: int) -> bool:
+        """Whether a batch is finished."""
+        return self.path(batch).exists()
+
+    def join(self, batches: int) -> None:
+        """Write ``out``, atomically, from all batches."""
+        with files.atomic_write(self.out) as temporary, open(temporary, "wb") as whole:
+            for batch in range(batches):
+                whole.write(self.path(batch).read_bytes())
+
+    def close(self) -> None:
+        """Remove the batches, once nobody needs them any more."""
+        shutil.rmtree(self.folder)
+
+
+def _short(value: object) -> str:
+    """A value as a message shows it; of a checksum the first letters."""
+    text = repr(value)
+    return text if len(text) < 40 else f"{text[:10]}...'"

@@ -17,19 +17,19 @@ from torch import Tensor, nn
 
 from farfield.models.batch import AtomBatch
 from farfield.models.edges import edge_vectors
-from farfield.models.graph_ops import GraphIndex, dgl_is_there, use_backend
+from farfield.models.graph_ops import dgl_is_there, use_backend
 from farfield.models.near_field.edge_frames import EdgeBasis
 from tests.support.law_cases import (
     TURNS,
     Case,
     joined,
-    like_atoms,
     parted,
     permuted,
     random_rotation,
     relative_error,
     replaced,
     single,
+    symmetric_batch,
     turned,
 )
 
@@ -156,20 +156,14 @@ class ModelSuite(ModelCases):
         around an atom, and three atoms on a line, turn as any other structure does.
         """
         model, _, _ = self.answered(case)
-        batch = case.batch([5, 3], torch.Generator().manual_seed(0))
-        corners = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
-        line = torch.tensor([[0.0, 0, 1.2], [0, 0, 0], [0, 0, -1.2]])
-        places = torch.cat([torch.zeros(1, 3), 0.63 * corners, line])
-        alike = torch.tensor([0, 1, 1, 1, 1, 1, 0, 1])  # which atoms are of one kind
-        batch = like_atoms(batch, alike)
-
-        still = replaced(case, batch, places)
+        still = symmetric_batch(case)
         before = model(still)
         found = model(turned(case, still, self.rotation()))
         for name, kind in case.outputs.items():
             expected = TURNS[kind](before[name].detach(), self.rotation())
             if float(expected.abs().max()) > 1e-3:  # zero by symmetry for some
-                assert relative_error(found[name].detach(), expected) <= 3 * BARS[dtype], name
+                error = relative_error(found[name].detach(), expected)
+                assert error <= 5 * BARS[dtype], (name, error)
 
     def test_batch_equals_alone(self, case, dtype):
         model, batch, together = self.answered(case)
@@ -374,43 +368,3 @@ class CutoffSuite(ModelCases):
             outs.append(model(replaced(case, batch, positions)))
         for name in case.outputs:
             assert float((outs[0][name] - outs[1][name]).detach().abs().max()) <= 1e-9, name
-
-
-class FarApartSuite(ModelCases):
-    """The laws of a model of energies and forces whose parts do not hear each other far away.
-
-    Subclass it and give a ``case`` fixture. ``apart``: a distance (Angstrom) beyond the reach of
-    everything.
-    """
-
-    apart = 60.0
-
-    def placed(self, case: Case, batch: AtomBatch, shift: Tensor) -> AtomBatch:
-        """The graphs of ``batch`` as one graph, each moved by its row of ``shift``."""
-        counts = batch.graph.nodes_per_graph
-        positions = batch.positions + shift.repeat_interleave(counts, 0)
-        one = dataclasses.replace(
-            batch,
-            graph=GraphIndex(batch.graph.src, batch.graph.dst, counts.sum().view(1)),
-            graph_features={name: value[:1] for name, value in batch.graph_features.items()},
-        )
-        return replaced(case, one, positions)
-
-    def test_extensive(self, case, double):
-        """Two copies far apart have twice the energy of one, and the forces of one each."""
-        model, batch, _ = self.prepare(case, sizes=(5,))
-        alone = model(batch)
-        pair = joined(case, [batch, batch])
-        away = torch.tensor([[0.0, 0.0, 0.0], [self.apart, 0.0, 0.0]])
-        found = model(self.placed(case, pair, away))
-        torch.testing.assert_close(found["energy"], 2 * alone["energy"], rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(found["forces"], alone["forces"].repeat(2, 1), rtol=0, atol=1e-9)
-
-    def test_ghosts_change_nothing(self, case, double):
-        """Other structures far away add their own energies and change no force."""
-        model, batch, _ = self.prepare(case, sizes=(5, 1, 2, 4))
-        alone = model(batch)
-        away = torch.linspace(0, 3 * self.apart, 4).unsqueeze(1) * torch.tensor([[0.6, 0.8, 0.0]])
-        found = model(self.placed(case, batch, away))
-        torch.testing.assert_close(found["energy"][0], alone["energy"].sum(), rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(found["forces"], alone["forces"], rtol=0, atol=1e-9)

@@ -60,7 +60,7 @@ def test_the_error_of_the_energy_falls_with_the_square_of_the_time_step(potentia
         run(folder, potential, *options, "--record-every", str(steps // 25))
         total = dynamics.read_log(folder)["total_eV"]
         spread.append(np.abs(total - total[0]).max())
-    assert spread[0] > 1e-9 and spread[0] / spread[1] == pytest.approx(4, rel=0.15)
+    assert spread[0] > 1e-10 and spread[0] / spread[1] == pytest.approx(4, rel=0.15)
 
 
 @pytest.mark.parametrize("ensemble", dynamics.ENSEMBLES)

@@ -98,6 +98,15 @@ def like_atoms(batch: AtomBatch, kind: Tensor) -> AtomBatch:
     )
 
 
+def symmetric_batch(case: Case) -> AtomBatch:
+    """A tetrahedron of like atoms around another one, and three atoms on a line."""
+    corners = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
+    line = torch.tensor([[0.0, 0, 1.2], [0, 0, 0], [0, 0, -1.2]])
+    places = torch.cat([torch.zeros(1, 3), 0.63 * corners, line])
+    batch = case.batch([5, 3], torch.Generator().manual_seed(0))
+    return replaced(case, like_atoms(batch, torch.tensor([0, 1, 1, 1, 1, 1, 0, 1])), places)
+
+
 def turned(case: Case, batch: AtomBatch, matrix: Tensor) -> AtomBatch:
     """The batch under an orthogonal matrix: positions and every vector node feature (nodes, 3)."""
     vectors = {

@@ -21,7 +21,8 @@ from farfield.models.near_field.e2former_attention import WEIGHTS
 from farfield.models.near_field.scores import SCORES
 from farfield.models.near_field.wigner_convolution import FORMS
 from farfield.models.networks.blocks import ATTENTIONS
-from tests.laws import CutoffSuite, FarApartSuite, ModelCases, ModelSuite
+from tests.far_apart_laws import FarApartSuite
+from tests.laws import CutoffSuite, ModelCases, ModelSuite
 from tests.support.law_cases import Case, cutoff_graph
 from tests.support.small_e2former import (
     CUTOFF,

@@ -10,7 +10,8 @@ import torch
 from farfield.models.factory import build_model
 from farfield.models.layers.radial import RADIAL_BASES
 from farfield.models.network_check import check_network
-from tests.laws import CutoffSuite, FarApartSuite, ModelCases, ModelSuite
+from tests.far_apart_laws import FarApartSuite
+from tests.laws import CutoffSuite, ModelCases, ModelSuite
 from tests.support.law_cases import random_rotation, relative_error, turned
 from tests.support.small_equiformer import (
     POTENTIAL,

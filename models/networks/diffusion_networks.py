@@ -4,11 +4,11 @@
                                           -> noise and time of every atom (heads/diffusion_heads.py)
 
 An SE(3)-Transformer, an E2Former and an Equiformer; the EdgeTransformer, which is not equivariant,
-is in ``edge_transformer_diffusion.py``. The graph holds all pairs of a molecule; an
-envelope fades them out at the cutoff, 5 Angstrom as in MoreRed, and longer ones cost nothing but
-time. The heads read the time; ``condition="time"`` tells the backbone as well. Source: Kahouli et
-al. 2024, MoreRed (arXiv:2404.10935), with these backbones in the place of PaiNN. Cost: linear in
-edges, so quadratic in the atoms of a molecule.
+is in ``edge_transformer_diffusion.py``. The graph holds all pairs of a molecule; an envelope fades
+them out at the cutoff, 5 Angstrom as in MoreRed, and longer ones cost nothing but time. The heads
+read the time; ``condition="time"`` tells the backbone as well. Source: Kahouli et al. 2024, MoreRed
+(arXiv:2404.10935), with these backbones in the place of PaiNN. Cost: linear in edges, so quadratic
+in the atoms of a molecule.
 """
 
 from __future__ import annotations

@@ -75,6 +75,10 @@ declare_kind("velocity_change", "vector")
 declare_kind("displacement", "vector")
 declare_kind("waypoints", "vectors")
 
+# diffusion: label and, for the time, input
+declare_kind("noise", "vector")
+declare_kind("time", "scalar")
+
 
 def turned_values(values: Tensor, kind: str, matrices: Tensor, name: str = "values") -> Tensor:
     """Values (rows, ...) of a kind under orthogonal matrices (rows, 3, 3).

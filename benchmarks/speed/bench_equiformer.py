@@ -44,8 +44,8 @@ from benchmarks.speed.equiformer_programs import (
     Clouds,
     clouds_program,
     warm_program,
-    watched_step,
 )
+from benchmarks.watched_step import watched_step
 from farfield.common.command_line import OptionParser, run_script
 from farfield.dataloader.storage.files import write_json
 

@@ -47,6 +47,7 @@ class DiffusionDataset(StructureDataset):
         dtype       of positions, noise and time; everything is computed in float64
         inputs      names in ``structures.extra`` with one value a molecule (total_charge, spin):
                     they become ``graph_features`` of a batch
+        optional_inputs  further such names, read if the structures have them
 
     ``dataset[EpochIndices(epoch, indices)]`` is a batch of training with the times and the noise of
     that epoch, ``dataset[indices]`` a batch of evaluation.
@@ -66,6 +67,7 @@ class DiffusionDataset(StructureDataset):
         told: bool = True,
         dtype: torch.dtype = torch.float32,
         inputs: Sequence[str] = (),
+        optional_inputs: Sequence[str] = (),
     ):
         check_open(structures)
         self.numbers = (sizes or MoleculeSizes()).chosen(structures)  # places in the split
@@ -74,7 +76,7 @@ class DiffusionDataset(StructureDataset):
         self.draws, self.process, self.told, self.dtype = Draws(split, seed), process, told, dtype
 
         names = [name for name in inputs if name != TIME]
-        self.graph_inputs = read_inputs(kept, names, dtype)
+        self.graph_inputs = read_inputs(kept, names, dtype, optional_inputs)
 
     @classmethod
     def open(

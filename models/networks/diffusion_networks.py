@@ -3,18 +3,20 @@
     elements, noised positions, all pairs -> features of atoms (backbone)
                                           -> noise and time of every atom (heads/diffusion_heads.py)
 
-An SE(3)-Transformer, an E2Former and an Equiformer. The graph holds all pairs of a molecule; an
-envelope fades them out at the cutoff, 5 Angstrom as in MoreRed, and longer ones cost nothing but
-time. The heads read the time; ``condition="time"`` tells the backbone as well. Source: Kahouli et
-al. 2024, MoreRed (arXiv:2404.10935), with these backbones in the place of PaiNN. Cost: linear in
-edges, so quadratic in the atoms of a molecule.
+An SE(3)-Transformer, an E2Former and an Equiformer; the EdgeTransformer, which is not equivariant,
+is in ``edge_transformer_diffusion.py``. The graph holds all pairs of a molecule; an envelope fades
+them out at the cutoff, 5 Angstrom as in MoreRed, and longer ones cost nothing but time. The heads
+read the time; ``condition="time"`` tells the backbone as well. Source: Kahouli et al. 2024, MoreRed
+(arXiv:2404.10935), with these backbones in the place of PaiNN. Cost: linear in edges, so quadratic
+in the atoms of a molecule.
 """
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -57,23 +59,29 @@ class DiffusionNetwork(Network):
 
     What of both there is the options say, and ``models.network.DIFFUSION`` what it means.
     Subclasses give ``features(batch) -> (nodes, rows, channels)`` with ``channels`` true ones in
-    front, of degree 1 or higher.
+    front, of degree 1 or higher, or other features with other heads.
+
+    Class attributes
+
+    noise_module, time_module   channels -> module that reads the features, for ``DiffusionHeads``
     """
 
     predicts = DIFFUSION
+    noise_module: ClassVar[Callable[[int], nn.Module]] = NoiseHead
+    time_module: ClassVar[Callable[[int], nn.Module]] = TimeHead
 
     def __init__(self, options: DiffusionHeadOptions, channels: int):
         super().__init__()
         self.options, self.channels = options, channels
         self.heads = DiffusionHeads(
-            noise=NoiseHead(channels) if options.noise_head else None,
-            time=TimeHead(channels) if options.time_head else None,
+            noise=self.noise_module(channels) if options.noise_head else None,
+            time=self.time_module(channels) if options.time_head else None,
             detach_time=options.detach_time,
         )
 
     @abc.abstractmethod
     def features(self, batch: AtomBatch) -> Tensor:
-        """Features of every atom (nodes, rows, channels)."""
+        """Features of every atom (nodes, ..., channels)."""
 
     def outputs(self) -> dict[str, Output]:
         return self.heads.outputs()

@@ -86,15 +86,11 @@ class EdgeTransformerOptions:
 
     def remarks(self) -> list[str]:
         """What a user of these choices should know, a line each."""
-        found = [
-            "atoms at any distance change an energy, so energies of pieces far apart do not add up"
+        if not self.waves:
+            return []
+        return [
+            "not equivariant: predictions turn with the molecule only as far as training taught it"
         ]
-        if self.waves:
-            found.append(
-                "not equivariant: predictions turn with the molecule only as far as training "
-                "taught it"
-            )
-        return found
 
 
 class EdgeTransformerLayer(nn.Module):
@@ -204,6 +200,13 @@ class EdgeTransformerPotentialOptions(EdgeTransformerOptions, PotentialOptions):
             raise ValueError(
                 "direct forces need directions: set waves to 1 or more, or forces to conservative"
             )
+
+    def remarks(self) -> list[str]:
+        """What a user of these choices should know, a line each."""
+        return [
+            "atoms at any distance change an energy, so energies of pieces far apart do not add up",
+            *super().remarks(),
+        ]
 
 
 # "small" is the defaults and trains in minutes on a CPU; "published" has the sizes of the paper.

@@ -14,6 +14,7 @@ from farfield.models.factory import build_model
 from farfield.models.graph_ops import GraphIndex, broadcast_nodes
 from farfield.models.network import Output
 from tests.support.law_cases import Case, complete_graph
+from tests.support.small_edge_transformer import EDGE_TRANSFORMER
 from tests.support.small_equiformer import random_points
 
 E2FORMER = {
@@ -51,7 +52,9 @@ EQUIFORMER = {
     "element_size": 3,
     "init_out_zero": False,
 }
-BACKBONES = {"e2former": E2FORMER, "se3": SE3, "equiformer": EQUIFORMER}
+EDGES = {**EDGE_TRANSFORMER, "name": "edge_transformer_diffusion"}
+EQUIVARIANT = {"e2former": E2FORMER, "se3": SE3, "equiformer": EQUIFORMER}
+BACKBONES = {**EQUIVARIANT, "edge_transformer": EDGES}
 
 
 def timed_batch(sizes, generator) -> AtomBatch:

@@ -13,7 +13,14 @@ from farfield.common import checkpoint
 from farfield.dataloader.datasets.nbody_data import simulate_nbody
 from farfield.models.turned_batches import KINDS
 from farfield.preprocess import preprocess_backbones, preprocess_qm9
-from farfield.train import launch, train_denoise, train_md17, train_nbody, train_qm9
+from farfield.train import (
+    launch,
+    train_denoise,
+    train_diffusion,
+    train_md17,
+    train_nbody,
+    train_qm9,
+)
 from tests.support.md_data import SMALL, make_data
 from tests.support.molecule_data import random_crystals
 from tests.support.qm9_data import molecules
@@ -109,6 +116,12 @@ def denoising(data, *more):
     return train_denoise.SCRIPT.read_options(arguments)
 
 
+def diffusion(data, *more):
+    objective = ["--objective", "joint", "--model", "se3_transformer_diffusion"]
+    arguments = ["--data-path", str(data), *QUICK, *objective, *PROPERTIES]
+    return train_diffusion.SCRIPT.read_options([*arguments, "--batch-size", "4", *more])
+
+
 # configuration, data, labels that turn
 TRAININGS = {
     "potential": (potential, "potential_data", ("forces",)),
@@ -116,6 +129,7 @@ TRAININGS = {
     "nbody": (nbody, "nbody_data", ("displacement", "velocity_change", "waypoints")),
     "properties": (properties, "property_data", ("dipole",)),
     "denoising": (denoising, "backbone_data", ("displacement",)),
+    "diffusion": (diffusion, "property_data", ("noise",)),
 }
 
 

@@ -267,6 +267,7 @@ def split_dataset(config, split: str, model: nn.Module) -> DiffusionDataset:
         told="time" not in OBJECTIVES[config.loss.objective],
         dtype=PRECISIONS[config.training.precision],
         inputs=model.inputs,
+        optional_inputs=model.optional_inputs,
     )
 
 

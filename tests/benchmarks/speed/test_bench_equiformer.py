@@ -13,8 +13,8 @@ from benchmarks.speed.equiformer_programs import (
     PAIRWISE,
     Clouds,
     clouds_program,
-    watched_step,
 )
+from benchmarks.watched_step import watched_step
 
 SMALL = Clouds(2, 12, (8, 4, 4), depth=1, neighbours=4)
 

@@ -134,6 +134,8 @@ def test_a_network_is_told_what_it_reads_and_no_more(whole):
     assert set(batch.graph_features) == {"time", "total_charge"}
     with pytest.raises(ValueError, match="the structures have no 'spin'"):
         dataset(charged, inputs=["spin"])
+    batch = dataset(charged, told=False, optional_inputs=["total_charge", "spin"])[[1, 3]]
+    assert set(batch.graph_features) == {"total_charge"}
 
 
 def test_structures_that_repeat_in_space_are_refused():

@@ -17,7 +17,8 @@ from farfield.models.factory import build_model
 from farfield.models.graph_ops import mean_nodes
 from tests.support.law_cases import random_rotation
 from tests.support.small_diffusion import (
-    BACKBONES,
+    EQUIVARIANT,
+    SE3,
     JointOracle,
     NoiseOracle,
     TimeOracle,
@@ -200,7 +201,7 @@ def with_networks(name: str, process: DiffusionProcess, base: dict) -> Sampler:
     return SAMPLERS[name](process, network(base), times)
 
 
-@pytest.mark.parametrize("base", BACKBONES.values(), ids=BACKBONES)
+@pytest.mark.parametrize("base", EQUIVARIANT.values(), ids=EQUIVARIANT)
 @EVERY_SAMPLER
 def test_the_same_noise_turned_gives_the_same_molecule_turned(name, base):
     process, batch = short(steps=12), molecules()
@@ -221,7 +222,7 @@ def test_the_same_noise_turned_gives_the_same_molecule_turned(name, base):
 @EVERY_SAMPLER
 def test_a_seed_repeats_a_run_and_networks_stay_in_training(name):
     process, batch = short(steps=8), molecules()
-    sampler = with_networks(name, process, BACKBONES["se3"])
+    sampler = with_networks(name, process, SE3)
     sampler.noise_network.train()
     first, again = sampler.generate(batch, seeded(1)), sampler.generate(batch, seeded(1))
     other = sampler.generate(batch, seeded(2))

@@ -14,7 +14,9 @@ from tests.laws import CutoffSuite, ModelSuite
 from tests.support.small_diffusion import (
     BACKBONES,
     E2FORMER,
+    EDGES,
     EQUIFORMER,
+    EQUIVARIANT,
     SE3,
     diffusion_case,
     timed_batch,
@@ -23,10 +25,10 @@ from tests.support.small_diffusion import (
 
 BOTH = {"time_head": True}
 CASES = [
-    *(diffusion_case(f"{name}-noise", base) for name, base in BACKBONES.items()),
+    *(diffusion_case(f"{name}-noise", base) for name, base in EQUIVARIANT.items()),
     *(
         diffusion_case(f"{name}-joint", base, told=False, **BOTH)
-        for name, base in BACKBONES.items()
+        for name, base in EQUIVARIANT.items()
     ),
     diffusion_case("e2former-told", E2FORMER, **BOTH),
     diffusion_case("e2former-time", E2FORMER, told=False, noise_head=False, **BOTH),
@@ -34,8 +36,9 @@ CASES = [
     diffusion_case("e2former-hybrid", E2FORMER, schedule="hybrid-first-order"),
     *(
         diffusion_case(f"{name}-condition", base, condition="time")
-        for name, base in BACKBONES.items()
+        for name, base in EQUIVARIANT.items()
     ),
+    diffusion_case("edges-invariant-time", EDGES, told=False, noise_head=False, waves=0, **BOTH),
     diffusion_case("se3-pseudo", SE3, told=False, pseudo_channels=2, heads=1, **BOTH),
     diffusion_case("se3-no-envelope", SE3, envelope="none", norm="gate"),
     diffusion_case("equiformer-mlp", EQUIFORMER, l2_dist_attention=False),
@@ -45,6 +48,13 @@ FADING = [
     dataclasses.replace(case, cutoff=5.0)
     for case in CASES
     if case.name.endswith(("noise", "joint"))
+]
+# predictions turn only as far as training taught it
+FREE = [
+    diffusion_case("edges-noise", EDGES),
+    diffusion_case("edges-joint", EDGES, told=False, **BOTH),
+    diffusion_case("edges-time", EDGES, told=False, noise_head=False, **BOTH),
+    diffusion_case("edges-condition", EDGES, condition="time", decomposer="diagonal"),
 ]
 
 
@@ -58,6 +68,16 @@ class TestDiffusion(ModelSuite):
         if "noise" in found:
             mean = mean_nodes(batch.graph, found["noise"])
             assert float(mean.abs().max()) < 1e-6 * float(found["noise"].abs().max())
+
+
+class TestFreeDiffusion(TestDiffusion):
+    """Every law but those of turning."""
+
+    test_rotation = test_reflection = test_symmetric_structures_turn = None
+
+    @pytest.fixture(params=FREE, ids=[case.name for case in FREE])
+    def case(self, request):
+        return request.param
 
 
 class TestDiffusionAtTheCutoff(CutoffSuite):
@@ -79,10 +99,21 @@ def made(base: dict, **options) -> torch.nn.Module:
 EVERY_BACKBONE = pytest.mark.parametrize("base", BACKBONES.values(), ids=BACKBONES)
 
 
-@EVERY_BACKBONE
+@pytest.mark.parametrize("base", EQUIVARIANT.values(), ids=EQUIVARIANT)
 def test_the_contract_is_kept(base):
     check_network(made(base), drawn(told=True))
     check_network(made(base, **BOTH), drawn(told=False))
+
+
+def test_a_free_network_says_that_it_does_not_turn():
+    batch, model = drawn(told=True), made(EDGES)
+    assert model.remarks == made({**EDGES, "time_head": True}).remarks
+    assert ["not equivariant" in line for line in model.remarks] == [True]
+    with pytest.raises(ValueError, match="a direction in space is preferred"):
+        check_network(model, batch)
+    invariant = made(EDGES, waves=0, noise_head=False, time_head=True)
+    assert invariant.remarks == []
+    check_network(invariant, batch)
 
 
 @EVERY_BACKBONE
@@ -106,9 +137,10 @@ def test_the_time_counts(base, condition):
         # conditioning starts at zero
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                if "condition" in name:
+                if "networks.time" in name:
                     parameter += 0.1 * torch.randn(parameter.shape)
-        model.heads.noise.forward = lambda x, time: x[:, 1:4, 0]  # the backbone alone
+        # the backbone alone: three of an atom's numbers
+        model.heads.noise.forward = lambda x, time: x.flatten(1)[:, -3:]
     other = dataclasses.replace(batch, graph_features={"time": torch.tensor([0.9, 0.1]).double()})
     before, after = model(batch)["noise"].detach(), model(other)["noise"].detach()
     assert float((before - after).abs().max()) > 1e-6 * float(before.abs().max())
@@ -146,6 +178,8 @@ def test_bad_options_are_one_line(base, options, words):
 def test_noise_needs_vectors():
     with pytest.raises(ValueError, match="set num_degrees to 2 or more"):
         build_model({**EQUIFORMER, "dim": "8", "num_degrees": 1})
+    with pytest.raises(ValueError, match="noise needs directions: set waves to 1 or more"):
+        build_model({**EDGES, "waves": 0})
 
 
 @pytest.mark.parametrize("name", network_names("diffusion"))

@@ -184,6 +184,8 @@ class PairwiseConvolution(FiberConvolution):
 
     def __init__(self, fiber_in: Fiber, fiber_out: Fiber, handed: bool, radial: RadialSizes):
         super().__init__(fiber_in, fiber_out)
+
+        # [output degree][input degree]
         self.pairs = nn.ModuleList(
             nn.ModuleList(
                 DegreePair(source, target, channels_in, channels_out, handed, radial)
@@ -193,12 +195,15 @@ class PairwiseConvolution(FiberConvolution):
             )
             for target, channels in enumerate(fiber_out)
         )
+
+        # mixes the groups of every output degree
         self.out = nn.ParameterList(
             nn.Parameter(torch.randn(channels, channels) / math.sqrt(channels))
             for channels in fiber_out
         )
 
     def forward(self, x: Tensor, geometry: PointGeometry) -> list[Tensor]:
+        """Messages, a part (edges, 2l + 1, C_l) for each degree."""
         framed, mixed = self.framed(x, geometry), []
         for target, (pairs, weight) in enumerate(zip(self.pairs, self.out, strict=True)):
             order = min(target, len(framed) - 1)
@@ -236,6 +241,8 @@ class DegreePair(nn.Module):
         self.order = min(source, target)
         self.shape = (channels_out, channels_in)
         hidden = sizes.hidden
+
+        # of the public package, layer by layer
         self.radial = nn.Sequential(
             nn.Linear(sizes.invariants, hidden),
             nn.SiLU(),
@@ -245,6 +252,8 @@ class DegreePair(nn.Module):
             LayerNorm(hidden, PUBLIC_NORM_EPSILON),
             nn.Linear(hidden, channels_in * channels_out),
         )
+
+        # a and b of every order
         self.even = nn.Parameter(torch.ones(self.order + 1))
         self.odd = None
         if handed and self.order:

@@ -192,6 +192,8 @@ class Equiformer(nn.Module):
                 if values is None
                 else "edges were given to a model without them; build it with edge_dim"
             )
+
+        # tokens or features of the pair, then the bonds between its ends
         found = []
         if self.edge_emb is not None:
             tokens = _checked_tokens("edge tokens", values, options.num_edge_tokens, 1)

@@ -73,6 +73,8 @@ def read_points(options: EquiformerOptions, feats, coors, mask, adj_mat, edges) 
     if coors is None:
         raise ValueError("coors is missing: give positions [b, n, 3]")
     given = _by_degree(options, feats)
+
+    # lists, or padded tensors
     if isinstance(coors, (list, tuple)):
         if mask is not None:
             raise ValueError("lists have no padding: leave mask out")

@@ -165,6 +165,8 @@ class EquiformerLayerOptions:
             far=self.far if self.use_far_field else None,
             typical_atoms=self.avg_atoms,
         )
+
+        # sizes, then choices
         return AttentionOptions(
             fiber=self.fiber,
             sizes=self.head_sizes,
@@ -191,6 +193,8 @@ class EquiformerLayerOptions:
             found.append("handed: mirror images get different predictions")
         if not self.l2_dist_attention and self.attn_activation == "leaky_relu":
             found.append("attn_activation leaky_relu: forces jump; smooth has all derivatives")
+
+        # what reaches beyond the cutoff
         if self.num_linear_attn_heads:
             found.append(
                 "num_linear_attn_heads: every atom hears all others at any distance, so energies "

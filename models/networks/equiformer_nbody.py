@@ -21,11 +21,11 @@ from farfield.models.edges import edge_vectors, safe_length
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.layers.fiber_layers import FiberLinear
 from farfield.models.layers.radial import ENVELOPES
-from farfield.models.network import NBODY, NETWORKS, Network, Output
+from farfield.models.network import NETWORKS
 from farfield.models.networks.equiformer_layers import EquiformerLayers
 from farfield.models.networks.equiformer_networks import EquiformerRemarks
 from farfield.models.networks.equiformer_options import EquiformerLayerOptions
-from farfield.models.networks.nbody_transformer import coupling_of, motion_along_edges
+from farfield.models.networks.nbody_transformer import ParticleNetwork, motion_along_edges
 from farfield.models.option_fields import MAIN
 from farfield.models.so3.fibers import split_fiber
 
@@ -93,55 +93,30 @@ class EquiformerUpdate(nn.Module):
 
 
 @NETWORKS.register("equiformer_nbody")
-class EquiformerNBody(EquiformerRemarks, Network):
-    """Displacement and velocity change of every particle, and the states on the way.
-
-    ``displacement`` and ``velocity_change`` are (nodes, 3), ``waypoints`` (nodes, updates, 6).
-    Reads what :class:`farfield.models.networks.nbody_transformer.SE3TransformerNBody` reads, but no
-    cached basis.
-    """
+class EquiformerNBody(EquiformerRemarks, ParticleNetwork):
+    """Layers of an Equiformer in every update; no cached basis is read."""
 
     Options = EquiformerNBodyOptions
-    predicts = NBODY
 
     def __init__(self, options: EquiformerNBodyOptions):
         super().__init__()
         self.options = options
         self.updates = nn.ModuleList(EquiformerUpdate(options) for _ in range(options.updates))
 
-    def outputs(self) -> dict[str, Output]:
-        return {
-            "displacement": Output("node", "vector"),
-            "velocity_change": Output("node", "vector"),
-            "waypoints": Output("node", "vectors"),
-        }
-
-    def forward(self, batch: AtomBatch) -> dict[str, Tensor]:
-        """State changes of all particles of a batch."""
-        graph, start = batch.graph, batch.positions
-        speed = batch.node_features["velocities"]
-        charges = batch.node_features["charges"].to(start.dtype)
-        coupling = coupling_of(batch, charges)
-
-        # the change is kept apart from the state, so that small changes stay exact
-        shift, change = torch.zeros_like(start), torch.zeros_like(speed)
-        tau = self.options.horizon / self.options.updates
-        hidden, waypoints = None, []
-        for update in self.updates:
-            position, velocity = start + shift, speed + change
-            vectors = edge_vectors(position, graph)
-            _, motion = motion_along_edges(graph, vectors, safe_length(vectors), velocity)
-            square = velocity.square().sum(-1, keepdim=True)
-            inputs = torch.cat([charges.unsqueeze(1), square, velocity], -1)
-            hidden, moved, pushed = update(
-                hidden, inputs, graph, position, torch.cat([coupling, motion], -1)
-            )
-
-            shift = shift + tau * (velocity + moved)
-            change = change + pushed
-            waypoints.append(torch.cat([shift, change], -1))
-        return {
-            "displacement": shift,
-            "velocity_change": change,
-            "waypoints": torch.stack(waypoints, 1),
-        }
+    def update(
+        self,
+        step: int,
+        hidden: Tensor | None,
+        batch: AtomBatch,
+        position: Tensor,
+        velocity: Tensor,
+        coupling: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        vectors = edge_vectors(position, batch.graph)
+        _, motion = motion_along_edges(batch.graph, vectors, safe_length(vectors), velocity)
+        charges = batch.node_features["charges"].to(position.dtype)
+        square = velocity.square().sum(-1, keepdim=True)
+        inputs = torch.cat([charges.unsqueeze(1), square, velocity], -1)
+        return self.updates[step](
+            hidden, inputs, batch.graph, position, torch.cat([coupling, motion], -1)
+        )

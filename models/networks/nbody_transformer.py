@@ -14,6 +14,7 @@ dimensionless, as in the public N-body data.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from typing import Annotated
 
@@ -55,20 +56,78 @@ class NBodyOptions(SE3Options):
         check_positive(self, ["horizon"])
 
 
-@NETWORKS.register("se3_transformer_nbody")
-class SE3TransformerNBody(Network):
+class ParticleNetwork(Network):
     """Displacement and velocity change of every particle, and the states on the way.
 
     ``displacement`` and ``velocity_change`` are (nodes, 3), ``waypoints`` (nodes, updates, 6).
 
     Reads ``batch.graph``, ``batch.positions`` (nodes, 3), ``batch.node_features["velocities"]``
-    (nodes, 3) and ``["charges"]`` (nodes,), ``batch.edge_features["springs"]`` (edges, 1) in place
-    of q_i q_j where bodies hang on springs, and ``batch.edge_basis`` for the first update if it is
-    there and the positions ask for no gradient.
+    (nodes, 3) and ``["charges"]`` (nodes,), and ``batch.edge_features["springs"]`` (edges, 1) in
+    place of q_i q_j where bodies hang on springs. Subclasses give :meth:`update`; their options
+    have ``horizon`` and ``updates``.
+    """
+
+    predicts = NBODY
+
+    def outputs(self) -> dict[str, Output]:
+        return {
+            "displacement": Output("node", "vector"),
+            "velocity_change": Output("node", "vector"),
+            "waypoints": Output("node", "vectors"),
+        }
+
+    @abc.abstractmethod
+    def update(
+        self,
+        step: int,
+        hidden: Tensor | None,
+        batch: AtomBatch,
+        position: Tensor,
+        velocity: Tensor,
+        coupling: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One update from the present state: new hidden features, and two vectors (nodes, 3).
+
+        The vectors are what the mean velocity has beyond the present one, and the velocity change.
+        hidden: of the update before, None in the first. position, velocity (nodes, 3). coupling
+        (edges, 1): :func:`coupling_of`.
+        """
+
+    def forward(self, batch: AtomBatch) -> dict[str, Tensor]:
+        """State changes of all particles of a batch."""
+        start, speed = batch.positions, batch.node_features["velocities"]
+        coupling = coupling_of(batch)
+
+        # the change is kept apart from the state, so that small changes stay exact
+        shift, change = torch.zeros_like(start), torch.zeros_like(speed)
+        tau = self.options.horizon / self.options.updates
+        hidden, waypoints = None, []
+        for step in range(self.options.updates):
+            velocity = speed + change
+            hidden, moved, pushed = self.update(
+                step, hidden, batch, start + shift, velocity, coupling
+            )
+            shift = shift + tau * (velocity + moved)
+            change = change + pushed
+            waypoints.append(torch.cat([shift, change], -1))
+
+        path = torch.stack(waypoints, 1)  # (nodes, updates, 6)
+        return {
+            "displacement": path[:, -1, :3],
+            "velocity_change": path[:, -1, 3:],
+            "waypoints": path,
+        }
+
+
+@NETWORKS.register("se3_transformer_nbody")
+class SE3TransformerNBody(ParticleNetwork):
+    """SE(3)-Transformer layers in every update.
+
+    Reads ``batch.edge_basis`` for the first update as well, if it is there and the positions ask
+    for no gradient.
     """
 
     Options = NBodyOptions
-    predicts = NBODY
 
     def __init__(self, options: NBodyOptions):
         super().__init__()
@@ -81,49 +140,28 @@ class SE3TransformerNBody(Network):
         distinct = 1 if options.share_updates else options.updates
         self.updates = nn.ModuleList(StateUpdate(options) for _ in range(distinct))
 
-    def outputs(self) -> dict[str, Output]:
-        return {
-            "displacement": Output("node", "vector"),
-            "velocity_change": Output("node", "vector"),
-            "waypoints": Output("node", "vectors"),
-        }
+    def update(
+        self,
+        step: int,
+        hidden: Tensor | None,
+        batch: AtomBatch,
+        position: Tensor,
+        velocity: Tensor,
+        coupling: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        # a cached basis serves the first update only: then particles have moved
+        graph = batch.graph
+        basis = batch.edge_basis
+        if step or basis is None or position.requires_grad:
+            basis = EdgeBasis.from_vectors(edge_vectors(position, graph), self.options.lmax)
 
-    def forward(self, batch: AtomBatch) -> dict[str, Tensor]:
-        """State changes of all particles of a batch."""
-        graph, start = batch.graph, batch.positions
-        speed = batch.node_features["velocities"]
-        charges = batch.node_features["charges"].to(start.dtype)
-        coupling = coupling_of(batch, charges)
-
-        # the change is kept apart from the state, so that small changes stay exact
-        shift, change = torch.zeros_like(start), torch.zeros_like(speed)
-        tau = self.options.horizon / self.options.updates
-        basis = None if start.requires_grad else batch.edge_basis
-        hidden, waypoints = None, []
-        for step in range(self.options.updates):
-            position, velocity = start + shift, speed + change
-
-            # a cached basis serves the first update only: then particles have moved
-            if basis is None:
-                basis = EdgeBasis.from_vectors(edge_vectors(position, graph), self.options.lmax)
-            scalars, vectors = self._edge_features(graph, basis, position, velocity, coupling)
-            inputs = torch.stack([charges, velocity.square().sum(-1)], -1)  # (nodes, 2)
-            fresh = self.embed(inputs, velocity.unsqueeze(1))
-            hidden = fresh if hidden is None else hidden + fresh
-
-            update = self.updates[0 if self.options.share_updates else step]
-            hidden, moved, pushed = update(hidden, graph, basis, scalars, vectors)
-            shift = shift + tau * (velocity + moved)
-            change = change + pushed
-            waypoints.append(torch.cat([shift, change], -1))
-            basis = None
-
-        path = torch.stack(waypoints, 1)  # (nodes, updates, 6)
-        return {
-            "displacement": path[:, -1, :3],
-            "velocity_change": path[:, -1, 3:],
-            "waypoints": path,
-        }
+        scalars, vectors = self._edge_features(graph, basis, position, velocity, coupling)
+        charges = batch.node_features["charges"].to(position.dtype)
+        inputs = torch.stack([charges, velocity.square().sum(-1)], -1)  # (nodes, 2)
+        fresh = self.embed(inputs, velocity.unsqueeze(1))
+        hidden = fresh if hidden is None else hidden + fresh
+        layers = self.updates[0 if self.options.share_updates else step]
+        return layers(hidden, graph, basis, scalars, vectors)
 
     def _edge_features(
         self, graph, basis, position, velocity, coupling
@@ -136,14 +174,12 @@ class SE3TransformerNBody(Network):
         return torch.cat([coupling, motion], -1), relative.unsqueeze(1)
 
 
-def coupling_of(batch: AtomBatch, charges: Tensor) -> Tensor:
-    """What acts along an edge (edges, 1): the stiffness of its spring, or q_i q_j.
-
-    charges (nodes,).
-    """
+def coupling_of(batch: AtomBatch) -> Tensor:
+    """What acts along an edge (edges, 1): the stiffness of its spring, or q_i q_j."""
     springs = batch.edge_features.get("springs")
     if springs is not None:
         return springs
+    charges = batch.node_features["charges"].to(batch.positions.dtype)
     source = charges.index_select(0, batch.graph.src)
     target = charges.index_select(0, batch.graph.dst)
     return (source * target).unsqueeze(-1)

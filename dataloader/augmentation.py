@@ -6,8 +6,8 @@
 
 The matrices are a pure function of (seed, epoch, number of the batch in its epoch), so a resumed
 run turns its structures as an uninterrupted one, and no global generator is touched. What turns,
-and how: models/turned_batches.py. Cost: 1.4 ms for a batch of 32 molecules; with ``copies`` a step
-costs as many times more.
+and how: models/turned_batches.py. Cost: linear in the batch; with ``copies`` a step costs
+as many times more.
 """
 
 from __future__ import annotations

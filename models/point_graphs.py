@@ -12,10 +12,9 @@ All graphs of a batch share one k-d tree (scipy), in four dimensions: the fourth
 point is its graph's number times a length that no search spans. It cancels exactly inside a graph,
 so a graph finds the same neighbours in any batch.
 
-Cost: N log N + edges; on one core 16 ms for 32 graphs of 128 points and 16 neighbours, 0.11 s for
-one of 20,000, 1.5 ms for 128 molecules of 9. vesin, which finds the graphs of data sets, knows no k
-nearest, and its time grows as the cube of a radius beyond the structure (12 s for 20 points within
-3000); users of point sets give large radii to say "all".
+Cost: N log N + edges, on one core. vesin, which finds the graphs of data sets, knows no k nearest,
+and its time grows as the cube of a radius beyond the structure; users of point sets give large
+radii to say "all".
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ Bonds are found by a rule of :mod:`farfield.dataloader.chemistry.bond_rules`, "e
 tables. Identity is that of the bond graph, not of the geometry: canonical SMILES where RDKit is
 installed, otherwise a key (:mod:`farfield.dataloader.chemistry.bond_graphs`) that two different
 molecules may share, so that ``unique`` and ``novel`` are lower bounds by it; the entry
-``identity`` says which was used. RMSD: :mod:`farfield.simulate.superposition`. Cost: 0.1 ms a
-molecule of QM9, 0.2 ms more by SMILES, 1.7 ms more with a reference.
+``identity`` says which was used. RMSD: :mod:`farfield.simulate.superposition`. Cost: that of
+bonds and keys; with a reference most of it is the RMSD.
 """
 
 from __future__ import annotations

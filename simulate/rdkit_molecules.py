@@ -3,7 +3,7 @@
 RDKit (licence BSD-3-Clause, wheel of 32 MB) is not required by Farfield; a function that needs it
 raises ``ValueError`` with :data:`INSTALL_RDKIT` where it is missing. Hydrogens are atoms, no
 implicit one is added: CH3 stays a radical. Aromatic bonds are given by one Kekulé structure, and
-RDKit finds aromatic rings itself. Cost: 0.2 ms a molecule of QM9.
+RDKit finds aromatic rings itself. Cost: that of RDKit.
 """
 
 from __future__ import annotations

@@ -13,10 +13,9 @@ n rmsd^2 = sum |x|^2 + sum |y|^2 - 2 (s_1 + s_2 + sign(det H) s_3) (Kabsch 1976,
 The result is **exact** where a molecule has at most :data:`MOST_PERMUTATIONS` symmetries: all of
 them are tried. Beyond that (long alkanes, several tert-butyl groups) it is an upper bound: from
 :data:`MOST_STARTS` superpositions, equal leaves are assigned anew to the nearest places (Hungarian
-method) and the rest superposed anew, until nothing changes. On 300 molecules of QM9 the bound is
-the minimum where the mean RMSD is 1 Angstrom, and at most 0.07 Angstrom above it at 1.6.
+method) and the rest superposed anew, until nothing changes.
 
-Cost: 1.3 ms a molecule of QM9 with hydrogens, 0.3 ms without.
+Cost: one superposition for each permutation.
 """
 
 from __future__ import annotations

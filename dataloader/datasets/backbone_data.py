@@ -8,7 +8,7 @@ all pairs within a cutoff, with ``adjacency="chain"`` also all pairs up to ``max
 bonds apart, whatever their distance. Noised positions are shifted to their mean, so nothing of a
 batch but its labels tells where the clean ones were.
 
-Cost: a neighbour list for each chain, about 3 ms for 128 residues.
+Cost: a neighbour list for each chain.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ function of (seed, epoch, molecule), those of an evaluation are fixed for each m
 (``epoch_draws.py``); a filter by size does not change them. Only elements, positions and the
 numbers that a network reads are taken from a prepared folder, of whichever script it is.
 
-Cost: a batch is 20 microseconds a molecule and a few gathers; its edges are all pairs.
+Cost: a generator for each molecule and a few gathers; the edges are all pairs.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     evaluation    (split, structure), whatever the run
 
 So a resumed run sees the draws of an uninterrupted one, and a structure gets the same draws in any
-batch, in any order and from any number of loader processes. Cost: 20 microseconds a generator.
+batch, in any order and from any number of loader processes. Cost: a generator for each structure.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ of residues are drawn at random: they carry no information here. Where CA atoms 
 than two apart come closer than 3.7 Angstrom, the chain is drawn again from a few residues before
 that place on, so chains of any length come to an end.
 
-Chain k is a pure function of (seed, k, range of lengths). Cost: 0.5 ms for a residue, most of it in
-calls of numpy.
+Chain k is a pure function of (seed, k, range of lengths). Cost: linear in
+residues, most of it in calls of numpy.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ that start with a norm, at depth 2, 12, 48: 8e-7, 6e-7, 3e-6 in float32 (plain a
 3e-6) and 1e-15, 2e-14, 2e-13 in float64. Without norms, where features grow sixty-fold over 48
 pairs, float32 loses everything but one digit, in plain autograd too.
 
-Cost: one more run of all layers, a third of a training step. Memory, whatever the depth: the
+Cost: one more run of all layers. Memory, whatever the depth: the
 context, the graph of one layer, and a few tensors of the size of x, half of them in float64. Second
 derivatives need the graph of all layers, so a pass that builds one (``create_graph=True``: forces
 that are trained on) takes the memory of an ordinary stack.

@@ -13,13 +13,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from farfield.models.graph_ops import GraphIndex
+from farfield.models.diffusion.process import centred
+from farfield.models.graph_ops import GraphIndex, mean_nodes, sum_nodes
 
 
 def chain_rmsd(residual: Tensor, graph: GraphIndex) -> Tensor:
     """Root mean square of residuals (nodes, 3) over the atoms of each graph (graphs,) float64."""
     squares = residual.double().square().sum(-1)
-    return (_sum_of_chains(squares, graph) / graph.nodes_per_graph).sqrt()
+    return mean_nodes(graph, squares).sqrt()
 
 
 def superposed_rmsd(positions: Tensor, target: Tensor, graph: GraphIndex) -> Tensor:
@@ -27,25 +28,13 @@ def superposed_rmsd(positions: Tensor, target: Tensor, graph: GraphIndex) -> Ten
 
     positions, target: (nodes, 3).
     """
-    x, y = (_about_mean(values.double(), graph) for values in (positions, target))
-    products = _sum_of_chains(x.unsqueeze(2) * y.unsqueeze(1), graph)  # (graphs, 3, 3)
+    x, y = (centred(graph, values.double()) for values in (positions, target))
+    products = sum_nodes(graph, x.unsqueeze(2) * y.unsqueeze(1))  # (graphs, 3, 3)
     singular = torch.linalg.svdvals(products)
     handed = torch.stack(
         [torch.ones_like(singular[:, 0])] * 2 + [torch.linalg.det(products).sign()]
     )
     overlap = (singular * handed.T).sum(-1)
 
-    spread = _sum_of_chains((x.square() + y.square()).sum(-1), graph)
+    spread = sum_nodes(graph, (x.square() + y.square()).sum(-1))
     return ((spread - 2 * overlap).clamp_min(0) / graph.nodes_per_graph).sqrt()
-
-
-def _about_mean(values: Tensor, graph: GraphIndex) -> Tensor:
-    """Values (nodes, 3) less their mean over each graph."""
-    mean = _sum_of_chains(values, graph) / graph.nodes_per_graph.unsqueeze(-1)
-    return values - mean.index_select(0, graph.graph_of_node)
-
-
-def _sum_of_chains(values: Tensor, graph: GraphIndex) -> Tensor:
-    """Sums of node values (nodes, ...) over each graph (graphs, ...)."""
-    total = values.new_zeros(graph.num_graphs, *values.shape[1:])
-    return total.index_add_(0, graph.graph_of_node, values)

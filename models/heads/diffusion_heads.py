@@ -90,6 +90,7 @@ class DiffusionHeads(nn.Module):
         return found
 
     def forward(self, batch: AtomBatch, x: Tensor) -> dict[str, Tensor]:
+        """``noise`` (nodes, 3) with zero mean and ``time`` (nodes,), as far as there are heads."""
         out = {}
         if self.time is not None:
             out["time"] = self.time(x)
@@ -168,6 +169,7 @@ class GatedVectors(nn.Module):
         nn.init.normal_(self.vectors.weight, std=vectors_in**-0.5)
 
     def forward(self, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Scalars (nodes, channels) and vectors (nodes, 3, channels) -> those of the next layer."""
         measured, passed = self.vectors(vectors).split(self.width, -1)
 
         # smoothed, so that derivatives are finite at vectors of length zero

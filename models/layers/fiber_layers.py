@@ -142,4 +142,9 @@ class FiberFeedForward(nn.Module):
 
 def soft_length(x: Tensor, dim: int, softening: float) -> Tensor:
     """``sqrt(sum x^2 + s^2) - s`` over ``dim``: a length with all derivatives at zero."""
-    return (x.square().sum(dim) + softening**2).sqrt() - softening
+    return soft_root(x.square().sum(dim), softening)
+
+
+def soft_root(square: Tensor, softening: float) -> Tensor:
+    """``sqrt(x + s^2) - s``: the root with all derivatives at zero."""
+    return (square + softening**2).sqrt() - softening

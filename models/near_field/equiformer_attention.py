@@ -39,7 +39,7 @@ from farfield.models.graph_ops import (
     incoming_max,
     sum_edges,
 )
-from farfield.models.layers.fiber_layers import FiberGate, FiberLinear, FiberNorm
+from farfield.models.layers.fiber_layers import FiberGate, FiberLinear, FiberNorm, soft_root
 from farfield.models.layers.global_attention import TaylorAttention
 from farfield.models.near_field.fiber_convolution import (
     EDGE_KERNELS,
@@ -202,6 +202,7 @@ class DistanceReading(EdgeReading):
         self.own = FiberLinear(options.fiber, self.both) if sizes.attend_self else None
 
     def forward(self, x: Tensor, geometry: PointGeometry) -> Heard:
+        """Features (nodes, width) -> logits, and the way to sums of values."""
         queries = split_fiber(self.query(x), self.sizes.queries)
         if isinstance(self.convolution, FactorisedConvolution):
             logits, sums = self._in_frames(queries, x, geometry)
@@ -245,8 +246,8 @@ class DistanceReading(EdgeReading):
 
         Scalars have one distance over the width of a head, higher degrees one for each channel.
         """
-        distances = [_soft_root(squares[0].sum(-1), self.softening)]
-        distances += [_soft_root(square, self.softening).sum(-1) for square in squares[1:]]
+        distances = [soft_root(squares[0].sum(-1), self.softening)]
+        distances += [soft_root(square, self.softening).sum(-1) for square in squares[1:]]
         return torch.cat(
             [
                 -distance / math.sqrt(width)
@@ -260,11 +261,6 @@ def _halves(parts: Sequence[Tensor]) -> tuple[Parts, Parts]:
     """First and second half of the channels of every part."""
     first, second = zip(*(part.chunk(2, -1) for part in parts), strict=True)
     return list(first), list(second)
-
-
-def _soft_root(square: Tensor, softening: float) -> Tensor:
-    """``sqrt(x + s^2) - s``: the root with all derivatives at zero."""
-    return (square + softening**2).sqrt() - softening
 
 
 @LOGITS.register("mlp")
@@ -338,6 +334,7 @@ class EquiformerAttention(nn.Module):
         self.out = FiberLinear(widened(sizes.queries, heard), options.fiber, zero=options.zero)
 
     def forward(self, x: Tensor, geometry: PointGeometry) -> Tensor:
+        """(nodes, width) -> (nodes, width)."""
         x = self.norm(x)
         scalars = x[:, : self.fiber[0]]
         said = self.reading(x, geometry)

@@ -166,6 +166,7 @@ class FactorisedConvolution(FiberConvolution):
         return self.mixing[m].split(self.fiber_out[m:], -1)
 
     def forward(self, x: Tensor, geometry: PointGeometry) -> list[Tensor]:
+        """Messages, a part (edges, 2l + 1, C_l) for each degree."""
         by_degree: list[list[Tensor]] = [[] for _ in self.fiber_out]
         for m, part in enumerate(self.inputs(x, geometry)):
             mixed = (part @ self.mixing[m]).split(self.fiber_out[m:], -1)

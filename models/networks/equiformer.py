@@ -143,7 +143,7 @@ class Equiformer(nn.Module):
         """Scalars of all points (nodes, channels), embeddings added."""
         scalars, options = points.features[0], self.options
         if self.token_emb is not None:
-            scalars = self.token_emb(_checked_tokens("tokens", scalars, options.num_tokens, 1))
+            scalars = self.token_emb(_checked_tokens("tokens", scalars, options.num_tokens))
         else:
             scalars = scalars.squeeze(-1) if scalars.dim() == 3 else scalars
             _check_channels(0, scalars.unsqueeze(-1), options.fiber_in[0])
@@ -196,7 +196,7 @@ class Equiformer(nn.Module):
         # tokens or features of the pair, then the bonds between its ends
         found = []
         if self.edge_emb is not None:
-            tokens = _checked_tokens("edge tokens", values, options.num_edge_tokens, 1)
+            tokens = _checked_tokens("edge tokens", values, options.num_edge_tokens)
             found.append(self.edge_emb(tokens))
         elif values is not None:
             if values.dim() != 2 or values.shape[1] != options.edge_dim:
@@ -215,9 +215,9 @@ def _embedding(size: int | None, width: int | None) -> nn.Embedding | None:
     return None if size is None else nn.Embedding(size, width)
 
 
-def _checked_tokens(what: str, tokens: Tensor, size: int, dim: int) -> Tensor:
+def _checked_tokens(what: str, tokens: Tensor, size: int) -> Tensor:
     """Tokens (rows,) as int64; ValueError for other types, shapes, and tokens out of range."""
-    if tokens.dim() != dim or tokens.is_floating_point():
+    if tokens.dim() != 1 or tokens.is_floating_point():
         raise ValueError(
             f"{what} must be whole numbers, one each; got {tokens.dtype} with the shape "
             f"{list(tokens.shape[1:])} of each"

@@ -27,6 +27,7 @@ from farfield.models.graph_ops import GraphIndex
 from farfield.models.kernels.padding import Padding
 from farfield.models.networks.equiformer_options import EquiformerOptions
 from farfield.models.point_graphs import (
+    PointEdges,
     nearest_incoming,
     point_edges,
 )
@@ -134,17 +135,7 @@ def _of_dense(options, given, coors: Tensor, mask, adj_mat, edges) -> Points:
         graph = found.graph
         values = edges[graph.graph_of_node[graph.dst], places[graph.dst], places[graph.src]]
     features = {degree: padding.ragged(value) for degree, value in given.items()}
-    return Points(
-        features=features,
-        positions=positions,
-        places=places,
-        graph=found.graph,
-        vectors=edge_vectors(positions, found.graph),
-        hops=found.hops,
-        bonded=found.always,
-        edge_values=values,
-        restore=padding.padded,
-    )
+    return _points(features, positions, places, found, values, padding.padded)
 
 
 def _of_lists(options, given, coors: Sequence[Tensor], adj_mat, edges) -> Points:
@@ -185,6 +176,18 @@ def _of_lists(options, given, coors: Sequence[Tensor], adj_mat, edges) -> Points
             [part[i, j] for part, i, j in zip(edges, receivers, senders, strict=True)]
         )
     features = {degree: torch.cat(list(value)) for degree, value in given.items()}
+    return _points(features, positions, places, found, values, lambda rows: list(rows.split(sizes)))
+
+
+def _points(
+    features: dict[int, Tensor],
+    positions: Tensor,
+    places: Tensor,
+    found: PointEdges,
+    values: Tensor | None,
+    restore: Callable[[Tensor], Tensor | list[Tensor]],
+) -> Points:
+    """Points with the edges that were found between them."""
     return Points(
         features=features,
         positions=positions,
@@ -194,7 +197,7 @@ def _of_lists(options, given, coors: Sequence[Tensor], adj_mat, edges) -> Points
         hops=found.hops,
         bonded=found.always,
         edge_values=values,
-        restore=lambda rows: list(rows.split(sizes)),
+        restore=restore,
     )
 
 

@@ -112,6 +112,7 @@ class EquiformerNBody(EquiformerRemarks, ParticleNetwork):
         velocity: Tensor,
         coupling: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """See :meth:`ParticleNetwork.update`."""
         vectors = edge_vectors(position, batch.graph)
         _, motion = motion_along_edges(batch.graph, vectors, safe_length(vectors), velocity)
         charges = batch.node_features["charges"].to(position.dtype)

@@ -149,6 +149,7 @@ class SE3TransformerNBody(ParticleNetwork):
         velocity: Tensor,
         coupling: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """See :meth:`ParticleNetwork.update`."""
         # a cached basis serves the first update only: then particles have moved
         graph = batch.graph
         basis = batch.edge_basis

@@ -32,6 +32,7 @@ from farfield.common.log import RunLog
 from farfield.common.plugins import import_named_files
 from farfield.dataloader.datasets.diffusion_data import check_open
 from farfield.dataloader.structures import Structures
+from farfield.models.diffusion.process import ProcessOptions
 from farfield.simulate.molecule_choice import (
     blank_of_formulas,
     choose,
@@ -75,7 +76,8 @@ def build_parser() -> OptionParser:
     identity = "what makes two molecules the same, for unique and new ones"
     data.add("--identity", str, "auto", choices=list(IDENTITIES), help=identity)
 
-    add_sampler_options(parser, f"{PROCESSES} times the time steps of the process")
+    most = f"{PROCESSES} times the time steps of the process"
+    add_sampler_options(parser, most, ProcessOptions.variance)
     add_output_options(parser, "molecules.xyz")
     return parser
 

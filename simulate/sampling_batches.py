@@ -76,6 +76,8 @@ class SamplingJob:
             "relax": self.relax,
             "sampler": sampler.name,
             "convergence_step": sampler.convergence_step,
+            "patience": sampler.patience,
+            "variance": sampler.process.options.variance,
             "molecules": self.start.data_hash,
             "batch_size": self.batch_size,
             "dtype": str(self.sampler.dtype),

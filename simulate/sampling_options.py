@@ -11,7 +11,8 @@ from farfield.common.precision import PRECISIONS
 from farfield.dataloader.chemistry.bond_rules import BOND_RULES
 from farfield.dataloader.datasets.molecule_sizes import MoleculeSizes
 from farfield.models.diffusion.samplers import SAMPLERS
-from farfield.simulate.trained_sampler import SampleSettings, TrainedSampler
+from farfield.models.diffusion.schedules import VARIANCES
+from farfield.simulate.trained_sampler import PATIENCE, SampleSettings, TrainedSampler
 
 NUMBER = 100  # of molecules, where no option says another
 XYZ_SUFFIXES = (".xyz", ".extxyz")
@@ -28,15 +29,22 @@ def sampling_parser(name: str, description: str, usage: str) -> OptionParser:
     return parser
 
 
-def add_sampler_options(parser: OptionParser, max_steps: str) -> Section:
-    """How molecules are sampled; max_steps: the default of ``--max-steps`` in words."""
+def add_sampler_options(parser: OptionParser, max_steps: str, variance: str) -> Section:
+    """How molecules are sampled.
+
+    max_steps: the default of ``--max-steps`` in words. variance: that of ``--variance``.
+    """
     sampler = parser.section("sampler", "how molecules come out of noise")
     which = "sampler (default jt, as or ddpm: the one that the networks were trained for)"
     sampler.add("--sampler", str, None, choices=list(SAMPLERS), help=which)
     other = "checkpoint of the time network that the samplers as and itp ask"
     sampler.add("--time-checkpoint", str, None, help=other)
-    end = "largest time t of the last step of a molecule; a note says what short trainings need"
+    end = "largest time t of the last step of a molecule"
     sampler.add("--convergence-step", int, 0, low=0, help=end)
+    waits = "guesses of t in a row that are no new least, which finish a molecule as well; none: no"
+    sampler.add("--patience", int, PATIENCE, optional=True, low=1, help=waits)
+    spread = "variance of the fresh noise of a step: lower or upper bound, or zero"
+    sampler.add("--variance", str, variance, choices=list(VARIANCES), help=spread)
     most = f"largest number of steps of a molecule (default {max_steps})"
     sampler.add("--max-steps", int, None, low=1, help=most)
     sampler.add("--seed", int, 0, low=0, high=2**31 - 1, help="seed of everything random")
@@ -101,6 +109,8 @@ def open_sampler(options: argparse.Namespace) -> TrainedSampler:
         options.sampler,
         options.time_checkpoint,
         options.convergence_step,
+        options.patience,
+        options.variance,
         find_device(options.device),
         options.dtype,
     )

@@ -52,12 +52,6 @@ def run_options(
     log(f"{len(start)} molecules, {sampler.describe()}")
     if sampler.missing:
         log(f"note: elements are not checked without the training data ({sampler.missing})")
-    clean = sampler.time_of_clean()
-    if clean is not None and clean > sampler.sampler.convergence_step:
-        log(
-            f"note: clean training molecules are taken for t = {clean} (median), so few molecules "
-            f"will come to an end; give --convergence-step {clean}"
-        )
     begin = cpu_seconds()
     found = run_job(job, folder, options.progress)
     if not options.resume:  # a session that went on made only some of the steps

@@ -29,7 +29,11 @@ from farfield.dataloader.datasets.structure_dataset import read_inputs
 from farfield.dataloader.structures import Structures
 from farfield.models.batch import AtomBatch
 from farfield.models.complete_graphs import ragged_complete_edges
-from farfield.models.diffusion.process import DiffusionProcess, check_same_process
+from farfield.models.diffusion.process import (
+    DiffusionProcess,
+    ProcessOptions,
+    check_same_process,
+)
 from farfield.models.diffusion.samplers import SAMPLERS, Sampler
 from farfield.models.diffusion.sampling_run import SampleResult, SamplingOptions
 from farfield.models.elements import unknown_element
@@ -37,7 +41,7 @@ from farfield.models.graph_ops import GraphIndex
 from farfield.models.network import DIFFUSION, Network
 from farfield.simulate.molecule_noise import MoleculeNoise
 
-CLEAN_MOLECULES = 64  # by which a guess of time is judged
+PATIENCE = 20  # guesses without a new least, after which a molecule is finished
 Progress = Callable[[int, int], None]  # (steps taken, molecules finished)
 
 
@@ -105,16 +109,20 @@ class TrainedSampler:
         name: str | None = None,
         time_checkpoint: str | Path | None = None,
         convergence_step: int = 0,
+        patience: int | None = PATIENCE,
+        variance: str = ProcessOptions.variance,
         device: torch.device | str = "cpu",
         dtype: str = "float32",
     ) -> TrainedSampler:
         """A sampler by its name in ``SAMPLERS`` (None: what the checkpoint is for).
 
-        time_checkpoint: of the time network, for the samplers that ask one. Raises
-        FileNotFoundError or ValueError in one line, also for checkpoints that do not fit the
-        sampler or each other.
+        time_checkpoint: of the time network, for the samplers that ask one. convergence_step,
+        patience: see ``Sampler``. variance: of fresh noise, a name in ``VARIANCES``; zero relaxes
+        best. Raises FileNotFoundError or ValueError in one line, also for checkpoints that do not
+        fit the sampler or each other.
         """
         run, process = read_diffusion(checkpoint, device)
+        process = DiffusionProcess(dataclasses.replace(process.options, variance=variance))
         network = run.network(device, dtype)
         name = name or usual_sampler(network, time_checkpoint)
         check_gives(run, network, "noise", name)
@@ -129,7 +137,7 @@ class TrainedSampler:
             )
         elif name == "jt":
             check_gives(run, network, "time", name)
-        sampler = SAMPLERS[name](process, network, time_network, convergence_step)
+        sampler = SAMPLERS[name](process, network, time_network, convergence_step, patience)
         return cls(run, sampler, torch.device(device), PRECISIONS[dtype])
 
     @property
@@ -148,10 +156,13 @@ class TrainedSampler:
         """Sampler, networks and process, a line."""
         names = " and ".join(network.config["name"] for network in self.networks)
         process = self.sampler.process.options
+        end = f"t <= {self.sampler.convergence_step}"
+        if self.sampler.guesses_every_step and self.sampler.patience is not None:
+            end += f" or after {self.sampler.patience} guesses that were no new least"
         return (
             f"sampler {self.sampler.name}, {names}, {process.schedule} noise in "
-            f"{process.time_steps} steps, finished after a step at t <= "
-            f"{self.sampler.convergence_step}"
+            f"{process.time_steps} steps, fresh noise of variance {process.variance}, finished at "
+            f"{end}"
         )
 
     def check(self, structures: Structures) -> None:
@@ -194,20 +205,6 @@ class TrainedSampler:
                 f"--start must be in 0 .. {last}, the times of the process, got {start}"
             )
 
-    @torch.no_grad()
-    def time_of_clean(self) -> int | None:
-        """Median time that is guessed for clean training molecules, which should be 0.
-
-        None where time counts down by itself, and without training molecules. A convergence step
-        far below it is rarely reached.
-        """
-        if self.training is None or not self.sampler.guesses_every_step:
-            return None
-        some = self.training[:CLEAN_MOLECULES]
-        centred = some.positions - by_atom(some, mean_positions(some))
-        index, _ = self.sampler.predict(self._batch(some, centred), None)
-        return int(index.median())
-
     def generate(
         self,
         structures: Structures,
@@ -235,7 +232,11 @@ class TrainedSampler:
         """Molecules out of the positions of ``structures``; arguments as in :meth:`generate`."""
         # float32 resolves most near the origin
         centres = mean_positions(structures)
-        batch = self._batch(structures, structures.positions - by_atom(structures, centres))
+        positions = structures.positions - by_atom(structures, centres)
+        if settings.start is not None:
+            # the process shrinks what it adds noise to; displaced structures have their size
+            positions = positions * float(self.sampler.process.alpha_bar[settings.start].sqrt())
+        batch = self._batch(structures, positions)
         options = self._options(structures, settings, numbers, progress)
         found = self.sampler.relax(batch, settings.start, options)
         return sampled(structures, found, settings.keep_every, centres)

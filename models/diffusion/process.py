@@ -39,7 +39,7 @@ class ProcessOptions:
     schedule: Annotated[str, "noise schedule", SCHEDULES, MAIN] = "polynomial"
     time_steps: Annotated[int, "number of time steps from a molecule to noise", MAIN] = 1000
     variance: Annotated[
-        str, "variance of the noise of a reverse step: lower or upper bound", VARIANCES
+        str, "variance of the noise of a reverse step: lower or upper bound, or zero", VARIANCES
     ] = "lower"
 
     def __post_init__(self):

@@ -8,9 +8,11 @@ step is taken (``process.py``). The samplers differ in the t of a molecule:
     as     a time network guesses t before every step
     jt     the noise network guesses t itself, in the same pass
 
-A guess for a molecule is the mean over its atoms, each held in [0, 1]. A molecule is finished after
-a step with t <= ``convergence_step`` and leaves the batch; what becomes of it depends on no other
-(``sampling_run.py``).
+A guess for a molecule is the mean over its atoms, each held in [0, 1]. A molecule is finished where
+t <= ``convergence_step``, or where ``patience`` guesses in a row were no new least: a network of
+short training takes clean molecules for some t above 0, and there its guess stays. The last step of
+a molecule goes all the way, to the clean molecule that the noise speaks for. Then it leaves the
+batch; what becomes of it depends on no other (``sampling_run.py``).
 
 Sources: Ho et al. 2020 (arXiv:2006.11239) for "ddpm", Kahouli et al. 2024, MoreRed
 (arXiv:2404.10935) for the others. Cost: one pass of each network a step over unfinished molecules.
@@ -43,7 +45,9 @@ class Sampler(abc.ABC):
         process           :class:`DiffusionProcess` that the networks were trained on
         noise_network     gives "noise" (``models.network.DIFFUSION``)
         time_network      gives "time"; for the samplers that ask a network of its own
-        convergence_step  a molecule is finished after a step with t <= this
+        convergence_step  a molecule is finished by a step with t <= this
+        patience          it is finished as well by the last of so many guesses in a row that were
+                          no new least; None: it is not, nor where time counts down
 
     Raises ValueError in one line for networks that do not give what the sampler asks for.
 
@@ -66,10 +70,13 @@ class Sampler(abc.ABC):
         noise_network: Network,
         time_network: Network | None = None,
         convergence_step: int = 0,
+        patience: int | None = None,
     ):
-        self.process, self.convergence_step = process, convergence_step
+        self.process = process
         self.noise_network, self.time_network = noise_network, time_network
+        self.convergence_step, self.patience = convergence_step, patience
         check_at_least(self, 0, ["convergence_step"])
+        check_at_least(self, 1, ["patience"] if patience is not None else [])
         self._check_networks()
 
     def _check_networks(self) -> None:
@@ -168,9 +175,15 @@ class Sampler(abc.ABC):
         """One reverse step of the unfinished molecules; drawn (nodes, 3): for all molecules."""
         part = run.part
         index, noise = self.predict(part, run.index)
+        finished = index <= self.convergence_step
+        if self.guesses_every_step and self.patience is not None:
+            finished = finished | (run.guesses_since_least(index) >= self.patience)
+
         fresh = drawn.to(part.positions.device)[run.nodes]
-        positions = self.process.previous(part.graph, part.positions, index, noise, fresh)
-        run.advance(positions, index, finished=index <= self.convergence_step)
+        before = self.process.previous(part.graph, part.positions, index, noise, fresh)
+        clean = self.process.clean(part.graph, part.positions, index, noise)
+        ends = broadcast_nodes(part.graph, finished).unsqueeze(1)
+        run.advance(torch.where(ends, clean, before), index, finished)
 
     def noise_at(self, batch: AtomBatch, index: Tensor) -> Tensor:
         """Noise (nodes, 3) that the noise network finds at the times ``index`` (graphs,)."""

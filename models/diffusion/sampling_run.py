@@ -85,10 +85,25 @@ class SamplingRun:
         self._steps = torch.zeros_like(self._graphs)
         self._converged = torch.zeros_like(self._graphs, dtype=torch.bool)
 
+        # least time of each molecule of the whole batch, and guesses since then
+        self._least = torch.full_like(self._graphs, torch.iinfo(torch.int64).max)
+        self._since = torch.zeros_like(self._graphs)
+
     @property
     def finished(self) -> int:
         """Number of finished molecules."""
         return int(self._converged.sum())
+
+    def guesses_since_least(self, index: Tensor) -> Tensor:
+        """Guesses in a row (graphs of the part,) int64 that were no new least; 0 for a new one.
+
+        index (graphs of the part,) int64: the next guess, given once in a step.
+        """
+        rows = self._graphs
+        falls = index < self._least[rows]
+        self._least[rows] = torch.minimum(index, self._least[rows])
+        self._since[rows] = torch.where(falls, 0, self._since[rows] + 1)
+        return self._since[rows]
 
     def advance(self, positions: Tensor, index: Tensor, finished: Tensor) -> None:
         """A step of the part to ``positions``, taken at times ``index``.

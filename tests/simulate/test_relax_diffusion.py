@@ -73,33 +73,36 @@ def test_a_network_that_knows_the_molecules_finds_them(
     assert before["row"] == "start" and before["rmsd_mean"] > 0.1
     assert after["row"] == "relaxed" and after["rmsd_mean"] < 1e-3
     assert after["topology_kept"] == after["converged"] == 1.0
-    assert after["steps_mean"] == 12, "from t = 11 down to 0: a note has asked for the first"
+    assert after["steps_mean"] == 13, "from t = 12 down to 0"
 
     for given, found in zip(frames, ase.io.read(tmp_path / "out.xyz", ":"), strict=True):
         assert found.numbers.tolist() == given.numbers.tolist()
         np.testing.assert_allclose(found.positions.mean(0), given.positions.mean(0), atol=1e-6)
-        assert found.info["converged"] and found.info["steps"] == 12
+        assert found.info["converged"] and found.info["steps"] == 13
         assert found.info["rmsd_to_reference"] < 1e-3 < 0.05 < found.info["rmsd_to_start"]
 
 
-def test_the_time_of_clean_molecules_is_what_the_network_says(diffusions, known):
-    """The oracle counts down from 12 with every question."""
-    sampler = knowing_sampler(diffusions["joint"], known)
-    assert sampler.time_of_clean() == 12 and sampler.time_of_clean() == 11
-    given = numbered(displaced(known, 0.2, seed=1))
-    assert sampler.relax(given, SampleSettings()).steps.tolist() == [11] * 4
+def test_a_known_time_shrinks_the_start_as_the_process_does(diffusions, known):
+    """Displaced molecules have their size; those of the process at t are sqrt(abar_t) of it."""
+    sampler = TrainedSampler.open(diffusions["noise"], "ddpm", variance="zero")
+    process, given = sampler.sampler.process, displaced(known, 0.2, seed=1)
+    found = sampler.relax(given, SampleSettings(start=8, max_steps=1, keep_every=1))
+    for place, frames in enumerate(found.frames):
+        rows = slice(*given.offsets[place : place + 2])
+        size = np.ptp(frames[0], 0) / np.ptp(given.positions[rows], 0)
+        np.testing.assert_allclose(size, float(process.alpha_bar[8].sqrt()), rtol=1e-5)
 
 
-def test_a_note_says_which_convergence_step_is_reached(diffusions, start, tmp_path, capsys):
-    """Of the network that was trained for a moment; time that counts down needs no such step."""
-    clean = TrainedSampler.open(diffusions["joint"]).time_of_clean()
-    note = f"note: clean training molecules are taken for t = {clean} (median)"
-    for step, said in ((clean - 1, True), (clean, False)):
-        out = tmp_path / f"{step}.xyz"
-        relax(diffusions["joint"], start, out, "--convergence-step", str(step))
-        assert (note in capsys.readouterr().out) == said
-    relax(diffusions["joint"], start, tmp_path / "count.xyz", "--sampler", "ddpm", "--start", "3")
-    assert "note: clean" not in capsys.readouterr().out
+def test_variance_and_patience_decide_the_end(diffusions, start, tmp_path, capsys):
+    """Without fresh noise the seed does not matter, and short trainings come to an end as well."""
+    ends = []
+    for name, more in {"a": ["--seed", "1"], "b": [], "draws": ["--variance", "lower"]}.items():
+        relax(diffusions["joint"], start, tmp_path / f"{name}.xyz", "--patience", "2", *more)
+        frames = ase.io.read(tmp_path / f"{name}.xyz", ":")
+        ends.append(np.concatenate([frame.positions for frame in frames]))
+        assert "or after 2 guesses that were no new least" in capsys.readouterr().out
+    np.testing.assert_array_equal(ends[0], ends[1])
+    assert np.abs(ends[2] - ends[1]).max() > 1e-3
 
 
 def test_the_way_of_a_molecule_leads_from_start_to_end(diffusions, known, start):

@@ -114,6 +114,40 @@ def test_a_convergence_step_ends_earlier(name):
 
 
 @EVERY_SAMPLER
+def test_the_last_step_goes_all_the_way(name):
+    """Noise that is known at a time above 0 speaks for the molecule, and there the step leads."""
+    process, known = short(), molecules()
+    sampler = with_oracles(name, process, known, START)
+    sampler.convergence_step = 30
+    start = {"start": START} if name == "ddpm" else {}
+    found = sampler.relax(noised(process, known, START), **start, options=seeded())
+    torch.testing.assert_close(found.batch.positions, known.positions)
+
+
+class Stuck(TimeOracle):
+    """Guesses the right times, but never one below 20."""
+
+    def __call__(self, batch: AtomBatch) -> dict[str, Tensor]:
+        least = float(self.process.time(torch.tensor(20)))
+        return {"time": super().__call__(batch)["time"].clamp(min=least)}
+
+
+def test_guesses_that_stay_finish_a_molecule():
+    """Starts 40, 0, 25, 59: the first guess of 20 is the last new least."""
+    process, known = short(), molecules()
+    noise, moved = NoiseOracle(process, known), noised(process, known, START)
+    sampler = SAMPLERS["as"](process, noise, Stuck(process, START), patience=5)
+    found = sampler.relax(moved, options=seeded(max_steps=50))
+    assert bool(found.converged.all()) and found.steps.tolist() == [26, 6, 11, 45]
+
+    # without patience the guess alone decides, and time that counts down never waits
+    sampler = SAMPLERS["as"](process, noise, Stuck(process, START))
+    assert not bool(sampler.relax(moved, options=seeded(max_steps=50)).converged.any())
+    sampler = SAMPLERS["itp"](process, noise, TimeOracle(process, START), patience=1)
+    assert sampler.relax(moved, options=seeded()).steps.tolist() == [41, 1, 26, 60]
+
+
+@EVERY_SAMPLER
 def test_the_largest_number_of_steps_leaves_some_unfinished(name):
     process, known = short(), molecules()
     sampler = with_oracles(name, process, known, START)

@@ -73,16 +73,16 @@ def test_what_follows_from_the_shares(name, variance):
         at = max(t, 1)
         ratio = 1 - kept[at] / kept[at - 1]
         lower = ratio * (1 - kept[at - 1]) / (1 - kept[at])
-        expected = ratio if variance == "upper" and t else lower
+        expected = {"lower": lower, "upper": ratio if t else lower, "zero": 0.0}[variance]
         assert math.isclose(float(made.variance[t]), expected, rel_tol=1e-10)
-    assert bool((made.variance > 0).all())
+    assert variance == "zero" or bool((made.variance > 0).all())
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
-        ({"variance": "middle"}, "variance must be one of lower, upper"),
+        ({"variance": "middle"}, "variance must be one of lower, upper, zero"),
         ({"time_steps": 1}, "time_steps must be >= 2, got 1"),
         ({"schedule": "linear", "time_steps": 20}, "time_steps of the linear schedule must be"),
     ],

@@ -9,6 +9,7 @@
                (1000 / 1000), the first divided into 950 / 50
     lsr-mp     MD22: a sample whose size depends on the molecule, 95 % train, 5 % val, all other
                frames test (Li et al. 2023, LSR-MP)
+    qm7x       molecules of QM7-X at random, 4500 / 1250 / rest, and fewer in the same shares
     time       the first part trains, then val, the last part is the test set, with a gap of frames
                between them, for correlated trajectories (default 80 / 10 / 10 %; 8 : 1 where the
                test set is given)
@@ -44,6 +45,8 @@ SPLITS = ("train", "val", "test")
 USUAL_SIZES = (950, 50)  # training and validation structures of the splits random and md17
 SHARES = {"train": 0.8, "val": 0.1}  # of a split without sizes of its own; the rest is the test set
 SAMPLE_SHARE = 0.95  # of the sample of lsr-mp trains
+QM7X_SIZES = (4500, 1250)  # training and validation molecules of QM7-X
+QM7X_COUNT = 6950  # its molecules
 QM9_COUNT = 130_831  # molecules of QM9 without the uncharacterised ones
 FILE_HINT = "give an npz file with the index lists train, val and test"
 
@@ -241,6 +244,16 @@ def _lsr_mp(count: int, options: SplitOptions) -> Indices:
         )
     train = round(SAMPLE_SHARE * options.sample)
     return _random(count, dataclasses.replace(options, train=train, val=options.sample - train))
+
+
+@protocol("qm7x", "train", "val", "test", "seed", uses_shares=True)
+def _qm7x(count: int, options: SplitOptions) -> Indices:
+    train, val = QM7X_SIZES
+    if count <= train + val:
+        train, val = (max(1, round(size * count / QM7X_COUNT)) for size in QM7X_SIZES)
+        train = max(1, min(train, count - val - 1))
+    options = _with_defaults(options, train, val)
+    return take(count, options, np.random.default_rng(options.seed).permutation(count))
 
 
 @protocol("time", "train", "val", "test", "gap", uses_shares=True)

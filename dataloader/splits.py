@@ -13,7 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from farfield.dataloader.split_protocols import PROTOCOLS, SPLITS, SplitOptions
+from farfield.dataloader.split_protocols import (
+    PROTOCOLS,
+    SPLITS,
+    Indices,
+    Protocol,
+    SplitOptions,
+)
 from farfield.dataloader.storage import files
 from farfield.dataloader.storage.files import REBUILD_HINT
 
@@ -102,19 +108,26 @@ class Split:
 
 
 def make_split(
-    name: str, count: int, data_hash: str, options: SplitOptions, test_count: int = 0
+    name: str,
+    count: int,
+    data_hash: str,
+    options: SplitOptions,
+    test_count: int = 0,
+    groups: np.ndarray | None = None,
 ) -> Split:
     """The split ``name`` of ``count`` structures with the hash ``data_hash``.
 
     test_count: the last ``test_count`` structures come from test files: they are the test split (or
     ``options.test`` of them at random), and the protocol divides only the others, into train and
-    val. ``ValueError`` for an unknown name, for more structures than there are, and for splits that
-    are empty or overlap.
+    val. groups (count,): structures of one number stay together, and the protocol divides groups;
+    where it reads index lists, these are of structures. ``ValueError`` for an unknown name, for
+    more structures than there are, and for splits that are empty or overlap.
     """
     rule = PROTOCOLS.find(name)
     settings = {"name": name, **dataclasses.asdict(options), "test_count": test_count}
+    members = None if groups is None or "path" in rule.reads else groups[: count - test_count]
     if test_count == 0:
-        return Split(*rule.divide(count, options), count, data_hash, settings)
+        return Split(*_divided(rule, count, members, options), count, data_hash, settings)
 
     test = np.arange(count - test_count, count)
     if options.test is not None:
@@ -129,9 +142,25 @@ def make_split(
     # the protocol divides what does not come from test files
     pool = count - test_count
     if not rule.uses_shares:
-        options = _sizes_of_pool(pool, options)
-    train, val, _ = rule.divide(pool, dataclasses.replace(options, test=0))
+        options = _sizes_of_pool(pool if members is None else len(np.unique(members)), options)
+    train, val, _ = _divided(rule, pool, members, dataclasses.replace(options, test=0))
     return Split(train, val, test, count, data_hash, settings)
+
+
+def _divided(
+    rule: Protocol, count: int, members: np.ndarray | None, options: SplitOptions
+) -> Indices:
+    """Structures of each split; members: number of the group of each (count,), or None."""
+    if members is None:
+        return rule.divide(count, options)
+    numbers, place = np.unique(members, return_inverse=True)
+    try:
+        parts = rule.divide(len(numbers), options)
+    except ValueError as error:
+        raise ValueError(
+            f"{count} structures are divided as {len(numbers)} groups that stay together: {error}"
+        ) from None
+    return tuple(np.flatnonzero(np.isin(place, part)) for part in parts)
 
 
 def split_by_files(train: int, val: int, test: int, data_hash: str) -> Split:

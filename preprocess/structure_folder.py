@@ -110,14 +110,16 @@ def divide(plan: FolderPlan) -> tuple[Structures, Split]:
     parts = [*pool, *val, *test]
     everything = Structures.concatenate(parts).wrapped()
     _say_what_is_lost(everything, parts)
-    count, data_hash = len(everything), everything.data_hash
     counts = [sum(map(len, group)) for group in (pool, val, test)]
+    everything, counts = _selected(source, everything, counts)
+    count, data_hash = len(everything), everything.data_hash
 
     if source.val_paths:
         split = split_by_files(*counts, data_hash)
     else:
-        split = make_split(plan.protocol, count, data_hash, plan.options, counts[2])
-        if plan.protocol == "random" and not counts[2]:
+        groups = source.groups(everything)
+        split = make_split(plan.protocol, count, data_hash, plan.options, counts[2], groups)
+        if plan.protocol == "random" and not counts[2] and groups is None:
             _say_if_fractions(count, plan.options)
     for name in ("val", "test"):
         _warn_of_copies(everything, split, name)
@@ -138,6 +140,22 @@ def _read_files(source: Source, paths: Sequence[Path]) -> list[Structures]:
             part.names = np.full(len(part), path.stem)
         parts.append(part)
     return parts
+
+
+def _selected(
+    source: Source, everything: Structures, counts: Sequence[int]
+) -> tuple[Structures, list[int]]:
+    """The structures that the source takes, and how many of each kind of file.
+
+    counts: structures of the files that are divided, of the validation and of the test files.
+    """
+    kept, remarks = source.select(everything)
+    for remark in remarks:
+        print(f"  {remark}")
+    if kept.all():
+        return everything, list(counts)
+    parts = np.split(kept, np.cumsum(counts)[:-1])
+    return everything[kept], [int(part.sum()) for part in parts]
 
 
 def _say_what_is_lost(everything: Structures, parts: Sequence[Structures]) -> None:

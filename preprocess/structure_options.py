@@ -49,10 +49,11 @@ def add_data_options(parser: OptionParser, out: str) -> Section:
     return data
 
 
-def add_split_options(parser: OptionParser, usual: str) -> None:
+def add_split_options(parser: OptionParser, usual: str, divided: str = "structures") -> None:
     """The options of the sections split and graphs.
 
-    usual: what divides the structures when the user chooses nothing, for the help.
+    usual: what divides the structures when the user chooses nothing, divided: what the sizes
+    count; both for the help.
     """
     split = parser.section("split", "which structures train, validate and test")
     split.add(
@@ -64,7 +65,7 @@ def add_split_options(parser: OptionParser, usual: str) -> None:
         help=f"split protocol (default: {usual})",
     )
     for name in SPLITS:
-        words = f"number of structures of the {name} split (default: as the protocol says)"
+        words = f"number of {divided} of the {name} split (default: as the protocol says)"
         split.add(SPLIT_FLAGS[name], int, None, low=1, help=words)
 
     # options of single protocols

@@ -33,7 +33,7 @@ REFUSED_RANGE = 416
 FAILURES = (OSError, http.client.HTTPException)
 
 # suffix -> first bytes of such a file
-BEGINNINGS = {".npz": b"PK", ".bz2": b"BZh", ".gz": b"\x1f\x8b"}
+BEGINNINGS = {".npz": b"PK", ".bz2": b"BZh", ".gz": b"\x1f\x8b", ".xz": b"\xfd7zXZ\x00"}
 
 
 @dataclasses.dataclass(frozen=True)

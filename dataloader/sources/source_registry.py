@@ -33,6 +33,9 @@ import abc
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from farfield.dataloader.structures import Structures
 from farfield.dataloader.units import Units
@@ -40,6 +43,16 @@ from farfield.models.choices import Registry
 
 SOURCES: Registry[type[Source]] = Registry("source", package="farfield.dataloader.sources")
 Progress = Callable[[int], object]  # called with the number of frames read since the last call
+
+
+class Selection(NamedTuple):
+    """What of the structures of a source is taken.
+
+    kept (structures,) bool; remarks: lines for the user about what was left out.
+    """
+
+    kept: np.ndarray
+    remarks: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,3 +126,15 @@ class Source(abc.ABC):
         progress: may be called after each frame with 1. ``FileNotFoundError`` or ``ValueError``
         with one line that names the file.
         """
+
+    def select(self, structures: Structures) -> Selection:
+        """Which structures of all files together are taken; all of them unless a subclass says
+        otherwise.
+        """
+        return Selection(np.ones(len(structures), bool))
+
+    def groups(self, structures: Structures) -> np.ndarray | None:
+        """Number of the group of each structure (structures,) where a split must not part groups:
+        sizes of splits then count groups. None: every structure stands alone.
+        """
+        return None

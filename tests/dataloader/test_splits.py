@@ -247,7 +247,7 @@ def test_more_than_there_is_is_refused():
         make("md17", 1000)
     with pytest.raises(
         ValueError,
-        match="split must be one of random, fractions, md17, rmd17, lsr-mp, time, file, "
+        match="split must be one of random, fractions, md17, rmd17, lsr-mp, qm7x, time, file, "
         ".*cormorant, got 'kfold'",
     ):
         make("kfold", 10)
@@ -278,3 +278,46 @@ def test_a_time_split_beside_a_test_file_divides_the_rest(gap):
         ValueError, match="a gap of 20 frames leaves nothing of 12 for the time split"
     ):
         make("time", 12, gap=20)
+
+
+def test_molecules_of_qm7x_are_divided_as_published_and_fewer_in_the_same_shares():
+    assert sizes(make("qm7x", 6950)) == (4500, 1250, 1200)
+    assert sizes(make("qm7x", 5751)) == (4500, 1250, 1)
+    assert sizes(make("qm7x", 695)) == (450, 125, 120)
+    assert sizes(make("qm7x", 3)) == (1, 1, 1)
+    assert sizes(make("qm7x", 100, train=50)) == (50, 18, 32)
+    with pytest.raises(ValueError, match="the split qm7x of 2 structures leaves none for test"):
+        make("qm7x", 2)
+
+
+@pytest.mark.parametrize("name", ["random", "fractions", "qm7x", "time"])
+def test_groups_stay_together_and_sizes_count_them(name):
+    groups = np.random.default_rng(0).integers(100, 140, 500)
+    options = SplitOptions(train=10, val=5)
+    split = make_split(name, 500, "hash", options, groups=groups)
+    parts = [set(groups[getattr(split, part)].tolist()) for part in SPLITS]
+    count = len(set(groups.tolist()))
+    assert [len(part) for part in parts] == [10, 5, count - 15]
+    assert len(set.union(*parts)) == count
+    assert sum(sizes(split)) == 500
+    assert_apart(split)
+
+    with pytest.raises(
+        ValueError, match=rf"500 structures are divided as {count} groups that stay"
+    ):
+        make_split("random", 500, "hash", SplitOptions(train=450, val=5), groups=groups)
+
+
+def test_groups_beside_test_files_and_index_lists(tmp_path):
+    groups = np.repeat(np.arange(10), 3)
+    split = make_split("random", 30, "hash", SplitOptions(), test_count=6, groups=groups)
+    assert split.test.tolist() == list(range(24, 30))
+    assert sizes(split) == (21, 3, 6)
+    assert len(set(groups[split.val].tolist())) == 1
+
+    # who names structures means structures
+    lists = {"train": [0, 3], "val": [1], "test": [2, 29]}
+    np.savez(tmp_path / "lists.npz", **lists)
+    options = SplitOptions(path=str(tmp_path / "lists.npz"))
+    named = make_split("file", 30, "hash", options, groups=groups)
+    assert {part: getattr(named, part).tolist() for part in SPLITS} == lists

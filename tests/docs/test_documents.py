@@ -44,6 +44,7 @@ def test_command_is_understood(page, words, folder_of_page, monkeypatch, request
 SHOWN_SCRIPTS = (
     "preprocess.preprocess_structures",
     "preprocess.preprocess_qm9",
+    "preprocess.preprocess_qm7x",
     "preprocess.preprocess_nbody",
     "preprocess.preprocess_backbones",
     "train.train_potential",

@@ -97,7 +97,7 @@ class DiffusionTask(Task):
     def add_options(cls, parser: OptionParser) -> None:
         """Molecules, process and objective."""
         data = parser.section("data", "what is learned from")
-        folder = "folder made by preprocess_structures, preprocess_md17 or preprocess_qm9"
+        folder = "folder made by preprocess_structures, preprocess_qm9, preprocess_qm7x, ..."
         data.add("--data-path", str, "data/qm9", main=True, help=folder)
         atoms = "number of atoms of the molecules, hydrogen included: one, or a range such as 9,18"
         data.add("--atoms", str, None, main=True, help=f"{atoms} (default: any)")

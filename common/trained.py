@@ -58,12 +58,15 @@ class TrainedRun:
     config   configuration of the run
     weights  the weights it is judged by: the averaged ones where averaging was on
     cutoff   of the graphs that it was trained on, Angstrom; None where it does not say one
+    elements atomic numbers that it was trained on; None where it does not say them (no atoms, or a
+             checkpoint from before they were recorded)
     """
 
     path: Path
     config: EasyDict
     weights: dict[str, torch.Tensor]
     cutoff: float | None = None
+    elements: list[int] | None = None
 
     @classmethod
     def read(cls, path: str | Path, device: torch.device | str = "cpu") -> TrainedRun:
@@ -74,7 +77,8 @@ class TrainedRun:
         """
         content = checkpoint.read_run(path, torch.device(device))
         weights = checkpoint.evaluation_weights(content)
-        return cls(Path(path), EasyDict(content["config"]), weights, content.get("cutoff"))
+        known = (content.get("cutoff"), content.get("elements"))
+        return cls(Path(path), EasyDict(content["config"]), weights, *known)
 
     def task(self) -> type:
         """The class of the task that was trained; ValueError where nobody registered it."""

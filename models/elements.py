@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
+import numpy as np
 from torch import Tensor
 
 MAX_ATOMIC_NUMBER = 118
@@ -30,6 +31,20 @@ def refuse_unknown(atomic_numbers: Tensor, known: Tensor) -> None:
     unknown = atomic_numbers[~known[atomic_numbers]]
     if len(unknown):
         raise ValueError(unknown_element(int(unknown[0]), known.nonzero().flatten().tolist()))
+
+
+def refuse_unknown_structures(
+    atomic_numbers: np.ndarray, counts: np.ndarray, known: Collection[int]
+) -> None:
+    """Raise ValueError for the first structure with an element that is not ``known``.
+
+    atomic_numbers (atoms,) of all structures end to end, counts (structures,) atoms of each.
+    """
+    wrong = np.flatnonzero(~np.isin(atomic_numbers, list(known)))
+    if len(wrong):
+        place = int(np.searchsorted(np.cumsum(counts), wrong[0], side="right"))
+        words = unknown_element(int(atomic_numbers[wrong[0]]), sorted(known))
+        raise ValueError(f"structure {place}: {words}")
 
 
 def check_elements(atomic_numbers: Tensor | None) -> None:

@@ -50,8 +50,11 @@ def run_options(
 
     torch.set_num_threads(options.threads)
     log(f"{len(start)} molecules, {sampler.describe()}")
-    if sampler.missing:
-        log(f"note: elements are not checked without the training data ({sampler.missing})")
+    if sampler.elements is None:
+        log(
+            "note: elements are not checked, since the checkpoint does not say them and the "
+            f"training data cannot be read ({sampler.missing})"
+        )
     begin = cpu_seconds()
     found = run_job(job, folder, options.progress)
     if not options.resume:  # a session that went on made only some of the steps

@@ -36,7 +36,7 @@ from farfield.models.diffusion.process import (
 )
 from farfield.models.diffusion.samplers import SAMPLERS, Sampler
 from farfield.models.diffusion.sampling_run import SampleResult, SamplingOptions
-from farfield.models.elements import unknown_element
+from farfield.models.elements import refuse_unknown_structures
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.network import DIFFUSION, Network
 from farfield.simulate.molecule_noise import MoleculeNoise
@@ -86,11 +86,19 @@ class TrainedSampler:
     run      of the noise network
     sampler  with its networks and their process
     sizes    range of sizes of the training molecules
-    training training molecules, None where their folder is not there (then ``missing`` says why):
-             their elements are known
+    training training molecules, None where their folder is not there (then ``missing`` says why)
+    elements atomic numbers that all networks were trained on: as their checkpoints say, else those
+             of the training molecules; None where neither is known
     """
 
-    def __init__(self, run: TrainedRun, sampler: Sampler, device: torch.device, dtype: torch.dtype):
+    def __init__(
+        self,
+        run: TrainedRun,
+        sampler: Sampler,
+        device: torch.device,
+        dtype: torch.dtype,
+        time_run: TrainedRun | None = None,
+    ):
         self.run, self.sampler, self.device, self.dtype = run, sampler, device, dtype
         data = run.config.data
         self.sizes = MoleculeSizes(data.atoms, data.heavy_atoms)
@@ -101,6 +109,12 @@ class TrainedSampler:
             self.training = molecules[self.sizes.chosen(molecules)]
         except (OSError, ValueError) as error:
             self.missing = str(error)
+
+        # checkpoints of earlier versions do not say elements, the training molecules do
+        recorded = [one.elements for one in (run, time_run) if one is not None and one.elements]
+        if not recorded and self.training is not None:
+            recorded = [self.training.elements.tolist()]
+        self.elements = sorted(set.intersection(*map(set, recorded))) if recorded else None
 
     @classmethod
     def open(
@@ -127,9 +141,11 @@ class TrainedSampler:
         name = name or usual_sampler(network, time_checkpoint)
         check_gives(run, network, "noise", name)
 
-        time_network = None
+        time_run, time_network = None, None
         if SAMPLERS.find(name).asks_time_network:
-            time_network = open_time_network(process, name, time_checkpoint, device, dtype)
+            time_run = open_time_run(process, name, time_checkpoint, device)
+            time_network = time_run.network(device, dtype)
+            check_gives(time_run, time_network, "time", name)
         elif time_checkpoint is not None:
             raise ValueError(
                 f"sampler {name} asks no time network; leave --time-checkpoint out, or give "
@@ -138,7 +154,7 @@ class TrainedSampler:
         elif name == "jt":
             check_gives(run, network, "time", name)
         sampler = SAMPLERS[name](process, network, time_network, convergence_step, patience)
-        return cls(run, sampler, torch.device(device), PRECISIONS[dtype])
+        return cls(run, sampler, torch.device(device), PRECISIONS[dtype], time_run)
 
     @property
     def networks(self) -> list[Network]:
@@ -168,14 +184,8 @@ class TrainedSampler:
     def check(self, structures: Structures) -> None:
         """Raise ValueError in one line for molecules that the networks cannot sample."""
         check_open(structures)
-        if self.training is not None:
-            wrong = ~np.isin(structures.atomic_numbers, self.training.elements)
-            if wrong.any():
-                atom = int(wrong.argmax())
-                place = structures.structure_of_atom[atom]
-                number = int(structures.atomic_numbers[atom])
-                known = self.training.elements.tolist()
-                raise ValueError(f"structure {place}: {unknown_element(number, known)}")
+        if self.elements is not None:
+            refuse_unknown_structures(structures.atomic_numbers, structures.counts, self.elements)
 
         limits = [getattr(network.options, "max_atoms", None) for network in self.networks]
         limit = min((limit for limit in limits if limit is not None), default=None)
@@ -277,27 +287,24 @@ def read_diffusion(
     return run, diffusion_process(run.config)
 
 
-def open_time_network(
+def open_time_run(
     process: DiffusionProcess,
     sampler: str,
     checkpoint: str | Path | None,
     device: torch.device | str,
-    dtype: str,
-) -> Network:
-    """The time network of a checkpoint; ValueError unless it belongs to the process."""
+) -> TrainedRun:
+    """The run of a time network; ValueError unless it belongs to the process."""
     if checkpoint is None:
         raise ValueError(
             f"sampler {sampler} asks a time network; give --time-checkpoint FILE, of a run of "
             "train_diffusion --objective time on the same process, or --sampler ddpm"
         )
     run, other = read_diffusion(checkpoint, device)
-    network = run.network(device, dtype)
-    check_gives(run, network, "time", sampler)
     try:
         check_same_process(process.options, other.options)
     except ValueError as error:
         raise ValueError(f"--time-checkpoint {checkpoint}: {error}") from None
-    return network
+    return run
 
 
 def usual_sampler(network: Network, time_checkpoint: str | Path | None) -> str:

@@ -50,6 +50,7 @@ def state_of(trainer: Trainer) -> dict:
         "best": trainer.best,
         "units": dict(trainer.task.units),
         "cutoff": graph_cutoff(trainer.train_loader),
+        "elements": trained_elements(trainer.train_loader),
         "versions": checkpoint.recorded_versions(),
         "data": trainer.data_hash,
     }
@@ -58,6 +59,11 @@ def state_of(trainer: Trainer) -> dict:
 def graph_cutoff(loader: EpochLoader) -> float | None:
     """Cutoff of the graphs of a loader, Angstrom; None where its data set has no such thing."""
     return getattr(loader.dataset, "cutoff", None)
+
+
+def trained_elements(loader: EpochLoader) -> list[int] | None:
+    """Atomic numbers of the structures of a loader; None where its data set has no atoms."""
+    return getattr(loader.dataset, "elements", None)
 
 
 def find_resumable(trainer: Trainer) -> dict | None:

@@ -47,6 +47,7 @@ from farfield.dataloader.particles import check_sample, particle_batch
 from farfield.dataloader.sources.qm9_targets import TARGETS
 from farfield.models.batch import AtomBatch
 from farfield.models.choices import Registry
+from farfield.models.elements import refuse_unknown_structures
 
 PREDICTORS: Registry[type[Predictor]] = Registry("predictor")
 
@@ -128,9 +129,16 @@ class Predictor(ABC):
         return results
 
     def check(self, samples: Sequence) -> None:
-        """Raise ValueError, with its place in the list, for a sample that no network can read."""
-        if samples:
-            check_structures(samples)
+        """Raise ValueError, with its place in the list, for a sample that the network cannot
+        read, or with an element that it was not trained on.
+        """
+        if not samples:
+            return
+        check_structures(samples)
+        if self.run.elements is not None:
+            numbers = np.concatenate([sample.numbers for sample in samples])
+            counts = np.array([len(sample) for sample in samples])
+            refuse_unknown_structures(numbers, counts, self.run.elements)
 
     def is_single(self, samples: Any) -> bool:
         """Whether ``samples`` is one structure and not a list of them."""

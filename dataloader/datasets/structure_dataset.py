@@ -30,6 +30,11 @@ class StructureDataset:
         return self.structures.data_hash
 
     @property
+    def elements(self) -> list[int]:
+        """Atomic numbers that occur, in order."""
+        return self.structures.elements.tolist()
+
+    @property
     def atoms_per_structure(self) -> np.ndarray:
         """(structures,)"""
         return self.structures.counts

@@ -14,6 +14,7 @@ import pytest
 from ase import Atoms
 from ase.io import write
 
+from farfield.common import checkpoint
 from farfield.common.session import Interrupted
 from farfield.dataloader.chemistry.bond_rules import BOND_RULES
 from farfield.dataloader.structures import Structures
@@ -315,13 +316,41 @@ def test_a_reference_has_the_same_atoms(diffusions, start, tmp_path):
     )
 
 
-def test_missing_training_data_are_named(diffusions, start, tmp_path, monkeypatch, capsys):
+def test_elements_are_known_without_the_training_data(diffusions, start, tmp_path, monkeypatch):
     def missing(folder, split):
         raise FileNotFoundError(f"{folder} has gone")
 
     monkeypatch.setattr("farfield.simulate.trained_sampler.open_structures", missing)
+    write(tmp_path / "bad.xyz", [Atoms("C"), Atoms("ONe", [[0, 0, 0], [0, 0, 2]])])
+    words = r"structure 1: unknown element Ne \(Z = 10\); this model was trained on H, C, O"
+    refused(words, diffusions["joint"], tmp_path / "bad.xyz", tmp_path)
     relax(diffusions["joint"], start, tmp_path / "out.xyz", "--max-steps", "1")
-    note = "note: elements are not checked without the training data"
+
+    # both networks of a sampler must know an element
+    content = checkpoint.read_run(diffusions["time"])
+    assert content["elements"] == [1, 6, 8]
+    checkpoint.save_checkpoint(tmp_path / "time.pt", content | {"elements": [6, 8]})
+    more = ["--time-checkpoint", str(tmp_path / "time.pt")]
+    write(tmp_path / "bad.xyz", [Atoms("C"), Atoms("OH", [[0, 0, 0], [0, 0, 1]])])
+    words = r"structure 1: unknown element H \(Z = 1\); this model was trained on C, O"
+    refused(words, diffusions["noise"], tmp_path / "bad.xyz", tmp_path, *more)
+
+
+def test_elements_of_earlier_checkpoints_are_those_of_the_training_data(
+    diffusions, start, tmp_path, monkeypatch, capsys
+):
+    content = checkpoint.read_run(diffusions["joint"])
+    del content["elements"]
+    checkpoint.save_checkpoint(tmp_path / "early.pt", content)
+    write(tmp_path / "bad.xyz", [Atoms("Ne")])
+    refused(r"unknown element Ne \(Z = 10\)", tmp_path / "early.pt", tmp_path / "bad.xyz", tmp_path)
+
+    def missing(folder, split):
+        raise FileNotFoundError(f"{folder} has gone")
+
+    monkeypatch.setattr("farfield.simulate.trained_sampler.open_structures", missing)
+    relax(tmp_path / "early.pt", start, tmp_path / "out.xyz", "--max-steps", "1")
+    note = "note: elements are not checked, since the checkpoint does not say them and the training"
     assert note in capsys.readouterr().out
 
 

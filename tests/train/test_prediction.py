@@ -111,6 +111,14 @@ def test_what_is_no_structure_is_one_line(potential, structures):
         model.predict([structures[0], "in.xyz"])
 
 
+def test_elements_that_were_not_trained_on_are_one_line(potential, structures):
+    model = load(potential)
+    assert model.run.elements == [1, 6, 8]
+    words = r"structure 1: unknown element Au \(Z = 79\); this model was trained on H, C, O"
+    with pytest.raises(ValueError, match=words):
+        model.predict([structures[0], Atoms("CAu", [[0, 0, 0], [0, 0, 2]])])
+
+
 @pytest.mark.parametrize("opened", [load, FarfieldCalculator])
 def test_python_is_answered_in_python(potential, opened):
     with pytest.raises(ValueError, match="^device=cuda:99: not usable here .*; give device=cpu$"):

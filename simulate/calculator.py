@@ -31,7 +31,7 @@ from farfield.dataloader.structure_inputs import find_input
 from farfield.models.network import POTENTIAL
 from farfield.models.potential import Potential
 
-CHARGED = ("charges", "dipole")  # what a network with charges gives
+CHARGED = ("charges", "dipole")  # further predictions of a network, as far as it makes them
 
 
 class FarfieldCalculator(Calculator):
@@ -56,7 +56,8 @@ class FarfieldCalculator(Calculator):
     training data. ``atoms.pbc`` says which directions repeat; a network with a far field reads
     structures with none or all three. Stress has ASE's sign and Voigt order, and exists for
     structures that repeat in all three directions and networks with conservative forces. Networks
-    with charges give ``charges`` (e), and of open structures ``dipole`` (e Angstrom).
+    with charges give ``charges`` (e), and of open structures ``dipole`` (e Angstrom); some give the
+    latter alone.
 
     Raises FileNotFoundError or ValueError in one line for a checkpoint that is missing, damaged or
     not a potential, and ValueError for elements that the network was not trained on.

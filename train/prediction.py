@@ -275,7 +275,7 @@ def _rule_of(run: TrainedRun) -> dict:
                 f"checkpoint {run.path} does not say which graphs its molecules had, and its data "
                 f"folder cannot be read ({error}); bring the folder back, or train again"
             ) from None
-    return graph_rule(kind, run.config.model.cutoff)
+    return graph_rule(kind, run.config.model.get("cutoff", run.cutoff))
 
 
 @PREDICTORS.register("nbody")

@@ -180,6 +180,11 @@ class PropertyDataset(StructureDataset):
         return self.cache.settings.graph_rule
 
     @property
+    def cutoff(self) -> float | None:
+        """Largest length of an edge by the rule of the graphs, Angstrom; None for other rules."""
+        return self.graph_rule.get("cutoff")
+
+    @property
     def lmax(self) -> int:
         """Largest degree of the basis."""
         return self.cache.settings.lmax
@@ -211,7 +216,7 @@ class PropertyDataset(StructureDataset):
             },
             labels={name: values.index_select(0, chosen) for name, values in self._labels.items()},
             edge_basis=edges.basis,
-            cutoff=self.graph_rule.get("cutoff"),
+            cutoff=self.cutoff,
         )
 
 

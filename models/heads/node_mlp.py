@@ -1,4 +1,4 @@
-"""Values of an atom from invariant features of any network: energy, force, noise or time.
+"""Values of an atom from invariant features of any network: energy, force, dipole, noise or time.
 
     width -> width / 2 -> width / 4 -> outputs
 
@@ -8,6 +8,9 @@ vector read by it turns with the structure only as far as training taught it.
 In a diffusion the noise is read from the features and the time t of an atom, one more feature:
 
     eps_i = MLP([x_i, t_i])  (3),        t_i = MLP(x_i)  (1)
+
+Readouts of molecules (``property_readouts.py``), the dipole among them, read features of degrees 0
+and 1; :class:`DegreesOfNode` gives them these.
 
 Cost: linear in atoms.
 """
@@ -32,6 +35,24 @@ class NodeMLP(nn.Sequential):
             nn.GELU(),
             unit_linear(quarter, outputs, bias=False, gain=GELU_SCALE),
         )
+
+
+class DegreesOfNode(nn.Module):
+    """Features of degrees 0 and 1 from those of an atom: ``forward(x (nodes, width)) -> (nodes, 4,
+    width)``, row 0 is x.
+
+    directed: whether x knows directions; without them the rows of degree 1 are zero, and whatever
+    is read turns with the structure.
+    """
+
+    def __init__(self, width: int, directed: bool):
+        super().__init__()
+        self.vectors = NodeMLP(width, 3 * width) if directed else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.vectors is None:
+            return torch.nn.functional.pad(x.unsqueeze(1), (0, 0, 0, 3))
+        return torch.cat([x, self.vectors(x)], 1).unflatten(1, (4, -1))
 
 
 class NodeNoise(nn.Module):

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from farfield.models.batch import AtomBatch
 from farfield.models.choices import check_at_least, check_choices, check_positive
 from farfield.models.elements import check_elements
-from farfield.models.heads.node_mlp import NodeMLP
+from farfield.models.heads.node_mlp import DegreesOfNode, NodeMLP
+from farfield.models.heads.property_readouts import DipoleReadout
 from farfield.models.kernels.padding import Padding
 from farfield.models.kernels.recomputation import recomputed_module, weight_views
 from farfield.models.kernels.size_groups import Sizes, size_groups
@@ -188,6 +189,8 @@ class EdgeTransformerBackbone(nn.Module):
 class EdgeTransformerPotentialOptions(EdgeTransformerOptions, PotentialOptions):
     """Options of :class:`EdgeTransformerPotential`."""
 
+    dipole: Annotated[bool, "predict the dipole as well: read from charges and atoms", MAIN] = False
+
     def __post_init__(self):
         EdgeTransformerOptions.__post_init__(self)
         PotentialOptions.__post_init__(self)
@@ -220,7 +223,8 @@ PRESETS: dict[str, dict[str, object]] = {
 
 @NETWORKS.register("edge_transformer")
 class EdgeTransformerPotential(EnergyNetwork):
-    """Energies of atoms, and forces read from their features where the options ask for them.
+    """Energies of atoms, and forces and dipoles read from their features where the options ask for
+    them.
 
     Reads what :class:`EdgeTransformerBackbone` reads.
     """
@@ -234,11 +238,17 @@ class EdgeTransformerPotential(EnergyNetwork):
         self.backbone = EdgeTransformerBackbone(options)
         self.energy = NodeMLP(options.width, 1)
         self.vectors = NodeMLP(options.width, 3) if options.forces == "direct" else None
+        self.degrees, self.dipole = None, None
+        if options.dipole:
+            self.degrees = DegreesOfNode(options.width, directed=options.waves > 0)
+            self.dipole = DipoleReadout(options.width, options.avg_atoms)
 
     def outputs(self) -> dict[str, Output]:
         found = super().outputs()
         if self.vectors is not None:
             found["direct_forces"] = Output("node", "vector")
+        if self.dipole is not None:
+            found["dipole"] = Output("graph", "vector", "e Angstrom", open_only=True)
         return found
 
     @property
@@ -252,9 +262,14 @@ class EdgeTransformerPotential(EnergyNetwork):
         return state_inputs(self.options.condition)
 
     def forward(self, batch: AtomBatch) -> dict[str, Tensor]:
-        """``atomic_energy`` (nodes,) and, if direct, ``direct_forces`` (nodes, 3)."""
+        """``atomic_energy`` (nodes,) and, as the options say, ``direct_forces`` (nodes, 3) and
+        ``dipole`` (graphs, 3) about the centroid.
+        """
         x = self.backbone.features(batch)
         out = {"atomic_energy": self.energy(x).squeeze(-1)}
         if self.vectors is not None:
             out["direct_forces"] = self.vectors(x)
+        if self.dipole is not None:
+            where = (batch.positions, batch.atomic_numbers)
+            out["dipole"] = self.dipole(batch.graph, self.degrees(x), *where)
         return out

@@ -30,6 +30,8 @@ def edge_transformer_case(name: str, **options) -> Case:
     outputs = {"energy": "graph_scalar"}
     if config.get("forces") != "none":
         outputs["forces"] = "node_vector"
+    if config.get("dipole"):
+        outputs["dipole"] = "graph_vector"
     return Case(
         name=name,
         build=lambda: build_model(config),

@@ -222,3 +222,26 @@ def test_runs_from_before_there_were_charges_are_judged_and_continued(data, run,
     assert evaluate_checkpoint(last)[0]["charges_mae"] > 0.2
     train_potential.main([*paths, "--import", str(NETWORK), "--resume", "--no-progress"])
     assert results_of(tmp_path / "run")["history"][-1]["epoch"] == 2
+
+
+def test_an_edge_transformer_learns_dipoles_beside_energies(data, tmp_path):
+    """Saved, loaded and asked by ASE, with another frame of the molecule."""
+    network = ["--model", "edge_transformer", "--dipole", "--forces", "none", "--width", "16"]
+    network += ["--layers", "1", "--heads", "2", "--gaussians", "8", "--augment", "orthogonal"]
+    loss = ["--weight-dipole", "1", "--weight-forces", "0", "--weight-energy", "1"]
+    steps = ["--lr", "0.01", "--warmup-steps", "1", "--ema-decay", "0.9", "--no-progress"]
+    paths = ["--data-path", str(data), "--run-dir", str(tmp_path), "--batch-size", "8"]
+    train_potential.main([*paths, *network, *loss, *steps, "--epochs", "20"])
+    model, baseline, *_ = evaluate_checkpoint(tmp_path / checkpoint.BEST)
+    assert model["dipole_mae"] < 0.1 * baseline["dipole_mae"] and "charges_mae" not in model
+
+    # e Angstrom, about the mean position
+    atoms = water(0, 99)
+    expected = load(tmp_path / checkpoint.BEST).predict(atoms)["dipole"]
+    atoms.calc = FarfieldCalculator(tmp_path / checkpoint.BEST)
+    moved = atoms.copy()
+    moved.positions += 7.0
+    moved.calc = atoms.calc
+    np.testing.assert_allclose(atoms.get_dipole_moment(), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(moved.get_dipole_moment(), expected, rtol=1e-3, atol=1e-4)
+    assert "charges" not in atoms.calc.implemented_properties

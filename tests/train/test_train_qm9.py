@@ -17,55 +17,24 @@ from farfield.train import evaluate, launch, train_qm9
 from farfield.train.prediction import load
 from farfield.train.tasks.properties import PropertyTask
 from farfield.train.tasks.property_baselines import LINEAR, MEAN
+from tests.support.md_data import flags
 from tests.support.qm9_data import molecules
 from tests.support.run_results import results_of, without_clocks
 
 TARGETS = "alpha,homo,mu,U0,dipole"
-SMALL = [
-    "--no-progress",
-    "--batch-size",
-    "8",
-    "--warmup-steps",
-    "2",
-    "--ema-decay",
-    "0.5",
-    "--epochs",
-    "2",
-    "--lr",
-    "0.01",
-]
-E2FORMER = [
-    "--irreps",
-    "4x0e+4x1o",
-    "--schedule",
-    "first-order1",
-    "--heads",
-    "2",
-    "--radial-hidden",
-    "8",
-    "--radial-size",
-    "4",
-]
+SMALL = flags(batch_size=8, warmup_steps=2, ema_decay=0.5, epochs=2, lr=0.01)
+E2FORMER = flags(
+    irreps="4x0e+4x1o", schedule="first-order1", heads=2, radial_hidden=8, radial_size=4
+)
+EQUIFORMER = flags(dim="8,4", num_degrees=2, heads=2, dim_head=4, depth=1, radial_hidden_dim=8)
 NETWORKS = {
+    "edge_transformer_properties": flags(width=8, layers=1, heads=2, gaussians=8, waves=2),
     "e2former_properties": [*E2FORMER, "--element-size", "4"],
-    "equiformer_properties": [
-        *("--dim", "8,4", "--num-degrees", "2", "--heads", "2", "--dim-head", "4"),
-        *("--depth", "1", "--radial-hidden-dim", "8", "--element-size", "4"),
-    ],
-    "se3_transformer_properties": [
-        "--layers",
-        "1",
-        "--channels",
-        "4",
-        "--lmax",
-        "1",
-        "--heads",
-        "2",
-        "--radial-hidden",
-        "8",
-    ],
+    "equiformer_properties": [*EQUIFORMER, "--element-size", "4"],
+    "se3_transformer_properties": flags(layers=1, channels=4, lmax=1, heads=2, radial_hidden=8),
 }
 GRAPHS = {
+    "edge_transformer_properties": ["--graph", "cutoff"],
     "e2former_properties": ["--graph", "cutoff"],
     "equiformer_properties": ["--graph", "cutoff"],
     "se3_transformer_properties": ["--graph", "bonds"],
@@ -131,6 +100,7 @@ def run(folder, data, name, *arguments):
         TARGETS,
         *NETWORKS[name],
         *SMALL,
+        "--no-progress",
     ]
     train_qm9.main([*command, *arguments])
     return results_of(folder)
@@ -324,6 +294,15 @@ def test_graphs_that_do_not_serve_the_network_are_refused(data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_network_without_edges_takes_any_graph(data, file, tmp_path):
+    """Of the same molecules; what it says of others in memory does not depend on the graph."""
+    name, tables = "edge_transformer_properties", []
+    folders = {"cutoff": data[name], "bonds": data["se3_transformer_properties"]}
+    for graph, folder in folders.items():
+        tables.append(run(tmp_path / graph, {name: folder}, name, "--epochs", "1")["test"])
+    assert tables[0] == tables[1]
+
+
 def test_the_e2former_reads_bonds_among_its_pairs_where_the_folder_has_them(file, tmp_path):
     folder, name = tmp_path / "data", "e2former_properties"
     sizes = ["--train", "40", "--val", "12", "--lmax", "1"]
@@ -379,6 +358,7 @@ def test_the_scaling_knows_nothing_of_the_test_split(data):
             "alpha",
             *NETWORKS[name],
             *SMALL,
+            "--no-progress",
         ]
     )
     trainer, parts = launch.build_trainer(config)

@@ -107,7 +107,7 @@ class PropertyTask(Task):
         # the radial functions resolve the longest edge of the folder
         if train.graph_rule["kind"] == "cutoff":
             found |= {"cutoff": train.graph_rule["cutoff"], "envelope": "polynomial"}
-        elif values["envelope"] == "none":
+        elif values.get("envelope") == "none":
             found["cutoff"] = train.longest_edge or 1.0
         return {name: value for name, value in found.items() if name in values}
 
@@ -317,7 +317,7 @@ def check_graphs(config, dataset: PropertyDataset) -> None:
             f"{folder} holds the graphs {rule['kind']!r}, the network reads {graph!r}; preprocess "
             f"with --graph {graph}, or train with --graph {rule['kind']}"
         )
-    if rule["kind"] == "cutoff" and model.cutoff > rule["cutoff"]:
+    if rule["kind"] == "cutoff" and model.get("cutoff", 0.0) > rule["cutoff"]:
         raise ValueError(
             f"{folder} holds pairs within {rule['cutoff']} Angstrom, the network asks for "
             f"{model.cutoff}; lower --cutoff, or preprocess with --cutoff {model.cutoff}"

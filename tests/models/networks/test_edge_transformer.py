@@ -34,10 +34,12 @@ FREE = [
     edge_transformer_case("direct", forces="direct"),
     edge_transformer_case("no-forces", forces="none"),
     edge_transformer_case("wide-feed-forward", feed_forward_multiple=3, waves=5),
+    edge_transformer_case("dipole", dipole=True),
 ]
 INVARIANT = [
     edge_transformer_case("invariant", waves=0),
     edge_transformer_case("invariant-diagonal", waves=0, decomposer="diagonal"),
+    edge_transformer_case("invariant-dipole", waves=0, dipole=True),
 ]
 
 

@@ -32,7 +32,8 @@ class Monitor:
     def __init__(self, folder: Path, step: int, progress: bool):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.board = SummaryWriter(folder / "tensorboard", purge_step=step)
+        # rows from this step on are dropped; that of the last step belongs to what is continued
+        self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
         self.bar = None
         self._show = progress
 
@@ -63,6 +64,11 @@ class Monitor:
     def picture(self, pairs: plots.Pairs, units: Mapping[str, str], step: int):
         """Predictions against targets, into tensorboard."""
         self.board.add_figure("predictions vs targets", plots.draw_pairs(pairs, units), step)
+
+    def figures(self, figures: Mapping[str, object], step: int):
+        """Figures of the task by name, into tensorboard."""
+        for name, figure in figures.items():
+            self.board.add_figure(name, figure, step)
 
     def close(self):
         """Flush and let go of the files."""

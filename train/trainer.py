@@ -30,7 +30,7 @@ from farfield.train.monitor import Monitor
 from farfield.train.optimizers import SCHEDULES, averaged_model, build_optimizer
 from farfield.train.run_plots import RunPlots
 from farfield.train.step import OptimiserStep, StepResult
-from farfield.train.tasks.task import Evaluation, Task, evaluate_model
+from farfield.train.tasks.task import Evaluation, Task, evaluate_model, evaluation_mode
 from farfield.train.words import epoch_line
 
 PICTURES = 4  # predictions-vs-targets pictures in tensorboard, evenly spaced over the run
@@ -224,9 +224,9 @@ class Trainer:
         # best before last: a kill in between repeats this validation instead of losing the best
         if is_best:
             self.save(checkpoint.BEST)
-        self._show(result, is_best)
+        self._show(evaluated, result, is_best)
 
-    def _show(self, result: Evaluation, is_best: bool):
+    def _show(self, evaluated: nn.Module, result: Evaluation, is_best: bool):
         """Say what a validation found: log, tensorboard, plots."""
         row, step = self.history[-1], self.position.step
         self.log(epoch_line(row, self.task, self.budget.seconds_left(), is_best))
@@ -236,8 +236,12 @@ class Trainer:
         # pictures in tensorboard are large: a few of them, evenly spaced
         before = self.history[-2]["progress"] if len(self.history) > 1 else 0.0
         is_due = math.floor(before * PICTURES) < math.floor(row["progress"] * PICTURES)
-        if result.pairs and is_due:
-            self.monitor.picture(result.pairs, self.task.units, step)
+        if is_due:
+            if result.pairs:
+                self.monitor.picture(result.pairs, self.task.units, step)
+            with evaluation_mode(evaluated):
+                dataset = self.val_loader.dataset
+                self.monitor.figures(self.task.pictures(evaluated, dataset, self.device), step)
         self.plots.after_validation(self.history, self.best, result.pairs)
 
     def _history_row(

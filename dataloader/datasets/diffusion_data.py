@@ -99,9 +99,20 @@ class DiffusionDataset(StructureDataset):
 
     def __getitem__(self, chosen: Chosen) -> AtomBatch:
         epoch, indices = epoch_and_indices(chosen)
-        ids, places, atoms = self.places(indices)
+        ids, *_ = self.places(indices)
         drawn = [self._drawn(place, epoch) for place in ids.tolist()]
         index = torch.tensor([one.index for one in drawn], dtype=torch.int64)
+        return self._noised(ids, index, drawn)
+
+    def at_times(self, indices: Sequence[int] | np.ndarray, index: Sequence[int]) -> AtomBatch:
+        """A batch of molecules at given times t of the process, with the noise of an evaluation."""
+        ids, *_ = self.places(indices)
+        drawn = [self._drawn(place, None) for place in ids.tolist()]
+        return self._noised(ids, torch.tensor(index, dtype=torch.int64), drawn)
+
+    def _noised(self, ids: np.ndarray, index: torch.Tensor, drawn: Sequence[_Drawn]) -> AtomBatch:
+        """Molecules at the times ``index`` (graphs,), with the noise that was drawn for them."""
+        _, places, atoms = self.places(ids)
         noise = torch.from_numpy(np.concatenate([one.noise for one in drawn]))  # (nodes, 3)
 
         # all pairs, and positions at the time of each molecule

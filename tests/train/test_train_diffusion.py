@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from farfield.common import checkpoint
 from farfield.common.trained import TrainedRun, diffusion_process
@@ -87,6 +88,27 @@ def test_four_epochs_are_two_and_two_more(whole, data, tmp_path):
     assert without_clocks(resumed["history"]) == without_clocks(whole[1]["history"])
     assert resumed["test"] == whole[1]["test"]
     assert_equal_checkpoints(whole[0], tmp_path / "run")
+
+
+def pictured_steps(folder) -> list[int]:
+    """Steps at which tensorboard got pictures of molecules, in order."""
+    events = EventAccumulator(str(folder / "tensorboard"), {"images": 0})
+    events.Reload()
+    if "molecules" not in events.Tags()["images"]:
+        return []
+    return [event.step for event in events.Images("molecules")]
+
+
+def test_tensorboard_gets_pictures_of_molecules(whole, data, tmp_path):
+    """Four times a run, as often where it was interrupted, never where no noise is found."""
+    assert pictured_steps(whole[0]) == [2, 4, 6, 8]
+    assert run(tmp_path / "run", data, "--pause-after", "2") is None
+    assert pictured_steps(tmp_path / "run") == [2, 4]
+    train_diffusion.main(["--run-dir", str(tmp_path / "run"), "--resume"])
+    assert pictured_steps(tmp_path / "run") == [2, 4, 6, 8]
+
+    run(tmp_path / "time", data, "--objective", "time", "--epochs", "1")
+    assert pictured_steps(tmp_path / "time") == []
 
 
 def test_a_killed_run_goes_on_with_the_draws_of_its_epoch(data, tmp_path):

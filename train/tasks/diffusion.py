@@ -36,6 +36,7 @@ from farfield.models.factory import build_model
 from farfield.models.layers.conditioning import parse_inputs
 from farfield.models.network import DIFFUSION
 from farfield.train.data_order import EpochLoader, ordered_batches, shuffled_batches
+from farfield.train.molecule_pictures import draw_molecules
 from farfield.train.run_options import add_batch_limits
 from farfield.train.split_checks import try_structures
 from farfield.train.tasks.diffusion_errors import (
@@ -45,6 +46,7 @@ from farfield.train.tasks.diffusion_errors import (
     time_squares,
     times_of_molecules,
 )
+from farfield.train.tasks.diffusion_pictures import molecule_pictures
 from farfield.train.tasks.task import Evaluation, Parts, Task
 
 # objective -> share of each error in the loss; a network has a head for each
@@ -234,6 +236,12 @@ class DiffusionTask(Task):
     def selection(self, evaluation: Evaluation) -> float:
         """The loss at the fixed times."""
         return evaluation.loss
+
+    def pictures(self, model: nn.Module, dataset, device: torch.device) -> dict[str, object]:
+        """A few molecules: clean, noised, and found again by one step."""
+        if "noise" not in self.shares:
+            return {}
+        return {"molecules": draw_molecules(molecule_pictures(model, dataset, device))}
 
     def _weighted(self, errors: Mapping):
         """The loss of errors by name: numbers for a number, tensors for a tensor."""

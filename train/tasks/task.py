@@ -16,9 +16,10 @@ but this base class.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -175,6 +176,13 @@ class Task(ABC):
     def selection(self, evaluation: Evaluation) -> float:
         """The score that chooses the best checkpoint on the validation split; lower is better."""
 
+    def pictures(self, model: nn.Module, dataset, device: torch.device) -> Mapping[str, object]:
+        """Figures of matplotlib by name, for tensorboard: what the model makes of a few samples.
+
+        model: in evaluation mode. dataset: of the validation split. Must draw no random numbers.
+        """
+        return {}
+
     def table(self, evaluation: Evaluation) -> list[dict]:
         """Rows of the results table: the model, each baseline; a column for each error and unit."""
         rows = {"model": evaluation.metrics, **evaluation.baselines}
@@ -208,13 +216,19 @@ def evaluate_model(
     model: nn.Module, task: Task, loader, device: torch.device, precision: str = "float32"
 ) -> Evaluation:
     """``task.evaluate`` in evaluation mode on ``device``, in the arithmetic ``precision``."""
+    dtype = PRECISIONS[precision]
+    with evaluation_mode(model):
+        batches = (batch.to(device=device, dtype=dtype) for batch in loader)
+        return task.evaluate(model, batches)
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, without gradients, until the end of the block."""
     training = model.training
     model.eval()
-    dtype = PRECISIONS[precision]
-
-    with torch.no_grad():
-        batches = (batch.to(device=device, dtype=dtype) for batch in loader)
-        result = task.evaluate(model, batches)
-
-    model.train(training)
-    return result
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)

@@ -21,11 +21,15 @@ def check_not_empty(dataset: StructureDataset, split: str, folder: str | Path) -
 def try_structures(model: nn.Module, split: str, dataset: StructureDataset) -> None:
     """``ValueError`` for structures that the network refuses.
 
-    One structure of each kind of periodicity, all in one batch: what the network accepts of these
-    it accepts of all.
+    The largest structure of each kind of periodicity, all in one batch: what the network accepts of
+    these it accepts of all.
     """
-    periodic = dataset.structures.periodic
-    kinds = [0] if periodic is None else np.unique(periodic, axis=0, return_index=True)[1]
+    structures = dataset.structures
+    largest_first = np.argsort(-structures.counts, kind="stable")
+    kinds = largest_first[:1]
+    if structures.periodic is not None:
+        found = np.unique(structures.periodic[largest_first], axis=0, return_index=True)[1]
+        kinds = largest_first[found]
     try:
         model.eval()(dataset[kinds].to(dtype=next(model.parameters()).dtype))
     except ValueError as error:

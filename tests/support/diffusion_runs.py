@@ -28,11 +28,11 @@ TRAINING = [
 ]
 
 
-def train_briefly(folder, data, *options: str):
-    """Best checkpoint of a small E2Former after an epoch on the folder ``data``."""
+def train_briefly(folder, data, *options: str, model: dict = E2FORMER):
+    """Best checkpoint of a small network after an epoch on the folder ``data``."""
     folder.mkdir()
     network = folder / "network.yaml"
-    network.write_text(yaml.safe_dump({"model": E2FORMER}))
+    network.write_text(yaml.safe_dump({"model": model}))
     paths = ["--run-dir", str(folder / "run"), "--data-path", str(data), "--config", str(network)]
     train_diffusion.main([*paths, *TRAINING, *options])
     return folder / "run" / checkpoint.BEST

@@ -1,0 +1,234 @@
+"""A potential written down as one graph of tensor operations, from positions to forces.
+
+The whole function (network, derivative by the positions, by the strain where there is a stress) is
+run once on tensors without values, whose sizes are symbols, and every operation is recorded. What
+comes out is right for any number of atoms and edges; structures of one batch have one size.
+
+Cost: some seconds, once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import sympy
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+from farfield.models.batch import AtomBatch
+from farfield.models.graph_ops import GraphIndex
+from farfield.models.kernels.edge_sums import SUM_ROWS
+from farfield.models.potential import Potential
+from farfield.models.tracing import NotTraceableError, tracing
+
+# any sizes would do that differ from one another, small enough for a sum over pairs
+GRAPHS, ATOMS, EDGES = 3, 97, 1009
+ATEN = torch.ops.aten
+
+
+class TracedGraph(GraphIndex):
+    """Topology of graphs of one size, nothing of which is known but the three sizes.
+
+    src, dst (edges,). graphs, atoms: number of graphs, and of atoms in each.
+    """
+
+    def __init__(self, src: Tensor, dst: Tensor, graphs: int, atoms: int):
+        self.src, self.dst, self.atoms = src, dst, atoms
+        self.num_graphs, self.num_nodes, self.num_edges = graphs, graphs * atoms, src.shape[0]
+        self._dgl = None
+
+    @property
+    def sizes(self):
+        """Nobody may ask: a trace is right for graphs of other sizes."""
+        raise NotTraceableError("the network reads the sizes of structures one by one")
+
+    @property
+    def nodes_per_graph(self) -> Tensor:
+        """(graphs,) int64."""
+        return self.src.new_full((self.num_graphs,), self.atoms)
+
+    @property
+    def node_offsets(self) -> Tensor:
+        """(graphs + 1,) int64."""
+        return torch.arange(self.num_graphs + 1, device=self.src.device) * self.atoms
+
+    @property
+    def graph_of_node(self) -> Tensor:
+        """(nodes,) int64."""
+        graph = torch.arange(self.num_graphs, device=self.src.device)
+        return graph.unsqueeze(1).expand(-1, self.atoms).reshape(-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a traced potential reads of a batch, and in which order.
+
+    dtype: of positions. single: batches of one structure. periodic: there are cells and image
+    shifts. features: names of ``graph_features``, in their order.
+    """
+
+    dtype: torch.dtype
+    single: bool
+    periodic: bool
+    features: tuple[str, ...]
+    cutoff: float | None
+
+    @classmethod
+    def of(cls, batch: AtomBatch) -> Inputs:
+        """The inputs of the potential in this batch."""
+        return cls(
+            batch.positions.dtype,
+            batch.num_graphs == 1,
+            batch.cell is not None,
+            tuple(sorted(batch.graph_features)),
+            batch.cutoff,
+        )
+
+    def tensors(self, batch: AtomBatch) -> list[Tensor]:
+        """The inputs of a batch, in order."""
+        shape = (batch.num_graphs, -1)
+        graph = batch.graph
+        found = [
+            batch.positions.detach().view(*shape, 3),
+            batch.atomic_numbers.view(shape),
+            graph.src,
+            graph.dst,
+        ]
+        if self.periodic:
+            found += [batch.cell, batch.image_shift]
+        return found + [batch.graph_features[name] for name in self.features]
+
+    def batch(self, tensors: tuple[Tensor, ...]) -> AtomBatch:
+        """The inverse of :meth:`tensors`, on a :class:`TracedGraph`."""
+        positions, numbers, src, dst, *others = tensors
+        graphs, atoms = numbers.shape
+        cell, shift = others[:2] if self.periodic else (None, None)
+        values = others[2:] if self.periodic else others
+        return AtomBatch(
+            TracedGraph(src, dst, graphs, atoms),
+            positions=positions.flatten(0, 1),
+            atomic_numbers=numbers.flatten(),
+            cell=cell,
+            image_shift=shift,
+            graph_features=dict(zip(self.features, values, strict=True)),
+            cutoff=self.cutoff,
+        )
+
+    def symbolic(self, batch: AtomBatch) -> list[Tensor]:
+        """Tensors without values and with symbols for sizes, like those of a batch."""
+        mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+        graphs = 1 if self.single else GRAPHS
+        names = ["graphs atoms", "graphs atoms", "edges", "edges"]
+        names += ["graphs", "edges"] if self.periodic else []
+        names += ["graphs" for _ in self.features]
+
+        sizes, found = {"graphs": graphs, "atoms": ATOMS, "edges": EDGES}, []
+        for tensor, named in zip(self.tensors(batch), names, strict=True):
+            leading = [sizes[name] for name in named.split()]
+            fixed = tensor.shape[len(leading) :]
+            moving = [DimDynamic.STATIC if size == 1 else DimDynamic.DUCK for size in leading]
+            context = StatelessSymbolicContext(moving + [DimDynamic.STATIC for _ in fixed])
+            like = torch.empty(*leading, *fixed, dtype=tensor.dtype)
+            found.append(mode.from_tensor(like, symbolic_context=context))
+        return found
+
+
+def run_traced(potential: Potential, inputs: Inputs, tensors: list[Tensor]) -> dict[str, Tensor]:
+    """Predictions by the forms that a trace takes; on numbers, to try them out."""
+    with tracing():
+        return potential(inputs.batch(tuple(tensors)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """What :func:`trace` gives.
+
+    graph: module of the recorded operations; it takes ``Inputs.tensors`` and holds the weights.
+    example: tensors without values for its inputs. names: of its outputs, in order. max_atoms: of
+    a structure, None where any number is right.
+    """
+
+    graph: GraphModule
+    example: tuple[Tensor, ...]
+    names: tuple[str, ...]
+    max_atoms: int | None
+
+
+def trace(potential: Potential, batch: AtomBatch) -> Trace:
+    """Record ``potential`` for batches like this one, of any size.
+
+    The potential is in evaluation mode and its weights ask for no gradient. Raises
+    :class:`NotTraceableError` in one line where its operations depend on more than the three sizes.
+    """
+    inputs = Inputs.of(batch)
+    # tables that the network keeps are made of numbers, before there are tensors without
+    names = tuple(run_traced(potential, inputs, inputs.tensors(batch)))
+
+    def function(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(run_traced(potential, inputs, list(tensors)).values())
+
+    example = tuple(inputs.symbolic(batch))
+    try:
+        graph = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*example)
+    except NotTraceableError:
+        raise
+    except Exception as error:  # noqa: BLE001  a network may do anything that a trace cannot hold
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise NotTraceableError(lines[0]) from error
+
+    _use_row_sums(graph)
+    return Trace(graph, example, names, _largest_size(example))
+
+
+def _largest_size(example: tuple[Tensor, ...]) -> int | None:
+    """Largest number of atoms of a structure for which the trace is right."""
+    size = example[1].shape[1].node
+    largest = None
+    for guard in size.shape_env.guards:
+        condition = guard.expr
+        bounded = isinstance(condition, sympy.Le) and condition.lhs == size.expr
+        if not (bounded and condition.rhs.is_Integer):
+            raise NotTraceableError(f"sizes decide what is computed: {condition}")
+        largest = min(int(condition.rhs), largest or int(condition.rhs))
+    return largest
+
+
+def _use_row_sums(module: GraphModule) -> None:
+    """Write every ``index_add`` of rows as the sum that ``edge_sums.cpp`` has."""
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.target not in (ATEN.index_add.default, ATEN.index_add_.default):
+            continue
+        start, dimension, index, values = node.args
+        kept = node.meta["val"]
+        known = not any(isinstance(size, torch.SymInt) for size in kept.shape[1:])
+        real = kept.dtype in (torch.float32, torch.float64)
+        if dimension != 0 or node.kwargs or not (known and real):
+            continue
+        with graph.inserting_before(node):
+            node.replace_all_uses_with(_row_sum(graph, start, index, values, kept))
+        graph.erase_node(node)
+    graph.eliminate_dead_code()
+    module.recompile()
+
+
+def _row_sum(graph, start: Node, index: Node, values: Node, like: Tensor) -> Node:
+    """``start`` plus the rows of ``values`` at ``index``."""
+
+    def call(target, *arguments, **options):
+        return graph.call_function(target, arguments, options)
+
+    def contiguous(node: Node) -> Node:
+        return call(ATEN.clone.default, node, memory_format=torch.contiguous_format)
+
+    rows = call(ATEN.sym_size.int, values, 0)
+    count = call(ATEN.sym_size.int, start, 0)
+    flat = call(ATEN.reshape.default, values, [rows, math.prod(like.shape[1:])])
+    sums = call(SUM_ROWS, contiguous(flat), contiguous(index), count)
+    sums = call(ATEN.reshape.default, sums, [count, *like.shape[1:]])
+    return call(ATEN.add.Tensor, start, sums)

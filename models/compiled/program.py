@@ -26,16 +26,19 @@ import platform
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from farfield.models.batch import AtomBatch
-from farfield.models.compiled.trace import Inputs, Trace, trace
+from farfield.models.compiled.traced_inputs import Inputs
 from farfield.models.kernels.edge_sums import DECLARATIONS, SOURCE
 from farfield.models.potential import Potential
 from farfield.models.tracing import NotTraceableError
+
+if TYPE_CHECKING:
+    from farfield.models.compiled.trace import Trace
 
 MODELS = pathlib.Path(__file__).resolve().parents[1]
 
@@ -79,6 +82,9 @@ def make_program(potential: Potential, batch: AtomBatch) -> Program:
     library, facts = _files(potential, inputs)
     _load_edge_sums()
     if not facts.exists():
+        # what traces costs a second that runs without a new program do not wait for
+        from farfield.models.compiled.trace import trace
+
         traced = trace(potential, batch)
         _compile(traced, library)
         _write_whole(facts, json.dumps(_facts(potential, traced), indent=1).encode())
@@ -197,6 +203,3 @@ def _write_whole(path: pathlib.Path, content: bytes) -> None:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-Report = Callable[[str], None]  # called with a line for the user

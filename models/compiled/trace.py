@@ -21,127 +21,33 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from farfield.models.batch import AtomBatch
-from farfield.models.graph_ops import GraphIndex
+from farfield.models.compiled.traced_inputs import Inputs, run_traced
 from farfield.models.kernels.edge_sums import SUM_ROWS
 from farfield.models.potential import Potential
-from farfield.models.tracing import NotTraceableError, tracing
+from farfield.models.tracing import NotTraceableError
 
 # any sizes would do that differ from one another, small enough for a sum over pairs
 GRAPHS, ATOMS, EDGES = 3, 97, 1009
 ATEN = torch.ops.aten
 
 
-class TracedGraph(GraphIndex):
-    """Topology of graphs of one size, nothing of which is known but the three sizes.
+def symbolic_tensors(inputs: Inputs, batch: AtomBatch) -> list[Tensor]:
+    """Tensors without values and with symbols for sizes, like those of a batch."""
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    graphs = 1 if inputs.single else GRAPHS
+    names = ["graphs atoms", "graphs atoms", "edges", "edges"]
+    names += ["graphs", "edges"] if inputs.periodic else []
+    names += ["graphs" for _ in inputs.features]
 
-    src, dst (edges,). graphs, atoms: number of graphs, and of atoms in each.
-    """
-
-    def __init__(self, src: Tensor, dst: Tensor, graphs: int, atoms: int):
-        self.src, self.dst, self.atoms = src, dst, atoms
-        self.num_graphs, self.num_nodes, self.num_edges = graphs, graphs * atoms, src.shape[0]
-        self._dgl = None
-
-    @property
-    def sizes(self):
-        """Nobody may ask: a trace is right for graphs of other sizes."""
-        raise NotTraceableError("the network reads the sizes of structures one by one")
-
-    @property
-    def nodes_per_graph(self) -> Tensor:
-        """(graphs,) int64."""
-        return self.src.new_full((self.num_graphs,), self.atoms)
-
-    @property
-    def node_offsets(self) -> Tensor:
-        """(graphs + 1,) int64."""
-        return torch.arange(self.num_graphs + 1, device=self.src.device) * self.atoms
-
-    @property
-    def graph_of_node(self) -> Tensor:
-        """(nodes,) int64."""
-        graph = torch.arange(self.num_graphs, device=self.src.device)
-        return graph.unsqueeze(1).expand(-1, self.atoms).reshape(-1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-    """What a traced potential reads of a batch, and in which order.
-
-    dtype: of positions. single: batches of one structure. periodic: there are cells and image
-    shifts. features: names of ``graph_features``, in their order.
-    """
-
-    dtype: torch.dtype
-    single: bool
-    periodic: bool
-    features: tuple[str, ...]
-    cutoff: float | None
-
-    @classmethod
-    def of(cls, batch: AtomBatch) -> Inputs:
-        """The inputs of the potential in this batch."""
-        return cls(
-            batch.positions.dtype,
-            batch.num_graphs == 1,
-            batch.cell is not None,
-            tuple(sorted(batch.graph_features)),
-            batch.cutoff,
-        )
-
-    def tensors(self, batch: AtomBatch) -> list[Tensor]:
-        """The inputs of a batch, in order."""
-        shape = (batch.num_graphs, -1)
-        graph = batch.graph
-        found = [
-            batch.positions.detach().view(*shape, 3),
-            batch.atomic_numbers.view(shape),
-            graph.src,
-            graph.dst,
-        ]
-        if self.periodic:
-            found += [batch.cell, batch.image_shift]
-        return found + [batch.graph_features[name] for name in self.features]
-
-    def batch(self, tensors: tuple[Tensor, ...]) -> AtomBatch:
-        """The inverse of :meth:`tensors`, on a :class:`TracedGraph`."""
-        positions, numbers, src, dst, *others = tensors
-        graphs, atoms = numbers.shape
-        cell, shift = others[:2] if self.periodic else (None, None)
-        values = others[2:] if self.periodic else others
-        return AtomBatch(
-            TracedGraph(src, dst, graphs, atoms),
-            positions=positions.flatten(0, 1),
-            atomic_numbers=numbers.flatten(),
-            cell=cell,
-            image_shift=shift,
-            graph_features=dict(zip(self.features, values, strict=True)),
-            cutoff=self.cutoff,
-        )
-
-    def symbolic(self, batch: AtomBatch) -> list[Tensor]:
-        """Tensors without values and with symbols for sizes, like those of a batch."""
-        mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-        graphs = 1 if self.single else GRAPHS
-        names = ["graphs atoms", "graphs atoms", "edges", "edges"]
-        names += ["graphs", "edges"] if self.periodic else []
-        names += ["graphs" for _ in self.features]
-
-        sizes, found = {"graphs": graphs, "atoms": ATOMS, "edges": EDGES}, []
-        for tensor, named in zip(self.tensors(batch), names, strict=True):
-            leading = [sizes[name] for name in named.split()]
-            fixed = tensor.shape[len(leading) :]
-            moving = [DimDynamic.STATIC if size == 1 else DimDynamic.DUCK for size in leading]
-            context = StatelessSymbolicContext(moving + [DimDynamic.STATIC for _ in fixed])
-            like = torch.empty(*leading, *fixed, dtype=tensor.dtype)
-            found.append(mode.from_tensor(like, symbolic_context=context))
-        return found
-
-
-def run_traced(potential: Potential, inputs: Inputs, tensors: list[Tensor]) -> dict[str, Tensor]:
-    """Predictions by the forms that a trace takes; on numbers, to try them out."""
-    with tracing():
-        return potential(inputs.batch(tuple(tensors)))
+    sizes, found = {"graphs": graphs, "atoms": ATOMS, "edges": EDGES}, []
+    for tensor, named in zip(inputs.tensors(batch), names, strict=True):
+        leading = [sizes[name] for name in named.split()]
+        fixed = tensor.shape[len(leading) :]
+        moving = [DimDynamic.STATIC if size == 1 else DimDynamic.DUCK for size in leading]
+        context = StatelessSymbolicContext(moving + [DimDynamic.STATIC for _ in fixed])
+        like = torch.empty(*leading, *fixed, dtype=tensor.dtype)
+        found.append(mode.from_tensor(like, symbolic_context=context))
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +78,7 @@ def trace(potential: Potential, batch: AtomBatch) -> Trace:
     def function(*tensors: Tensor) -> tuple[Tensor, ...]:
         return tuple(run_traced(potential, inputs, list(tensors)).values())
 
-    example = tuple(inputs.symbolic(batch))
+    example = tuple(symbolic_tensors(inputs, batch))
     try:
         graph = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*example)
     except NotTraceableError:

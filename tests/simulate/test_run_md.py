@@ -2,7 +2,6 @@
 nothing is lost or doubled.
 """
 
-import dataclasses
 import json
 import os
 import signal
@@ -16,11 +15,11 @@ from farfield.common import plugins
 from farfield.common.session import Interrupted
 from farfield.dataloader import moving_structure
 from farfield.models.compiled import compiled_potential
-from farfield.models.compiled.traced_inputs import Inputs, run_traced
 from farfield.simulate import dynamics, md_results, run_md
 from farfield.simulate.calculator import FarfieldCalculator
 from farfield.simulate.md_results import summarise
 from farfield.simulate.velocities import draw_velocities
+from tests.support.traced_program import make_traced
 
 
 def run(folder, potential, *arguments):
@@ -323,27 +322,8 @@ def test_direct_forces_are_named(trained, tmp_path, capsys):
     assert "note: the forces of this potential are direct" in capsys.readouterr().out
 
 
-@dataclasses.dataclass
-class TracedProgram:
-    """Stands for a compiled program: the forms of a trace on numbers, without a compiler."""
-
-    potential: object
-    inputs: Inputs
-    max_atoms: int | None = None
-
-    def run(self, tensors):
-        """Predictions of a batch."""
-        return {
-            name: value.detach()
-            for name, value in run_traced(self.potential, self.inputs, tensors).items()
-        }
-
-
 def test_a_compiled_run_resumes_as_a_compiled_run(potential, tmp_path, monkeypatch, capsys):
-    def make(network, batch):
-        return TracedProgram(network, Inputs.of(batch))
-
-    monkeypatch.setattr(compiled_potential, "make_program", make)
+    monkeypatch.setattr(compiled_potential, "make_program", make_traced)
     options = ["--steps", "12", "--temperature", "200"]
     run(tmp_path / "whole", potential, *options, "--compile", "on")
     assert "compiled potential:" in capsys.readouterr().out

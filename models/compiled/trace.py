@@ -10,25 +10,23 @@ Cost: some seconds, once.
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import sympy
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from farfield.models.batch import AtomBatch
+from farfield.models.compiled.rewrites import rewrite
 from farfield.models.compiled.traced_inputs import Inputs, run_traced
-from farfield.models.kernels.edge_sums import SUM_ROWS
 from farfield.models.potential import Potential
 from farfield.models.tracing import NotTraceableError
 
 # any sizes would do that differ from one another, small enough for a sum over pairs
 GRAPHS, ATOMS, EDGES = 3, 97, 1009
-ATEN = torch.ops.aten
 
 
 def symbolic_tensors(inputs: Inputs, batch: AtomBatch) -> list[Tensor]:
@@ -87,7 +85,7 @@ def trace(potential: Potential, batch: AtomBatch) -> Trace:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise NotTraceableError(lines[0]) from error
 
-    _use_row_sums(graph)
+    rewrite(graph)
     return Trace(graph, example, names, _largest_size(example))
 
 
@@ -102,39 +100,3 @@ def _largest_size(example: tuple[Tensor, ...]) -> int | None:
             raise NotTraceableError(f"sizes decide what is computed: {condition}")
         largest = min(int(condition.rhs), largest or int(condition.rhs))
     return largest
-
-
-def _use_row_sums(module: GraphModule) -> None:
-    """Write every ``index_add`` of rows as the sum that ``edge_sums.cpp`` has."""
-    graph = module.graph
-    for node in list(graph.nodes):
-        if node.target not in (ATEN.index_add.default, ATEN.index_add_.default):
-            continue
-        start, dimension, index, values = node.args
-        kept = node.meta["val"]
-        known = not any(isinstance(size, torch.SymInt) for size in kept.shape[1:])
-        real = kept.dtype in (torch.float32, torch.float64)
-        if dimension != 0 or node.kwargs or not (known and real):
-            continue
-        with graph.inserting_before(node):
-            node.replace_all_uses_with(_row_sum(graph, start, index, values, kept))
-        graph.erase_node(node)
-    graph.eliminate_dead_code()
-    module.recompile()
-
-
-def _row_sum(graph, start: Node, index: Node, values: Node, like: Tensor) -> Node:
-    """``start`` plus the rows of ``values`` at ``index``."""
-
-    def call(target, *arguments, **options):
-        return graph.call_function(target, arguments, options)
-
-    def contiguous(node: Node) -> Node:
-        return call(ATEN.clone.default, node, memory_format=torch.contiguous_format)
-
-    rows = call(ATEN.sym_size.int, values, 0)
-    count = call(ATEN.sym_size.int, start, 0)
-    flat = call(ATEN.reshape.default, values, [rows, math.prod(like.shape[1:])])
-    sums = call(SUM_ROWS, contiguous(flat), contiguous(index), count)
-    sums = call(ATEN.reshape.default, sums, [count, *like.shape[1:]])
-    return call(ATEN.add.Tensor, start, sums)

@@ -153,7 +153,7 @@ def test_a_network_that_cannot_be_traced_computes_as_ever(monkeypatch):
     lines, given = [], batch([6, 6])
     made = CompiledPotential(potential(), "on", lines.append)
     assert torch.equal(made(given)["forces"], made.potential(given)["forces"])
-    assert made(given) and lines[-1].startswith("computes without compiled code: there is no C++")
+    assert made(given) and lines[-1].startswith("computing without compiled code: there is no C++")
     assert len(lines) == 2  # once, not for every batch
 
 

@@ -1,7 +1,7 @@
-"""Laws of a compiled potential: it is the network, on every number of atoms and edges, with other
-weights and after it was kept on the disk; what it cannot serve, the network computes.
+"""Laws of a compiled potential: it is the network on every number of atoms and edges, and what it
+cannot serve, the network computes.
 
-One small network is compiled for all of them, in float64: the law is 1e-12.
+The recorded graph of one small network stands for its program; ``test_program.py`` compiles one.
 """
 
 import dataclasses
@@ -9,13 +9,14 @@ import dataclasses
 import pytest
 import torch
 
-from farfield.models.compiled import compiled_potential, program
+from farfield.models.compiled import compiled_potential
 from farfield.models.compiled.compiled_potential import CompiledPotential
 from farfield.models.compiled.traced_inputs import Inputs, run_traced
 from farfield.models.factory import build_model
 from farfield.models.tracing import NotTraceableError
 from tests.support.law_cases import random_rotation
 from tests.support.small_e2former import SMALL, random_batch
+from tests.support.traced_program import StandIn, make_recorded
 
 NETWORK = SMALL | {
     "irreps": "4x0e+4x1o",
@@ -53,14 +54,14 @@ def error(found, expected) -> float:
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """A compiled network; its program is in a cache of these tests."""
+def compiled():
+    """A network that computes by what was recorded of it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(compiled_potential, "kept", lambda *_: False)
+        patch.setattr(compiled_potential, "make_program", make_recorded)
         lines = []
         made = CompiledPotential(potential(), "on", lines.append)
         assert made.prepare(batch([6, 6])), lines
-        assert "compiling the potential" in lines[0] and "instead of" in lines[1]
         yield made
 
 
@@ -96,16 +97,6 @@ def test_forces_are_the_slope_of_the_energy(compiled):
     )
     slope = (ahead["energy"] - behind["energy"]).sum() / (2 * step)
     assert float(-(compiled(given)["forces"] * way).sum()) == pytest.approx(float(slope), rel=1e-6)
-
-
-def test_networks_of_one_shape_share_a_program_and_keep_their_weights(compiled, monkeypatch):
-    monkeypatch.setattr(program, "_compile", None)  # nothing is compiled again
-    other = CompiledPotential(potential(seed=1), "auto")
-    given = batch([8, 8])
-    assert other.is_worth(given)
-    assert error(other(given), other.potential(given)) < 1e-12
-    assert error(compiled(given), compiled.potential(given)) < 1e-12
-    assert error(other(given), compiled(given)) > 1e-6
 
 
 def test_it_refuses_what_the_network_refuses(compiled):
@@ -158,14 +149,12 @@ def test_a_network_that_cannot_be_traced_computes_as_ever(monkeypatch):
 
 
 def test_a_program_that_differs_is_not_used(compiled, monkeypatch):
-    class Wrong:
-        inputs = Inputs.of(batch([6, 6]))
+    def wrong(tensors):
+        found = compiled.potential(batch([6, 6]))
+        return found | {"forces": found["forces"] + 1e-6}
 
-        def run(self, tensors):
-            found = compiled.potential(batch([6, 6]))
-            return found | {"forces": found["forces"] + 1e-6}
-
-    monkeypatch.setattr(compiled_potential, "make_program", lambda *_: Wrong())
+    program = StandIn(Inputs.of(batch([6, 6])), wrong)
+    monkeypatch.setattr(compiled_potential, "make_program", lambda *_: program)
     lines = []
     made = CompiledPotential(compiled.potential, "on", lines.append)
     assert not made.prepare(batch([6, 6]))

@@ -70,14 +70,14 @@ def trace(potential: Potential, batch: AtomBatch) -> Trace:
     :class:`NotTraceableError` in one line where its operations depend on more than the three sizes.
     """
     inputs = Inputs.of(batch)
-    # tables that the network keeps are made of numbers, before there are tensors without
-    names = tuple(run_traced(potential, inputs, inputs.tensors(batch)))
 
     def function(*tensors: Tensor) -> tuple[Tensor, ...]:
         return tuple(run_traced(potential, inputs, list(tensors)).values())
 
     example = tuple(symbolic_tensors(inputs, batch))
     try:
+        # tables that the network keeps are made of numbers, before there are tensors without
+        names = tuple(run_traced(potential, inputs, inputs.tensors(batch)))
         graph = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*example)
     except NotTraceableError:
         raise

@@ -107,6 +107,8 @@ class CompiledPotential:
         choice = self._choices.setdefault(inputs, _Choice())
         if choice.program is not None or choice.refused or not self._suits(batch):
             return choice.program is not None
+
+        # a reason not to compile is said once
         ready = kept(self.potential, inputs)
         if not ready:
             self.report("compiling the potential: a minute or two, kept for later runs")

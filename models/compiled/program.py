@@ -110,6 +110,8 @@ def _facts(potential: Potential, traced: Trace) -> dict:
 def _compile(traced: Trace, library: pathlib.Path) -> None:
     """Compile a trace into the file ``library``."""
     library.parent.mkdir(parents=True, exist_ok=True)
+
+    # in a folder of its own: a library is whole or not there
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         options = {
             "aot_inductor.output_path": str(pathlib.Path(folder) / library.name),
@@ -131,6 +133,8 @@ def _load_edge_sums() -> None:
     """Compile the sums over edges if they are not kept, and load them for all programs."""
     key = _checksum(SOURCE.read_bytes(), _machine().encode())
     library = cache_folder() / f"edge_sums_{key}.so"
+
+    # the functions of torch that it calls are in a library that torch has loaded
     if not library.exists():
         torch_folder = pathlib.Path(torch.__file__).parent
         library.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +142,7 @@ def _load_edge_sums() -> None:
             made = pathlib.Path(folder) / library.name
             command = [_compiler(), "-std=c++20", "-O3", "-march=native", "-fPIC", "-shared"]
             command += [f"-I{torch_folder / 'include'}", str(SOURCE), "-o", str(made)]
-            command += [f"-L{torch_folder / 'lib'}", "-ltorch_cpu"]  # which torch has loaded
+            command += [f"-L{torch_folder / 'lib'}", "-ltorch_cpu"]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise NotTraceableError(f"compiling failed: {done.stderr.strip().splitlines()[0]}")

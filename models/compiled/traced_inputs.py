@@ -91,6 +91,8 @@ class Inputs:
         graphs, atoms = numbers.shape
         cell, shift = others[:2] if self.periodic else (None, None)
         values = others[2:] if self.periodic else others
+
+        # graphs of one size, (graphs, atoms) as rows end to end
         return AtomBatch(
             TracedGraph(src, dst, graphs, atoms),
             positions=positions.flatten(0, 1),

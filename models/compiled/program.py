@@ -80,15 +80,18 @@ def make_program(potential: Potential, batch: AtomBatch) -> Program:
     """
     inputs = Inputs.of(batch)
     library, facts = _files(potential, inputs)
-    _load_edge_sums()
     if not facts.exists():
+        _compiler()  # refuses where there is none
+
         # what traces costs a second that runs without a new program do not wait for
         from farfield.models.compiled.trace import trace
 
         traced = trace(potential, batch)
+        _load_edge_sums()
         _compile(traced, library)
         _write_whole(facts, json.dumps(_facts(potential, traced), indent=1).encode())
 
+    _load_edge_sums()
     said = json.loads(facts.read_text(encoding="utf-8"))
     runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(library), 1)
     tensors = {**dict(potential.named_parameters()), **dict(potential.named_buffers())}

@@ -6,9 +6,12 @@ The recorded graph of one small network stands for its program; ``test_program.p
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
+from ase import Atoms
 
+from farfield.dataloader.from_ase import batch_from_atoms
 from farfield.models.compiled import compiled_potential
 from farfield.models.compiled.compiled_potential import CompiledPotential
 from farfield.models.compiled.traced_inputs import Inputs, run_traced
@@ -134,6 +137,23 @@ def test_the_forms_of_a_trace_are_those_of_the_network(options):
     inputs = Inputs.of(given)
     found = run_traced(network, inputs, inputs.tensors(given))
     assert error(found, network(given)) < 1e-12
+
+
+def test_the_forms_of_a_trace_are_those_of_the_network_in_crystals():
+    rng = np.random.default_rng(0)
+    cells = [6 * np.eye(3) + 0.3 * rng.standard_normal((3, 3)) for _ in range(2)]
+    crystals = [Atoms("COHC", rng.uniform(0, 5, (4, 3)), cell=cell, pbc=True) for cell in cells]
+    given = batch_from_atoms(crystals, 4.0, torch.float64)
+    network = potential(schedule="first-order", near_heads=1, stress=True)
+
+    inputs = Inputs.of(given)
+    found, expected = run_traced(network, inputs, inputs.tensors(given)), network(given)
+    assert error(found, expected) < 1e-12
+    torch.testing.assert_close(found["stress"], expected["stress"], rtol=1e-10, atol=1e-12)
+
+    # the far field sums over wave vectors of each cell
+    made = CompiledPotential(potential(), "on", (lines := []).append)
+    assert not made.prepare(given) and "computing without compiled code" in lines[-1]
 
 
 def test_a_network_that_cannot_be_traced_computes_as_ever(monkeypatch):

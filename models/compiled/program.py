@@ -1,7 +1,8 @@
 """Traced potentials as shared libraries: compiled by torch's inductor, kept on the disk.
 
     <cache>/potential_<key>.so     the program: everything but the weights
-    <cache>/potential_<key>.json   its outputs, the sizes it is right for, the places of its weights
+    <cache>/potential_<key>.json   its outputs, the sizes it serves, the places of its weights,
+                                   and the checksum of the library
     <cache>/edge_sums_<key>.so     kernels/edge_sums.cpp
 
 The cache is ``$XDG_CACHE_HOME/farfield``, by default ``~/.cache/farfield``. A key is a checksum of
@@ -80,7 +81,8 @@ def make_program(potential: Potential, batch: AtomBatch) -> Program:
     """
     inputs = Inputs.of(batch)
     library, facts = _files(potential, inputs)
-    if not facts.exists():
+    said = _whole_facts(library, facts)
+    if said is None:
         _compiler()  # refuses where there is none
 
         # what traces costs a second that runs without a new program do not wait for
@@ -89,15 +91,25 @@ def make_program(potential: Potential, batch: AtomBatch) -> Program:
         traced = trace(potential, batch)
         _load_edge_sums()
         _compile(traced, library)
-        _write_whole(facts, json.dumps(_facts(potential, traced), indent=1).encode())
+        said = _facts(potential, traced) | {"checksum": _checksum(library.read_bytes())}
+        _write_whole(facts, json.dumps(said, indent=1).encode())
 
     _load_edge_sums()
-    said = json.loads(facts.read_text(encoding="utf-8"))
     runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(library), 1)
     tensors = {**dict(potential.named_parameters()), **dict(potential.named_buffers())}
     weights = {place: tensors[name].detach() for place, name in said["weights"].items()}
     runner.update_constant_buffer(weights, False, False)
     return Program(inputs, tuple(said["outputs"]), said["max_atoms"], runner)
+
+
+def _whole_facts(library: pathlib.Path, facts: pathlib.Path) -> dict | None:
+    """What is kept of a program; None where it is missing or damaged, and has to be made again."""
+    try:
+        said = json.loads(facts.read_text(encoding="utf-8"))
+        whole = said["checksum"] == _checksum(library.read_bytes())
+    except (OSError, ValueError, KeyError):
+        return None
+    return said if whole else None
 
 
 def _facts(potential: Potential, traced: Trace) -> dict:

@@ -89,6 +89,19 @@ def test_networks_of_one_shape_share_a_program_and_keep_their_weights(compiled, 
     assert error(other(given), compiled(given)) > 1e-6
 
 
+def test_a_damaged_program_is_made_again(compiled):
+    library, facts = program._files(compiled.potential, _other_inputs()[0])
+    assert program._whole_facts(library, facts)["outputs"] == ["energy", "forces"]
+    content = library.read_bytes()
+    try:
+        library.unlink()
+        library.write_bytes(content[:-1] + b"?")
+        assert program._whole_facts(library, facts) is None
+    finally:
+        library.unlink()  # the one that is loaded stays as it is
+        library.write_bytes(content)
+
+
 def test_what_decides_a_program_is_in_its_name(compiled):
     names = {program._files(potential(0), made)[0] for made in _other_inputs()}
     with pytest.MonkeyPatch.context() as patch:

@@ -49,7 +49,7 @@ def batch_from_atoms(
     """
     check_structures(atoms)
     any_periodic = any(one.pbc.any() for one in atoms)
-    positions = [_placed(one) for one in atoms]
+    positions = [placed(one) for one in atoms]
     neighbors = [
         find_neighbors(points, cutoff, one.cell.array, one.pbc if one.pbc.any() else None)
         for points, one in zip(positions, atoms, strict=True)
@@ -212,7 +212,7 @@ def check_structures(atoms: Sequence[Atoms]) -> None:
             )
 
 
-def _placed(atoms: Atoms) -> np.ndarray:
+def placed(atoms: Atoms) -> np.ndarray:
     """Positions (atoms, 3) inside the cell, or around the origin where nothing repeats."""
     if atoms.pbc.any():
         return wrap_positions(atoms.positions, atoms.cell.array, atoms.pbc)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from farfield.models.graph_ops import GraphIndex
+from farfield.models.graph_ops import GraphIndex, gather_dst, gather_src
 
 
 def image_vectors(
@@ -37,7 +37,7 @@ def edge_vectors(positions: Tensor, graph: GraphIndex, images: Tensor | None = N
 
     positions (nodes, 3). images (edges, 3): :func:`image_vectors`, or None in open space.
     """
-    vectors = positions.index_select(0, graph.dst) - positions.index_select(0, graph.src)
+    vectors = gather_dst(graph, positions) - gather_src(graph, positions)
     return vectors if images is None else vectors + images
 
 

@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable
 import numpy as np
 from torch import Tensor
 
+from farfield.models.tracing import is_tracing
+
 MAX_ATOMIC_NUMBER = 118
 MAX_LISTED = 10  # elements in a message
 
@@ -28,6 +30,8 @@ def unknown_element(number: int, known: Iterable[int]) -> str:
 
 def refuse_unknown(atomic_numbers: Tensor, known: Tensor) -> None:
     """Raise ValueError for an atomic number Z for which ``known[Z]`` (bool) is False."""
+    if is_tracing():  # Potential.check has looked
+        return
     unknown = atomic_numbers[~known[atomic_numbers]]
     if len(unknown):
         raise ValueError(unknown_element(int(unknown[0]), known.nonzero().flatten().tolist()))
@@ -54,7 +58,7 @@ def check_elements(atomic_numbers: Tensor | None) -> None:
             "the batch has no atomic_numbers, but the network needs the element of every atom; "
             "give AtomBatch(atomic_numbers=...)"
         )
-    if not atomic_numbers.numel():
+    if is_tracing() or not atomic_numbers.numel():  # of a trace Potential.check has looked
         return
     low, high = (int(number) for number in atomic_numbers.aminmax())
     if low < 1 or high > MAX_ATOMIC_NUMBER:

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from farfield.models.choices import check_choice
+from farfield.models.tracing import is_tracing
 
 # edges or nodes of a batch from which DGL is faster on the CPU; with DGL for smaller batches a
 # whole training step takes about 10 % longer
@@ -218,6 +219,8 @@ def use_backend(name: str):
 
 def _kernel_graph(graph: GraphIndex, values: Tensor):
     """The DGL graph if DGL computes this call, else None: torch computes it."""
+    if is_tracing():
+        return None
     small = _forced_backend is None and max(graph.num_edges, graph.num_nodes) < MIN_ROWS_FOR_DGL
     if small or _forced_backend == "torch":
         return None

@@ -25,10 +25,13 @@ from torch import Tensor
 
 from farfield.models.batch import AtomBatch
 from farfield.models.choices import check_choices
+from farfield.models.edges import check_reach
+from farfield.models.elements import check_elements, refuse_unknown
 from farfield.models.graph_ops import GraphIndex, broadcast_nodes, sum_nodes
 from farfield.models.heads.energy import AtomicReference
 from farfield.models.network import POTENTIAL, EnergyNetwork, Network, Output
 from farfield.models.option_fields import MAIN
+from farfield.models.tracing import is_tracing
 
 # what a network gives and a potential makes energies and forces of
 CONSUMED = ("atomic_energy", "graph_energy", "direct_forces")
@@ -139,6 +142,18 @@ class Potential(Network):
         """Constant part of the energies (graphs,) float64; the network learns labels minus this."""
         return self.reference(batch.graph, batch.atomic_numbers)
 
+    def check(self, batch: AtomBatch) -> None:
+        """Raise ValueError for values of a batch that ``forward`` refuses.
+
+        A compiled potential asks here: its trace holds no question about values.
+        """
+        check_elements(batch.atomic_numbers)
+        refuse_unknown(batch.atomic_numbers, self.reference.known)
+        if self.network.cutoff is not None:
+            check_reach(batch.cutoff, self.network.cutoff)
+        if self.stress and batch.cell is not None:
+            check_volume_of_stress(batch.cell)
+
     def forward(self, batch: AtomBatch) -> dict[str, Tensor]:
         """Predictions for a batch; see :meth:`outputs`."""
         if self.forces == "conservative":
@@ -200,18 +215,25 @@ class Potential(Network):
         return out
 
 
-def strained(graph: GraphIndex, positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A strain of zeros (graphs, 3, 3) that asks for a gradient, and the positions and cells under
-    its symmetric part.
-
-    Raises ValueError for a cell without volume.
-    """
+def check_volume_of_stress(cell: Tensor) -> None:
+    """Raise ValueError for a cell (graphs, 3, 3) without volume."""
+    if is_tracing():  # Potential.check has looked
+        return
     volume = torch.linalg.det(cell).abs()
     if not bool((volume > 0).all()):
         raise ValueError(
             f"stress needs cells with a volume > 0 Angstrom^3, got {float(volume.min())}; ask for "
             "no stress of open systems"
         )
+
+
+def strained(graph: GraphIndex, positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A strain of zeros (graphs, 3, 3) that asks for a gradient, and the positions and cells under
+    its symmetric part.
+
+    Raises ValueError for a cell without volume.
+    """
+    check_volume_of_stress(cell)
     strain = torch.zeros_like(cell).requires_grad_(True)
     symmetric = (strain + strain.transpose(1, 2)) / 2
     moved = positions + (positions.unsqueeze(1) @ broadcast_nodes(graph, symmetric)).squeeze(1)

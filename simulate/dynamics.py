@@ -112,6 +112,8 @@ class Simulation:
     potential  checksum of the checkpoint that gives the forces; the state of another one is refused
     inputs     names in ``atoms.info`` that the potential reads of this structure; they are kept in
                the state
+    compiled   whether the potential runs as compiled code: a resumed run does as the state says,
+               since the two differ in the last digits
     """
 
     def __init__(
@@ -122,8 +124,10 @@ class Simulation:
         seed: int,
         potential: str,
         inputs: Sequence[str] = (),
+        compiled: bool = False,
     ):
         self.atoms, self.options, self.potential = atoms, options, potential
+        self.compiled = compiled
         self.inputs = {name: float(find_input(atoms.info, name)) for name in inputs}
         self.folder = Path(folder)
         self.rng = np.random.default_rng(seed)
@@ -184,6 +188,7 @@ class Simulation:
             "step": self.step,
             "cpu_seconds": self.cpu_seconds,
             "potential": self.potential,
+            "compiled": self.compiled,
             "random": json.dumps(self.rng.bit_generator.state),
             "numbers": atoms.numbers,
             "masses": atoms.get_masses(),
@@ -323,7 +328,9 @@ def read_state(
         held = set(archive.files)
     there = [name for name in optional_inputs if INPUT + name in held]
     names = dict.fromkeys(INPUT + name for name in (*inputs, *there))
-    return files.read_npz(path, [*STATE_ARRAYS, *names], HINT)
+    said = {"compiled"} & held  # earlier versions compiled nothing
+    state = files.read_npz(path, [*STATE_ARRAYS, *said, *names], HINT)
+    return {"compiled": np.array(False)} | state
 
 
 def atoms_of_state(state: dict[str, np.ndarray]) -> Atoms:

@@ -42,6 +42,7 @@ from farfield.dataloader.prepared_folder import structures_file
 from farfield.dataloader.storage import files
 from farfield.dataloader.structure_inputs import find_input
 from farfield.dataloader.structures import Structures
+from farfield.models.compiled.compiled_potential import MODES
 from farfield.simulate.calculator import FarfieldCalculator
 from farfield.simulate.dynamics import (
     ENSEMBLES,
@@ -66,6 +67,7 @@ FREE_ON_RESUME = frozenset(
         "device",
         "threads",
         "progress",
+        "compile",
         "steps",
         "checkpoint_every",
         "max_temperature",
@@ -102,6 +104,8 @@ def add_run_options(parser: OptionParser) -> None:
     # the machine and the session
     run.add("--device", str, "cpu", main=True, help="cpu, cuda, cuda:1, ...")
     run.add("--threads", int, 1, low=1, high=4096, main=True, help="CPU threads of torch")
+    compiled = "compile the potential to C++"
+    run.add("--compile", str, "auto", choices=MODES, main=True, help=compiled)
     pause = "steps after which this session pauses, as after an interrupt (default: no pause)"
     run.add("--pause-after", int, None, low=1, help=pause)
     run.add("--progress", bool, True, help="show a progress bar")
@@ -200,11 +204,15 @@ def simulate(config) -> dict | None:
         state = read_state(folder / STATE, potential.inputs, potential.optional_inputs)
     atoms = first_structure(config, read) if state is None else atoms_of_state(state)
     atoms.calc = potential
+    # one choice for the whole run, for it must repeat bit for bit
+    compiled = potential.prepare(atoms, None if state is None else bool(state["compiled"]))
     atoms.get_potential_energy()
     checksum = files.file_checksum(config.system.checkpoint)
     inputs = [*potential.inputs, *inputs_held(atoms, potential.optional_inputs)]
     inputs = list(dict.fromkeys(inputs))
-    simulation = Simulation(atoms, config.dynamics, folder, config.run.seed, checksum, inputs)
+    simulation = Simulation(
+        atoms, config.dynamics, folder, config.run.seed, checksum, inputs, compiled
+    )
     if state is not None:
         simulation.verify(state)
 
@@ -221,7 +229,14 @@ def simulate(config) -> dict | None:
 def moving_potential(config) -> FarfieldCalculator:
     """The potential of the run; ValueError for one without forces."""
     device = find_device(config.run.device)
-    potential = FarfieldCalculator(config.system.checkpoint, device, config.dynamics.dtype)
+    potential = FarfieldCalculator(
+        config.system.checkpoint,
+        device,
+        config.dynamics.dtype,
+        compile=config.run.compile,
+        evaluations=config.dynamics.steps,
+        report=RunLog(),
+    )
     if "forces" not in potential.implemented_properties:
         raise ValueError(
             f"{config.system.checkpoint} was trained with --forces none, nothing moves; give a "

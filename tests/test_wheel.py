@@ -60,7 +60,8 @@ def test_it_holds_farfield_alone_with_its_data(wheel):
     modules = {
         f"farfield/{link.name}/{file.relative_to(link)}"
         for link in links
-        for file in link.rglob("*.py")
+        for pattern in ("*.py", "*.cpp")
+        for file in link.rglob(pattern)
     }
     samples = {
         f"farfield/dataloader/samples/{file.name}"

@@ -26,11 +26,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from ase import Atoms
-from ase.stress import full_3x3_to_voigt_6_stress
-from torch import Tensor
 
 from farfield.common.device import find_device
 from farfield.common.precision import PRECISIONS
@@ -45,7 +42,7 @@ from farfield.dataloader.from_ase import (
 )
 from farfield.dataloader.particles import check_sample, particle_batch
 from farfield.dataloader.sources.qm9_targets import TARGETS
-from farfield.models.batch import AtomBatch
+from farfield.dataloader.to_ase import give, rows_of_structures, structure_results
 from farfield.models.choices import Registry
 from farfield.models.elements import refuse_unknown_structures
 
@@ -203,20 +200,7 @@ class PotentialPredictor(Predictor):
             self.network.optional_inputs,
         )
         crystals = bool(samples[0].pbc.all())
-        prediction = self._network_for(crystals)(batch)
-
-        # energies (graphs,), forces (graph, atoms of it, 3), stress (graphs, 3, 3)
-        results = [{"energy": value} for value in prediction["energy"].double().tolist()]
-        if "forces" in prediction:
-            _add(results, "forces", _by_graph(batch, prediction["forces"]))
-        if "stress" in prediction:
-            stress = prediction["stress"].double().cpu().numpy()
-            _add(results, "stress", [full_3x3_to_voigt_6_stress(one) for one in stress])
-        if "charges" in prediction:
-            _add(results, "charges", _by_graph(batch, prediction["charges"]))
-        if "dipole" in prediction:
-            _add(results, "dipole", prediction["dipole"].double().cpu().numpy())
-        return results
+        return structure_results(batch, self._network_for(crystals)(batch))
 
     def _network_for(self, crystals: bool):
         """The network, or the same network with stress for crystals."""
@@ -258,7 +242,7 @@ class PropertyPredictor(Predictor):
         results: list[dict] = [{} for _ in samples]
         for name, values in self.network(batch).items():
             columns = values.double().cpu().numpy()
-            _add(results, name, columns.tolist() if columns.ndim == 1 else list(columns))
+            give(results, name, columns.tolist() if columns.ndim == 1 else list(columns))
         return results
 
 
@@ -315,17 +299,5 @@ class NBodyPredictor(Predictor):
         batch = particle_batch(samples).to(device=self.device, dtype=self.dtype)
         results: list[dict] = [{} for _ in samples]
         for name, values in self.network(batch).items():
-            _add(results, name, _by_graph(batch, values))
+            give(results, name, rows_of_structures(batch, values))
         return results
-
-
-def _by_graph(batch: AtomBatch, values: Tensor) -> list[np.ndarray]:
-    """Rows (nodes, ...) of every graph, float64."""
-    counts = batch.graph.nodes_per_graph.tolist()
-    return [part.double().cpu().numpy() for part in values.split(counts)]
-
-
-def _add(results: Sequence[dict], name: str, values: Sequence) -> None:
-    """Give every result its value of ``name``."""
-    for result, value in zip(results, values, strict=True):
-        result[name] = value

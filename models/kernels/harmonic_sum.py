@@ -41,7 +41,9 @@ from torch.autograd import Function
 from farfield.models.choices import Registry
 from farfield.models.graph_ops import weighted_sum
 from farfield.models.kernels.edge_slots import EdgeSlots, ReceiverChunk
+from farfield.models.kernels.edge_sums import traced_message_sum
 from farfield.models.kernels.needed_gradients import needed_inputs
+from farfield.models.tracing import is_tracing
 
 # name -> (edges, harmonics (edges, m), weights (edges, channels), x (sources, rows, channels)) ->
 # sums (targets, m, rows, channels)
@@ -66,6 +68,8 @@ def math_sum(edges: EdgeSlots, harmonics: Tensor, weights: Tensor, x: Tensor) ->
 @KERNELS.register("memory_efficient")
 def memory_efficient_sum(edges: EdgeSlots, harmonics: Tensor, weights: Tensor, x: Tensor) -> Tensor:
     """The sums chunk by chunk, in the type of the arguments."""
+    if is_tracing():  # chunks depend on the edges
+        return traced_message_sum(harmonics, weights, x, edges.src, edges.dst)
     return _Sum.apply(edges, x.dtype, harmonics, weights, x)
 
 

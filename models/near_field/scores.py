@@ -28,6 +28,7 @@ from farfield.models.layers.layer_norm import LayerNorm, layer_norm
 from farfield.models.layers.linear import EquivariantLinear
 from farfield.models.near_field.edge_geometry import NearFieldGeometry
 from farfield.models.so3.irreps import degree_of_row, split_degrees, table
+from farfield.models.tracing import is_tracing
 
 # name -> (lmax, channels, heads, hidden, width, chunked) -> score
 SCORES: Registry[type[nn.Module]] = Registry("score")
@@ -135,7 +136,7 @@ class DotScore(nn.Module):
         """(nodes, rows, channels) -> (edges, heads)."""
         graph, shown = geometry.graph, self.show(x)
         edges = (graph.src, graph.dst, geometry.harmonics(self.lmax), geometry.invariants)
-        if not self.chunked or graph.num_edges <= self.edges_per_chunk:
+        if not self.chunked or is_tracing() or graph.num_edges <= self.edges_per_chunk:
             return self._logits(shown, *edges)
 
         chunks = zip(*(values.split(self.edges_per_chunk) for values in edges), strict=True)

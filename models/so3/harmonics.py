@@ -36,6 +36,7 @@ from torch.autograd import Function
 
 from farfield.models.kernels.needed_gradients import needed_inputs
 from farfield.models.so3.irreps import degree_slice, num_rows, table
+from farfield.models.tracing import is_tracing
 
 # on a CPU; so many vectors stay in the cache during one sweep over the degrees
 VECTORS_PER_SWEEP = 16384
@@ -55,6 +56,8 @@ def solid_harmonics(vectors: Tensor, lmax: int) -> Tensor:
             f"vectors must be floating-point numbers of shape (..., 3), got {vectors.dtype} "
             f"{tuple(vectors.shape)}"
         )
+    if is_tracing():
+        return _by_products(vectors.reshape(-1, 3), lmax).unflatten(0, vectors.shape[:-1])
     rows = _SolidHarmonics.apply(vectors.reshape(-1, 3).T.contiguous(), lmax)
     return rows.T.reshape(*vectors.shape[:-1], num_rows(lmax))
 
@@ -144,6 +147,29 @@ def _sweeps(*parts: Tensor) -> zip:
     """
     size = VECTORS_PER_SWEEP if parts[0].device.type == "cpu" else max(1, parts[0].shape[1])
     return zip(*(part.split(size, 1) for part in parts), strict=True)
+
+
+@table
+def ladder_matrices(lmax: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+    """``D_a / l`` of every degree l = 1 .. lmax as a matrix (3 (2 l - 1), 2 l + 1), rows (a, m)."""
+    matrices = []
+    for l, ladder in enumerate(gradient_ladders(lmax, torch.float64, device), 1):
+        size = 2 * l - 1
+        axes = torch.eye(3, dtype=torch.float64, device=device).repeat_interleave(size, 0)
+        rows = torch.eye(size, dtype=torch.float64, device=device).repeat(3, 1)
+        matrices.append((ladder_step(rows.T, axes.T, ladder) / l).T.to(dtype))
+    return matrices
+
+
+def _by_products(vectors: Tensor, lmax: int) -> Tensor:
+    """S of vectors (n, 3) by Euler's relation as products of matrices: (n, rows).
+
+    One form for any number of vectors, as a trace needs it; derivatives are torch's.
+    """
+    values = [torch.ones_like(vectors[:, :1])]
+    for matrix in ladder_matrices(lmax, vectors.dtype, vectors.device):
+        values.append((vectors.unsqueeze(2) * values[-1].unsqueeze(1)).flatten(1) @ matrix)
+    return torch.cat(values, 1)
 
 
 class _SolidHarmonics(Function):

@@ -128,3 +128,19 @@ def test_checkpoints_of_other_tasks_are_refused(potential, tmp_path):
         FarfieldCalculator(tmp_path / "c.pt")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         FarfieldCalculator(tmp_path / "none.pt")
+
+
+def test_many_structures_in_batches_are_each_alone(potential, molecule, crystal):
+    larger = Atoms("CHOHCC", np.random.default_rng(5).uniform(0, 4, (6, 3)))
+    moved = molecule.copy()
+    moved.positions[0] += 0.1
+    structures = [molecule, crystal, larger, moved]
+    calculator = FarfieldCalculator(potential, dtype="float64")
+    found = calculator.evaluate_many(structures, max_atoms=8)
+
+    for atoms, result in zip(structures, found, strict=True):
+        alone = FarfieldCalculator(potential, dtype="float64")
+        alone.calculate(atoms, ["energy", "forces"])
+        assert result.keys() == alone.results.keys()
+        for name, value in alone.results.items():
+            np.testing.assert_allclose(result[name], value, rtol=1e-9, atol=1e-9)

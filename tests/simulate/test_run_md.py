@@ -13,10 +13,13 @@ from ase.io import write
 
 from farfield.common import plugins
 from farfield.common.session import Interrupted
+from farfield.dataloader import moving_structure
+from farfield.models.compiled import compiled_potential
 from farfield.simulate import dynamics, md_results, run_md
 from farfield.simulate.calculator import FarfieldCalculator
 from farfield.simulate.md_results import summarise
 from farfield.simulate.velocities import draw_velocities
+from tests.support.traced_program import make_traced
 
 
 def run(folder, potential, *arguments):
@@ -317,3 +320,30 @@ def test_damaged_and_foreign_runs_are_not_continued(potential, trained, tmp_path
 def test_direct_forces_are_named(trained, tmp_path, capsys):
     run(tmp_path / "md", trained("--forces", "direct", "--epochs", "1"), "--steps", "2")
     assert "note: the forces of this potential are direct" in capsys.readouterr().out
+
+
+def test_a_compiled_run_resumes_as_a_compiled_run(potential, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(compiled_potential, "make_program", make_traced)
+    options = ["--steps", "12", "--temperature", "200"]
+    run(tmp_path / "whole", potential, *options, "--compile", "on")
+    assert "compiled potential:" in capsys.readouterr().out
+    run(tmp_path / "parts", potential, *options, "--compile", "on", "--pause-after", "5")
+    run_md.main(["--run-dir", str(tmp_path / "parts"), "--resume", "--compile", "off"])
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+    # the network itself differs in the last digits, and a short run does not compile
+    run(tmp_path / "plain", potential, *options)
+    log, _, state = content(tmp_path / "plain")
+    assert not state["compiled"] and log != content(tmp_path / "whole")[0]
+    totals = [dynamics.read_log(tmp_path / name)["total_eV"] for name in ("plain", "whole")]
+    np.testing.assert_allclose(*totals, atol=1e-4)
+
+
+def test_pairs_are_searched_rarely(potential, tmp_path, monkeypatch):
+    searches = []
+    search = moving_structure.find_neighbors
+    monkeypatch.setattr(
+        moving_structure, "find_neighbors", lambda *given: searches.append(1) or search(*given)
+    )
+    run(tmp_path / "run", potential, "--steps", "20", "--compile", "off")
+    assert 1 <= len(searches) < 10

@@ -34,6 +34,7 @@ from farfield.models.far_field.extent_sum import ExtentSum, subgraphs
 from farfield.models.far_field.spectral_shapes import SpectralShape
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.so3.irreps import num_rows
+from farfield.models.tracing import NotTraceableError, is_tracing
 
 # Where the sums cost about the same. benchmarks/speed/bench_far_scaling.py compares them: clusters
 # with --option far_expansion=pairwise and mesh, water with lattice and mesh.
@@ -186,7 +187,11 @@ class ShapeAuto(Expansion):
         return summed_by(chosen or [none], graph, atoms, coefficients, cell)
 
     def _open(self, graph: GraphIndex, positions: Tensor) -> list[nn.Module]:
-        """The sum of every open graph."""
+        """The sum of every open graph; in a trace all have one size, of which only pairs know."""
+        if is_tracing():
+            if graph.num_nodes // graph.num_graphs > PAIRS_ATOMS:
+                raise NotTraceableError(f"structures of more than {PAIRS_ATOMS} atoms")
+            return [self.pairs]
         sizes = graph.sizes
         if not self.ends or max(sizes, default=0) <= PAIRS_ATOMS:
             return [self.pairs] * len(sizes)

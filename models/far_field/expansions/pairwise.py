@@ -21,6 +21,7 @@ from farfield.models.kernels.pair_sum import gaussian_pair_sum
 from farfield.models.so3.bessel import bessel_mixture, leading_term
 from farfield.models.so3.harmonics import solid_harmonics
 from farfield.models.so3.irreps import degree_slice, num_rows
+from farfield.models.tracing import is_tracing
 
 # Derivatives by the positions whose Bessel functions are computed ahead: forces need one, and the
 # gradient of forces by the weights needs no more.
@@ -52,6 +53,12 @@ class PairwiseExpansion(Expansion):
     ) -> Tensor:
         """See :meth:`Expansion.forward`; refuses cells."""
         self.check_cell(graph, cell)
+        if is_tracing():  # all graphs at once: they have one size, and no chunks
+            of_graphs = (
+                tensor.unflatten(0, (graph.num_graphs, -1))
+                for tensor in (positions, queries, keys, values)
+            )
+            return self.sum_at(slice(None), *of_graphs, coefficients)
 
         # A step: graphs of one size, and as many receivers of each as fit the budget.
         sizes = graph.sizes

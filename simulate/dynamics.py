@@ -127,6 +127,7 @@ class Simulation:
     ):
         self.atoms, self.options, self.potential = atoms, options, potential
         self.inputs = {name: float(find_input(atoms.info, name)) for name in inputs}
+        _check_masses(atoms)
         further_content(atoms)  # refuses what a state cannot keep, before anything is written
         self.folder = Path(folder)
         self.rng = np.random.default_rng(seed)
@@ -308,6 +309,17 @@ class Simulation:
         text = io.StringIO()
         write(text, frame, format="extxyz", write_results=True)
         return text.getvalue()
+
+
+def _check_masses(atoms: Atoms) -> None:
+    masses = atoms.get_masses()
+    wrong = ~(np.isfinite(masses) & (masses > 0))
+    if wrong.any():
+        place = int(wrong.argmax())
+        raise ValueError(
+            f"atom {place} has the mass {masses[place]:g} u, a mass that moves must be > 0; leave "
+            "the masses out of the structure, or correct them"
+        )
 
 
 def _append(path: Path, text: str) -> None:

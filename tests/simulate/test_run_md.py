@@ -113,7 +113,7 @@ def test_constraints_and_what_else_a_structure_holds_stay(potential, molecule, t
     """Of a resumed run: an atom that is fixed, a bond that is held, charges and a number."""
     molecule.set_constraint([FixAtoms([0]), FixBondLength(1, 2)])
     molecule.set_initial_charges([0.1 + 0.2, 0, 0, 0, -1.0])
-    molecule.info = {"batch": 7, "words": "kept", "object": object()}
+    molecule.info = {"batch": 7, "words": "kept"}
     write(tmp_path / "fixed.traj", molecule)
     options = ["--structure", str(tmp_path / "fixed.traj"), "--steps", "20", "--temperature", "50"]
     run(tmp_path / "whole", potential, *options)
@@ -138,6 +138,8 @@ def test_a_constraint_that_cannot_be_kept_is_refused(molecule):
     class Own(FixConstraint):
         """Has no todict."""
 
+    molecule.info = {"number": 1, "object": object()}
+    assert "number" in further_content(molecule) and "object" not in further_content(molecule)
     molecule.set_constraint(Own())
     with pytest.raises(ValueError, match="a constraint Own, which cannot be kept for --resume"):
         further_content(molecule)
@@ -353,3 +355,13 @@ def test_damaged_and_foreign_runs_are_not_continued(potential, trained, tmp_path
 def test_direct_forces_are_named(trained, tmp_path, capsys):
     run(tmp_path / "md", trained("--forces", "direct", "--epochs", "1"), "--steps", "2")
     assert "note: the forces of this potential are direct" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mass", [0.0, -1.0, np.nan])
+def test_a_mass_that_cannot_move_is_named(potential, molecule, tmp_path, mass):
+    molecule.set_masses([12, 1, mass, 1, 12])
+    write(tmp_path / "masses.traj", molecule)
+    structure = ["--structure", str(tmp_path / "masses.traj"), "--steps", "2"]
+    with pytest.raises(ValueError, match=rf"atom 2 has the mass {mass:g} u, .* must be > 0"):
+        run(tmp_path / "run", potential, *structure, "--temperature", "100")
+    assert not (tmp_path / "run").exists()

@@ -7,6 +7,7 @@ with SignalWatch() as signals:
 
 import os
 import signal
+import threading
 import time
 
 
@@ -20,13 +21,23 @@ def cpu_seconds() -> float:
     return time.process_time() + times.children_user + times.children_system
 
 
+# Ctrl-C, the end of a job, and a terminal that was closed
+WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 class SignalWatch:
-    """Context in which SIGINT and SIGTERM only set ``stop``; a second signal interrupts at once."""
+    """Context in which the signals ``WATCHED`` only set ``stop``; a second one interrupts at once.
+
+    Signals that are ignored from outside (nohup) stay ignored. In a thread other than the main one
+    Python knows no signals, so none is watched.
+    """
 
     def __enter__(self):
         self.stop = None
+        main = threading.current_thread() is threading.main_thread()
+        watched = [one for one in WATCHED if signal.getsignal(one) is not signal.SIG_IGN]
         self.previous = {
-            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
+            number: signal.signal(number, self._note) for number in (watched if main else ())
         }
         return self
 

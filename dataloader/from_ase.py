@@ -20,6 +20,7 @@ from ase.geometry import wrap_positions
 from farfield.dataloader.chemistry.bonds import perceive_bonds
 from farfield.dataloader.chemistry.molecule_graphs import molecule_graphs
 from farfield.dataloader.datasets.property_data import BOND_KINDS, centred_positions
+from farfield.dataloader.geometry_checks import check_geometry
 from farfield.dataloader.graphs import find_neighbors
 from farfield.dataloader.storage.edge_layout import directed_edges
 from farfield.dataloader.structure_inputs import find_input, is_number
@@ -198,7 +199,9 @@ def read_structures(path: str | Path, index: int | str = ":", option: str = "--s
 
 
 def check_structures(atoms: Sequence[Atoms]) -> None:
-    """Raise ValueError for a structure without atoms or with values that are not finite."""
+    """Raise ValueError for a structure without atoms, with values that are not finite, or of a
+    geometry that no network can read (geometry_checks.py).
+    """
     if not len(atoms):
         raise ValueError("there are no structures; give at least one")
     for index, one in enumerate(atoms):
@@ -210,6 +213,12 @@ def check_structures(atoms: Sequence[Atoms]) -> None:
                 f"positions and cell of {name} must be finite, got nan or inf; correct the "
                 "structure, or shorten the time step"
             )
+    check_geometry(
+        np.concatenate([one.positions for one in atoms]),
+        np.array([len(one) for one in atoms]),
+        np.stack([one.cell.array for one in atoms]),
+        np.stack([one.pbc for one in atoms]),
+    )
 
 
 def placed(atoms: Atoms) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from farfield.dataloader.geometry_checks import check_geometry
 from farfield.models.elements import MAX_ATOMIC_NUMBER
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ KINDS = {
     "periodic": bool,
     "names": str,
 }
+LARGEST = 1e15  # no label of atoms is larger, and float32 holds its square
 PER_ATOM = (
     "positions",
     "forces",
@@ -59,6 +61,7 @@ def check(structures: Structures) -> None:
     _check_extra(structures, len(counts))
     _check_elements(structures)
     _check_cells(structures)
+    check_geometry(structures.positions, counts, structures.cell, structures.periodic)
 
 
 def _check_arrays(structures: Structures, count: int, atoms: int) -> None:
@@ -91,13 +94,16 @@ def _check_arrays(structures: Structures, count: int, atoms: int) -> None:
 
 
 def _check_finite(structures: Structures, name: str, values: np.ndarray) -> None:
-    finite = np.isfinite(values.reshape(len(values), -1)).all(1)
-    if not finite.all():
-        place = int(np.argmin(finite))
+    """Numbers are finite, and networks of float32 can compute with them."""
+    with np.errstate(invalid="ignore"):
+        fits = (np.abs(values.reshape(len(values), -1)) <= LARGEST).all(1)
+    if not fits.all():
+        place = int(np.argmin(fits))
         where = int(structures.structure_of_atom[place]) if name in PER_ATOM else place
+        found = np.ravel(values[place])
+        wrong = f"above {LARGEST:g} in size" if np.isfinite(found).all() else "not finite"
         raise ValueError(
-            f"{name} of structure {where} are not finite ({np.ravel(values[place]).tolist()}); "
-            "leave that structure out"
+            f"{name} of structure {where} are {wrong} ({found.tolist()}); leave that structure out"
         )
 
 
@@ -128,7 +134,7 @@ def _check_elements(structures: Structures) -> None:
 
 
 def _check_cells(structures: Structures) -> None:
-    """Cells and their directions come together, and the repeating vectors are independent."""
+    """Cells and their directions come together, and dipoles without them."""
     if (structures.cell is None) != (structures.periodic is None):
         given, missing = "periodic", "cell"
         if structures.periodic is None:
@@ -142,15 +148,4 @@ def _check_cells(structures: Structures) -> None:
     if structures.dipole is not None and structures.periodic.any():
         raise ValueError(
             "the dipole of a periodic structure depends on the choice of its cell; leave dipole out"
-        )
-
-    # (structures, 3, 3): lattice vectors that repeat, zeros for the others
-    repeating = np.where(structures.periodic[..., None], structures.cell, 0.0)
-    wrong = np.flatnonzero(np.linalg.matrix_rank(repeating) < structures.periodic.sum(1))
-    if len(wrong):
-        cell = structures.cell[wrong[0]].tolist()
-        directions = structures.periodic[wrong[0]].tolist()
-        raise ValueError(
-            f"structure {wrong[0]} is periodic along {directions} but its vectors {cell} do not "
-            "span these directions"
         )

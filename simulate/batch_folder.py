@@ -76,9 +76,10 @@ class BatchFolder:
 
     def begin(self) -> None:
         """Make the folder, without the batches of another run."""
-        if not (self.resume and (self.folder / SETTINGS).exists()):
-            shutil.rmtree(self.folder, ignore_errors=True)
         files.make_folder(self.folder)
+        if not (self.resume and (self.folder / SETTINGS).exists()):
+            for left in self.folder.iterdir():
+                left.unlink()
         files.write_json(self.folder / SETTINGS, self.settings)
 
     def path(self, batch: int) -> Path:

@@ -33,6 +33,7 @@ from farfield.common.session import Interrupted, SignalWatch, cpu_seconds
 from farfield.dataloader.storage import files
 from farfield.dataloader.structure_inputs import find_input
 from farfield.models.choices import Registry
+from farfield.simulate.further_content import add_further_content, further_content
 from farfield.simulate.velocities import (
     counted_degrees,
     degrees_of_freedom,
@@ -60,6 +61,7 @@ STATE_ARRAYS = (
     "lengths",
 )
 INPUT = "input_"  # prefix of the further inputs of the network in a state
+FURTHER = "further"  # what else a structure holds; states of earlier versions lack it
 HINT = "start again with --overwrite"
 
 
@@ -129,6 +131,8 @@ class Simulation:
         self.atoms, self.options, self.potential = atoms, options, potential
         self.compiled = compiled
         self.inputs = {name: float(find_input(atoms.info, name)) for name in inputs}
+        _check_masses(atoms)
+        further_content(atoms)  # refuses what a state cannot keep, before anything is written
         self.folder = Path(folder)
         self.rng = np.random.default_rng(seed)
         self.integrator = ENSEMBLES[options.ensemble].make(atoms, options, self.rng)
@@ -196,6 +200,7 @@ class Simulation:
             "momenta": atoms.get_momenta(),
             "cell": atoms.cell.array,
             "pbc": atoms.pbc,
+            FURTHER: further_content(atoms),
             "lengths": np.array([os.path.getsize(self.folder / name) for name in RECORDS]),
         }
         state |= {INPUT + name: value for name, value in self.inputs.items()}
@@ -233,8 +238,9 @@ class Simulation:
         for name, length in zip(RECORDS, state["lengths"].tolist(), strict=True):
             os.truncate(self.folder / name, length)
         self.degrees = self._degrees_of_log()
-        self.atoms.set_positions(state["positions"])
-        self.atoms.set_momenta(state["momenta"])
+        # they obey their constraints already, to the last bit
+        self.atoms.set_positions(state["positions"], apply_constraint=False)
+        self.atoms.set_momenta(state["momenta"], apply_constraint=False)
         self.rng.bit_generator.state = json.loads(str(state["random"]))
         self.step, self.cpu_seconds = int(state["step"]), float(state["cpu_seconds"])
 
@@ -310,6 +316,17 @@ class Simulation:
         return text.getvalue()
 
 
+def _check_masses(atoms: Atoms) -> None:
+    masses = atoms.get_masses()
+    wrong = ~(np.isfinite(masses) & (masses > 0))
+    if wrong.any():
+        place = int(wrong.argmax())
+        raise ValueError(
+            f"atom {place} has the mass {masses[place]:g} u, a mass that moves must be > 0; leave "
+            "the masses out of the structure, or correct them"
+        )
+
+
 def _append(path: Path, text: str) -> None:
     with open(path, "a", encoding="utf-8") as file:
         file.write(text)
@@ -328,20 +345,21 @@ def read_state(
         held = set(archive.files)
     there = [name for name in optional_inputs if INPUT + name in held]
     names = dict.fromkeys(INPUT + name for name in (*inputs, *there))
-    said = {"compiled"} & held  # earlier versions compiled nothing
-    state = files.read_npz(path, [*STATE_ARRAYS, *said, *names], HINT)
+    said = held & {"compiled", FURTHER}  # earlier versions compiled nothing and kept less
+    state = files.read_npz(path, [*STATE_ARRAYS, *sorted(said), *names], HINT)
     return {"compiled": np.array(False)} | state
 
 
 def atoms_of_state(state: dict[str, np.ndarray]) -> Atoms:
     """The structure that a state is of, with the inputs of its potential in ``info``."""
     names = ("numbers", "positions", "momenta", "masses", "cell", "pbc")
-    inputs = {
-        name.removeprefix(INPUT): float(value)
-        for name, value in state.items()
-        if name.startswith(INPUT)
-    }
-    return Atoms(**{name: state[name] for name in names}, info=inputs)
+    atoms = Atoms(**{name: state[name] for name in names})
+    if FURTHER in state:
+        add_further_content(atoms, str(state[FURTHER]))
+    for name, value in state.items():
+        if name.startswith(INPUT):
+            atoms.info[name.removeprefix(INPUT)] = float(value)
+    return atoms
 
 
 def read_log(folder: Path) -> dict[str, np.ndarray]:

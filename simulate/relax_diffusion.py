@@ -60,7 +60,7 @@ from farfield.simulate.sampling_options import (
 )
 from farfield.simulate.sampling_script import finish, run_interruptible, run_options
 from farfield.simulate.superposition import check_same_molecules, superpose, symmetric_rmsd
-from farfield.simulate.trained_sampler import SampledMolecules, TrainedSampler
+from farfield.simulate.trained_sampler import PATIENCE, SampledMolecules, TrainedSampler
 
 SPLIT = "test"  # of --split-of, where no option says another
 OF_SPLIT = ("split", "number", "atoms", "heavy_atoms")  # options that go with --split-of
@@ -91,7 +91,7 @@ def build_parser() -> OptionParser:
     data.add("--compare", str, None, help=methods)
 
     # noise would lead to one of the molecules that fit; without it steps end near their mean
-    sampler = add_sampler_options(parser, "time steps of the process", "zero")
+    sampler = add_sampler_options(parser, "time steps of the process", "zero", PATIENCE)
     time = "time step of the given positions, for the sampler ddpm, which guesses none"
     sampler.add("--start", int, None, low=0, help=time)
     add_output_options(parser, "relaxed.xyz")

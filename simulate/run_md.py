@@ -31,6 +31,7 @@ from ase import Atoms
 from farfield.common import checkpoint
 from farfield.common.command_line import OptionParser, add_config_option, find_device, run_script
 from farfield.common.configuration import IMPORTED_FILES
+from farfield.common.folder_lock import only_process
 from farfield.common.log import RunLog, progress_bar
 from farfield.common.plugins import import_named_files
 from farfield.common.precision import PRECISIONS
@@ -192,6 +193,12 @@ def structure_of_split(path: str, index: int, inputs: Sequence[str] = ()) -> Ato
 
 def simulate(config) -> dict | None:
     """One run from start to results; None if ``--pause-after`` ended the session."""
+    with only_process(config.run.run_dir):
+        return _simulate_alone(config)
+
+
+def _simulate_alone(config) -> dict | None:
+    """The same, where no other process is in the folder of the run."""
     folder = Path(config.run.run_dir)
     torch.set_num_threads(config.run.threads)
     log = RunLog()

@@ -61,6 +61,7 @@ from farfield.simulate.sampling_options import (
 from farfield.simulate.sampling_script import finish, run_interruptible, run_options
 from farfield.simulate.trained_sampler import SampledMolecules, TrainedSampler
 
+PATIENCE = 100  # steps: fresh noise lifts the guessed time now and then
 PROCESSES = 2  # lengths of the process after which a molecule is given up
 
 
@@ -77,7 +78,7 @@ def build_parser() -> OptionParser:
     data.add("--identity", str, "auto", choices=list(IDENTITIES), help=identity)
 
     most = f"{PROCESSES} times the time steps of the process"
-    add_sampler_options(parser, most, ProcessOptions.variance)
+    add_sampler_options(parser, most, ProcessOptions.variance, PATIENCE)
     add_output_options(parser, "molecules.xyz")
     return parser
 

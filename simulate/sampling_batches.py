@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from farfield.common.folder_lock import only_process
 from farfield.common.log import count_bar
 from farfield.common.session import Interrupted, SignalWatch
 from farfield.dataloader.from_ase import read_structures, structures_from_atoms
@@ -96,8 +97,14 @@ def run_job(job: SamplingJob, folder: BatchFolder, show: bool = True) -> Sampled
     """All molecules of a job, in order; finished batches of the folder are not made again.
 
     show: a progress bar. A signal raises Interrupted between two steps; the batches that were
-    finished before stay.
+    finished before stay. ValueError while another process works at the same file.
     """
+    with only_process(folder.folder, "--out"):
+        return _run_alone(job, folder, show)
+
+
+def _run_alone(job: SamplingJob, folder: BatchFolder, show: bool) -> SampledMolecules:
+    """The same, where no other process works at the file."""
     folder.begin()
     if job.trajectory is not None:
         files.make_folder(job.trajectory)

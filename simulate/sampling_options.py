@@ -12,7 +12,7 @@ from farfield.dataloader.chemistry.bond_rules import BOND_RULES
 from farfield.dataloader.datasets.molecule_sizes import MoleculeSizes
 from farfield.models.diffusion.samplers import SAMPLERS
 from farfield.models.diffusion.schedules import VARIANCES
-from farfield.simulate.trained_sampler import PATIENCE, SampleSettings, TrainedSampler
+from farfield.simulate.trained_sampler import SampleSettings, TrainedSampler
 
 NUMBER = 100  # of molecules, where no option says another
 XYZ_SUFFIXES = (".xyz", ".extxyz")
@@ -29,10 +29,13 @@ def sampling_parser(name: str, description: str, usage: str) -> OptionParser:
     return parser
 
 
-def add_sampler_options(parser: OptionParser, max_steps: str, variance: str) -> Section:
+def add_sampler_options(
+    parser: OptionParser, max_steps: str, variance: str, patience: int
+) -> Section:
     """How molecules are sampled.
 
-    max_steps: the default of ``--max-steps`` in words. variance: that of ``--variance``.
+    max_steps: the default of ``--max-steps`` in words. variance, patience: those of ``--variance``
+    and ``--patience``.
     """
     sampler = parser.section("sampler", "how molecules come out of noise")
     which = "sampler (default jt, as or ddpm: the one that the networks were trained for)"
@@ -42,7 +45,7 @@ def add_sampler_options(parser: OptionParser, max_steps: str, variance: str) -> 
     end = "largest time t of the last step of a molecule"
     sampler.add("--convergence-step", int, 0, low=0, help=end)
     waits = "guesses of t in a row that are no new least, which finish a molecule as well; none: no"
-    sampler.add("--patience", int, PATIENCE, optional=True, low=1, help=waits)
+    sampler.add("--patience", int, patience, optional=True, low=1, help=waits)
     spread = "variance of the fresh noise of a step: lower or upper bound, or zero"
     sampler.add("--variance", str, variance, choices=list(VARIANCES), help=spread)
     most = f"largest number of steps of a molecule (default {max_steps})"

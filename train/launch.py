@@ -18,6 +18,7 @@ from easydict import EasyDict
 from farfield.common import checkpoint
 from farfield.common.command_line import OptionParser, saved_config
 from farfield.common.configuration import IMPORTED_FILES
+from farfield.common.folder_lock import only_process
 from farfield.common.log import RunLog, format_table, write_json
 from farfield.common.plugins import import_named_files
 from farfield.common.precision import PRECISIONS
@@ -137,6 +138,12 @@ def build_trainer(config: EasyDict) -> tuple[Trainer, Parts]:
 
 def train_one(config: EasyDict) -> dict | None:
     """One run from start to results; None if ``--pause-after`` ended the session."""
+    with only_process(config.run.run_dir):
+        return _train_alone(config)
+
+
+def _train_alone(config: EasyDict) -> dict | None:
+    """The same, where no other process is in the folder of the run."""
     trainer, parts = build_trainer(config)
     folder, log = trainer.folder, trainer.log
     found = trainer.resumable() if config.run.resume else None  # a refusal changes nothing
@@ -178,6 +185,12 @@ def train_all(config: EasyDict, plan: Plan) -> list[dict] | None:
     """All runs of a plan, one after the other, and their table; None if ``--pause-after`` ended
     the session.
     """
+    with only_process(config.run.run_dir):
+        return _train_all_alone(config, plan)
+
+
+def _train_all_alone(config: EasyDict, plan: Plan) -> list[dict] | None:
+    """The same, where no other process is in the folder of the runs."""
     # bad input is refused before anything is written
     for one in plan.configs:
         trainer, _ = build_trainer(one)

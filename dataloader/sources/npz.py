@@ -44,7 +44,6 @@ KEYS = {
 }
 COUNTS, CELL = "n_atoms", "cell"
 OTHER_CELLS = ("lattice", "box", "pbc", "cells", "unit_cell")  # may be cells, and are not read
-WORDS = ("theory", "e_unit", "r_unit")
 STATED_UNITS = {  # what sGDML files call the units
     "e_unit": {
         "kcal/mol": "kcal/mol",
@@ -88,7 +87,7 @@ def read_npz(
         _check_stress_key(path, stress_key, held, periodic)
 
     used = {*names.values(), COUNTS, CELL} | ({stress_key} if stress_key else set())
-    content = _read(path, held, used | set(WORDS))
+    content = _read(path, held, used)
     _check_stated_units(path, content, units)
     arrays = {quantity: content[name] for quantity, name in names.items()}
     try:

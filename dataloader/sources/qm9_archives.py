@@ -29,6 +29,7 @@ MOLECULENET = (
 )
 ARCHIVE = RemoteFile("dsgdb9nsd.xyz.tar.bz2", tuple(address + "3195389" for address in FIGSHARE))
 SDF = RemoteFile("gdb9.tar.gz", tuple(address + "gdb9.tar.gz" for address in MOLECULENET))
+OWNER = "mol_id"  # column that names the molecule of a row
 Fault = tuple[str, str]  # entry, what is wrong with it
 
 
@@ -65,19 +66,22 @@ def read_sdf(
 
     Aromatic bonds are marked (dataloader.chemistry.bond_orders). progress: called with 1 after each
     molecule. ``FileNotFoundError``, or ``ValueError`` for a damaged file and for a table that does
-    not have one row for each molecule.
+    not have one row for each molecule, in the same order where both name them.
     """
     path = Path(path)
     entries: list[Entry] = []
     broken: list[Fault] = []
     with _sdf_and_table(path) as (sdf, table):
-        names, rows = _read_table(table)
+        names, rows, owners = _read_table(table)
         for place, block in enumerate(mol_blocks(sdf)):
             try:
                 entry = parse_mol(block)
+                _check_owner(path, place, entry.index, owners)
                 entry.index = place + 1 if entry.index is None else entry.index
                 entry.values = [float(word) for word in rows[place]] if place < len(rows) else []
                 entries.append(entry)
+            except WrongRow:
+                raise
             except (TypeError, ValueError) as error:
                 broken.append((f"entry {place + 1}", str(error)))
             progress(1)
@@ -93,8 +97,25 @@ def read_sdf(
     return structures, with_aromatic(structures, bonds), report
 
 
-def _read_table(table: IO[bytes]) -> tuple[tuple[str, ...], list[list[str]]]:
-    """Names of the known properties of a csv file, and their words in each row."""
+class WrongRow(ValueError):
+    """A row of the table names another molecule than the entry at its place."""
+
+
+def _check_owner(path: Path, place: int, index: int | None, owners: list[str]) -> None:
+    """Raise WrongRow unless a row belongs to the molecule, as far as both have names."""
+    owner = owners[place] if place < len(owners) else ""
+    number = owner.removeprefix("gdb_")
+    if index is not None and number.isdecimal() and int(number) != index:
+        raise WrongRow(
+            f"{path}: entry {place + 1} is gdb_{index}, row {place + 1} of its table is of "
+            f"{owner}; bring both into one order, or download them again"
+        )
+
+
+def _read_table(table: IO[bytes]) -> tuple[tuple[str, ...], list[list[str]], list[str]]:
+    """Names of the known properties of a csv file, their words in each row, and the molecule that
+    each row names ("" where it names none).
+    """
     text = io.TextIOWrapper(table, encoding="ascii", errors="replace", newline="")
     lines = csv.DictReader(text)
     columns = {}
@@ -102,8 +123,9 @@ def _read_table(table: IO[bytes]) -> tuple[tuple[str, ...], list[list[str]]]:
         held = [key for key in TARGETS[name].keys if key in (lines.fieldnames or ())]
         if held:
             columns[name] = held[0]
-    rows = [[row[key] for key in columns.values()] for row in lines]
-    return tuple(columns), rows
+    found = list(lines)
+    rows = [[row[key] for key in columns.values()] for row in found]
+    return tuple(columns), rows, [row.get(OWNER) or "" for row in found]
 
 
 @contextlib.contextmanager

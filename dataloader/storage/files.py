@@ -24,6 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
+from farfield.dataloader.storage.npz_members import read_member
+
 TEMPORARY = ".unfinished-"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BLOCK_BYTES = 4 << 20  # of blockwise checksums
@@ -38,6 +40,7 @@ DAMAGE = (
     KeyError,
     AttributeError,
     NotImplementedError,
+    RuntimeError,
     TypeError,
 )
 
@@ -187,7 +190,7 @@ def read_npz(path: str | Path, names: Iterable[str], hint: str) -> dict[str, np.
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
                 missing = [name for name in names if name not in archive.files]
-                content = {} if missing else {name: archive[name] for name in names}
+                content = {} if missing else {name: read_member(archive, name) for name in names}
                 found = archive.files
     except PermissionError as error:
         raise PermissionError(

@@ -189,6 +189,7 @@ NAN = np.full((13, 3), np.nan)
 WRONG = [
     ({"forces": NAN}, r"forces of structure 0 are not finite \(\[nan, nan, nan\]\)"),
     ({"energy": np.array([0, 1, np.inf, 0])}, r"energy of structure 2 are not finite \(\[inf\]\)"),
+    ({"energy": np.array([0, 1, 0, -1e39])}, r"energy of structure 3 are above 1e\+15 in size"),
     (
         {"energy": np.zeros(3)},
         r"energy must have the shape \(4,\) for 4 structures of 13 atoms, got \(3,\)",

@@ -9,6 +9,7 @@ import signal
 import ase.io
 import numpy as np
 import pytest
+from ase.constraints import FixAtoms, FixBondLength, FixConstraint
 from ase.io import write
 
 from farfield.common import plugins
@@ -17,6 +18,7 @@ from farfield.dataloader import moving_structure
 from farfield.models.compiled import compiled_potential
 from farfield.simulate import dynamics, md_results, run_md
 from farfield.simulate.calculator import FarfieldCalculator
+from farfield.simulate.further_content import further_content
 from farfield.simulate.md_results import summarise
 from farfield.simulate.velocities import draw_velocities
 from tests.support.traced_program import make_traced
@@ -108,6 +110,42 @@ from farfield.simulate.dynamics import ENSEMBLES, Ensemble, nve
 
 ENSEMBLES.register("mine")(Ensemble(nve, conserves_energy=True))
 """
+
+
+def test_constraints_and_what_else_a_structure_holds_stay(potential, molecule, tmp_path):
+    """Of a resumed run: an atom that is fixed, a bond that is held, charges and a number."""
+    molecule.set_constraint([FixAtoms([0]), FixBondLength(1, 2)])
+    molecule.set_initial_charges([0.1 + 0.2, 0, 0, 0, -1.0])
+    molecule.info = {"batch": 7, "words": "kept"}
+    write(tmp_path / "fixed.traj", molecule)
+    options = ["--structure", str(tmp_path / "fixed.traj"), "--steps", "20", "--temperature", "50"]
+    run(tmp_path / "whole", potential, *options)
+    run(tmp_path / "parts", potential, *options, "--pause-after", "8")
+    run_md.main(["--run-dir", str(tmp_path / "parts"), "--resume", "--no-progress"])
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+    # the potential moves what is not fixed
+    first, *_, last = ase.io.read(tmp_path / "parts" / dynamics.TRAJECTORY, ":")
+    moved = np.abs(last.positions - first.positions).max(1)
+    assert moved[0] == 0 and moved[3:].min() > 1e-4
+    assert last.get_distance(1, 2) == pytest.approx(first.get_distance(1, 2), abs=1e-6)
+
+    state = dynamics.read_state(tmp_path / "parts" / dynamics.STATE)
+    kept = dynamics.atoms_of_state(state)
+    np.testing.assert_array_equal(kept.get_initial_charges(), molecule.get_initial_charges())
+    assert kept.info == {"batch": 7, "words": "kept"}
+    assert [type(one).__name__ for one in kept.constraints] == ["FixAtoms", "FixBondLengths"]
+
+
+def test_a_constraint_that_cannot_be_kept_is_refused(molecule):
+    class Own(FixConstraint):
+        """Has no todict."""
+
+    molecule.info = {"number": 1, "object": object()}
+    assert "number" in further_content(molecule) and "object" not in further_content(molecule)
+    molecule.set_constraint(Own())
+    with pytest.raises(ValueError, match="a constraint Own, which cannot be kept for --resume"):
+        further_content(molecule)
 
 
 def test_an_ensemble_of_a_users_file_runs_and_resumes(potential, tmp_path, monkeypatch):
@@ -347,3 +385,13 @@ def test_pairs_are_searched_rarely(potential, tmp_path, monkeypatch):
     )
     run(tmp_path / "run", potential, "--steps", "20", "--compile", "off")
     assert 1 <= len(searches) < 10
+
+
+@pytest.mark.parametrize("mass", [0.0, -1.0, np.nan])
+def test_a_mass_that_cannot_move_is_named(potential, molecule, tmp_path, mass):
+    molecule.set_masses([12, 1, mass, 1, 12])
+    write(tmp_path / "masses.traj", molecule)
+    structure = ["--structure", str(tmp_path / "masses.traj"), "--steps", "2"]
+    with pytest.raises(ValueError, match=rf"atom 2 has the mass {mass:g} u, .* must be > 0"):
+        run(tmp_path / "run", potential, *structure, "--temperature", "100")
+    assert not (tmp_path / "run").exists()

@@ -151,6 +151,8 @@ def test_stated_units_must_fit(tmp_path):
             e_unit=np.array(b"eV"),
         )
         assert read_npz(old, Units()).theory == "PBE"
+    pickled = written(tmp_path, **fixed_content(), theory=np.array({"pickled": 1}, dtype=object))
+    assert read_npz(pickled, Units()).theory == "", "a word that is not needed is left alone"
     path = written(tmp_path, **fixed_content(), e_unit=np.array("kcal/mol"), r_unit=np.array("Ang"))
     with pytest.raises(
         ValueError,

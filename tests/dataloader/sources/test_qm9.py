@@ -14,7 +14,7 @@ from farfield.dataloader.chemistry.bonds import BOND_KINDS
 from farfield.dataloader.sources import qm9
 from farfield.dataloader.sources.qm9_archives import read_archive, read_sdf
 from farfield.dataloader.sources.qm9_arrays import read_edge_npz, read_ragged
-from farfield.dataloader.sources.qm9_targets import FREE_ATOMS, free_atom_energy
+from farfield.dataloader.sources.qm9_targets import FREE_ATOMS, TARGETS, free_atom_energy
 from tests.support import qm9_data
 from tests.support.qm9_data import assert_same, labelled_molecules
 
@@ -184,6 +184,20 @@ def test_all_forms_hold_the_same(tmp_path):
         assert np.array_equal(bonds.kinds, found.table.kinds)
         assert (bonds.kinds == BOND_KINDS["aromatic"]).sum() == 6 + 6 + 5
         assert "gdb_id" not in structures.extra
+
+
+def test_rows_of_the_table_belong_to_the_molecules_that_they_name(tmp_path):
+    """Another order is refused; titles without a number are paired by place."""
+    whole, raw, found = labelled_molecules()
+    bonds = (found.table.ends, found.orders, found.table.counts)
+    head, first, second, *rest = qm9_data.table_text(raw).splitlines()
+    (tmp_path / "gdb9.sdf.csv").write_text("\n".join([head, second, first, *rest, ""]))
+    (tmp_path / "gdb9.sdf").write_text(qm9_data.sdf_text(whole, *bonds))
+    with pytest.raises(ValueError, match="entry 1 is gdb_1, row 1 of its table is of gdb_2; bring"):
+        read_sdf(tmp_path / "gdb9.sdf")
+    (tmp_path / "gdb9.sdf").write_text(qm9_data.sdf_text(whole, *bonds, title="molecule"))
+    structures, _, _ = read_sdf(tmp_path / "gdb9.sdf")
+    assert structures.extra["gap"][0] == pytest.approx(raw["gap"][1] * TARGETS["gap"].factor)
 
 
 def test_broken_entries_of_the_sdf(tmp_path):

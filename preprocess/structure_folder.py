@@ -17,7 +17,7 @@ from ase.data import chemical_symbols
 from farfield.common.log import count_bar
 from farfield.common.quantities import file_size
 from farfield.dataloader.graphs import NeighborStore, check_cutoff
-from farfield.dataloader.label_statistics import Statistics, charge_offsets, reference_limits
+from farfield.dataloader.label_statistics import Statistics
 from farfield.dataloader.prepared_folder import (
     MANIFEST,
     SPLIT_FILE,
@@ -25,6 +25,7 @@ from farfield.dataloader.prepared_folder import (
     graphs_folder,
     structures_file,
 )
+from farfield.dataloader.reference_energies import charge_offsets, reference_limits
 from farfield.dataloader.sources.source_registry import Source
 from farfield.dataloader.split_protocols import (
     SPLITS,

@@ -22,7 +22,8 @@ import numpy as np
 
 from farfield.dataloader.batch_plan import BatchPlan
 from farfield.dataloader.datasets.potential_data import MoleculeDataset
-from farfield.dataloader.label_statistics import Statistics, fit_references, reference_energy
+from farfield.dataloader.label_statistics import Statistics
+from farfield.dataloader.reference_energies import fit_references, reference_energy
 from farfield.dataloader.sources.npz import ABSENT, read_npz
 from farfield.dataloader.split_protocols import SPLITS
 from farfield.dataloader.splits import SplitOptions, make_split

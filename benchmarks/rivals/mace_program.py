@@ -176,27 +176,40 @@ class Run:
     def train_step(self, batch) -> None:
         """One step on one batch; the clock counts all of it."""
         start = time.process_time()
-
-        # 0 in the first half of the time, then rising to 1 at the end.
-        late = max(0.0, 2 * self.spent / self.budget - 1)
-        rate = HIGHEST_RATE * (LOWEST_RATE / HIGHEST_RATE) ** late
-        self.optimizer.param_groups[0]["lr"] = rate
-
-        out = self.model(batch.to_dict(), training=True)
-        atoms = batch.ptr[1:] - batch.ptr[:-1]
-        energy = ((out["energy"] - batch.energy) / atoms).square().mean()
-        forces = (out["forces"] - batch.forces).square().mean()
-        energy_weight = LATE_ENERGY_WEIGHT if late else ENERGY_WEIGHT
-        loss = energy_weight * energy + FORCE_WEIGHT * forces
-
-        self.optimizer.zero_grad()
-        loss.backward()
+        self.set_rate()
+        self.gradient(batch)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 10.0)
         self.optimizer.step()
         self.average.update_parameters(self.model)
 
         self.spent += time.process_time() - start
         self.step += 1
+
+    @property
+    def late(self) -> float:
+        """0 in the first half of the time, then rising to 1 at the end."""
+        return max(0.0, 2 * self.spent / self.budget - 1)
+
+    def set_rate(self) -> None:
+        """The rate of the next step."""
+        rate = HIGHEST_RATE * (LOWEST_RATE / HIGHEST_RATE) ** self.late
+        self.optimizer.param_groups[0]["lr"] = rate
+
+    def gradient(self, batch) -> None:
+        """The gradient of the loss of one batch."""
+        out = self.model(batch.to_dict(), training=True)
+        atoms = batch.ptr[1:] - batch.ptr[:-1]
+        energy = ((out["energy"] - batch.energy) / atoms).square().mean()
+        forces = (out["forces"] - batch.forces).square().mean()
+        energy_weight = LATE_ENERGY_WEIGHT if self.late else ENERGY_WEIGHT
+        loss = energy_weight * energy + FORCE_WEIGHT * forces
+
+        self.optimizer.zero_grad()
+        loss.backward()
+
+    def errors_of(self, loader) -> dict[str, float]:
+        """Errors of the averaged weights."""
+        return errors(self.average.module, loader)
 
     def validation_is_due(self) -> bool:
         """Whether a mark has been passed since the last validation, or the time is spent."""
@@ -205,7 +218,7 @@ class Run:
     def validate(self, loader) -> dict[str, float]:
         """Errors of the averaged weights, kept in the curve."""
         self.marks = self.marks[1:]
-        found = errors(self.average.module, loader)
+        found = self.errors_of(loader)
         self.curve.append({"minutes": self.spent / 60, "step": self.step, **found})
         return found
 
@@ -218,7 +231,7 @@ class Run:
                 bar.update(round(self.spent) - bar.n)
                 if self.validation_is_due():
                     found = self.validate(sets.loaders["val"])
-                    text = f"{found['energy']:.1f} meV, {found['forces']:.1f} meV/A"
+                    text = ", ".join(f"{name} {value:.1f}" for name, value in found.items())
                     bar.set_postfix_str(f"validation {text}")
                 if self.spent >= self.budget:
                     break
@@ -242,7 +255,7 @@ def main():
         "curve": run.curve,
         "steps": run.step,
         "minutes": run.spent / 60,
-        "test": errors(run.average.module, sets.loaders["test"]),
+        "test": run.errors_of(sets.loaders["test"]),
     }
     Path(options.json).write_text(json.dumps(report, indent=1))
 

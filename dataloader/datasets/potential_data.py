@@ -20,7 +20,8 @@ import torch
 from farfield.dataloader import prepared_folder
 from farfield.dataloader.datasets.structure_dataset import StructureDataset, read_inputs
 from farfield.dataloader.graphs import NeighborStore
-from farfield.dataloader.label_statistics import centroids, reference_energy
+from farfield.dataloader.label_statistics import centroids
+from farfield.dataloader.reference_energies import reference_energy
 from farfield.dataloader.structures import Structures
 from farfield.models.batch import AtomBatch
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from farfield.dataloader.datasets.potential_data import MoleculeDataset
-from farfield.dataloader.label_statistics import charge_offsets, fit_references
+from farfield.dataloader.reference_energies import charge_offsets, fit_references
 from farfield.dataloader.storage import files
 from farfield.dataloader.structures import ATOM_ARRAYS, STRUCTURE_ARRAYS, Structures
 from tests.support.molecule_data import random_crystals, random_structures

@@ -7,9 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from farfield.dataloader.label_statistics import (
-    Statistics,
-    centroids,
+from farfield.dataloader.label_statistics import Statistics, centroids
+from farfield.dataloader.reference_energies import (
     fit_references,
     reference_energy,
     reference_limits,

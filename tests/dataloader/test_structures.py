@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farfield.dataloader.datasets.potential_data import MoleculeDataset
-from farfield.dataloader.label_statistics import Statistics, fit_references
+from farfield.dataloader.label_statistics import Statistics
+from farfield.dataloader.reference_energies import fit_references
 from farfield.dataloader.structures import Structures, rows_of
 from tests.support.molecule_data import random_crystals, random_structures
 

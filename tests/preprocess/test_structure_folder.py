@@ -12,8 +12,8 @@ from farfield.common.session import Interrupted
 from farfield.dataloader.batch_plan import BatchPlan
 from farfield.dataloader.datasets.potential_data import MoleculeDataset
 from farfield.dataloader.graphs import NeighborStore
-from farfield.dataloader.label_statistics import fit_references
 from farfield.dataloader.prepared_folder import graphs_folder, load_statistics, structures_file
+from farfield.dataloader.reference_energies import fit_references
 from farfield.dataloader.sources import md17
 from farfield.dataloader.split_protocols import SPLITS
 from farfield.dataloader.splits import Split

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from farfield.dataloader.batch_plan import BatchPlan, split_order
 from farfield.dataloader.datasets.potential_data import MoleculeDataset
 from farfield.dataloader.graphs import NeighborStore
-from farfield.dataloader.label_statistics import fit_references, reference_energy
+from farfield.dataloader.reference_energies import fit_references, reference_energy
 from farfield.dataloader.sources.md17 import read_sample
 from farfield.train.data_order import EpochLoader
 from tests.support.molecule_data import random_crystals, random_structures

@@ -25,7 +25,15 @@ from farfield.dataloader.prepared_folder import (
     graphs_folder,
     structures_file,
 )
-from farfield.dataloader.reference_energies import charge_offsets, reference_limits
+from farfield.dataloader.reference_energies import (
+    AVERAGE,
+    ISOLATED,
+    charge_offsets,
+    chosen_references,
+    isolated_atoms,
+    isolated_references,
+    reference_limits,
+)
 from farfield.dataloader.sources.source_registry import Source
 from farfield.dataloader.split_protocols import (
     SPLITS,
@@ -47,18 +55,31 @@ class FolderPlan:
     """What a folder is made from.
 
     protocol and options divide the structures of the source; cutoff: of the neighbour graphs,
-    Angstrom.
+    Angstrom. references: what ``parse_references`` gives. without_new_elements: leave out
+    structures of val and test with elements that no training structure has.
     """
 
     source: Source
     protocol: str
     options: SplitOptions
     cutoff: float
+    references: str | dict[int, float] = AVERAGE
+    without_new_elements: bool = False
 
     @property
     def settings(self) -> dict:
-        """Everything that the files depend on, as the manifest stores it."""
-        return {
+        """Everything that the files depend on, as the manifest stores it.
+
+        Options that older folders do not know are named where they are not the default.
+        """
+        named = {}
+        if self.references != AVERAGE:
+            named["references"] = self.references
+            if isinstance(self.references, dict):
+                named["references"] = {str(z): energy for z, energy in self.references.items()}
+        if self.without_new_elements:
+            named["without_new_elements"] = True
+        return named | {
             "format": FORMAT,
             "reading": self.source.words,
             "cutoff": check_cutoff(self.cutoff),
@@ -88,7 +109,9 @@ def make_folder(folder: str | Path, plan: FolderPlan, rebuild: bool = False) -> 
         manifest = make_splits(folder, plan, divided)
         stores = {split: make_graphs(folder, split, plan.cutoff) for split in SPLITS}
         train = Structures.load(structures_file(folder, "train"), REBUILD_HINT)
-        manifest.add(STATISTICS, Statistics.of(train, stores["train"].num_edges).save)
+        references = training_references(folder, plan, train)
+        statistics = Statistics.of(train, stores["train"].num_edges, references)
+        manifest.add(STATISTICS, statistics.save)
     report(folder, plan.source, stores)
 
 
@@ -122,10 +145,72 @@ def divide(plan: FolderPlan) -> tuple[Structures, Split]:
         split = make_split(plan.protocol, count, data_hash, plan.options, counts[2], groups)
         if plan.protocol == "random" and not counts[2] and groups is None:
             _say_if_fractions(count, plan.options)
+    split = _without_isolated_atoms(everything, split, plan)
+    if plan.without_new_elements:
+        split = _without_new_elements(everything, split)
     for name in ("val", "test"):
         _warn_of_copies(everything, split, name)
         _warn_of_new_elements(everything, split, name)
     return everything, split
+
+
+def training_references(
+    folder: Path, plan: FolderPlan, train: Structures
+) -> dict[int, float] | None:
+    """Reference energies that the plan names, Z -> eV, for the training structures; None: a fit.
+
+    Energies of isolated atoms are kept in the split file.
+    """
+    given = plan.references
+    if given == ISOLATED:
+        stored = Split.load(folder / SPLIT_FILE).settings["references"]
+        given = {int(number): energy for number, energy in stored.items()}
+    return None if given == AVERAGE else chosen_references(train, given)
+
+
+def _without_isolated_atoms(structures: Structures, split: Split, plan: FolderPlan) -> Split:
+    """The split without frames of single atoms, and their energies in its settings, if they are the
+    references; else a hint that they might be.
+    """
+    alone = isolated_atoms(structures)
+    if plan.references != ISOLATED:
+        if alone.any() and not alone.all():
+            print(
+                f"note: {int(alone.sum())} frames are isolated atoms and belong to the splits like "
+                f"others; --E0s {ISOLATED} makes them the reference energies"
+            )
+        return split
+
+    energies = isolated_references(structures)
+    found = ", ".join(f"{chemical_symbols[z]} {energy:.6f}" for z, energy in energies.items())
+    print(f"reference energies of {int(alone.sum())} isolated atoms (eV): {found}")
+    kept = {name: part[~alone[part]] for name, part in _parts(split).items()}
+    settings = split.settings | {"references": {str(z): e for z, e in energies.items()}}
+    return dataclasses.replace(split, **kept, settings=settings)
+
+
+def _without_new_elements(structures: Structures, split: Split) -> Split:
+    """The split without structures of val and test whose elements no training structure has."""
+    known = structures[split.train].elements
+    foreign = ~np.isin(structures.atomic_numbers, known)
+    new = np.bincount(structures.structure_of_atom[foreign], minlength=len(structures)) > 0
+    for name in ("val", "test"):
+        part = getattr(split, name)
+        left_out = part[new[part]]
+        if len(left_out):
+            elements = np.setdiff1d(structures[left_out].elements, known)
+            symbols = ", ".join(chemical_symbols[number] for number in elements)
+            print(
+                f"{name}: {len(left_out)} structures with {symbols} left out, which no training "
+                "structure has"
+            )
+    kept = {name: part[~new[part]] for name, part in _parts(split).items()}
+    return dataclasses.replace(split, **kept)
+
+
+def _parts(split: Split) -> dict[str, np.ndarray]:
+    """Indices of each split by its name."""
+    return {name: getattr(split, name) for name in SPLITS}
 
 
 def _read_files(source: Source, paths: Sequence[Path]) -> list[Structures]:
@@ -199,7 +284,7 @@ def _warn_of_new_elements(structures: Structures, split: Split, name: str) -> No
         symbols = ", ".join(chemical_symbols[number] for number in new)
         print(
             f"note: {symbols} in structure {index} of the {name} split is in no training "
-            "structure, so training will refuse this folder; leave such structures out, or give "
+            "structure, so training will refuse this folder; give --leave-out-new-elements, or "
             "files for the splits (--val-file, --test-file)"
         )
         known = np.union1d(known, new)

@@ -9,6 +9,11 @@ import dataclasses
 from easydict import EasyDict
 
 from farfield.common.command_line import OptionParser, Section
+from farfield.dataloader.reference_energies import (
+    AVERAGE,
+    REFERENCE_WORDS,
+    parse_references,
+)
 from farfield.dataloader.sources.own_files import OwnFiles
 from farfield.dataloader.sources.source_registry import Source
 from farfield.dataloader.split_protocols import (
@@ -95,6 +100,16 @@ def add_split_options(parser: OptionParser, usual: str, divided: str = "structur
         help="npz file with index lists (--split file) or folder with index files (--split rmd17)",
     )
 
+    split.add(
+        "--leave-out-new-elements",
+        bool,
+        False,
+        help="leave out structures of val and test with elements that no training structure has",
+    )
+
+    references = parser.section("references", "energies of the elements before training")
+    references.add("--E0s", str, AVERAGE, key="energies", help=REFERENCE_WORDS)
+
     graphs = parser.section("graphs", "which atoms are neighbours")
     graphs.add(
         "--cutoff",
@@ -143,7 +158,14 @@ def planned(config: EasyDict, source: Source, usual: str | None = None) -> Folde
     """
     protocol = config.split.name or usual or source.protocol
     options = _split_options(config.split, source, protocol)
-    return FolderPlan(source, protocol, options, config.graphs.cutoff)
+    return FolderPlan(
+        source,
+        protocol,
+        options,
+        config.graphs.cutoff,
+        parse_references(config.references.energies),
+        config.split.leave_out_new_elements,
+    )
 
 
 def _split_options(split: EasyDict, source: Source, protocol: str) -> SplitOptions:

@@ -8,10 +8,10 @@
     write_predictions("out.xyz", atoms, predictions, labels)
 
 A label is found by its name in the file: ``energy``, ``forces``, ``stress`` as ASE reads them, or
-the usual names of published sets (``REF_energy``, ``DFT_forces``, ``initial_charges``); a property
-by the name of the target. A dipole is moved from the origin of its file to the mean position of the
-atoms, where potentials have it. Units of a file are eV, Angstrom, e, and for properties the units
-of the project. Cost: that of the network.
+the usual names of published sets (``REF_energy``, ``DFT_forces``, ``initial_charges``); a virial is
+read as the stress -virial / volume, a property by the name of the target. A dipole is moved from
+the origin of its file to the mean position of the atoms, where potentials have it. Units of a file
+are eV, Angstrom, e, and for properties the units of the project. Cost: that of the network.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from farfield.dataloader.from_ase import read_structures
 from farfield.dataloader.sources.charge_labels import USUAL
 from farfield.dataloader.sources.label_names import usual_names
 from farfield.dataloader.sources.qm9_targets import TARGETS
+from farfield.dataloader.sources.stress_labels import USUAL_STRESS, as_stress
 from farfield.dataloader.storage import files
 from farfield.dataloader.structure_inputs import find_input, is_number
 from farfield.dataloader.structures import UNITS
@@ -69,7 +70,7 @@ def find_labels(
     found = {}
     for quantity in quantities:
         given = keys.get(quantity)
-        usual = [name for base in USUAL.get(quantity, [quantity]) for name in usual_names(base)]
+        usual = [name for base in _bases(quantity) for name in usual_names(base)]
         names = [given] if given else usual
         key = next((name for name in names if any(name in one for one in held)), None)
         if key is not None:
@@ -79,6 +80,11 @@ def find_labels(
             there = ", ".join(sorted({name for one in held for name in one})) or "nothing more"
             raise ValueError(f"no structure has the {quantity} {given!r}; the file holds {there}")
     return found
+
+
+def _bases(quantity: str) -> Sequence[str]:
+    """Usual names of a quantity without what published sets put in front."""
+    return USUAL_STRESS if quantity == "stress" else USUAL.get(quantity, [quantity])
 
 
 def _held(atoms: Atoms) -> dict[str, Any]:
@@ -95,9 +101,11 @@ def _value(held: Mapping, key: str, quantity: str, atoms: Atoms) -> np.ndarray |
     except (TypeError, ValueError):
         raise ValueError(f"{quantity} {key!r} must be numbers, got {held[key]!r}") from None
 
-    # 3 x 3 stress as Voigt components
-    if quantity == "stress" and values.size == 9:
-        values = np.array([values.reshape(3, 3)[place] for place in STRESS_ORDER])
+    # 3 x 3 stress, or what a virial says of it, as Voigt components
+    if quantity == "stress":
+        values = as_stress(key, values, atoms.cell.array)
+        if values.shape == (3, 3):
+            values = np.array([values[place] for place in STRESS_ORDER])
     shapes = {"energy": (), "forces": (len(atoms), 3), "stress": (6,)}
     shapes |= {"charges": (len(atoms),), "dipole": (3,)}
     shape = shapes.get(quantity, values.shape)

@@ -5,8 +5,9 @@
 ase takes values that stand under its own names (``energy``, ``forces``, ``stress``) out of the
 comment line and the columns and puts them into a calculator; others (``REF_energy``,
 ``DFT_forces``) stay where they are. Both are looked up here by the name in the file, a usual one
-unless it is given. Stress is ase's: (dE/dstrain) / volume, given as 6 Voigt numbers (xx yy zz yz xz
-xy) or 3 x 3. Partial charges are a column, a dipole is a vector of the comment line: see
+unless it is given; two usual names with different values are refused. Stress and virials: see
+:mod:`farfield.dataloader.sources.stress_labels`. A single atom may lack forces and stress: they are
+zero. Partial charges are a column, a dipole is a vector of the comment line: see
 :mod:`farfield.dataloader.sources.charge_labels`. All other numbers of the comment line that every
 frame has (``charge``, ``spin``) are kept as inputs. Remarks of the structures say what was read.
 Cost: about 0.2 ms per frame of 27 atoms.
@@ -14,6 +15,7 @@ Cost: about 0.2 ms per frame of 27 atoms.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,9 +29,19 @@ from farfield.dataloader.sources.charge_labels import (
     charge_label_names,
     with_charge_labels,
 )
-from farfield.dataloader.sources.file_formats import ABSENT, FILE_FORMATS, FileFormat, FileReading
-from farfield.dataloader.sources.label_names import names_held, usual_names
-from farfield.dataloader.sources.npz import full_stress, in_project_units
+from farfield.dataloader.sources.file_formats import FILE_FORMATS, FileFormat, FileReading
+from farfield.dataloader.sources.frame_labels import (
+    LabelNames,
+    check_same_label,
+    chosen_labels,
+    frame_label,
+    is_zero,
+    quoted_labels,
+    without_partial_stress,
+)
+from farfield.dataloader.sources.label_names import usual_names
+from farfield.dataloader.sources.npz import in_project_units
+from farfield.dataloader.sources.stress_labels import stress_remarks
 from farfield.dataloader.structure_inputs import common_inputs, is_number
 from farfield.dataloader.structures import Structures
 from farfield.dataloader.units import Units
@@ -57,7 +69,8 @@ def read_extxyz(
     units       of the file (None: eV and Angstrom, as ase has it)
     energy_key  name of the energy in the file (None: a usual one, see label_names)
     forces_key  name of the forces (None: a usual one; "absent": read without forces)
-    stress_key  name of the stress (None: read without stress)
+    stress_key  name of the stress or virial (None: a usual one, see stress_labels, that every
+                periodic frame has; "absent": read without stress)
     periodic    None takes the pbc of the file, False reads its structures as open
     progress    called after each frame with 1
     charge_keys charges, dipole or total_charge -> name, where it is not a usual one; charges and
@@ -66,44 +79,39 @@ def read_extxyz(
     ``FileNotFoundError``, or ``ValueError`` with the file, the frame, the key and the keys that are
     there.
     """
-    path = Path(path)
-    _check_what_is_asked(path, stress_key)
+    path, units = Path(path), units or Units()
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; give an extended xyz file")
 
-    # the first frame decides which of the usual names the file has
+    # the first frame of several atoms decides which of the usual names the file has
     given = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
-    if forces_key == ABSENT:
-        del given["forces"]
-    frames, keys, remarks = [], {}, []
-    charge_keys, charge_names, charge_labels = charge_keys or {}, {}, []
-    for index, atoms in enumerate(_frames(path)):
+    stream = _frames(path)
+    opening = _up_to_several_atoms(stream)
+    if not opening:
+        raise ValueError(f"{path} holds no frame; give an extended xyz file")
+    telling = _held(opening[-1])
+    labels = chosen_labels(path, given, opening[-1], telling, units, periodic)
+    charge_keys = charge_keys or {}
+    charge_names = charge_label_names(charge_keys, telling)
+
+    frames, charge_labels = [], []
+    for index, atoms in enumerate(itertools.chain(opening, stream)):
         held = _held(atoms)
-        if not frames:
-            keys = _label_keys(path, given, held)
-            remarks = [f"labels {_quoted(keys)}", *_what_is_left(held, keys)]
-            charge_names = charge_label_names(charge_keys, held)
-        frames.append(_read_frame(path, index, atoms, held, keys))
+        frames.append(_read_frame(path, index, atoms, held, labels))
         charge_labels.append({name: held.get(name) for name in charge_names.values()})
         if progress is not None:
             progress(1)
-    if not frames:
-        raise ValueError(f"{path} holds no frame; give an extended xyz file")
+
+    # a stress that nobody asked for is read where all periodic frames have it
+    remarks = without_partial_stress(frames, labels)
+    remarks = [f"labels {quoted_labels(labels.keys, units)}", *labels.remarks, *remarks]
 
     # numbers that every frame has
     inputs, dropped = common_inputs([frame.pop("inputs") for frame in frames])
     remarks += _about_inputs(inputs, dropped)
-    structures = _joined(path, frames, units or Units(), periodic, inputs)
-    structures.remarks = tuple(remarks)
+    structures = _joined(path, frames, units, periodic, inputs)
+    structures.remarks = (*remarks, *stress_remarks(structures.stress))
     return _with_charges(path, structures, charge_names, charge_labels, charge_keys, units)
-
-
-def _check_what_is_asked(path: Path, stress_key: str | None) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; give an extended xyz file")
-    if stress_key and "virial" in stress_key.lower():
-        raise ValueError(
-            f"{path}: {stress_key!r} names a virial, which is -volume x stress; write the stress "
-            "into the file first"
-        )
 
 
 def _with_charges(
@@ -169,43 +177,20 @@ def _held(atoms: ase.Atoms) -> dict:
     return held
 
 
-def _label_keys(path: Path, given: dict[str, str | None], held: dict) -> dict[str, str]:
-    """Label -> its name in the file: the given one, else the first usual one of the first frame.
-
-    Stress is read only where its name is given.
-    """
-    keys = {}
-    for quantity, name in given.items():
-        usual = [] if quantity == "stress" else [*names_held(quantity, held), quantity]
-        if name is not None or usual:
-            keys[quantity] = name or usual[0]
-    return keys
+def _up_to_several_atoms(frames: Iterator[ase.Atoms]) -> list[ase.Atoms]:
+    """Frames up to the first one of several atoms: single atoms often lack labels."""
+    opening = []
+    for atoms in frames:
+        opening.append(atoms)
+        if len(atoms) > 1:
+            break
+    return opening
 
 
-def _quoted(keys: dict[str, str]) -> str:
-    """``energy 'REF_energy', forces 'forces'``."""
-    return ", ".join(f"{quantity} {name!r}" for quantity, name in keys.items())
-
-
-def _what_is_left(held: dict, keys: dict[str, str]) -> list[str]:
-    """Remarks on a stress that is not read, and on labels with a preferred name beside them."""
-    remarks = []
-    stresses = names_held("stress", held)
-    if stresses and "stress" not in keys:
-        key = stresses[0]
-        remarks.append(f"note: the stress {key!r} is not read; give --stress-key {key}")
-    for quantity in ("energy", "forces"):
-        for name in names_held(quantity, held):
-            if name != keys.get(quantity):
-                flag = f"--{quantity}-key {name}"
-                remarks.append(f"note: {name!r} is not read; give {flag} to read it")
-    return remarks
-
-
-def _read_frame(path: Path, index: int, atoms, held: dict, keys: dict[str, str]) -> dict:
+def _read_frame(path: Path, index: int, atoms, held: dict, labels: LabelNames) -> dict:
     """Arrays of one frame by their names in ``Structures``.
 
-    held: all values of the frame. keys: label -> its name in the file.
+    held: all values of the frame. A stress that the frame lacks is None if it was not asked for.
     """
     named = [str(atoms.info[key]) for key in NAME_KEYS if key in atoms.info]
     frame = {
@@ -214,35 +199,28 @@ def _read_frame(path: Path, index: int, atoms, held: dict, keys: dict[str, str])
         "cell": np.array(atoms.cell),
         "periodic": np.array(atoms.pbc),
         "names": named[0] if named else "",
-        "inputs": _input_values(path, index, atoms.info, keys),
+        "inputs": _input_values(path, index, atoms.info, labels.keys),
     }
 
     shapes = {"energy": (), "forces": atoms.positions.shape, "stress": (3, 3)}
-    for name, key in keys.items():
-        values = _label(path, index, name, key, held)
-        frame[name] = full_stress(values) if name == "stress" else values
+    for name, key in labels.keys.items():
+        if key not in held and is_zero(name, atoms):
+            frame[name] = np.zeros(shapes[name])
+            continue
+        if key not in held and name == "stress" and name in labels.found:
+            frame[name] = None
+            continue
+
+        frame[name] = frame_label(path, index, name, key, held, atoms)
         if frame[name].shape != shapes[name]:
             raise ValueError(
                 f"{path}: {name} {key!r} of frame {index} must have the shape {shapes[name]}, got "
                 f"{frame[name].shape}"
             )
+        for other in labels.others.get(name, []):
+            if other in held:
+                check_same_label(path, index, name, (key, other), held, atoms)
     return frame
-
-
-def _label(path: Path, index: int, name: str, key: str, held: dict) -> np.ndarray:
-    """The label ``name``, called ``key`` in the file, as numbers."""
-    if key not in held:
-        there = ", ".join(sorted(set(held) - {"numbers", "positions"})) or "nothing more"
-        raise ValueError(
-            f"{path}: frame {index} has no {name} {key!r} (it holds {there}); give --{name}-key"
-        )
-    try:
-        return np.asarray(held[key], dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"{path}: {name} {key!r} of frame {index} must be numbers, got {held[key]!r}; "
-            f"give --{name}-key"
-        ) from None
 
 
 def _input_values(path: Path, index: int, info: dict, keys: dict[str, str]) -> dict:
@@ -290,7 +268,8 @@ def _joined(
             f"{path} has no periodic frame (pbc is F everywhere) for --periodic; leave it out"
         )
     if periodic is False or not arrays["periodic"].any():
-        del arrays["cell"], arrays["periodic"]
+        for name in ("cell", "periodic"):
+            del arrays[name]
     try:
         return in_project_units(arrays, units, extra=inputs)
     except ValueError as error:

@@ -24,7 +24,7 @@ class FileReading:
 
     units: of the file. keys: numbers, positions, energy, forces, charges, dipole or total_charge ->
     its name in the file, where it is not a usual one; forces, charges and dipole may be "absent".
-    stress_key: name of the stress (None: without).
+    stress_key: name of the stress or virial (None: a usual one; "absent": without).
     periodic: whether the cells repeat (None: as the file says).
     """
 

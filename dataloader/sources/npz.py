@@ -22,7 +22,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from ase.stress import voigt_6_to_full_3x3_stress
 
 from farfield.dataloader.sources.charge_labels import (
     TOTAL_CHARGE,
@@ -32,6 +31,14 @@ from farfield.dataloader.sources.charge_labels import (
     with_charge_labels,
 )
 from farfield.dataloader.sources.file_formats import ABSENT, FILE_FORMATS, FileFormat, FileReading
+from farfield.dataloader.sources.stress_labels import (
+    as_stress,
+    check_stress_unit,
+    chosen_stress,
+    how_read,
+    stress_names,
+    stress_remarks,
+)
 from farfield.dataloader.storage import files
 from farfield.dataloader.structures import Structures
 from farfield.dataloader.units import Units
@@ -72,8 +79,8 @@ def read_npz(
                 its name is not a usual one; forces, charges and dipole may be "absent": read
                 without them
     periodic    whether the cells of a file that has them repeat; it must be said
-    stress_key  array (structures, 3, 3) or (structures, 6) in Voigt's order, of cells that repeat
-                (None: without stress)
+    stress_key  array (structures, 3, 3) or (structures, 6) in Voigt's order, a stress or a virial
+                of cells that repeat (None: a usual name, see stress_labels; "absent": without)
 
     ``FileNotFoundError`` or ``ValueError`` with the file: damaged, a name that is not there (and
     those that are), shapes that do not fit, other units.
@@ -83,51 +90,72 @@ def read_npz(
         held = archive.files
     keys = keys or {}
     names = _find_keys(path, held, keys)
-    if stress_key is not None:
-        _check_stress_key(path, stress_key, held, periodic)
+    stress = _stress_name(path, stress_key, held, units, periodic)
 
-    used = {*names.values(), COUNTS, CELL} | ({stress_key} if stress_key else set())
+    used = {*names.values(), COUNTS, CELL} | ({stress} if stress else set())
     content = _read(path, held, used)
     _check_stated_units(path, content, units)
     arrays = {quantity: content[name] for quantity, name in names.items()}
     try:
         flat = _ragged(arrays, content[COUNTS]) if COUNTS in content else _fixed(arrays)
         box = _cells(content, len(flat["counts"]), periodic)
-        if stress_key is not None:
-            rows = [full_stress(np.asarray(row, np.float64)) for row in content[stress_key]]
-            box["stress"] = np.stack(rows)
+        if stress is not None:
+            box["stress"] = _stresses(stress, content[stress], box["cell"])
 
         # further numbers, one for each structure, and the labels of charge
         others = {name: values for name, values in content.items() if name not in used}
         extra = _extra(others, len(flat["counts"]), keys.get(TOTAL_CHARGE))
         theory = _text(content.get("theory", ""))
         structures = in_project_units(flat | box, units, extra=extra, theory=theory)
+        if stress is not None:
+            said = f"labels {how_read(stress, units)}"
+            structures.remarks = (said, *stress_remarks(structures.stress))
         found = _charge_labels(others, structures, keys, units)
         return with_charge_labels(structures, found, keys.get(TOTAL_CHARGE))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _check_stress_key(path, stress_key: str, held: list[str], periodic: bool | None) -> None:
-    if stress_key in held and periodic:
-        return
-    why = "stress needs cells that repeat, --periodic"
-    if stress_key not in held:
-        why = f"it holds {', '.join(held)}"
-    raise ValueError(
-        f"{path}: no stress can be read from {stress_key!r} ({why}); leave --stress-key out, or "
-        "give another"
-    )
-
-
-def full_stress(values: np.ndarray) -> np.ndarray:
-    """A stress (3, 3) from 6 numbers in Voigt's order (xx yy zz yz xz xy) or from 9.
-
-    Values of another size stay as they are, to be refused later.
+def _stress_name(
+    path, given: str | None, held: list[str], units: Units, periodic: bool | None
+) -> str | None:
+    """The array of the stress or virial, None to read without; ``ValueError`` for a given name that
+    cannot be read, and for several usual names.
     """
-    if values.shape == (6,):
-        return voigt_6_to_full_3x3_stress(values)
-    return values.reshape(3, 3) if values.size == 9 else values
+    name = chosen_stress(given, held if periodic else ())
+    if name is None:
+        return None
+
+    why = "" if periodic else "stress needs cells that repeat, --periodic"
+    if name not in held:
+        why = f"it holds {', '.join(held)}"
+    if why:
+        raise ValueError(
+            f"{path}: no stress can be read from {name!r} ({why}); leave --stress-key out, or "
+            "give another"
+        )
+    usual = stress_names(held)
+    if given is None and len(usual) > 1:
+        raise ValueError(
+            f"{path}: {' and '.join(map(repr, usual))} all name the stress; give --stress-key "
+            f"{usual[0]}, or --stress-key {ABSENT} to read without"
+        )
+    try:
+        check_stress_unit(name, units)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return name
+
+
+def _stresses(name: str, values: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Stresses (structures, 3, 3) of an array with a row for each structure, units of the file."""
+    if len(values) != len(cells):
+        raise ValueError(
+            f"{name!r} must have a row for each of the {len(cells)} structures, got the shape "
+            f"{values.shape}"
+        )
+    pairs = zip(np.asarray(values, np.float64), cells, strict=True)
+    return np.stack([as_stress(name, row, cell) for row, cell in pairs])
 
 
 def in_project_units(arrays: dict[str, np.ndarray], units: Units, **more) -> Structures:

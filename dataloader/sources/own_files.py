@@ -12,7 +12,7 @@ from farfield.dataloader.sources.charge_labels import without_dipole
 from farfield.dataloader.sources.file_formats import ABSENT, FILE_FORMATS, FileReading
 from farfield.dataloader.sources.source_registry import SOURCES, Progress, Source
 from farfield.dataloader.structures import Structures
-from farfield.dataloader.units import ENERGY_UNITS, LENGTH_UNITS, Units
+from farfield.dataloader.units import ENERGY_UNITS, LENGTH_UNITS, STRESS_UNITS, Units
 from farfield.models.choices import check_choice
 
 OptionalText = str | None
@@ -39,6 +39,11 @@ class OwnFiles(Source):
     force_unit: Annotated[
         OptionalText, "force unit of --file, e.g. hartree/bohr (default: energy / length unit)"
     ] = None
+    stress_unit: Annotated[
+        OptionalText,
+        "stress unit of --file (default: energy / length unit^3); tension must be positive",
+        STRESS_UNITS,
+    ] = None
     numbers_key: Annotated[
         OptionalText, "name of the atomic numbers in an npz file (default: a usual one)"
     ] = None
@@ -53,7 +58,9 @@ class OwnFiles(Source):
         f"name of the forces in --file (default: a usual one); {ABSENT}: read without forces",
     ] = None
     stress_key: Annotated[
-        OptionalText, "name of the stress in --file (default: read without stress)"
+        OptionalText,
+        "name of the stress or the virial in --file (default: a usual one); "
+        f"{ABSENT}: read without",
     ] = None
     charges_key: Annotated[
         OptionalText,
@@ -90,6 +97,8 @@ class OwnFiles(Source):
             raise ValueError(f"--val-file {self.val_file} needs --test-file as well")
         check_choice("--energy-unit", self.energy_unit, ENERGY_UNITS)
         check_choice("--length-unit", self.length_unit, LENGTH_UNITS)
+        if self.stress_unit is not None:
+            check_choice("--stress-unit", self.stress_unit, STRESS_UNITS)
         self._check_cell()
         given = [*self.paths, *self.val_paths, *self.test_paths]
 
@@ -148,7 +157,7 @@ class OwnFiles(Source):
 
     @property
     def units(self) -> Units:
-        return Units(self.energy_unit, self.length_unit, self.force_unit)
+        return Units(self.energy_unit, self.length_unit, self.force_unit, self.stress_unit)
 
     @property
     def keys(self) -> dict[str, str]:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.stress import voigt_6_to_full_3x3_stress
+from ase.units import GPa
 
 from farfield.dataloader.sources.extxyz import read_extxyz
 from farfield.dataloader.units import Units
@@ -31,6 +33,13 @@ def frames_of(structures, own_names=False) -> list[Atoms]:
             atoms.calc = SinglePointCalculator(atoms, **labels)
         frames.append(atoms)
     return frames
+
+
+def symmetric_crystals():
+    """Crystals with a symmetric stress."""
+    crystals = random_crystals(periodic=(True, True, True))
+    crystals.stress = (crystals.stress + crystals.stress.transpose(0, 2, 1)) / 2
+    return crystals
 
 
 def voigt(stress):
@@ -97,19 +106,77 @@ def test_crystals_keep_cell_and_stress(tmp_path, own_names):
 
 
 @pytest.mark.parametrize("own_names", [False, True])
-def test_labels_that_are_not_read_are_named(tmp_path, own_names):
+def test_stress_is_found_and_what_is_left_out_is_named(tmp_path, own_names):
     name = "REF_stress" if own_names else "stress"
-    crystals = random_crystals(periodic=(True, True, True))
+    crystals = symmetric_crystals()
     ase.io.write(tmp_path / "set.xyz", frames_of(crystals, own_names), format="extxyz")
     found = read_extxyz(tmp_path / "set.xyz")
-    assert found.stress is None
-    assert f"note: the stress {name!r} is not read; give --stress-key {name}" in found.remarks
+    np.testing.assert_allclose(found.stress, crystals.stress, atol=2e-8)
+    said = f"stress {name!r} (eV/Angstrom^3; tension is positive, xx yy zz yz xz xy)"
+    assert said in found.remarks[0]
+    in_kbar = read_extxyz(tmp_path / "set.xyz", Units(stress="kbar"))
+    np.testing.assert_allclose(in_kbar.stress, found.stress * 0.1 * GPa)
 
-    found = read_extxyz(tmp_path / "set.xyz", stress_key=name, forces_key="absent")
-    forces = name.replace("stress", "forces")
+    found = read_extxyz(tmp_path / "set.xyz", stress_key="absent", forces_key="absent")
+    assert found.stress is None
     assert [line for line in found.remarks if line.startswith("note")] == [
-        f"note: {forces!r} is not read; give --forces-key {forces} to read it"
+        f"note: {label!r} is not read; give --{quantity}-key {label} to read it"
+        for quantity, label in (("forces", name.replace("stress", "forces")), ("stress", name))
     ]
+
+
+def test_a_stress_that_some_periodic_frames_lack_is_left_out(tmp_path):
+    frames = frames_of(symmetric_crystals())
+    del frames[2].calc.results["stress"]
+    ase.io.write(tmp_path / "set.xyz", frames, format="extxyz")
+    found = read_extxyz(tmp_path / "set.xyz")
+    assert found.stress is None
+    assert "note: 'stress' is not read: frame 2 is periodic and has none" in found.remarks
+    with pytest.raises(ValueError, match="frame 2 has no stress 'stress'"):
+        read_extxyz(tmp_path / "set.xyz", stress_key="stress")
+
+    # an open frame has none, and needs none
+    frames[2].pbc = False
+    ase.io.write(tmp_path / "set.xyz", frames, format="extxyz")
+    found = read_extxyz(tmp_path / "set.xyz")
+    assert (found.stress[2] == 0).all()
+    assert (found.stress[1] != 0).any()
+
+
+def test_labels_with_two_values_are_refused(tmp_path):
+    frames = frames_of(random_structures())
+    for frame in frames:
+        frame.info["REF_energy"] = frame.get_potential_energy()
+    ase.io.write(tmp_path / "set.xyz", frames, format="extxyz")
+    assert read_extxyz(tmp_path / "set.xyz").energy[1] == pytest.approx(
+        frames[1].info["REF_energy"]
+    )
+
+    frames[1].info["REF_energy"] += 0.5
+    ase.io.write(tmp_path / "set.xyz", frames, format="extxyz")
+    message = (
+        "'energy' and 'REF_energy' of frame 1 both name the energy and differ; give --energy-key "
+        "energy or --energy-key REF_energy"
+    )
+    with pytest.raises(ValueError, match=message):
+        read_extxyz(tmp_path / "set.xyz")
+    found = read_extxyz(tmp_path / "set.xyz", energy_key="REF_energy")
+    assert found.energy[1] == pytest.approx(frames[1].info["REF_energy"])
+
+
+def test_single_atoms_need_no_forces(tmp_path):
+    frames = frames_of(random_structures())
+    alone = Atoms("O")
+    alone.info |= {"REF_energy": -2041.0}
+    for frame in frames:
+        frame.info["REF_energy"] = frame.calc.results.pop("energy")
+        frame.arrays["REF_forces"] = frame.calc.results.pop("forces")
+        frame.calc = None
+    ase.io.write(tmp_path / "set.xyz", [alone, *frames], format="extxyz")
+    found = read_extxyz(tmp_path / "set.xyz")
+    assert found.counts[0] == 1
+    assert (found.forces[0] == 0).all()
+    np.testing.assert_allclose(found.forces[1:], random_structures().forces, atol=2e-8)
 
 
 def test_file_by_hand(tmp_path):
@@ -197,7 +264,34 @@ def test_damaged_and_missing_files(tmp_path):
         read_extxyz(tmp_path / "set.xyz")
 
 
-def test_a_virial_is_no_stress(tmp_path):
-    (tmp_path / "set.xyz").write_text("")
-    with pytest.raises(ValueError, match="'virials' names a virial, which is -volume x stress"):
-        read_extxyz(tmp_path / "set.xyz", stress_key="virials")
+@pytest.mark.parametrize("name", ["virial", "REF_virials"])
+def test_a_virial_becomes_a_stress(tmp_path, name):
+    crystals = symmetric_crystals()
+    frames = frames_of(crystals)
+    for frame in frames:
+        frame.info[name] = -frame.calc.results.pop("stress") * frame.get_volume()
+        frame.info[name] = voigt_6_to_full_3x3_stress(frame.info[name])
+    ase.io.write(tmp_path / "set.xyz", frames, format="extxyz")
+    found = read_extxyz(tmp_path / "set.xyz")
+    np.testing.assert_allclose(found.stress, crystals.stress, atol=1e-7)
+    assert f"stress = -{name!r} / volume (eV; tension is positive" in found.remarks[0]
+    with pytest.raises(ValueError, match="names a virial, an energy in --energy-unit"):
+        read_extxyz(tmp_path / "set.xyz", Units(stress="GPa"))
+
+    # a stress and a virial that contradict each other
+    frames[0].calc.results["stress"] = np.ones(6)
+    ase.io.write(tmp_path / "set.xyz", frames[:1], format="extxyz")
+    with pytest.raises(ValueError, match="'stress' and .* of frame 0 both name the stress and"):
+        read_extxyz(tmp_path / "set.xyz")
+
+
+def test_stress_that_cannot_be_one(tmp_path):
+    crystals = symmetric_crystals()
+    ase.io.write(tmp_path / "set.xyz", frames_of(crystals), format="extxyz")
+    large = read_extxyz(tmp_path / "set.xyz", Units(stress="hartree/bohr^3"))
+    assert large.remarks[-1].startswith("note: the stress is ")
+    frames = frames_of(crystals, own_names=True)
+    frames[1].info["REF_stress"] = np.triu(crystals.stress[1])
+    ase.io.write(tmp_path / "set.xyz", frames, format="extxyz")
+    with pytest.raises(ValueError, match="frame 1: 'REF_stress' must be a symmetric matrix"):
+        read_extxyz(tmp_path / "set.xyz")

@@ -256,3 +256,17 @@ def test_stress_of_crystals(tmp_path, voigt):
         read_npz(path, Units(), periodic=True, stress_key="sigma")
     with pytest.raises(ValueError, match="cells must be named 'cell', there is 'lattice'"):
         read_npz(written(tmp_path, **content, lattice=crystals.cell), Units())
+
+    # usual names, and virials
+    content["cell"] = crystals.cell
+    found = read_npz(written(tmp_path, **content, stress=stored), Units(), periodic=True)
+    np.testing.assert_allclose(found.stress, expected, atol=1e-12)
+    assert "stress 'stress' (eV/Angstrom^3; tension is positive" in found.remarks[0]
+    volume = np.abs(np.linalg.det(crystals.cell)).reshape(-1, *[1] * (stored.ndim - 1))
+    path = written(tmp_path, **content, virials=-stored * volume)
+    found = read_npz(path, Units("kcal/mol"), periodic=True)
+    np.testing.assert_allclose(found.stress, expected * Units("kcal/mol").energy_factor, atol=1e-12)
+    assert read_npz(path, Units(), periodic=True, stress_key="absent").stress is None
+    path = written(tmp_path, **content, virials=-stored * volume, stress=stored)
+    with pytest.raises(ValueError, match="'stress' and 'virials' all name the stress; give"):
+        read_npz(path, Units(), periodic=True)

@@ -5,6 +5,7 @@ sizes of the labels, neighbours and extents. Cost: linear in the structures.
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from farfield.dataloader.reference_energies import fit_references, reference_ene
 from farfield.dataloader.storage import files
 from farfield.dataloader.structures import Structures
 
-LATER = {"stress_rms": 0.0}  # statistics that older folders do not have
+# standard deviation of a component of a normal vector in units of its mean length
+OF_MEAN_LENGTH = math.sqrt(math.pi / 8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Statistics:
     energy_std           standard deviation of the energies minus their references, eV
     energy_per_atom_std  the same, each energy divided by the atoms of its structure, eV
     force_rms            root mean square of a force component, eV/Angstrom; 0 without forces
+    force_size           the same from the mean length of the forces, which a few wild ones do not
+                         decide, eV/Angstrom: equal for normally distributed components
     stress_rms           root mean square of a component of stress times volume per atom, eV, over
                          the structures that repeat in three directions; 0 without stress
     average_neighbors    directed edges per atom
@@ -40,12 +44,27 @@ class Statistics:
     energy_std: float
     energy_per_atom_std: float
     force_rms: float
+    force_size: float
     stress_rms: float
     average_neighbors: float
     average_atoms: float
     typical_atoms: int
     largest_atoms: int
     design_radius: float
+
+    @property
+    def varies_by_composition(self) -> bool:
+        """Whether energies above the references scatter more, in eV per atom, than forces do in
+        eV/Angstrom: sets of many compounds, whose geometries are near their equilibrium.
+        """
+        return self.energy_per_atom_std > self.force_size > 0
+
+    @property
+    def learned_scale(self) -> float:
+        """Size of what a network learns of an atom, eV: the larger one of the forces within an
+        Angstrom and the energies; 1 where both vanish.
+        """
+        return max(self.force_size, self.energy_per_atom_std) or 1.0
 
     @classmethod
     def of(
@@ -58,7 +77,10 @@ class Statistics:
         references = references or fit_references(structures)
         residual = structures.energy - reference_energy(structures, references)
         forces = structures.forces
-        force_rms = 0.0 if forces is None else float(np.sqrt(np.mean(forces**2)))
+        force_rms = force_size = 0.0
+        if forces is not None:
+            force_rms = float(np.sqrt(np.mean(forces**2)))
+            force_size = float(np.linalg.norm(forces, axis=1).mean() * OF_MEAN_LENGTH)
 
         # vector from the centroid of its structure to every atom (atoms, 3)
         offset = structures.positions - centroids(structures)[structures.structure_of_atom]
@@ -68,6 +90,7 @@ class Statistics:
             energy_std=float(residual.std()),
             energy_per_atom_std=float((residual / structures.counts).std()),
             force_rms=force_rms,
+            force_size=force_size,
             stress_rms=stress_rms(structures),
             average_neighbors=num_edges / structures.num_atoms,
             average_atoms=float(structures.counts.mean()),
@@ -89,7 +112,7 @@ class Statistics:
         """
         content = files.read_json(path, hint)
         names = {field.name for field in dataclasses.fields(cls)}
-        content = LATER | content
+        content = _with_later_statistics(content)
         if set(content) != names:
             raise ValueError(
                 f"{path} must hold {', '.join(sorted(names))}, it holds "
@@ -99,6 +122,11 @@ class Statistics:
         # json has texts as keys
         references = {int(number): energy for number, energy in content["references"].items()}
         return cls(**content | {"references": references})
+
+
+def _with_later_statistics(content: dict) -> dict:
+    """What a folder holds, with the statistics that it was made before: sizes as they were used."""
+    return {"force_size": content.get("force_rms"), "stress_rms": 0.0} | content
 
 
 def centroids(structures: Structures) -> np.ndarray:

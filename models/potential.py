@@ -36,6 +36,8 @@ from farfield.models.tracing import is_tracing
 # what a network gives and a potential makes energies and forces of
 CONSUMED = ("atomic_energy", "graph_energy", "direct_forces")
 
+TINY = 1e-12  # Angstrom^3, below every volume
+
 FORCES = {
     "conservative": "the negative slope of the energy",
     "direct": "read from the features: faster, and energy is not conserved",
@@ -152,7 +154,7 @@ class Potential(Network):
         if self.network.cutoff is not None:
             check_reach(batch.cutoff, self.network.cutoff)
         if self.stress and batch.cell is not None:
-            check_volume_of_stress(batch.cell)
+            check_volume_of_stress(batch.cell, batch.periodic)
 
     def forward(self, batch: AtomBatch) -> dict[str, Tensor]:
         """Predictions for a batch; see :meth:`outputs`."""
@@ -199,7 +201,7 @@ class Potential(Network):
                         "stress needs a cell: give the batch its cell (graphs, 3, 3), or set "
                         "stress to false"
                     )
-                strain, moved, cell = strained(batch.graph, positions, batch.cell)
+                strain, moved, cell = strained(batch.graph, positions, batch.cell, batch.periodic)
                 inputs.append(strain)
                 changes = {"positions": moved, "cell": cell}
             energy, found = self._energy(dataclasses.replace(batch, **changes))
@@ -210,30 +212,38 @@ class Potential(Network):
         if not differentiable:
             out = {name: value.detach() for name, value in out.items()}
         if self.stress:
+            # open structures of a mixed batch have no volume, and no stress
             volume = torch.linalg.det(batch.cell).abs().view(-1, 1, 1)
-            out["stress"] = gradients[1] / volume
+            per_volume = torch.where(volume > 0, 1 / volume.clamp(min=TINY), 0.0)
+            out["stress"] = gradients[1] * per_volume
         return out
 
 
-def check_volume_of_stress(cell: Tensor) -> None:
-    """Raise ValueError for a cell (graphs, 3, 3) without volume."""
+def check_volume_of_stress(cell: Tensor, periodic: Tensor | None = None) -> None:
+    """Raise ValueError for a cell (graphs, 3, 3) without volume of a structure that repeats.
+
+    periodic (graphs, 3): which vectors repeat (None: all).
+    """
     if is_tracing():  # Potential.check has looked
         return
     volume = torch.linalg.det(cell).abs()
-    if not bool((volume > 0).all()):
+    repeats = torch.ones_like(volume, dtype=torch.bool) if periodic is None else periodic.any(1)
+    if not bool((volume[repeats] > 0).all()):
         raise ValueError(
-            f"stress needs cells with a volume > 0 Angstrom^3, got {float(volume.min())}; ask for "
-            "no stress of open systems"
+            f"stress needs cells with a volume > 0 Angstrom^3, got {float(volume[repeats].min())}; "
+            "ask for no stress of open systems"
         )
 
 
-def strained(graph: GraphIndex, positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def strained(
+    graph: GraphIndex, positions: Tensor, cell: Tensor, periodic: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """A strain of zeros (graphs, 3, 3) that asks for a gradient, and the positions and cells under
     its symmetric part.
 
-    Raises ValueError for a cell without volume.
+    periodic and errors: see :func:`check_volume_of_stress`.
     """
-    check_volume_of_stress(cell)
+    check_volume_of_stress(cell, periodic)
     strain = torch.zeros_like(cell).requires_grad_(True)
     symmetric = (strain + strain.transpose(1, 2)) / 2
     moved = positions + (positions.unsqueeze(1) @ broadcast_nodes(graph, symmetric)).squeeze(1)

@@ -105,14 +105,16 @@ PARTS_OF_ATOMS = ("forces", "charges")  # of a `StructureLoss`; the others belon
 class StructureLoss:
     """Weighted loss of the labels of structures, from errors in eV, Angstrom and e:
 
-        L = w_F mean_atoms cost(dF) + w_E a sum_s cost(dE_s / d_s) / N + w_S a sum_s cost(dS_s) / N
+        L = w_F mean_atoms cost(dF) + w_E a sum_s cost(dE_s / d_s) / N
+          + w_S a sum_s cost(v_s dS_s) / N
           + w_q mean_atoms cost(dq) + w_mu a sum_s cost(dmu_s) / N
 
     of forces, energies, stresses, partial charges and dipoles, with N the atoms of the batch and
-    d_s = 1 (energy error of a structure) or its number of atoms (error per atom). ``a`` is the mean
-    number of atoms of the training structures, so that the sums are means over structures. Every
-    part is a sum over the batch divided by N: batches weighted by their atoms give the loss of one
-    large batch, whatever their composition.
+    d_s = 1 (energy error of a structure) or its number of atoms (error per atom). An error of the
+    stress is taken times v_s, which is 1 or the volume per atom (an error in eV, like energies per
+    atom, whatever the density). ``a`` is the mean number of atoms of the training structures, so
+    that the sums are means over structures. Every part is a sum over the batch divided by N:
+    batches weighted by their atoms give the loss of one large batch, whatever their composition.
 
     Arguments
         weights        part ("energy", "forces", "stress", "charges", "dipole") -> weight >= 0, at
@@ -121,6 +123,7 @@ class StructureLoss:
         costs          part -> key of `LOSSES` (stress as one vector of nine numbers)
         scales         part -> s of its cost, in the units of the part
         per_atom       d_s is the number of atoms
+        stress_per_atom  v_s is the volume per atom, Angstrom^3
     """
 
     def __init__(
@@ -130,6 +133,7 @@ class StructureLoss:
         costs: Mapping[str, str],
         scales: Mapping[str, float],
         per_atom: bool = False,
+        stress_per_atom: bool = False,
     ):
         _check_weights(weights)
         for part, name in costs.items():
@@ -138,6 +142,7 @@ class StructureLoss:
             raise ValueError(f"loss scales must be > 0, got {dict(scales)}")
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
         self.average_atoms, self.per_atom = average_atoms, per_atom
+        self.stress_per_atom = stress_per_atom
         self.costs, self.scales = dict(costs), dict(scales)
 
     def __call__(
@@ -145,6 +150,7 @@ class StructureLoss:
         errors: Mapping[str, Tensor],
         atoms: Tensor,
         factors: Mapping[str, float] | None = None,
+        volumes: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (scalar) and its unweighted parts (detached).
 
@@ -152,10 +158,15 @@ class StructureLoss:
                  (atoms,), dipole (structures, 3)
         atoms    number of atoms of each structure (structures,)
         factors  part -> factor of its weight in this step
+        volumes  of the cell of each structure (structures,), Angstrom^3, 0 of open ones; needed
+                 for a stress per atom
         """
         parts = {}
         for name in self.weights:
-            cost = self.costs_of_rows(name, self._rows(name, errors[name], atoms))
+            rows = self._rows(name, errors[name], atoms)
+            if name == "stress" and self.stress_per_atom:
+                rows = rows * (volumes / atoms).unsqueeze(1)
+            cost = self.costs_of_rows(name, rows)
             part = cost.sum() / atoms.sum()
             parts[name] = part if name in PARTS_OF_ATOMS else part * self.average_atoms
 

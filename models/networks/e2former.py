@@ -31,6 +31,7 @@ from farfield.models.heads.energy import EnergyHead, VectorHead
 from farfield.models.kernels.harmonic_sum import memory_efficient_sum
 from farfield.models.layers.conditioning import conditioning
 from farfield.models.layers.edge_embedding import EdgeScalars
+from farfield.models.layers.element_start import ELEMENT_STARTS
 from farfield.models.layers.feed_forward import SILU_SCALE
 from farfield.models.layers.linear import EquivariantLinear
 from farfield.models.layers.norms import EquivariantNorm
@@ -101,6 +102,8 @@ class E2FormerBackbone(nn.Module):
         )
         self.norm = EquivariantNorm(options.norm, lmax, channels, options.norm_epsilon)
         self.condition = conditioning(options.condition, channels)
+        for table in (self.elements, self.edge_elements):
+            ELEMENT_STARTS[options.element_start](table)
 
     def features(self, batch: AtomBatch) -> Tensor:
         """Features of every atom (nodes, rows, channels) after all layers."""

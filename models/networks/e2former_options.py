@@ -16,6 +16,7 @@ from farfield.models.choices import check_at_least, check_choices, check_positiv
 from farfield.models.far_field.attention import FarFieldOptions
 from farfield.models.far_field.charges import CHARGES, ChargeOptions
 from farfield.models.layers.conditioning import parse_inputs
+from farfield.models.layers.element_start import ELEMENT_STARTS
 from farfield.models.layers.feed_forward import FEED_FORWARDS
 from farfield.models.layers.norms import NORMS
 from farfield.models.layers.radial import (
@@ -103,6 +104,9 @@ class BackboneOptions:
     radial_size: RadialSize = 32
     radial_hidden: RadialHidden = 64
     element_size: Annotated[int, "width of the embedding of an element on an edge"] = 16
+    element_start: Annotated[
+        str, "start of the embeddings of elements: random, or alike in a group", ELEMENT_STARTS
+    ] = "random"
     near: NearFieldOptions = NearFieldOptions()
     far: FarFieldOptions = FarFieldOptions()
     norm: Annotated[str, "norm before attention and feed-forward network", NORMS] = "layer_norm"
@@ -128,7 +132,14 @@ class BackboneOptions:
             self, 1, ["layers", "radial_size", "radial_hidden", "element_size", "ffn_ratio"]
         )
         check_positive(self, ["cutoff", "avg_degree", "avg_atoms"])
-        check_choices(self, {"envelope": SMOOTH_ENVELOPES, "radial_basis": RADIAL_BASES})
+        check_choices(
+            self,
+            {
+                "envelope": SMOOTH_ENVELOPES,
+                "radial_basis": RADIAL_BASES,
+                "element_start": ELEMENT_STARTS,
+            },
+        )
         parse_inputs(self.condition)
 
         if self.lmax < 1:

@@ -9,6 +9,7 @@ from farfield.dataloader.datasets.potential_data import MoleculeDataset
 from farfield.dataloader.prepared_folder import load_statistics
 from farfield.dataloader.split_protocols import SPLITS
 from farfield.dataloader.splits import Split
+from farfield.dataloader.structures import Structures
 from farfield.preprocess import preprocess_structures
 from farfield.preprocess.preprocess_structures import main
 from tests.support.molecule_data import random_structures, write_structures
@@ -260,6 +261,47 @@ def test_an_element_that_only_the_test_split_has_is_named(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "note: H, I in structure 9 of the test split is in no training structure" in said
     assert "of the val split is in no" not in said
+
+
+def test_new_elements_are_left_out_where_that_is_asked_for(tmp_path, capsys):
+    structures = random_structures((3,) * 10, elements=(6, 8))
+    structures.atomic_numbers[-3:] = [1, 53, 6]
+    write_structures(tmp_path / "mine.xyz", structures)
+    named = ["--split", "time", "--train", "6", "--val", "2", "--test", "2"]
+    out = ["--out", str(tmp_path / "out")]
+    main([str(tmp_path / "mine.xyz"), *named, *out, "--leave-out-new-elements"])
+    said = capsys.readouterr().out
+    assert "test: 1 structures with H, I left out, which no training structure has" in said
+    assert lengths(tmp_path / "out") == [6, 2, 1]
+    with pytest.raises(ValueError, match="without_new_elements"):
+        main([str(tmp_path / "mine.xyz"), *named, *out])
+
+
+def test_isolated_atoms_are_references(tmp_path, capsys):
+    """They belong to no split; without the option they are structures like others."""
+    sizes = (3, 4, 5) * 4
+    structures = Structures.concatenate(
+        [random_structures(sizes, elements=(1, 8)), random_structures((1, 1))]
+    )
+    structures.atomic_numbers[-2:] = [1, 8]
+    structures.energy[-2:] = [-13.6, -2041.8]
+    write_structures(tmp_path / "mine.xyz", structures)
+    main([str(tmp_path / "mine.xyz"), "--out", str(tmp_path / "all")])
+    assert "note: 2 frames are isolated atoms" in capsys.readouterr().out
+    assert sum(lengths(tmp_path / "all")) == 14
+
+    folder = tmp_path / "isolated"
+    main([str(tmp_path / "mine.xyz"), "--E0s", "isolated", "--out", str(folder)])
+    assert "reference energies of 2 isolated atoms (eV): H -13.600000" in capsys.readouterr().out
+    assert sum(lengths(folder)) == 12
+    assert load_statistics(folder).references == pytest.approx({1: -13.6, 8: -2041.8})
+
+    # given numbers; a folder made with others is not taken for it
+    given = ["--E0s", "H:-1,O:-2"]
+    with pytest.raises(ValueError, match="references"):
+        main([str(tmp_path / "mine.xyz"), *given, "--out", str(folder)])
+    main([str(tmp_path / "mine.xyz"), *given, "--out", str(folder), "--rebuild"])
+    assert load_statistics(folder).references == {1: -1, 8: -2}
 
 
 def test_labels_of_charge_follow_their_files(tmp_path, capsys):

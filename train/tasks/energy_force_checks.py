@@ -9,8 +9,16 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from farfield.common.configuration import DECIDED_BY_DATA
 from farfield.dataloader.datasets.potential_data import MoleculeDataset
 from farfield.dataloader.structures import LABELS_OF_CHARGE
+
+
+def stress_weight(config) -> float:
+    """Weight of the stress in the loss: 0 where the data ask for one and the user for no stress."""
+    if "weight_stress" in config.get(DECIDED_BY_DATA, ()) and not config.model.get("stress"):
+        return 0.0
+    return config.loss.weight_stress
 
 
 def check_labels(config, dataset: MoleculeDataset) -> None:
@@ -18,7 +26,7 @@ def check_labels(config, dataset: MoleculeDataset) -> None:
     the network does not make.
     """
     model, loss, path = config.model, config.loss, config.data.data_path
-    learns_forces, learns_stress = loss.weight_forces > 0, loss.weight_stress > 0
+    learns_forces, learns_stress = loss.weight_forces > 0, stress_weight(config) > 0
     has_stress = dataset.structures.stress is not None
 
     if learns_forces and dataset.structures.forces is None:

@@ -33,9 +33,13 @@ def add_loss_options(parser: OptionParser) -> None:
     costs = list(LOSSES)
 
     # weights of the parts
-    loss.add("--weight-energy", float, 0.2, low=0, main=True, help="weight of the energy part")
+    energy = "weight of the energy part (1 where energies vary by composition)"
+    loss.add("--weight-energy", float, 0.2, low=0, main=True, help=energy)
     loss.add("--weight-forces", float, 1.0, low=0, main=True, help="weight of the force part")
-    loss.add("--weight-stress", float, 0.0, low=0, help="weight of the stress part")
+    stress = "weight of the stress part (1 where the data have stress)"
+    loss.add("--weight-stress", float, 0.0, low=0, help=stress)
+    per = "multiply a stress error by the volume per atom, or take it per volume"
+    loss.add("--stress-per", str, "atom", choices=["volume", "atom"], help=per)
     charges = "weight of the charge part: partial charges of the atoms in the data"
     loss.add("--weight-charges", float, 0.0, low=0, help=charges)
     dipole = "weight of the dipole part: dipoles of the structures in the data"

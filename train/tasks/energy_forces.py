@@ -37,7 +37,7 @@ from farfield.train.data_order import EpochLoader, ordered_batches, shuffled_bat
 from farfield.train.losses import StructureLoss
 from farfield.train.network_options import check_layers
 from farfield.train.split_checks import check_not_empty, try_structures
-from farfield.train.tasks.energy_force_checks import check_charges, check_labels
+from farfield.train.tasks.energy_force_checks import check_charges, check_labels, stress_weight
 from farfield.train.tasks.energy_force_errors import (
     ENERGY_UNITS,
     MEV,
@@ -55,6 +55,12 @@ from farfield.train.tasks.task import Evaluation, Parts, Plan, Task
 
 BASELINE = "mean energy, zero forces"
 ATOMS_PER_BATCH = 72  # of training, where no batch size is named: 8 molecules of ethanol
+
+
+# of sets of many compounds (see ``Statistics.varies_by_composition``): at the usual rate a network
+# falls to zero forces and mean energies and stays there
+DIVERSE_RATE = 2e-3
+DIVERSE_BATCH = 4  # fewest structures
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,9 @@ class EnergyForceTask(Task):
 
     predicts = "potential"
     default_network = "e2former"
-    measured_options = frozenset({"avg_degree", "avg_atoms", "far_design_radius", "cutoff"})
+    measured_options = frozenset(
+        {"avg_degree", "avg_atoms", "far_design_radius", "cutoff", "stress", "element_start"}
+    )
     batch_size_help = "structures per batch, or as many as the atom/edge limit allows"
     evaluation_options = {"energy_offset": tuple(OFFSETS)}
 
@@ -134,6 +142,12 @@ class EnergyForceTask(Task):
             "far_design_radius": max(1.0, statistics.design_radius),
         }
 
+        # many compounds: energies tell as much as forces, and a batch needs several of them
+        if statistics.varies_by_composition:
+            found |= {"weight_energy": 1.0, "lr": DIVERSE_RATE, "element_start": "periodic_table"}
+        if statistics.stress_rms and values.get("forces") == "conservative":
+            found |= {"stress": True, "weight_stress": 1.0}
+
         # energies alone are learned where there are no forces
         if not statistics.force_rms:
             found |= {"forces": "none", "weight_forces": 0.0, "weight_energy": 1.0}
@@ -144,7 +158,8 @@ class EnergyForceTask(Task):
         if values["max_atoms_per_batch"] or values["max_edges_per_batch"]:
             found["batch_size"] = statistics.structures
         elif values["batch_size"] is None:
-            found["batch_size"] = max(1, round(ATOMS_PER_BATCH / statistics.average_atoms))
+            fewest = DIVERSE_BATCH if statistics.varies_by_composition else 1
+            found["batch_size"] = max(fewest, round(ATOMS_PER_BATCH / statistics.average_atoms))
         return {name: value for name, value in found.items() if name in values}
 
     @classmethod
@@ -206,7 +221,7 @@ class EnergyForceTask(Task):
                 "note: the data have forces, or zeros in their place, which are not learned "
                 "(--forces none)"
             )
-        if config.model.get("stress") and not config.loss.weight_stress:
+        if config.model.get("stress") and not stress_weight(config):
             lines.append(
                 "note: stress is predicted but not learned (--weight-stress 0); give "
                 "--weight-stress 1 to learn it"
@@ -221,11 +236,13 @@ class EnergyForceTask(Task):
         """The loss of a batch and its parts, in powers of eV and Angstrom."""
         atoms = batch.graph.nodes_per_graph.to(batch.positions)
         errors = errors_of(model, batch, model(batch))
-        return self.objective(errors, atoms, self.late.factors(self.progress))
+        factors = self.late.factors(self.progress)
+        return self.objective(errors, atoms, factors, volumes_of(batch))
 
     def evaluate(self, model: nn.Module, batches: Iterable) -> Evaluation:
         """Errors over all structures and atoms, of the model and of the baseline."""
-        errors, targets, atoms, composition = _over_split(model, batches)
+        errors, targets, structures = _over_split(model, batches)
+        atoms, composition = structures["atoms"], structures["composition"]
         nothing = {part: -target for part, target in targets.items()}
         for row in (errors, nothing):
             row["energy"] = OFFSETS[self.energy_offset](row["energy"], composition)
@@ -234,15 +251,18 @@ class EnergyForceTask(Task):
             PARTS[part].quantity: (targets[part] + errors[part], targets[part]) for part in targets
         }
         baselines = {BASELINE: measure(nothing, targets, atoms)}
-        loss = self._loss_of_split(errors, atoms)
+        loss = self._loss_of_split(errors, structures)
         return Evaluation(measure(errors, targets, atoms), baselines, pairs, loss)
 
-    def _loss_of_split(self, errors: dict[str, np.ndarray], atoms: np.ndarray) -> float:
+    def _loss_of_split(
+        self, errors: dict[str, np.ndarray], structures: dict[str, np.ndarray]
+    ) -> float:
         """The loss over a whole split; nan where a part that is learned has no labels there."""
         if not set(self.objective.weights) <= set(errors):
             return float("nan")
         tensors = {part: torch.from_numpy(error) for part, error in errors.items()}
-        total, _ = self.objective(tensors, torch.from_numpy(atoms))
+        atoms, volumes = (torch.from_numpy(structures[name]) for name in ("atoms", "volumes"))
+        total, _ = self.objective(tensors, atoms, volumes=volumes)
         return float(total)
 
     def selection(self, evaluation: Evaluation) -> float:
@@ -279,13 +299,23 @@ def _training_curves(loss: StructureLoss) -> dict[str, tuple[str, float]]:
     return found
 
 
+def volumes_of(batch) -> Tensor:
+    """Volume of the cell of every structure (graphs,), Angstrom^3; 0 of open structures."""
+    if batch.cell is None:
+        return batch.positions.new_zeros(batch.num_graphs)
+    return torch.linalg.det(batch.cell).abs()
+
+
 def _over_split(
     model: nn.Module, batches: Iterable
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """Errors and targets by part, in float64, atoms and composition of all structures."""
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Errors and targets by part, in float64, and atoms, volumes and composition of all
+    structures.
+    """
     columns: dict[str, list[np.ndarray]] = {}
     for batch in batches:
         values = {"atoms": batch.graph.nodes_per_graph, "composition": element_counts(batch)}
+        values["volumes"] = volumes_of(batch).double()
         for part, error in errors_of(model, batch, model(batch)).items():
             values[f"{part}_error"] = error.detach().double()
             values[f"{part}_target"] = batch.labels[PARTS[part].label].double()
@@ -296,7 +326,7 @@ def _over_split(
     parts = [part for part in PARTS if f"{part}_error" in joined]
     errors = {part: joined[f"{part}_error"] for part in parts}
     targets = {part: joined[f"{part}_target"] for part in parts}
-    return errors, targets, joined["atoms"], joined["composition"]
+    return errors, targets, {name: joined[name] for name in ("atoms", "volumes", "composition")}
 
 
 def build_task(config, energy_offset: str = "none") -> EnergyForceTask:
@@ -305,7 +335,7 @@ def build_task(config, energy_offset: str = "none") -> EnergyForceTask:
     weights = {
         "energy": loss.weight_energy,
         "forces": loss.weight_forces,
-        "stress": loss.weight_stress,
+        "stress": stress_weight(config),
     }
     costs = {"energy": loss.energy_loss, "forces": loss.force_loss, "stress": "vector_norm"}
     scales = {"energy": loss.energy_scale, "forces": loss.force_scale, "stress": 1.0}
@@ -316,8 +346,11 @@ def build_task(config, energy_offset: str = "none") -> EnergyForceTask:
         costs[part] = loss.get(f"{part}_loss", "mae")
         scales[part] = loss.get(f"{part}_scale", 1.0)
     per_atom = loss.energy_per == "atom"
+    stress_per_atom = loss.get("stress_per", "volume") == "atom"
 
-    objective = StructureLoss(weights, average_atoms(config), costs, scales, per_atom)
+    objective = StructureLoss(
+        weights, average_atoms(config), costs, scales, per_atom, stress_per_atom
+    )
     late = LateWeights(loss.late_start, loss.late_energy_factor)
     return EnergyForceTask(objective, late, energy_offset)
 
@@ -333,8 +366,7 @@ def set_references(model: nn.Module, statistics: Statistics) -> None:
     """Give a new network the reference energies of the training split, and the size of what it
     learns as its scale.
     """
-    scale = statistics.force_rms or statistics.energy_per_atom_std or 1.0
-    model.set_reference(statistics.references, scale=scale)
+    model.set_reference(statistics.references, scale=statistics.learned_scale)
 
 
 def split_loader(

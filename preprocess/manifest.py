@@ -89,7 +89,8 @@ class Manifest:
         found, finished = self.content.pop("settings", None), self.content.pop("files", None)
         if not isinstance(found, dict) or not isinstance(finished, dict):
             raise ValueError(f"{self.path} is damaged (no settings or no files); {REBUILD_HINT}")
-        for name, value in self.settings.items():
+        for name in {**self.settings, **found}:
+            value = self.settings.get(name)
             if found.get(name) != value:
                 raise ValueError(
                     f"{self.folder} holds data with {name} {found.get(name)}, but {value} is "

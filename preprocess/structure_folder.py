@@ -70,19 +70,21 @@ class FolderPlan:
     def settings(self) -> dict:
         """Everything that the files depend on, as the manifest stores it.
 
-        None stands for the defaults of options that older folders do not name.
+        Options that older folders do not know are named where they are not the default.
         """
-        references = None if self.references == AVERAGE else self.references
-        if isinstance(references, dict):
-            references = {str(number): energy for number, energy in references.items()}
-        return {
+        named = {}
+        if self.references != AVERAGE:
+            named["references"] = self.references
+        if isinstance(self.references, dict):
+            named["references"] = {str(z): energy for z, energy in self.references.items()}
+        if self.without_new_elements:
+            named["without_new_elements"] = True
+        return named | {
             "format": FORMAT,
             "reading": self.source.words,
             "cutoff": check_cutoff(self.cutoff),
             "split": self.protocol,
             "split_options": dataclasses.asdict(self.options),
-            "references": references,
-            "without_new_elements": self.without_new_elements or None,
         }
 
     @property

@@ -33,7 +33,7 @@ def add_loss_options(parser: OptionParser) -> None:
     costs = list(LOSSES)
 
     # weights of the parts
-    energy = "weight of the energy part (1 where energies vary by composition)"
+    energy = "weight of the energy part (0.5 where energies vary by composition)"
     loss.add("--weight-energy", float, 0.2, low=0, main=True, help=energy)
     loss.add("--weight-forces", float, 1.0, low=0, main=True, help="weight of the force part")
     stress = "weight of the stress part (1 where the data have stress)"

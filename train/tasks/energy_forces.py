@@ -144,7 +144,7 @@ class EnergyForceTask(Task):
 
         # many compounds: energies tell as much as forces, and a batch needs several of them
         if statistics.varies_by_composition:
-            found |= {"weight_energy": 1.0, "lr": DIVERSE_RATE, "element_start": "periodic_table"}
+            found |= {"weight_energy": 0.5, "lr": DIVERSE_RATE, "element_start": "periodic_table"}
         if statistics.stress_rms and values.get("forces") == "conservative":
             found |= {"stress": True, "weight_stress": 1.0}
 

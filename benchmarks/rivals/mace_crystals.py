@@ -7,10 +7,9 @@ settings are those with which MACE's authors train on crystals of many elements:
 (huber at 0.01, weights energy per atom 1, forces 10, stress 100), Adam (amsgrad) at 0.005, scale =
 force rms, shift = mean energy per atom above the references; two layers, correlation 3, float32.
 Smaller than theirs, for minutes of one thread: 32x0e+32x1o, r_max 5, batch 4, average of the
-weights 0.99, and the rate falls exponentially to 1e-4 in the second half of the time. Without
-stresses in the folder the loss has no stress part. The reference energies are those of the folder,
-so both programs learn the same rest. The clock counts training alone; the weights that are tested
-are the last ones.
+weights 0.99, and the rate falls exponentially to 1e-4 in the second half of the time. The reference
+energies are those of the folder, so both programs learn the same rest. The clock counts training
+alone; the weights that are tested are the last ones.
 """
 
 import argparse
@@ -57,9 +56,8 @@ def read_split(path: Path, references: dict[int, float]) -> list:
         labels = {
             "energy": float(arrays["energy"][index] - of_atom[own].sum()),
             "forces": arrays["forces"][own],
+            "stress": arrays["stress"][index],
         }
-        if "stress" in arrays:
-            labels["stress"] = arrays["stress"][index]
         one = data.Configuration(
             atomic_numbers=arrays["atomic_numbers"][own].astype(int),
             positions=arrays["positions"][own],
@@ -73,8 +71,8 @@ def read_split(path: Path, references: dict[int, float]) -> list:
 
 
 class CrystalSets:
-    """Batches of all splits, with the attributes that ``mace_program.build`` reads, and
-    ``has_stress``.
+    """Batches of all splits, with the attributes that ``mace_program.build`` reads, and ``shift``,
+    the mean energy per atom above the references, eV.
     """
 
     def __init__(self, folder: Path, batch_size: int):
@@ -109,37 +107,27 @@ class CrystalSets:
         self.force_rms = float(np.sqrt(np.mean(forces**2)))
         rest = [one.properties["energy"] / len(one.positions) for one in train]
         self.shift = float(np.mean(rest))
-        self.has_stress = "stress" in train[0].properties
 
 
-def crystal_errors(model, loader, stress: bool) -> dict[str, float]:
+def crystal_errors(model, loader) -> dict[str, float]:
     """Mean absolute errors, meV per atom, meV / Angstrom, meV / Angstrom^3."""
     rows = {"energy_per_atom": [], "forces": [], "stress": []}
     for batch in loader:
-        out = model(batch.to_dict(), training=False, compute_stress=stress)
+        out = model(batch.to_dict(), training=False, compute_stress=True)
         atoms = batch.ptr[1:] - batch.ptr[:-1]
         rows["energy_per_atom"].append(((out["energy"] - batch.energy) / atoms).detach())
         rows["forces"].append((out["forces"] - batch.forces).detach().flatten())
-        if stress:
-            rows["stress"].append((out["stress"] - batch.stress).detach().flatten())
-    return {
-        name: MEV * float(torch.cat(parts).abs().mean()) for name, parts in rows.items() if parts
-    }
+        rows["stress"].append((out["stress"] - batch.stress).detach().flatten())
+    return {name: MEV * float(torch.cat(parts).abs().mean()) for name, parts in rows.items()}
 
 
 class CrystalRun(mace_program.Run):
     """The same run with the loss and the rates of crystals."""
 
-    def __init__(self, model: torch.nn.Module, minutes: float, stress: bool):
+    def __init__(self, model: torch.nn.Module, minutes: float):
         super().__init__(model, minutes)
-        self.stress = stress
-        rates = {"lr": HIGHEST_RATE, "amsgrad": True}
-        self.optimizer = torch.optim.Adam(model.parameters(), **rates)
-        if stress:
-            self.loss = modules.UniversalLoss(**WEIGHTS)
-        else:
-            kept = {name: weight for name, weight in WEIGHTS.items() if name != "stress_weight"}
-            self.loss = modules.WeightedHuberEnergyForcesStressLoss(**kept, stress_weight=0.0)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=HIGHEST_RATE, amsgrad=True)
+        self.loss = modules.UniversalLoss(**WEIGHTS)
 
     def set_rate(self) -> None:
         """The highest rate in the first half of the time, then an exponential fall."""
@@ -148,13 +136,13 @@ class CrystalRun(mace_program.Run):
 
     def gradient(self, batch) -> None:
         """The gradient of the loss of one batch."""
-        out = self.model(batch.to_dict(), training=True, compute_stress=self.stress)
+        out = self.model(batch.to_dict(), training=True, compute_stress=True)
         self.optimizer.zero_grad()
         self.loss(pred=out, ref=batch).backward()
 
     def errors_of(self, loader) -> dict[str, float]:
         """Errors of the averaged weights."""
-        return crystal_errors(self.average.module, loader, self.stress)
+        return crystal_errors(self.average.module, loader)
 
 
 def main():
@@ -165,7 +153,7 @@ def main():
     sets = CrystalSets(Path(options.folder), options.batch_size)
     model = mace_program.build(sets, options)
     model.scale_shift.shift.fill_(sets.shift)
-    run = CrystalRun(model, options.minutes, sets.has_stress)
+    run = CrystalRun(model, options.minutes)
     run.fit(sets)
 
     report = {

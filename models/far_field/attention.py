@@ -215,9 +215,11 @@ class FarFieldAttention(nn.Module):
         (graphs, 3) bool, None for all directions wherever there is a cell; if all are False the
         cell is ignored. weight: (), a factor of all messages. With normalisation "none" a
         supercell gets its cell's messages; "attention" counts the atoms of the cell, so a doubled
-        cell halves them. Raises ValueError for slabs and wires and for batches of open and
-        periodic structures.
+        cell halves them. Open and periodic structures of one batch are served one kind after the
+        other. Raises ValueError for slabs and wires.
         """
+        if periodic is not None and 0 < int(periodic.any(1).sum()) < graph.num_graphs:
+            return self._kind_by_kind(graph, positions, x, cell, periodic, weight)
         cell = periodic_cell(graph.num_graphs, cell, periodic)
         queries, keys, values = self._projections(x)
 
@@ -234,6 +236,28 @@ class FarFieldAttention(nn.Module):
         matrix = self.coupling.weight.view(-1, 1) * self.output.weight[0]
         message = (heard.flatten(1) @ matrix).unsqueeze(1)
         return nn.functional.pad(message, (0, 0, 0, x.shape[1] - 1))
+
+    def _kind_by_kind(
+        self,
+        graph: GraphIndex,
+        positions: Tensor,
+        x: Tensor,
+        cell: Tensor,
+        periodic: Tensor,
+        weight: Tensor | None,
+    ) -> Tensor:
+        """Messages of a batch of open and periodic structures; no edge takes part."""
+        repeats = periodic.any(1)
+        nodes, messages = [], []
+        for kind in (repeats, ~repeats):
+            own = kind.index_select(0, graph.graph_of_node).nonzero().flatten()
+            none = own.new_zeros(0)
+            part = GraphIndex(none, none, graph.nodes_per_graph[kind])
+            messages.append(self(part, positions[own], x[own], cell[kind], periodic[kind], weight))
+            nodes.append(own)
+
+        # back to the order of the batch
+        return torch.cat(messages).index_select(0, torch.cat(nodes).argsort())
 
     def _projections(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys (nodes, heads, features), values (nodes, heads, rows x channels)."""

@@ -8,6 +8,7 @@ from ase import Atoms
 from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from farfield.dataloader.prepared_folder import structures_file
 from farfield.dataloader.sources.built_backbones import build_backbones
@@ -15,6 +16,7 @@ from farfield.dataloader.structures import Structures
 from farfield.preprocess import preprocess_md17
 from farfield.train import train_md17
 from tests.support import documents
+from tests.support.molecule_data import random_crystals
 from tests.support.protein_files import chain_lines, write_lines
 from tests.support.registries import restore_registries, saved_registries
 
@@ -25,8 +27,8 @@ TINY = ["--irreps", "4x0e+4x1o", "--schedule", "hybrid-first-order1", "--no-prog
 def prepared(tmp_path_factory):
     """``data/ethanol_sample`` and ``runs/ethanol``, as after ``make train``, and files.
 
-    ``proteins`` has ten PDB files; ``mine.xyz`` has energies and forces of 60 frames, the other
-    files have no labels.
+    ``proteins`` has ten PDB files; ``mine.xyz`` has energies and forces of 60 frames,
+    ``crystals.xyz`` those and stresses of 20 crystals, the other files have no labels.
     """
     folder = tmp_path_factory.mktemp("documents")
     with pytest.MonkeyPatch.context() as patch:
@@ -40,7 +42,24 @@ def prepared(tmp_path_factory):
         (folder / "proteins").mkdir(exist_ok=True)
         write_lines(folder / "proteins" / f"{number}.pdb", *chain_lines(chain), "END")
     write(folder / "mine.xyz", labelled_frames(folder / "data" / "ethanol_sample", 60))
+    write(folder / "crystals.xyz", labelled_crystals(20))
     return folder
+
+
+def labelled_crystals(count: int) -> list[Atoms]:
+    """Random crystals with energies, forces and stresses, and an isolated atom of each element."""
+    structures, frames = random_crystals(count=count), []
+    for one in (structures[index] for index in range(count)):
+        atoms = Atoms(one.atomic_numbers, one.positions, cell=one.cell[0], pbc=True)
+        labels = {"energy": one.energy[0], "forces": one.forces}
+        stress = full_3x3_to_voigt_6_stress(one.stress[0])
+        atoms.calc = SinglePointCalculator(atoms, **labels, stress=stress)
+        frames.append(atoms)
+    for symbol, energy in (("Li", -1.0), ("O", -2.0)):
+        atoms = Atoms(symbol)
+        atoms.calc = SinglePointCalculator(atoms, energy=energy)
+        frames.append(atoms)
+    return frames
 
 
 def labelled_frames(data: Path, count: int) -> list[Atoms]:

@@ -43,6 +43,26 @@ def test_attention_in_a_crystal_turns_with_it(kernel):
     )
 
 
+@pytest.mark.parametrize("normalisation", ["none", "attention"])
+def test_open_and_periodic_structures_of_a_batch_are_each_alone(normalisation):
+    """In any order, with their derivatives."""
+    graph, positions, cells = crystals(cells=CELLS * 2)
+    model = attention(kernel="screened", expansion="auto", normalisation=normalisation)
+    x = draw(graph.num_nodes, 9, 6, seed=2)
+    periodic = torch.tensor([True, False, True])[:, None].expand(3, 3).contiguous()
+    positions.requires_grad_(True)
+    found = model(graph, positions, x, cells, periodic)
+    (slope,) = torch.autograd.grad(found.square().sum(), positions)
+
+    for index, nodes in enumerate(torch.arange(graph.num_nodes).split(list(graph.sizes))):
+        own = positions[nodes].detach().requires_grad_(True)
+        row = slice(index, index + 1)
+        alone = model(batch([len(nodes)]), own, x[nodes], cells[row], periodic[row])
+        torch.testing.assert_close(found[nodes], alone)
+        (expected,) = torch.autograd.grad(alone.square().sum(), own)
+        torch.testing.assert_close(slope[nodes], expected)
+
+
 @pytest.mark.parametrize("kernel", [{}, {"kernel": "screened"}], ids=str)
 @pytest.mark.parametrize(("normalisation", "factor"), [("none", 1.0), ("attention", 0.5)])
 def test_messages_of_a_supercell(normalisation, factor, kernel):

@@ -55,7 +55,7 @@ def add_data_options(parser: OptionParser, out: str) -> Section:
 
 
 def add_split_options(parser: OptionParser, usual: str, divided: str = "structures") -> None:
-    """The options of the sections split and graphs.
+    """The options of the sections split, references and graphs.
 
     usual: what divides the structures when the user chooses nothing, divided: what the sizes
     count; both for the help.
@@ -109,7 +109,11 @@ def add_split_options(parser: OptionParser, usual: str, divided: str = "structur
 
     references = parser.section("references", "energies of the elements before training")
     references.add("--E0s", str, AVERAGE, key="energies", help=REFERENCE_WORDS)
+    add_graph_options(parser)
 
+
+def add_graph_options(parser: OptionParser) -> None:
+    """The options of the section graphs."""
     graphs = parser.section("graphs", "which atoms are neighbours")
     graphs.add(
         "--cutoff",

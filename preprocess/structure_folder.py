@@ -194,6 +194,7 @@ def _without_new_elements(structures: Structures, split: Split) -> Split:
     known = structures[split.train].elements
     foreign = ~np.isin(structures.atomic_numbers, known)
     new = np.bincount(structures.structure_of_atom[foreign], minlength=len(structures)) > 0
+
     for name in ("val", "test"):
         part = getattr(split, name)
         left_out = part[new[part]]
@@ -204,6 +205,7 @@ def _without_new_elements(structures: Structures, split: Split) -> Split:
                 f"{name}: {len(left_out)} structures with {symbols} left out, which no training "
                 "structure has"
             )
+
     kept = {name: part[~new[part]] for name, part in _parts(split).items()}
     return dataclasses.replace(split, **kept)
 

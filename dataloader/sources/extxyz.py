@@ -15,8 +15,7 @@ Cost: about 0.2 ms per frame of 27 atoms.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,22 +84,22 @@ def read_extxyz(
 
     # the first frame of several atoms decides which of the usual names the file has
     given = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
-    stream = _frames(path)
-    opening = _up_to_several_atoms(stream)
-    if not opening:
+    read = list(_frames(path, progress))
+    if not read:
         raise ValueError(f"{path} holds no frame; give an extended xyz file")
-    telling = _held(opening[-1])
-    labels = chosen_labels(path, given, opening[-1], telling, units, periodic)
+    telling = _held(_first_of_several_atoms(read))
+    repeating = [] if periodic is False else [atoms for atoms in read if atoms.pbc.any()]
+    of_stress = _held(_first_of_several_atoms(repeating)) if repeating else {}
+    held = {"energy": telling, "forces": telling, "stress": of_stress}
+    labels = chosen_labels(path, given, held, units)
     charge_keys = charge_keys or {}
     charge_names = charge_label_names(charge_keys, telling)
 
     frames, charge_labels = [], []
-    for index, atoms in enumerate(itertools.chain(opening, stream)):
-        held = _held(atoms)
-        frames.append(_read_frame(path, index, atoms, held, labels))
-        charge_labels.append({name: held.get(name) for name in charge_names.values()})
-        if progress is not None:
-            progress(1)
+    for index, atoms in enumerate(read):
+        own = _held(atoms)
+        frames.append(_read_frame(path, index, atoms, own, labels))
+        charge_labels.append({name: own.get(name) for name in charge_names.values()})
 
     # a stress that nobody asked for is read where all periodic frames have it
     remarks = without_partial_stress(frames, labels)
@@ -152,7 +151,7 @@ def _flat(quantity: str, rows: list[object], counts: np.ndarray, units: Units | 
     return np.stack(parts) * (units or Units()).length_factor
 
 
-def _frames(path: Path) -> Iterator[ase.Atoms]:
+def _frames(path: Path, progress: Callable[[int], None] | None) -> Iterator[ase.Atoms]:
     """Frames one after the other; ``ValueError`` with the frame that cannot be read."""
     import ase.io.extxyz  # half a second that scripts for other files do not wait for
 
@@ -163,6 +162,8 @@ def _frames(path: Path) -> Iterator[ase.Atoms]:
         for atoms in ase.io.iread(path, index=":", format="extxyz"):
             yield atoms
             done += 1
+            if progress is not None:
+                progress(1)
     except damage as error:
         raise ValueError(
             f"{path}: frame {done} cannot be read as extended xyz ({error}); correct the file"
@@ -177,14 +178,9 @@ def _held(atoms: ase.Atoms) -> dict:
     return held
 
 
-def _up_to_several_atoms(frames: Iterator[ase.Atoms]) -> list[ase.Atoms]:
-    """Frames up to the first one of several atoms: single atoms often lack labels."""
-    opening = []
-    for atoms in frames:
-        opening.append(atoms)
-        if len(atoms) > 1:
-            break
-    return opening
+def _first_of_several_atoms(frames: Sequence[ase.Atoms]) -> ase.Atoms:
+    """The first frame of several atoms, else the first: single atoms often lack labels."""
+    return next((atoms for atoms in frames if len(atoms) > 1), frames[0])
 
 
 def _read_frame(path: Path, index: int, atoms, held: dict, labels: LabelNames) -> dict:

@@ -8,11 +8,13 @@ stress of an open structure are zero where a frame does not have them.
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from farfield.dataloader.reference_energies import LONE_SPACING
 from farfield.dataloader.sources.file_formats import ABSENT
 from farfield.dataloader.sources.label_names import names_held
 from farfield.dataloader.sources.stress_labels import (
@@ -40,31 +42,30 @@ class LabelNames:
 
 
 def chosen_labels(
-    path: Path,
-    given: dict[str, str | None],
-    atoms: ase.Atoms,
-    held: dict,
-    units: Units,
-    periodic: bool | None,
+    path: Path, given: dict[str, str | None], held: dict[str, dict], units: Units
 ) -> LabelNames:
-    """The given names, else the first usual ones of a frame with the values ``held``."""
+    """The given names, else the first usual ones.
+
+    given: label -> its name, None for a usual one, or "absent". held: label -> all values of the
+    frame that tells its usual names (empty: there is none, and a label that nobody named is left
+    out).
+    """
     keys, others, remarks = {}, {}, []
     for quantity, name in given.items():
-        usual = stress_names(held) if quantity == "stress" else names_held(quantity, held)
-        if name == ABSENT:
-            left = usual
-        elif name is not None:
-            keys[quantity], left = name, [other for other in usual if other != name]
-        elif quantity == "stress" and (periodic is False or not atoms.pbc.any()):
-            left = []
-        elif usual or quantity != "stress":
-            keys[quantity], *others[quantity] = usual or [quantity]
-            left = []
-        else:
-            left = []
+        names = stress_names if quantity == "stress" else partial(names_held, quantity)
+        usual = names(held[quantity])
+        if name is None:
+            # without a usual name the error of the first frame names what is there
+            if usual or quantity != "stress":
+                keys[quantity], *others[quantity] = usual or [quantity]
+            continue
+
+        if name != ABSENT:
+            keys[quantity] = name
         remarks += [
             f"note: {other!r} is not read; give --{quantity}-key {other} to read it"
-            for other in left
+            for other in usual
+            if other != name
         ]
 
     if "stress" in keys:
@@ -101,8 +102,13 @@ def without_partial_stress(frames: list[dict], labels: LabelNames) -> list[str]:
 
 
 def is_zero(name: str, atoms: ase.Atoms) -> bool:
-    """Whether a label that a frame lacks is zero: forces of one atom, stress of an open one."""
-    return (name == "forces" and len(atoms) == 1) or (name == "stress" and not atoms.pbc.any())
+    """Whether a label that a frame lacks is zero: forces of a single atom, the stress of an open
+    structure or of an atom alone in a large cell.
+    """
+    if name == "forces":
+        return len(atoms) == 1
+    far = len(atoms) == 1 and min(atoms.cell.lengths()) >= LONE_SPACING
+    return name == "stress" and (far or not atoms.pbc.any())
 
 
 def check_same_label(
@@ -125,6 +131,7 @@ def frame_label(path: Path, index: int, name: str, key: str, held: dict, atoms) 
         raise ValueError(
             f"{path}: frame {index} has no {name} {key!r} (it holds {there}); give --{name}-key"
         )
+
     try:
         values = np.asarray(held[key], dtype=np.float64)
     except (TypeError, ValueError):
@@ -132,6 +139,8 @@ def frame_label(path: Path, index: int, name: str, key: str, held: dict, atoms) 
             f"{path}: {name} {key!r} of frame {index} must be numbers, got {held[key]!r}; "
             f"give --{name}-key"
         ) from None
+
+    # a stress as a matrix, from whatever the file has
     try:
         return as_stress(key, values, np.array(atoms.cell)) if name == "stress" else values
     except ValueError as error:

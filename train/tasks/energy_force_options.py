@@ -33,10 +33,10 @@ def add_loss_options(parser: OptionParser) -> None:
     costs = list(LOSSES)
 
     # weights of the parts
-    energy = "weight of the energy part (0.5 where energies vary by composition)"
+    energy = "weight of the energy part (1 where energies vary by composition)"
     loss.add("--weight-energy", float, 0.2, low=0, main=True, help=energy)
     loss.add("--weight-forces", float, 1.0, low=0, main=True, help="weight of the force part")
-    stress = "weight of the stress part (1 where the data have stress)"
+    stress = "weight of the stress part (0.1 where the data have stress)"
     loss.add("--weight-stress", float, 0.0, low=0, help=stress)
     per = "multiply a stress error by the volume per atom, or take it per volume"
     loss.add("--stress-per", str, "atom", choices=["volume", "atom"], help=per)
@@ -49,6 +49,8 @@ def add_loss_options(parser: OptionParser) -> None:
     loss.add("--energy-loss", str, "mae", choices=costs, help="cost of an energy error")
     force = "cost of a force error; vector_norm is L2-MAE"
     loss.add("--force-loss", str, "vector_norm", choices=costs, help=force)
+    stress = "cost of a stress error; vector_norm is the length of its nine numbers"
+    loss.add("--stress-loss", str, "vector_norm", choices=costs, help=stress)
     loss.add("--charges-loss", str, "mae", choices=costs, help="cost of a charge error")
     moment = "cost of a dipole error; vector_norm is its length"
     loss.add("--dipole-loss", str, "vector_norm", choices=costs, help=moment)
@@ -58,6 +60,8 @@ def add_loss_options(parser: OptionParser) -> None:
     loss.add("--energy-scale", float, 0.01, above=0, help=energy_scale)
     force_scale = "force error at which a robust loss turns linear, eV/Angstrom"
     loss.add("--force-scale", float, 0.02, above=0, help=force_scale)
+    stress_scale = "stress error at which a robust loss turns linear, eV per atom or eV/Angstrom^3"
+    loss.add("--stress-scale", float, 0.5, above=0, help=stress_scale)
     charges_scale = "charge error at which a robust loss turns linear, e"
     loss.add("--charges-scale", float, 0.02, above=0, help=charges_scale)
     dipole_scale = "dipole error at which a robust loss turns linear, e Angstrom"

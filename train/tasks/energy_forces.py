@@ -57,9 +57,19 @@ BASELINE = "mean energy, zero forces"
 ATOMS_PER_BATCH = 72  # of training, where no batch size is named: 8 molecules of ethanol
 
 
-# of sets of many compounds (see ``Statistics.varies_by_composition``): at the usual rate a network
-# falls to zero forces and mean energies and stays there
-DIVERSE_RATE = 2e-3
+# Of sets of many compounds (see ``Statistics.varies_by_composition``). To tell compounds apart by
+# their neighbours a network must let energies depend on positions, and so gives forces to crystals
+# that have none. A cost linear in the error forbids the first small step: zero forces are a minimum
+# that no step leaves. Costs that are quadratic below 0.5 eV/Angstrom have no such minimum.
+DIVERSE_OPTIONS = {
+    "weight_energy": 1.0,
+    "force_loss": "pseudo_huber",
+    "force_scale": 0.5,
+    "stress_loss": "pseudo_huber",
+    "stress_scale": 0.5,
+    "lr": 2e-3,
+    "element_start": "periodic_table",
+}
 DIVERSE_BATCH = 4  # fewest structures
 
 
@@ -142,11 +152,11 @@ class EnergyForceTask(Task):
             "far_design_radius": max(1.0, statistics.design_radius),
         }
 
-        # many compounds: energies tell as much as forces, and a batch needs several of them
+        # many compounds; stress wherever there is one
         if statistics.varies_by_composition:
-            found |= {"weight_energy": 0.5, "lr": DIVERSE_RATE, "element_start": "periodic_table"}
+            found |= DIVERSE_OPTIONS
         if statistics.stress_rms and values.get("forces") == "conservative":
-            found |= {"stress": True, "weight_stress": 1.0}
+            found |= {"stress": True, "weight_stress": 0.1}
 
         # energies alone are learned where there are no forces
         if not statistics.force_rms:
@@ -337,10 +347,15 @@ def build_task(config, energy_offset: str = "none") -> EnergyForceTask:
         "forces": loss.weight_forces,
         "stress": stress_weight(config),
     }
-    costs = {"energy": loss.energy_loss, "forces": loss.force_loss, "stress": "vector_norm"}
-    scales = {"energy": loss.energy_scale, "forces": loss.force_scale, "stress": 1.0}
+    costs = {
+        "energy": loss.energy_loss,
+        "forces": loss.force_loss,
+    }
+    scales = {"energy": loss.energy_scale, "forces": loss.force_scale}
 
-    # checkpoints from before there were such labels do not have their options
+    # checkpoints from before do not have the options of all parts
+    costs["stress"] = loss.get("stress_loss", "vector_norm")
+    scales["stress"] = loss.get("stress_scale", 1.0)
     for part in LABELS_OF_CHARGE:
         weights[part] = loss.get(f"weight_{part}", 0.0)
         costs[part] = loss.get(f"{part}_loss", "mae")

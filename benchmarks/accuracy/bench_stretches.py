@@ -43,7 +43,7 @@ from benchmarks.compared_networks import (
 )
 from farfield.common.command_line import OptionParser, run_script
 from farfield.dataloader.storage import files
-from farfield.train.tasks.energy_forces import ATOMS_PER_BATCH
+from farfield.train.tasks.energy_force_defaults import ATOMS_PER_BATCH
 
 ERRORS = "errors.json"
 COLUMNS = {

@@ -38,6 +38,7 @@ from farfield.train.losses import StructureLoss
 from farfield.train.network_options import check_layers
 from farfield.train.split_checks import check_not_empty, try_structures
 from farfield.train.tasks.energy_force_checks import check_charges, check_labels, stress_weight
+from farfield.train.tasks.energy_force_defaults import options_from_data
 from farfield.train.tasks.energy_force_errors import (
     ENERGY_UNITS,
     MEV,
@@ -54,23 +55,6 @@ from farfield.train.tasks.near_far_comparison import comparison_plan
 from farfield.train.tasks.task import Evaluation, Parts, Plan, Task
 
 BASELINE = "mean energy, zero forces"
-ATOMS_PER_BATCH = 72  # of training, where no batch size is named: 8 molecules of ethanol
-
-
-# Of sets of many compounds (see ``Statistics.varies_by_composition``). To tell compounds apart by
-# their neighbours a network must let energies depend on positions, and so gives forces to crystals
-# that have none. A cost linear in the error forbids the first small step: zero forces are a minimum
-# that no step leaves. Costs that are quadratic below 0.5 eV/Angstrom have no such minimum.
-DIVERSE_OPTIONS = {
-    "weight_energy": 1.0,
-    "force_loss": "pseudo_huber",
-    "force_scale": 0.5,
-    "stress_loss": "pseudo_huber",
-    "stress_scale": 0.5,
-    "lr": 2e-3,
-    "element_start": "periodic_table",
-}
-DIVERSE_BATCH = 4  # fewest structures
 
 
 @dataclass(frozen=True)
@@ -145,32 +129,7 @@ class EnergyForceTask(Task):
     @classmethod
     def measured(cls, values: dict) -> dict:
         """What the training split says: its neighbours, sizes, labels and batch size."""
-        statistics = load_statistics(values["data_path"])
-        found = {
-            "avg_degree": statistics.average_neighbors or 1.0,
-            "avg_atoms": statistics.average_atoms,
-            "far_design_radius": max(1.0, statistics.design_radius),
-        }
-
-        # many compounds; stress wherever there is one
-        if statistics.varies_by_composition:
-            found |= DIVERSE_OPTIONS
-        if statistics.stress_rms and values.get("forces") == "conservative":
-            found |= {"stress": True, "weight_stress": 0.1}
-
-        # energies alone are learned where there are no forces
-        if not statistics.force_rms:
-            found |= {"forces": "none", "weight_forces": 0.0, "weight_energy": 1.0}
-        elif values.get("forces") == "none":
-            found |= {"weight_forces": 0.0, "weight_energy": 1.0}
-
-        # a limit of atoms or edges is the only limit, unless a number of structures is given too
-        if values["max_atoms_per_batch"] or values["max_edges_per_batch"]:
-            found["batch_size"] = statistics.structures
-        elif values["batch_size"] is None:
-            fewest = DIVERSE_BATCH if statistics.varies_by_composition else 1
-            found["batch_size"] = max(fewest, round(ATOMS_PER_BATCH / statistics.average_atoms))
-        return {name: value for name, value in found.items() if name in values}
+        return options_from_data(load_statistics(values["data_path"]), values)
 
     @classmethod
     def build(cls, config) -> Parts:

@@ -86,6 +86,11 @@ def test_stress_is_learned_where_the_data_have_it(tmp_path):
     EnergyForceTask.build(config)
     assert not options_of(folder, "--forces", "direct").model.stress
 
+    # energies and stresses without forces: energies alone
+    without = dataclasses.replace(crystals(6), forces=None)
+    folder = make_data(tmp_path / "without", without, cutoff=CUTOFF, sizes=(2, 2, 2))
+    assert list(EnergyForceTask.build(options_of(folder)).task.objective.weights) == ["energy"]
+
 
 def test_stress_counts_the_same_in_every_supercell():
     """An error of the stress counts per atom: with the same density, and the number of atoms."""
@@ -128,4 +133,5 @@ def test_the_scale_is_the_larger_one_of_energies_and_forces(tmp_path):
     parts = EnergyForceTask.build(config)
     assert float(parts.model.reference.scale) == load_statistics(folder).learned_scale
     assert (config.training.lr, config.model.element_start) == (2e-3, "periodic_table")
+    assert parts.task.objective.costs["forces"] == "pseudo_huber"
     assert options_of(folder, "--lr", "0.01").training.lr == 0.01

@@ -26,8 +26,8 @@ DIVERSE_OPTIONS = {
 }
 DIVERSE_BATCH = 4  # fewest structures
 
-# The virial of an atom adds up what its neighbours give to both sides, where forces cancel: an error
-# in eV per atom is several times that of the energy.
+# The virial of an atom adds up what its neighbours give to both sides, where forces cancel: its
+# error in eV per atom is several times that of the energy.
 STRESS_WEIGHT = 0.1
 
 

@@ -17,6 +17,7 @@ ATOMS_PER_BATCH = 72  # of training, where no batch size is named: 8 molecules o
 # that no step leaves. Costs that are quadratic below 0.5 eV/Angstrom have no such minimum.
 DIVERSE_OPTIONS = {
     "weight_energy": 1.0,
+    "weight_forces": 4.0,
     "force_loss": "pseudo_huber",
     "force_scale": 0.5,
     "stress_loss": "pseudo_huber",

@@ -35,7 +35,8 @@ def add_loss_options(parser: OptionParser) -> None:
     # weights of the parts
     energy = "weight of the energy part (1 where energies vary by composition)"
     loss.add("--weight-energy", float, 0.2, low=0, main=True, help=energy)
-    loss.add("--weight-forces", float, 1.0, low=0, main=True, help="weight of the force part")
+    force = "weight of the force part (4 where energies vary by composition)"
+    loss.add("--weight-forces", float, 1.0, low=0, main=True, help=force)
     stress = "weight of the stress part (0.1 where the data have stress)"
     loss.add("--weight-stress", float, 0.0, low=0, help=stress)
     per = "multiply a stress error by the volume per atom, or take it per volume"

@@ -213,10 +213,18 @@ class Potential(Network):
             out = {name: value.detach() for name, value in out.items()}
         if self.stress:
             # open structures of a mixed batch have no volume, and no stress
-            volume = torch.linalg.det(batch.cell).abs().view(-1, 1, 1)
+            volume = volumes(batch).view(-1, 1, 1)
             per_volume = torch.where(volume > 0, 1 / volume.clamp(min=TINY), 0.0)
             out["stress"] = gradients[1] * per_volume
         return out
+
+
+def volumes(batch: AtomBatch) -> Tensor:
+    """Volume of the cell of every structure (graphs,), Angstrom^3; 0 of open structures."""
+    if batch.cell is None:
+        return batch.positions.new_zeros(batch.num_graphs)
+    volume = torch.linalg.det(batch.cell).abs()
+    return volume if batch.periodic is None else volume * batch.periodic.any(1)
 
 
 def check_volume_of_stress(cell: Tensor, periodic: Tensor | None = None) -> None:

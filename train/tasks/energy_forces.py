@@ -33,6 +33,7 @@ from farfield.dataloader.prepared_folder import (
 from farfield.dataloader.split_protocols import SPLITS
 from farfield.dataloader.structures import LABELS_OF_CHARGE
 from farfield.models.layers.conditioning import parse_inputs
+from farfield.models.potential import volumes
 from farfield.train.data_order import EpochLoader, ordered_batches, shuffled_batches
 from farfield.train.losses import StructureLoss
 from farfield.train.network_options import check_layers
@@ -206,7 +207,7 @@ class EnergyForceTask(Task):
         atoms = batch.graph.nodes_per_graph.to(batch.positions)
         errors = errors_of(model, batch, model(batch))
         factors = self.late.factors(self.progress)
-        return self.objective(errors, atoms, factors, volumes_of(batch))
+        return self.objective(errors, atoms, factors, volumes(batch))
 
     def evaluate(self, model: nn.Module, batches: Iterable) -> Evaluation:
         """Errors over all structures and atoms, of the model and of the baseline."""
@@ -230,8 +231,9 @@ class EnergyForceTask(Task):
         if not set(self.objective.weights) <= set(errors):
             return float("nan")
         tensors = {part: torch.from_numpy(error) for part, error in errors.items()}
-        atoms, volumes = (torch.from_numpy(structures[name]) for name in ("atoms", "volumes"))
-        total, _ = self.objective(tensors, atoms, volumes=volumes)
+        atoms = torch.from_numpy(structures["atoms"])
+        cells = torch.from_numpy(structures["volumes"])
+        total, _ = self.objective(tensors, atoms, volumes=cells)
         return float(total)
 
     def selection(self, evaluation: Evaluation) -> float:
@@ -268,13 +270,6 @@ def _training_curves(loss: StructureLoss) -> dict[str, tuple[str, float]]:
     return found
 
 
-def volumes_of(batch) -> Tensor:
-    """Volume of the cell of every structure (graphs,), Angstrom^3; 0 of open structures."""
-    if batch.cell is None:
-        return batch.positions.new_zeros(batch.num_graphs)
-    return torch.linalg.det(batch.cell).abs()
-
-
 def _over_split(
     model: nn.Module, batches: Iterable
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -284,7 +279,7 @@ def _over_split(
     columns: dict[str, list[np.ndarray]] = {}
     for batch in batches:
         values = {"atoms": batch.graph.nodes_per_graph, "composition": element_counts(batch)}
-        values["volumes"] = volumes_of(batch).double()
+        values["volumes"] = volumes(batch).double()
         for part, error in errors_of(model, batch, model(batch)).items():
             values[f"{part}_error"] = error.detach().double()
             values[f"{part}_target"] = batch.labels[PARTS[part].label].double()

@@ -37,11 +37,12 @@ def crystals(count: int, seed: int = 0) -> Structures:
 
 
 def mixed_set() -> Structures:
-    """Crystals in cells smaller than the cutoff, and the same atoms as open structures."""
+    """Crystals in cells smaller than the cutoff, and the same atoms as open structures, which
+    keep the cells of their file.
+    """
     periodic = crystals(6)
     alone = dataclasses.replace(
         periodic,
-        cell=np.zeros((6, 3, 3)),
         periodic=np.zeros((6, 3), bool),
         stress=np.zeros((6, 3, 3)),
     )

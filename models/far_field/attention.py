@@ -40,6 +40,7 @@ from farfield.models.layers.linear import EquivariantLinear
 from farfield.models.option_fields import MAIN, Alias
 from farfield.models.so3.coupling import KernelCoupling
 from farfield.models.so3.irreps import num_rows
+from farfield.models.tracing import is_tracing
 
 
 class FeatureMap(NamedTuple):
@@ -163,6 +164,15 @@ class FarFieldOptions(KernelOptions, ExpansionOptions):
         return self.value_lmax
 
 
+def is_mixed(periodic: Tensor) -> bool:
+    """Whether a batch has structures that repeat and others that do not; never of a traced one.
+
+    periodic: (graphs, 3) bool.
+    """
+    repeats = periodic.any(1)
+    return not is_tracing() and bool(repeats.any()) and not bool(repeats.all())
+
+
 class FarFieldAttention(nn.Module):
     """Messages from all atoms of the graph: ``forward(graph, positions, x)`` -> the shape of x.
 
@@ -218,7 +228,7 @@ class FarFieldAttention(nn.Module):
         cell halves them. Open and periodic structures of one batch are served one kind after the
         other. Raises ValueError for slabs and wires.
         """
-        if periodic is not None and 0 < int(periodic.any(1).sum()) < graph.num_graphs:
+        if periodic is not None and is_mixed(periodic):
             return self._kind_by_kind(graph, positions, x, cell, periodic, weight)
         cell = periodic_cell(graph.num_graphs, cell, periodic)
         queries, keys, values = self._projections(x)

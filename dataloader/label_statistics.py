@@ -61,10 +61,11 @@ class Statistics:
 
     @property
     def learned_scale(self) -> float:
-        """Size of what a network learns of an atom, eV: the larger one of the forces within an
-        Angstrom and the energies; 1 where both vanish.
+        """Size of what a network learns of an atom, eV: the scatter of the energies of many
+        compounds, of other sets the forces within an Angstrom; 1 where both vanish.
         """
-        return max(self.force_size, self.energy_per_atom_std) or 1.0
+        scatter = self.energy_per_atom_std
+        return (scatter if self.varies_by_composition else self.force_rms or scatter) or 1.0
 
     @classmethod
     def of(

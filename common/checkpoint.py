@@ -2,8 +2,9 @@
 
 A file holds plain numbers, strings, lists, dicts and tensors only, so it loads with
 ``weights_only=True``. It is written under another name, flushed and renamed: at any moment the name
-points to a whole checkpoint. Reading verifies the checksum of every record in the file. Files of
-earlier formats are read too: see ``checkpoint_formats.py``.
+points to a whole checkpoint. Reading verifies a checksum of the whole file (``storage/seals.py``)
+and that of every record in it. Files of earlier formats are read too: see
+``checkpoint_formats.py``.
 """
 
 import functools
@@ -18,8 +19,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from farfield.common.checkpoint_formats import FORMAT, READABLE, converted
+from farfield.common.checkpoint_formats import FIRST_SEALED, FORMAT, READABLE, converted
 from farfield.dataloader.storage.files import atomic_write
+from farfield.dataloader.storage.seals import check_seal, seal
 from farfield.models.graph_ops import used_kernels
 
 PACKAGES = ("torch", "dgl", "e3nn", "numpy", "farfield")
@@ -94,6 +96,7 @@ def save_checkpoint(path, content: dict) -> None:
     with atomic_write(path) as temporary:
         try:
             torch.save({"format": FORMAT, **content}, temporary)
+            seal(temporary)
         except RuntimeError as error:  # torch's writer hides the number of the error
             raise OSError(
                 f"{path} cannot be written ({_short(error)}): is the disk full? free some space "
@@ -119,6 +122,7 @@ def read_checkpoint(path, device="cpu") -> dict:
             f"checkpoint {path} does not exist; give the {BEST} or {LAST} of a run folder"
         )
     try:
+        sealed = check_seal(path)
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged:
@@ -139,6 +143,11 @@ def read_checkpoint(path, device="cpu") -> dict:
         raise ValueError(
             f"checkpoint {path} has format {found}, this version reads {formats}; train again or "
             "use the version that wrote it"
+        )
+    if content["format"] >= FIRST_SEALED and not sealed:
+        raise ValueError(
+            f"checkpoint {path} is damaged (its checksum is missing); use the other checkpoint of "
+            "the run or train again"
         )
     return converted(content)
 

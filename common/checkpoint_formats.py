@@ -6,6 +6,7 @@
                 have the name of their group in front (``near_heads``, ``far_num_kappa``)
     format 4    the kernel of the far field is an option
     format 5    the smoothing of norms is an option
+    format 6    the file has a checksum over all of it
 
 Of options that did not exist before ``former_values.py`` says what they were.
 
@@ -21,8 +22,9 @@ from farfield.common.former_values import former_values
 from farfield.models.network import NETWORKS, Network
 from farfield.models.option_fields import canonical, option_fields
 
-FORMAT = 5
-READABLE = (2, 3, 4, 5)
+FORMAT = 6
+READABLE = (2, 3, 4, 5, 6)
+FIRST_SEALED = 6
 
 AVERAGED = "module."  # in front of the weights that are averaged
 COUNT = "n_averaged"

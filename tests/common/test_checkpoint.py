@@ -35,6 +35,30 @@ def test_a_flipped_byte_is_found(tmp_path, place):
         checkpoint.read_checkpoint(path)
 
 
+def test_any_flipped_bit_is_found(tmp_path):
+    """Also in the directory of the file, where a wrong bit can point to other bytes."""
+    path = tmp_path / "c.pt"
+    checkpoint.save_checkpoint(path, {"weights": {"w": torch.zeros(100)}})
+    data = path.read_bytes()
+    rng = np.random.default_rng(0)
+    directory = data.index(b"PK\x01\x02")
+    for place in [*range(directory, len(data), 7), *rng.integers(0, directory, 60).tolist()]:
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="c.pt is damaged"):
+            checkpoint.read_checkpoint(path)
+
+
+def test_a_checkpoint_without_its_checksum_is_damaged(tmp_path):
+    """Files of earlier formats have none, and are read."""
+    torch.save({"format": 6, "weights": {}}, tmp_path / "c.pt")
+    with pytest.raises(ValueError, match=r"c.pt is damaged \(its checksum is missing\)"):
+        checkpoint.read_checkpoint(tmp_path / "c.pt")
+    torch.save({"format": 5, "weights": {}}, tmp_path / "c.pt")
+    assert checkpoint.read_checkpoint(tmp_path / "c.pt")["weights"] == {}
+
+
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
 def test_truncated_and_foreign_files_are_one_line(tmp_path, content):
     path = tmp_path / "c.pt"

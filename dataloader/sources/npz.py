@@ -94,6 +94,7 @@ def read_npz(
 
     used = {*names.values(), COUNTS, CELL} | ({stress} if stress else set())
     content = _read(path, held, used)
+    _check_other_names(path, content, names, keys)
     _check_stated_units(path, content, units)
     arrays = {quantity: content[name] for quantity, name in names.items()}
     try:
@@ -195,6 +196,23 @@ def _find_keys(path, held: list[str], given: Mapping[str, str]) -> dict[str, str
             )
         found[quantity] = names[0]
     return found
+
+
+def _check_other_names(
+    path, content: dict, names: Mapping[str, str], given: Mapping[str, str]
+) -> None:
+    """Raise ValueError where another usual name of a quantity has other values, and nobody chose.
+
+    One of two energies is often that of another program.
+    """
+    for quantity, name in names.items():
+        others = [other for other in KEYS[quantity] if other in content and other != name]
+        for other in others if quantity not in given else ():
+            if not np.array_equal(content[name], content[other]):
+                raise ValueError(
+                    f"{path}: {name!r} and {other!r} both name the {quantity} and differ; give "
+                    f"--{quantity}-key {name} or --{quantity}-key {other}"
+                )
 
 
 def _check_stated_units(path, content: dict, units: Units):

@@ -166,6 +166,20 @@ def test_stated_units_must_fit(tmp_path):
         read_npz(path, Units("kcal/mol", "bohr"))
 
 
+def test_two_usual_names_are_refused_where_they_differ(tmp_path):
+    content = fixed_content()
+    path = written(tmp_path, **content, energy=content["E"])
+    expected = read_npz(path, Units()).energy
+
+    path = written(tmp_path, **content, energy=content["E"] / 2)
+    words = "'E' and 'energy' both name the energy and differ; give --energy-key E or"
+    with pytest.raises(ValueError, match=words):
+        read_npz(path, Units())
+    np.testing.assert_array_equal(read_npz(path, Units(), {"energy": "E"}).energy, expected)
+    found = read_npz(path, Units(), {"energy": "energy"}).energy
+    np.testing.assert_array_equal(found, expected / 2)
+
+
 WRONG = [
     (
         {"R": None},

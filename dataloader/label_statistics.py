@@ -13,6 +13,7 @@ import numpy as np
 from farfield.dataloader.reference_energies import fit_references, reference_energy
 from farfield.dataloader.storage import files
 from farfield.dataloader.structures import Structures
+from farfield.models.heads.target_scaling import compositions
 
 # standard deviation of a component of a normal vector in units of its mean length
 OF_MEAN_LENGTH = math.sqrt(math.pi / 8)
@@ -26,6 +27,7 @@ class Statistics:
     references           reference energy of every element, Z -> eV
     energy_std           standard deviation of the energies minus their references, eV
     energy_per_atom_std  the same, each energy divided by the atoms of its structure, eV
+    compound_std         the same of the means over all structures of one composition, eV
     force_rms            root mean square of a force component, eV/Angstrom; 0 without forces
     force_size           the same from the mean length of the forces, which a few wild ones do not
                          decide, eV/Angstrom: equal for normally distributed components
@@ -43,6 +45,7 @@ class Statistics:
     references: dict[int, float]
     energy_std: float
     energy_per_atom_std: float
+    compound_std: float
     force_rms: float
     force_size: float
     stress_rms: float
@@ -54,10 +57,10 @@ class Statistics:
 
     @property
     def varies_by_composition(self) -> bool:
-        """Whether energies above the references scatter more, in eV per atom, than forces do in
-        eV/Angstrom: sets of many compounds, whose geometries are near their equilibrium.
+        """Whether energies above the references scatter more from composition to composition, in eV
+        per atom, than forces do in eV/Angstrom: sets of many compounds near their equilibrium.
         """
-        return self.energy_per_atom_std > self.force_size > 0
+        return self.compound_std > self.force_size > 0
 
     @property
     def learned_scale(self) -> float:
@@ -90,6 +93,7 @@ class Statistics:
             references=references,
             energy_std=float(residual.std()),
             energy_per_atom_std=float((residual / structures.counts).std()),
+            compound_std=compound_std(structures, residual),
             force_rms=force_rms,
             force_size=force_size,
             stress_rms=stress_rms(structures),
@@ -127,7 +131,19 @@ class Statistics:
 
 def _with_later_statistics(content: dict) -> dict:
     """What a folder holds, with the statistics that it was made before: sizes as they were used."""
-    return {"force_size": content.get("force_rms"), "stress_rms": 0.0} | content
+    later = {"force_size": content.get("force_rms"), "stress_rms": 0.0, "compound_std": 0.0}
+    return later | content
+
+
+def compound_std(structures: Structures, residual: np.ndarray) -> float:
+    """Standard deviation, eV, over the structures, of the mean energy per atom of a composition.
+
+    residual: energies less their references (structures,), eV.
+    """
+    rows = compositions(structures.atomic_numbers, structures.counts, structures.elements)
+    _, group = np.unique(rows, axis=0, return_inverse=True)
+    means = np.bincount(group, residual / structures.counts) / np.bincount(group)
+    return float(means[group].std())
 
 
 def centroids(structures: Structures) -> np.ndarray:

@@ -1,18 +1,20 @@
 """What a structure of ASE holds besides its geometry and motion, as text that keeps every bit.
 
 Constraints, ``info`` and all further arrays (tags, initial charges, ...), for the state of a run:
-a resumed run goes on with the same structure, so fixed atoms stay fixed.
+a resumed run goes on with the same structure, so fixed atoms stay fixed. Constraints and json of
+ASE are imported where they are used: they cost half a second.
 """
 
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
-import ase.constraints
 import numpy as np
 from ase import Atoms
-from ase.constraints import FixConstraint, dict2constraint
-from ase.io.jsonio import decode, encode
+
+if TYPE_CHECKING:
+    from ase.constraints import FixConstraint
 
 OF_GEOMETRY_AND_MOTION = ("numbers", "positions", "momenta", "masses")
 
@@ -23,6 +25,8 @@ def further_content(atoms: Atoms) -> str:
     ValueError in one line for a constraint that ASE cannot write. Values of ``info`` that are no
     numbers, words or lists of them are left out.
     """
+    from ase.io.jsonio import encode
+
     arrays = {
         name: values for name, values in atoms.arrays.items() if name not in OF_GEOMETRY_AND_MOTION
     }
@@ -37,6 +41,9 @@ def further_content(atoms: Atoms) -> str:
 
 def add_further_content(atoms: Atoms, text: str) -> None:
     """Give ``atoms`` what :func:`further_content` wrote of the structure that they are."""
+    from ase.constraints import dict2constraint
+    from ase.io.jsonio import decode
+
     content = decode(text)
     for name, values in content["arrays"].items():
         atoms.set_array(name, np.asarray(values))
@@ -45,6 +52,9 @@ def add_further_content(atoms: Atoms, text: str) -> None:
 
 
 def _written(constraint: FixConstraint) -> dict:
+    import ase.constraints
+    from ase.io.jsonio import decode, encode
+
     try:
         written = decode(encode(constraint.todict()))
         if written["name"] not in ase.constraints.__all__:

@@ -165,7 +165,7 @@ def test_all_doors_build_the_network_of_the_task(width_run):
     path = width_run / checkpoint.BEST
     assert "width" not in results_of(width_run)["config"]["model"]
     atoms = check_one_energy_and_force(path)
-    assert atoms.calc._network(stress=False).options.width == 5.0
+    assert atoms.calc._network(stress=False).potential.options.width == 5.0
     model = farfield.load(path)
     assert model.network.options.width == 5.0 and model.max_atoms == 9
 

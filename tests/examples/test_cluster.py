@@ -69,9 +69,9 @@ def test_two_tasks_of_slurm_survive_a_killed_rank(tmp_path):
         "RESTARTS": "1",
     }
     folder, plugin = tmp_path / "two", tmp_path / "plugin.py"
-    more = ["--checkpoint-every", "1", "--run-dir", str(folder), "--import", str(plugin)]
+    more = ["--checkpoint-every", "1", "--import", str(plugin)]
     done = subprocess.run(
-        ["bash", str(ROOT / "examples/cluster/train.slurm"), *options, *more],
+        ["bash", str(ROOT / "examples/cluster/train.slurm"), str(folder), *options, *more],
         env=os.environ | cluster,
         cwd=ROOT,
         capture_output=True,

@@ -144,7 +144,7 @@ def _connect(place: Place, device: str) -> None:
         _Here.store = meet(_Here.store_of_job, place.rank, place.count, RENDEZVOUS)
         if place.count > 1:
             on_gpus = device.startswith("cuda") and distributed.is_nccl_available()
-            if on_gpus:
+            if on_gpus and place.local < torch.cuda.device_count():  # else find_device refuses it
                 torch.cuda.set_device(place.local)
             distributed.init_process_group(
                 "cpu:gloo,cuda:nccl" if on_gpus else "gloo",

@@ -60,6 +60,14 @@ def bodies_folder(folder):
     return folder
 
 
+# many small batches of validation and test, so that both ranks have some
+SMALL_EVALUATIONS = """
+from farfield.train.tasks import energy_forces, nbody_windows, properties
+
+energy_forces.EnergyForceTask.max_evaluation_atoms = 6
+properties.PropertyTask.max_evaluation_atoms = 8
+nbody_windows.WINDOWS_PER_EVALUATION_BATCH = 1
+"""
 E2FORMER = ["--irreps", "4x0e+4x1o", "--schedule", "hybrid-first-order1", "--radial-size", "4"]
 CASES = {
     # batches of three, of which a rank gets one or two; every eighth step one has nothing
@@ -94,7 +102,9 @@ def test_two_ranks_train_as_one_process(name, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     script.main(["--run-dir", str(one), *common])
     module = script.__name__.removeprefix("farfield.")
-    command = ["-m", module, "--run-dir", str(two), *common]
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(SMALL_EVALUATIONS)
+    command = ["-m", module, "--run-dir", str(two), "--import", str(plugin), *common]
     ends = RankProcesses(command, command).wait()
     assert [end.returncode for end in ends] == [0, 0], ends[0].stderr + ends[1].stderr
 

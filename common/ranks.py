@@ -189,8 +189,9 @@ def _answers() -> Iterator[None]:
 
 
 def _short(error: Exception) -> str:
-    """First line of torch's message, without the place in its source."""
-    return re.sub(r"^\[[^]]*\]\s*", "", " ".join(str(error).split("\n")[0].split()))[:120]
+    """First sentence of torch's message, without the place in its source."""
+    text = re.sub(r"^\[[^]]*\]\s*", "", " ".join(str(error).split("\n")[0].split()))
+    return text.split(". ")[0][:120]
 
 
 def add_up_(values) -> None:

@@ -70,13 +70,8 @@ nbody_windows.WINDOWS_PER_EVALUATION_BATCH = 1
 """
 E2FORMER = ["--irreps", "4x0e+4x1o", "--schedule", "hybrid-first-order1", "--radial-size", "4"]
 CASES = {
-    # batches of three, of which a rank gets one or two; every eighth step one has nothing
+    # turned copies of two batches a step, each of three structures, which two ranks share
     "energies and forces": (
-        train_md17,
-        structures_folder,
-        [*md_data.NETWORK, "--batch-size", "3", "--far-expansion", "pairwise"],
-    ),
-    "turned, two batches a step": (
         train_md17,
         structures_folder,
         [*md_data.NETWORK, *md_data.flags(batch_size=3, accumulate=2, augment_copies=2)]
@@ -137,25 +132,16 @@ def options_of(tmp_path, *more):
     return ["-m", "train.train_md17", "--data-path", str(data), *small, *more]
 
 
-def test_a_pause_a_signal_and_an_error_are_of_all_ranks(tmp_path):
+def test_a_signal_to_one_rank_stops_all(tmp_path):
     command = options_of(tmp_path, "--run-dir", str(tmp_path / "run"))
-
-    # a folder that holds a run: the first rank sees it, the others end with it
-    assert [
-        end.returncode for end in RankProcesses(*[[*command, "--pause-after", "1"]] * 2).wait()
-    ] == [0, 0]
-    ends = RankProcesses(command, command).wait()
-    assert [end.returncode for end in ends] == [2, 2]
-    assert "already holds a run" in ends[0].stderr + ends[1].stderr
-    assert (ends[0].stderr + ends[1].stderr).count("\n") == 1
-
-    # one of them gets a signal, and both stop at the same step
-    on = [*command, "--resume", "--epochs", "100000"]
-    ranks = RankProcesses(on, on)
-    text = tmp_path / "run" / "log.txt"
-    while text.read_text().count("\nepoch") < 3 and ranks.scripts[1].process.is_alive():
+    endless = [*command, "--epochs", "100000"]
+    ranks, log = RankProcesses(endless, endless), tmp_path / "run" / "log.txt"
+    while ranks.scripts[1].process.is_alive():
+        if log.exists() and "\nepoch" in log.read_text():
+            ranks.scripts[1].send_signal(signal.SIGTERM)
+            break
         ranks.scripts[1].process.join(0.1)
-    ranks.scripts[1].send_signal(signal.SIGTERM)
+
     ends = ranks.wait()
     assert [end.returncode for end in ends] == [130, 130], ends
     said = ends[0].stderr + ends[1].stderr
@@ -163,10 +149,19 @@ def test_a_pause_a_signal_and_an_error_are_of_all_ranks(tmp_path):
 
     # one process goes on
     before = checkpoint.read_checkpoint(tmp_path / "run" / checkpoint.LAST)["position"]
-    rest = ["--resume", "--epochs", str(before["epoch"] + 1)]
-    train_md17.main([*command[2:], *rest])
-    assert "note: ranks: 2 before, 1 now" in text.read_text()
+    train_md17.main([*command[2:], "--resume", "--epochs", str(before["epoch"] + 1)])
+    assert "note: ranks: 2 before, 1 now" in log.read_text()
     assert results_of(tmp_path / "run")["steps"] > before["step"]
+
+
+def test_an_error_of_the_first_rank_ends_all_in_one_line(tmp_path):
+    command = options_of(tmp_path, "--run-dir", str(tmp_path / "run"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "results.json").touch()
+    ends = RankProcesses(command, command).wait()
+    assert [end.returncode for end in ends] == [2, 2]
+    said = ends[0].stderr + ends[1].stderr
+    assert "already holds a run" in said and said.count("\n") == 1
 
 
 def test_ranks_with_other_options_are_refused(tmp_path):

@@ -34,6 +34,8 @@ class GradientSum:
     def __call__(
         self, scalars: dict[str, float], finite: bool, samples: int
     ) -> tuple[dict[str, float], bool, int]:
+        if not self.names:  # on all ranks alike: the first step of this session
+            self._learn_names(scalars)
         unknown = set(scalars) - set(self.names)
         numbers = [samples, not finite, len(unknown)]
         numbers += [samples * scalars.get(name, 0.0) for name in self.names]
@@ -67,8 +69,12 @@ class GradientSum:
             weight.grad = piece.view_as(weight) / samples if ranks_with else None
 
     def _scalars_of_all(self, scalars: dict[str, float], samples: int) -> list[float]:
-        """Sums by name where a rank has a new name, as in the first step."""
+        """Sums by name where a rank has a name that the message does not."""
         found = ranks.gather((scalars, samples))
-        names = [name for one, _ in found for name in one]
-        self.names = list(dict.fromkeys([*self.names, *names]))
+        self._learn_names(scalars)
         return [sum(count * one.get(name, 0.0) for one, count in found) for name in self.names]
+
+    def _learn_names(self, scalars: dict[str, float]) -> None:
+        """Take in the names of all ranks; one without a batch knows none."""
+        names = [name for one in ranks.gather(list(scalars)) for name in one]
+        self.names = list(dict.fromkeys([*self.names, *names]))

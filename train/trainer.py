@@ -102,8 +102,9 @@ class Trainer:
         )
         self.monitor = self._new_monitor()
         # ranks on machines of other kinds may have drawn other first weights
-        for network in filter(None, (self.model, self.averaged)):
-            ranks.copy_first_(network.state_dict().values())
+        for network in (self.model, self.averaged):
+            if network is not None:
+                ranks.copy_first_(network.state_dict().values())
         try:
             with SignalWatch() as self.signals:
                 finished = self._fit_epochs()

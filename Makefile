@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DATA ?= data
 RUN ?= runs/ethanol
 MINUTES ?= 3.5
-JOBS ?= 0
+JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export DGLBACKEND ?= pytorch
 
@@ -59,5 +59,5 @@ $(VENV)/.installed_docs: requirements-docs.txt $(STAMP)
 clean: ## remove runs, generated data and built pages, keep the environment
 	rm -rf runs site $(DATA)
 
-test: env ## run the tests (JOBS=2: in two processes, half the wait for a tenth more CPU time)
+test: env ## run the tests, in two processes (JOBS=0: in one)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile

@@ -6,7 +6,8 @@
 | 2 | an option, a file or the data cannot be used: one line on stderr says why |
 | 130 | interrupted; a training says how to continue |
 
-``FARFIELD_TRACEBACK=1`` in the environment shows the whole traceback of code 2.
+``FARFIELD_TRACEBACK=1`` in the environment shows the whole traceback of code 2. Where several ranks
+train together, one of them says why all of them end.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
+from farfield.common import ranks
 from farfield.common.plugins import FLAG
 from farfield.common.session import Interrupted
 from farfield.dataloader.commands import called_as
@@ -25,22 +27,32 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT  # 130
 
 
-def run_script(main: Callable[[], None]) -> None:
-    """Run ``main``, and leave the process with the exit code of what happened."""
+def run_script(main: Callable[[], None], several_ranks: bool = False) -> None:
+    """Run ``main``, and leave the process with the exit code of what happened.
+
+    several_ranks: torchrun may start several processes of this script.
+    """
     try:
+        if not several_ranks:
+            ranks.refuse()
         main()
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        _say(str(stop))
         sys.exit(EXIT_INTERRUPTED)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _say("interrupted")
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
         # any other exception is a defect of the program, and keeps its traceback
         if os.environ.get("FARFIELD_TRACEBACK") or not _is_user_error(error):
             raise
-        print(f"error: {user_message(error)}", file=sys.stderr)
+        _say(f"error: {user_message(error)}")
         sys.exit(EXIT_BAD_INPUT)
+
+
+def _say(text: str) -> None:
+    if ranks.speaks():
+        print(text, file=sys.stderr)
 
 
 def resume_command(

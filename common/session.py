@@ -10,6 +10,8 @@ import signal
 import threading
 import time
 
+from farfield.common import ranks
+
 
 class Interrupted(Exception):
     """A signal stopped the run after its state was written; the message says how to continue."""
@@ -22,18 +24,22 @@ def cpu_seconds() -> float:
 
 
 # Ctrl-C, the end of a job, and a terminal that was closed
+SAME_SIGNAL = 10.0  # seconds
 WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class SignalWatch:
     """Context in which the signals ``WATCHED`` only set ``stop``; a second one interrupts at once.
 
+    Ranks get one signal twice, from the cluster and from torchrun: there a second one interrupts
+    after ``SAME_SIGNAL`` seconds.
+
     Signals that are ignored from outside (nohup) stay ignored. In a thread other than the main one
     Python knows no signals, so none is watched.
     """
 
     def __enter__(self):
-        self.stop = None
+        self.stop, self._since = None, 0.0
         main = threading.current_thread() is threading.main_thread()
         watched = [one for one in WATCHED if signal.getsignal(one) is not signal.SIG_IGN]
         self.previous = {
@@ -42,9 +48,10 @@ class SignalWatch:
         return self
 
     def _note(self, number, frame):
-        if self.stop is not None:
+        if self.stop is None:
+            self.stop, self._since = signal.Signals(number).name, time.monotonic()
+        elif ranks.count() == 1 or time.monotonic() - self._since > SAME_SIGNAL:
             raise KeyboardInterrupt
-        self.stop = signal.Signals(number).name
 
     def __exit__(self, *error):
         for number, handler in self.previous.items():

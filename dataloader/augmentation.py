@@ -5,7 +5,8 @@
                  normal n: uniform over rotations and reflections
 
 The matrices are a pure function of (seed, epoch, number of the batch in its epoch), so a resumed
-run turns its structures as an uninterrupted one, and no global generator is touched. What turns,
+run turns its structures as an uninterrupted one, several ranks turn them as one process, and no
+global generator is touched. What turns,
 and how: models/turned_batches.py. Cost: linear in the batch; with ``copies`` a step costs
 as many times more.
 """
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from farfield.dataloader.batch_shares import Share
 from farfield.models.batch import AtomBatch
 from farfield.models.choices import check_at_least, check_choices
 from farfield.models.so3.rotations import householder_matrices, matrices_of_quaternions
@@ -54,8 +56,9 @@ class Augmentation:
         copies  of each batch, in which each structure is turned by a matrix of its own
         seed    of the matrices
 
-    number: of the batch in its epoch. ``ValueError`` for what is no batch of structures, and for a
-    label of which nobody says how it turns.
+    number: of the batch in its epoch. share: of several ranks, what ``batch`` is of a whole batch.
+    ``ValueError`` for what is no batch of structures, and for a label of which nobody says how it
+    turns.
     """
 
     group: str
@@ -67,11 +70,16 @@ class Augmentation:
         check_at_least(self, 1, ["copies"])
         check_at_least(self, 0, ["seed"])
 
-    def __call__(self, batch: AtomBatch, epoch: int, number: int) -> AtomBatch:
+    def __call__(
+        self, batch: AtomBatch, epoch: int, number: int, share: Share | None = None
+    ) -> AtomBatch:
         if not isinstance(batch, AtomBatch):
             raise ValueError(
                 f"only batches of structures (AtomBatch) can be turned, got {type(batch).__name__}"
             )
-        batch = repeated_batch(batch, self.copies)
+        whole = batch.num_graphs if share is None else share.whole
         generator = np.random.default_rng((FOR_AUGMENTATION, self.seed, epoch, number))
-        return turned_batch(batch, GROUPS[self.group](batch.num_graphs, generator))
+        matrices = GROUPS[self.group](self.copies * whole, generator)
+        if share is not None:
+            matrices = matrices.unflatten(0, (self.copies, whole))[:, share.places].flatten(0, 1)
+        return turned_batch(repeated_batch(batch, self.copies), matrices)

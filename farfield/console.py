@@ -98,7 +98,11 @@ def main(argv: list[str] | None = None) -> None:
     elif words[0] in GROUPS and words[1:] in ([], ["-h"], ["--help"]):
         print(overview([words[0]]))
     else:
+        from farfield.common import ranks
+
         script, command, rest = find_script(words)
+        if not command.startswith("train "):
+            ranks.refuse()
         module = ".".join(script.relative_to(HOME).with_suffix("").parts)
         # --help and hints name the command as the user typed it
         sys.argv = [f"farfield {command}", *rest]
@@ -109,4 +113,4 @@ def run() -> None:
     """Entry point of the console command."""
     from farfield.common.script import run_script
 
-    run_script(main)
+    run_script(main, several_ranks=True)

@@ -2,7 +2,8 @@
 
     progress p = max(epochs done / epochs planned, CPU minutes / allowed, wall minutes / allowed)
 
-The run is over when p = 1, or after ``patience`` validations without a better one.
+The run is over when p = 1, or after ``patience`` validations without a better one. Several ranks
+have one clock: the wall time of the first and the CPU time of all, read together once a step.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from farfield.common.session import cpu_seconds
+from farfield.common import ranks
+from farfield.common.session import WATCHED, cpu_seconds
 
 
 @dataclass
@@ -77,11 +79,34 @@ class Budget:
         self._session_progress = self.progress()
 
     def read_clocks(self) -> None:
-        """Add the time since the last reading to the position."""
-        now = (time.monotonic(), cpu_seconds())
-        self.position.seconds += now[0] - self._clock[0]
-        self.position.cpu_seconds += now[1] - self._clock[1]
-        self._clock = now
+        """Add the time since the last reading to the position; with several ranks only
+        :meth:`agree` does.
+        """
+        if ranks.count() == 1:
+            self._advance(*self._elapsed())
+
+    def agree(self, stop: str | None) -> str | None:
+        """One clock and one signal for all ranks: the signal that any of them has got.
+
+        stop: name of the signal of this rank. All ranks call it, once a step.
+        """
+        if ranks.count() == 1:
+            return stop
+        wall, cpu = self._elapsed()
+        names = [number.name for number in WATCHED]
+        flags = [float(name == stop) for name in names]
+        wall, cpu, *flags = ranks.total([wall if ranks.is_first() else 0.0, cpu, *flags])
+        self._advance(wall, cpu)
+        return next((name for name, flag in zip(names, flags, strict=True) if flag), None)
+
+    def _elapsed(self) -> tuple[float, float]:
+        """Wall and CPU seconds of this process since the last call."""
+        before, self._clock = self._clock, (time.monotonic(), cpu_seconds())
+        return self._clock[0] - before[0], self._clock[1] - before[1]
+
+    def _advance(self, wall: float, cpu: float) -> None:
+        self.position.seconds += wall
+        self.position.cpu_seconds += cpu
 
     def progress(self) -> float:
         """Fraction of the plan that is done."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from farfield.common import checkpoint
+from farfield.common import checkpoint, ranks
 from farfield.common.command_line import plain, saved_config
 from farfield.common.run_folder import check_same_run, newer_options
 from farfield.train.budget import Position
@@ -53,6 +53,7 @@ def state_of(trainer: Trainer) -> dict:
         "elements": trained_elements(trainer.train_loader),
         "versions": checkpoint.recorded_versions(),
         "data": trainer.data_hash,
+        "ranks": ranks.count(),
     }
 
 
@@ -131,6 +132,13 @@ def notes_on(trainer: Trainer, content: dict) -> list[str]:
                 f"note: {name} was {before} and is {version} now; the run may not continue "
                 "bit-identically"
             )
+
+    before = content.get("ranks", 1)
+    if before != ranks.count():
+        lines.append(
+            f"note: ranks: {before} before, {ranks.count()} now; the same batches are shared "
+            "differently, so sums are rounded differently"
+        )
 
     for name, value in newer_options(content["config"], plain(trainer.config)).items():
         lines.append(f"note: the option {name} is newer than this run; it is {value}")

@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader
 
 from farfield.dataloader.augmentation import NO_AUGMENTATION, Augmentation
 from farfield.dataloader.batch_plan import BatchPlan
+from farfield.dataloader.batch_shares import EveryFew, Share, SharedPlan
 
-# (batch, epoch, number of the batch in its epoch) -> the batch that is trained on
-Transform = Callable[[Any, int, int], Any]
+# (batch, epoch, number of the batch in its epoch[, share of the whole batch]) -> what is trained on
+Transform = Callable[..., Any]
 
 
 class EpochLoader:
@@ -27,8 +28,8 @@ class EpochLoader:
         sampler    iterable of index lists with ``set_epoch(int)`` and ``len``
         workers    loader processes (0: this process)
         seed       seed of the workers' random numbers; the global generators are never touched
-        transform  changes a batch, given the epoch and the number of the batch in it; where it
-                   draws, it draws from these
+        transform  changes a batch, given the epoch, the number of the batch in it and, where
+                   several ranks share a batch, the `Share`; where it draws, it draws from these
     """
 
     def __init__(
@@ -66,7 +67,18 @@ class EpochLoader:
 
     def transformed(self, transform: Transform) -> EpochLoader:
         """The same batches in the same order, changed by ``transform``."""
-        return EpochLoader(self.dataset, self.sampler, self.workers, self.seed, transform)
+        return self._with(self.sampler, transform)
+
+    def shared(self, rank: int, ranks: int) -> EpochLoader:
+        """The share of one rank of every batch; None for a batch of which it gets nothing."""
+        return self._with(SharedPlan(self.sampler, self.dataset, rank, ranks), self.transform)
+
+    def every(self, first: int, step: int) -> EpochLoader:
+        """Whole batches ``first``, ``first + step``, ..."""
+        return self._with(EveryFew(self.sampler, first, step), self.transform)
+
+    def _with(self, sampler, transform: Transform | None) -> EpochLoader:
+        return EpochLoader(self.dataset, sampler, self.workers, self.seed, transform)
 
 
 class _Place(NamedTuple):
@@ -84,10 +96,14 @@ class _BatchesByPlace:
         self.dataset, self.transform = dataset, transform
 
     def __getitem__(self, place: _Place):
-        batch = self.dataset[place.indices]
+        share = place.indices if isinstance(place.indices, Share) else None
+        if share is not None and not len(share.places):
+            return None
+        batch = self.dataset[place.indices if share is None else share.chosen]
         if self.transform is None:
             return batch
-        return self.transform(batch, place.epoch, place.number)
+        more = () if share is None else (share,)
+        return self.transform(batch, place.epoch, place.number, *more)
 
 
 class _RestOfEpoch:

@@ -4,19 +4,21 @@ a run folder, then one table.
     SCRIPT = Script("train.train_md17", "energy_forces", __doc__, {"run_dir": "runs/md17"})
     SCRIPT.main(["--epochs", "4"])
 
-Everything that is particular to what is learned is in the `Task` of that name.
+Everything that is particular to what is learned is in the `Task` of that name. Started by torchrun,
+several processes train one run: all do the same, and the first rank alone writes.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from easydict import EasyDict
 
-from farfield.common import checkpoint
-from farfield.common.command_line import OptionParser, saved_config
+from farfield.common import checkpoint, ranks
+from farfield.common.command_line import OptionParser, plain, saved_config
 from farfield.common.configuration import IMPORTED_FILES
 from farfield.common.folder_lock import only_process
 from farfield.common.log import RunLog, format_table, write_json
@@ -27,6 +29,7 @@ from farfield.common.session import Interrupted
 from farfield.common.task_registry import FORMER_NAMES, find_task
 from farfield.models.factory import DEFAULT_PRESET, preset_values
 from farfield.train.data_order import augmented_batches, defaults_with_augmentation
+from farfield.train.monitor import Unheard
 from farfield.train.network_options import add_network_options, chosen_network, chosen_preset
 from farfield.train.optimizers import OPTIMIZERS, SCHEDULES
 from farfield.train.results import finish_run, mean_table, prepare_run_folder, save_config
@@ -95,11 +98,17 @@ class Script:
 
     def call_again(self, config: EasyDict) -> str:
         """The command that continues a run."""
+        if ranks.count() > 1:
+            return "the same command of torchrun, and --resume"
         imports = config.get(IMPORTED_FILES, ())
         return resume_command(self.module, config.run.run_dir, imports, self.arguments)
 
     def run(self, config: EasyDict) -> None:
         """Train as ``config`` says, and say how to continue after an interruption."""
+        with ranks.together(config.run.device):
+            self._run(config)
+
+    def _run(self, config: EasyDict) -> None:
         again = self.call_again(config)
         try:
             results = train(config)
@@ -108,7 +117,7 @@ class Script:
             reason = str(stop) or "interrupted"
             raise Interrupted(f"{reason}; continue with: {again}" if begun else reason) from None
 
-        if results is None and config.run.pause_after:
+        if results is None and config.run.pause_after and ranks.is_first():
             RunLog()(f"paused after {config.run.pause_after} epochs; continue with: {again}")
 
 
@@ -116,10 +125,16 @@ def train(config: EasyDict) -> dict | list[dict] | None:
     """One run, or all runs that the task or ``--seeds`` ask for; None if ``--pause-after`` ended
     the session.
     """
-    plan = find_task(config.task).plan(config)
-    if plan is None and config.run.seeds > 1:
-        plan = seeds_plan(config)
-    return train_one(config) if plan is None else train_all(config, plan)
+    with ranks.together(config.run.device):
+        ranks.check_same("options", plain(config))
+        # torchrun starts all ranks again where one was lost
+        if ranks.has_begun():
+            config.run.resume, config.run.overwrite = True, False
+
+        plan = find_task(config.task).plan(config)
+        if plan is None and config.run.seeds > 1:
+            plan = seeds_plan(config)
+        return train_one(config) if plan is None else train_all(config, plan)
 
 
 def build_trainer(config: EasyDict) -> tuple[Trainer, Parts]:
@@ -130,7 +145,7 @@ def build_trainer(config: EasyDict) -> tuple[Trainer, Parts]:
     device = prepare_process(config)
     parts = find_task(config.task).build(config)
     folder = Path(config.run.run_dir)
-    log = RunLog(folder / "log.txt")
+    log = _log_of(folder)
     learned = augmented_batches(parts.train, config)
     trainer = Trainer(parts.model, parts.task, learned, parts.val, config, folder, device, log)
     return trainer, parts
@@ -138,18 +153,35 @@ def build_trainer(config: EasyDict) -> tuple[Trainer, Parts]:
 
 def train_one(config: EasyDict) -> dict | None:
     """One run from start to results; None if ``--pause-after`` ended the session."""
-    with only_process(config.run.run_dir):
+    with _only_run(config.run.run_dir):
         return _train_alone(config)
+
+
+def _only_run(folder: str) -> contextlib.AbstractContextManager:
+    """Context in which no other run enters ``folder``; its first rank sees to that."""
+    return only_process(folder) if ranks.is_first() else contextlib.nullcontext()
+
+
+def _log_of(folder: Path) -> RunLog | Unheard:
+    return RunLog(folder / "log.txt") if ranks.is_first() else Unheard()
+
+
+def _begin_folder(folder: Path, config: EasyDict) -> None:
+    """Make or refuse the run folder; the first rank does."""
+    if ranks.is_first():
+        prepare_run_folder(folder, config.run.resume, config.run.overwrite)
+        save_config(folder, config)
+        ranks.begin()
 
 
 def _train_alone(config: EasyDict) -> dict | None:
     """The same, where no other process is in the folder of the run."""
     trainer, parts = build_trainer(config)
     folder, log = trainer.folder, trainer.log
+    ranks.check_same("data", trainer.data_hash)
     found = trainer.resumable() if config.run.resume else None  # a refusal changes nothing
 
-    prepare_run_folder(folder, config.run.resume, config.run.overwrite)
-    save_config(folder, config)
+    _begin_folder(folder, config)
     remarks = [f"note: {remark}" for remark in parts.model.remarks]
     for line in [*parts.task.describe(config, parts), network_line(config, parts), *remarks]:
         log(line)
@@ -185,7 +217,7 @@ def train_all(config: EasyDict, plan: Plan) -> list[dict] | None:
     """All runs of a plan, one after the other, and their table; None if ``--pause-after`` ended
     the session.
     """
-    with only_process(config.run.run_dir):
+    with _only_run(config.run.run_dir):
         return _train_all_alone(config, plan)
 
 
@@ -200,9 +232,9 @@ def _train_all_alone(config: EasyDict, plan: Plan) -> list[dict] | None:
     # nothing old may stay in a folder where a later --resume would find it
     parent = Path(config.run.run_dir)
     folders = [Path(one.run.run_dir) for one in plan.configs] if config.run.overwrite else []
-    for folder in (parent, *folders):
+    for folder in folders if ranks.is_first() else ():
         prepare_run_folder(folder, config.run.resume, config.run.overwrite)
-    save_config(parent, config)
+    _begin_folder(parent, config)
 
     results = []
     for one in plan.configs:
@@ -212,8 +244,9 @@ def _train_all_alone(config: EasyDict, plan: Plan) -> list[dict] | None:
 
     rows = plan.summarise(results)
     path = parent / "results.json"
-    log = RunLog(parent / "log.txt")
+    log = _log_of(parent)
     log(f"{plan.title}, test split\n{format_table(rows)}\nresults {path}")
     tables = [one["test"] for one in results]
-    write_json(path, {"test": rows, "test_of_run": tables, "config": saved_config(config)})
+    if ranks.is_first():
+        write_json(path, {"test": rows, "test_of_run": tables, "config": saved_config(config)})
     return rows

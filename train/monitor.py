@@ -17,6 +17,16 @@ from farfield.train.step import StepResult
 BAR = "{percentage:5.1f}%|{bar:30}| {elapsed}, left {remaining}{postfix}"
 
 
+class Unheard:
+    """In place of log, bar, tensorboard and plots on all ranks but the first: calls do nothing."""
+
+    def __call__(self, *arguments):
+        """Nothing."""
+
+    def __getattr__(self, name: str):
+        return self
+
+
 class Monitor:
     """Progress bar and tensorboard of one run.
 

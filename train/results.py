@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from farfield.common import checkpoint, run_folder
+from farfield.common import checkpoint, ranks, run_folder
 from farfield.common.command_line import saved_config
 from farfield.common.log import format_table, write_json
 from farfield.common.session import Interrupted, SignalWatch
@@ -44,9 +44,10 @@ def finish_run(trainer: Trainer, test_loader) -> dict:
     the table; returns the results.
 
     A first signal waits until all is written, then it is an `Interrupted`; a second one interrupts
-    at once.
+    at once. With several ranks all call it, and the first one writes.
     """
     with SignalWatch() as signals:
+        ranks.wait()  # until the best checkpoint is written
         _load_best(trainer)
         ended_by = trainer.ended_by()  # reads the clocks, so before the test split takes its time
         evaluation = evaluate_model(
@@ -54,7 +55,8 @@ def finish_run(trainer: Trainer, test_loader) -> dict:
         )
         results = _results(trainer, evaluation, ended_by)
 
-        write_json(trainer.folder / "results.json", results)
+        if ranks.is_first():
+            write_json(trainer.folder / "results.json", results)
         title = f"test split, weights of epoch {trainer.best['epoch']}"
         trainer.plots.write_all(trainer.history, trainer.best, evaluation.pairs, title)
         report(trainer, results)
@@ -98,6 +100,7 @@ def _results(trainer: Trainer, evaluation: Evaluation, ended_by: str | None) -> 
         "steps": position.step,
         "skipped_steps": position.skipped,
         "threads": torch.get_num_threads(),
+        "ranks": ranks.count(),
         "device": str(trainer.device),
         "versions": checkpoint.recorded_versions(),
         "units": dict(trainer.task.units),

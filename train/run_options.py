@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from easydict import EasyDict
 
+from farfield.common import ranks
 from farfield.common.command_line import OptionParser, Section, add_config_option, find_device
 from farfield.dataloader.augmentation import GROUPS, NO_AUGMENTATION
 
@@ -62,7 +63,9 @@ def add_run_options(parser: OptionParser, run_dir: str):
 
     # the machine and the session
     run.add("--device", str, "cpu", main=True, help="cpu, cuda, cuda:1, ...")
-    run.add("--threads", int, 1, low=1, high=4096, main=True, help="CPU threads of torch")
+    run.add(
+        "--threads", int, 1, low=1, high=4096, main=True, help="CPU threads of torch, of each rank"
+    )
     workers = "processes that load data; 0: the training process loads"
     run.add("--workers", int, 0, low=0, high=256, help=workers)
     pause = "epochs after which this session pauses, as after an interrupt (default: no pause)"
@@ -183,4 +186,4 @@ def prepare_process(config: EasyDict) -> torch.device:
 
     # a first step with a non-finite loss moves no weight, and torch wonders why
     warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-    return find_device(config.run.device)
+    return find_device(ranks.device_name(config.run.device))

@@ -3,7 +3,8 @@
     g = sum over the batches of (samples of the batch / samples of the step) * grad loss
     g <- g min(1, clip / |g|),   then the optimiser, then the average of the weights
 
-A step with a non-finite loss or gradient changes no weight.
+A step with a non-finite loss or gradient changes no weight. Several ranks take the step together,
+each with its share of the batches: see ``gradient_sum.py``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from farfield.common import ranks
+from farfield.train.gradient_sum import GradientSum
 from farfield.train.tasks.task import Task
 
 
@@ -27,7 +30,7 @@ class StepResult:
         scalars        loss and its parts, means over the samples of the step
         gradient_norm  before clipping; nan where the loss was not finite
         rate           learning rate of the step
-        samples        samples of all batches
+        samples        samples of all batches of all ranks
         taken          whether weights changed
     """
 
@@ -59,12 +62,16 @@ class OptimiserStep:
         self.model, self.task = model, task
         self.optimizer, self.averaged, self.clip_norm = optimizer, averaged, clip_norm
         self._weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        self._sum_over_ranks = GradientSum(self._weights)
 
     def __call__(self, batches: Sequence) -> StepResult:
         rate = self.optimizer.param_groups[0]["lr"]
         samples = [self.task.samples(batch) for batch in batches]
 
         scalars, finite = self._gradient(batches, samples)
+        count = sum(samples)
+        if ranks.count() > 1:
+            scalars, finite, count = self._sum_over_ranks(scalars, finite, count)
         norm = torch.tensor(math.nan)
         if finite:
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
@@ -75,7 +82,7 @@ class OptimiserStep:
             if self.averaged is not None:
                 self.averaged.update_parameters(self.model)
         self.optimizer.zero_grad()
-        return StepResult(scalars, norm, rate, sum(samples), taken)
+        return StepResult(scalars, norm, rate, count, taken)
 
     def _gradient(self, batches: Sequence, samples: Sequence[int]) -> tuple[dict[str, float], bool]:
         """Accumulate the gradient of the mean over all samples.

@@ -38,4 +38,4 @@ def main(argv: list[str] | None = None):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, several_ranks=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from farfield.common import checkpoint
+from farfield.common import checkpoint, ranks
 from farfield.common.log import RunLog
 from farfield.common.precision import PRECISIONS
 from farfield.common.script import user_message
@@ -26,7 +26,7 @@ from farfield.dataloader.storage.files import json_checksum
 from farfield.train import checkpointing
 from farfield.train.budget import Budget, Position
 from farfield.train.data_order import EpochLoader
-from farfield.train.monitor import Monitor
+from farfield.train.monitor import Monitor, Unheard
 from farfield.train.optimizers import SCHEDULES, averaged_model, build_optimizer
 from farfield.train.run_plots import RunPlots
 from farfield.train.step import OptimiserStep, StepResult
@@ -62,7 +62,9 @@ class Trainer:
     ):
         self.options = config.training
         self.task = task
-        self.train_loader, self.val_loader = train, val
+        several = ranks.count() > 1
+        self.train_loader = train.shared(ranks.rank(), ranks.count()) if several else train
+        self.val_loader = val
         self.config, self.folder, self.device, self.log = config, Path(folder), device, log
         self.dtype = PRECISIONS[self.options.precision]
 
@@ -78,7 +80,7 @@ class Trainer:
         self.history: list[dict] = []
         self.best: dict | None = None
         self.data_hash = json_checksum([train.dataset.data_hash, val.dataset.data_hash])
-        self.plots = RunPlots(self.folder / "plots", task)
+        self.plots = RunPlots(self.folder / "plots", task) if ranks.is_first() else Unheard()
 
     @property
     def position(self) -> Position:
@@ -98,13 +100,22 @@ class Trainer:
         self.step = OptimiserStep(
             self.model, self.task, self.optimizer, self.averaged, self.options.clip_norm
         )
-        self.monitor = Monitor(self.folder, self.position.step, self.config.run.progress)
+        self.monitor = self._new_monitor()
+        # ranks on machines of other kinds may have drawn other first weights
+        for network in (self.model, self.averaged):
+            if network is not None:
+                ranks.copy_first_(network.state_dict().values())
         try:
             with SignalWatch() as self.signals:
                 finished = self._fit_epochs()
         finally:
             self._end_session(finished)
         return finished
+
+    def _new_monitor(self) -> Monitor | Unheard:
+        if not ranks.is_first():
+            return Unheard()
+        return Monitor(self.folder, self.position.step, self.config.run.progress)
 
     def _end_session(self, finished: bool):
         """Close what shows the run, and draw what is known of one that goes on later.
@@ -151,7 +162,7 @@ class Trainer:
 
         while (done := self.budget.progress()) < 1 and (group := self._next_group(batches)):
             self.task.progress = done
-            self._step([batch.to(device=self.device, dtype=self.dtype) for batch in group])
+            self._step(group)
             every = self.options.checkpoint_every
             if every and position.step % every == 0:
                 self.save(checkpoint.LAST)
@@ -173,7 +184,9 @@ class Trainer:
     def _step(self, group: list):
         start = time.perf_counter()
         position = self.position
-        result = self.step(group)
+        ranks.seed_draws(self.config.run.seed, position.step)
+        own = [batch for batch in group if batch is not None]
+        result = self.step([batch.to(device=self.device, dtype=self.dtype) for batch in own])
         if result.taken:
             position.skipped_in_row = 0
             position.add_samples(result.scalars, result.samples)
@@ -239,9 +252,10 @@ class Trainer:
         if is_due:
             if result.pairs:
                 self.monitor.picture(result.pairs, self.task.units, step)
-            with evaluation_mode(evaluated):
-                dataset = self.val_loader.dataset
-                self.monitor.figures(self.task.pictures(evaluated, dataset, self.device), step)
+            if ranks.is_first():
+                with evaluation_mode(evaluated):
+                    dataset = self.val_loader.dataset
+                    self.monitor.figures(self.task.pictures(evaluated, dataset, self.device), step)
         self.plots.after_validation(self.history, self.best, result.pairs)
 
     def _history_row(
@@ -262,15 +276,18 @@ class Trainer:
         }
 
     def _stop_if_signalled(self):
-        if self.signals.stop is not None:
+        stop = self.budget.agree(self.signals.stop)
+        if stop is not None:
             self.save(checkpoint.LAST)
+            ranks.wait()  # where a rank ends, torchrun ends the one that writes
             place = f"epoch {self.position.epoch}, batch {self.position.batch}"
             path = self.folder / checkpoint.LAST
-            raise Interrupted(f"{self.signals.stop}: saved {path} at {place}")
+            raise Interrupted(f"{stop}: saved {path} at {place}")
 
     def save(self, name: str):
-        """Write the checkpoint ``name`` of the run folder, atomically."""
-        checkpoint.save_checkpoint(self.folder / name, checkpointing.state_of(self))
+        """Write the checkpoint ``name`` of the run folder, atomically; the first rank does."""
+        if ranks.is_first():
+            checkpoint.save_checkpoint(self.folder / name, checkpointing.state_of(self))
 
     def resumable(self) -> dict | None:
         """Content of ``checkpoint_last.pt``, None if there is none; changes nothing.

@@ -9,8 +9,9 @@ from tests.support import documents
 from tests.support.documents import PAGES, ROOT, Understood
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-PROGRAMS = ("make", "python", "farfield")
-OTHER_PROGRAMS = ("tensorboard", "pip", "git", "source")  # of others: their options are not checked
+PROGRAMS = ("make", "python", "farfield", "torchrun")
+# of others: their options are not checked
+OTHER_PROGRAMS = ("tensorboard", "pip", "git", "source", "sbatch", "apptainer")
 COMMANDS = [(page, words) for page in PAGES for words in documents.commands(page)]
 NAME_OF_FILE = re.compile(r"[\w.-]+(/[\w.-]+)+\.(py|md|toml|txt|yml|svg)|[A-Z]+\.md")
 

@@ -46,7 +46,9 @@ class Block(NamedTuple):
 
     @property
     def commands(self) -> list[list[str]]:
-        """Words of the commands of a shell block; ``&&`` and comments are taken apart."""
+        """Words of the commands of a shell block; ``&&`` and comments are taken apart, and the
+        training that torchrun starts is the command.
+        """
         found = []
         for line in self.code.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
@@ -54,7 +56,14 @@ class Block(NamedTuple):
                 found.append(words[: words.index("&&")])
                 words = words[words.index("&&") + 1 :]
             found.append(words)
-        return [words for words in found if words]
+        return [_started(words) for words in found if words]
+
+
+def _started(words: list[str]) -> list[str]:
+    """A command without variables in front, and without the torchrun that starts it."""
+    while "=" in words[0]:
+        words = words[1:]
+    return ["python", *words[words.index("-m") :]] if words[0] == "torchrun" else words
 
 
 def read(page: str) -> str:

@@ -50,6 +50,7 @@ class PropertyTask(Task):
     """
 
     predicts = "properties"
+    asks = "raw"
     max_evaluation_atoms = 2000
     default_network = "e2former_properties"
     measured_options = frozenset(

@@ -27,11 +27,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from farfield.common import ranks
 from farfield.common.command_line import OptionParser
 from farfield.common.precision import PRECISIONS
 from farfield.common.trained import restore_network
 from farfield.dataloader.split_protocols import SPLITS
 from farfield.train.data_order import EpochLoader
+from farfield.train.sharded_evaluation import FORWARD, evaluate_together
 
 
 @dataclass
@@ -81,6 +83,8 @@ class Task(ABC):
         fixed_options         options of the network that the task decides and no user
         evaluation_options    option of :meth:`evaluation` -> its choices
         max_evaluation_atoms  largest number of atoms in a batch of an evaluation or a prediction
+        asks                  method of the network that :meth:`evaluate` calls for each batch;
+                              several ranks share these calls
 
     Attributes of an instance
         curves              errors that the log and the learning curve show
@@ -99,6 +103,7 @@ class Task(ABC):
     fixed_options: ClassVar[frozenset[str]] = frozenset()
     evaluation_options: ClassVar[Mapping[str, Sequence[str]]] = {}
     max_evaluation_atoms: ClassVar[int] = 450
+    asks: ClassVar[str] = FORWARD
 
     curves: Sequence[str] = ()
     training_curves: Mapping[str, tuple[str, float]] = {}
@@ -215,11 +220,15 @@ class Plan:
 def evaluate_model(
     model: nn.Module, task: Task, loader, device: torch.device, precision: str = "float32"
 ) -> Evaluation:
-    """``task.evaluate`` in evaluation mode on ``device``, in the arithmetic ``precision``."""
-    dtype = PRECISIONS[precision]
+    """``task.evaluate`` in evaluation mode on ``device``, in the arithmetic ``precision``.
+
+    With several ranks all call it, and share the work.
+    """
+    settings = {"device": device, "dtype": PRECISIONS[precision]}
     with evaluation_mode(model):
-        batches = (batch.to(device=device, dtype=dtype) for batch in loader)
-        return task.evaluate(model, batches)
+        if ranks.count() > 1:
+            return evaluate_together(model, task, loader, settings)
+        return task.evaluate(model, (batch.to(**settings) for batch in loader))
 
 
 @contextlib.contextmanager

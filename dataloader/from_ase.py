@@ -204,6 +204,7 @@ def check_structures(atoms: Sequence[Atoms]) -> None:
     """
     if not len(atoms):
         raise ValueError("there are no structures; give at least one")
+
     for index, one in enumerate(atoms):
         name = "the structure" if len(atoms) == 1 else f"structure {index}"
         if not len(one):
@@ -213,6 +214,8 @@ def check_structures(atoms: Sequence[Atoms]) -> None:
                 f"positions and cell of {name} must be finite, got nan or inf; correct the "
                 "structure, or shorten the time step"
             )
+
+    # the geometry is checked where all who read structures check it
     check_geometry(
         np.concatenate([one.positions for one in atoms]),
         np.array([len(one) for one in atoms]),

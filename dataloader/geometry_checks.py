@@ -34,7 +34,7 @@ def check_geometry(
         return
     everywhere = np.zeros(len(counts), bool) if periodic is None else periodic.all(1)
     _check_extents(positions, counts, ~everywhere)
-    if periodic is not None:
+    if periodic is not None and periodic.any():
         _check_vectors(cell, periodic)
         _check_heights(cell, periodic)
 

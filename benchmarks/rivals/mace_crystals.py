@@ -156,16 +156,7 @@ def main():
     run = CrystalRun(model, options.minutes)
     run.fit(sets)
 
-    report = {
-        "program": "mace-torch",
-        "weights": sum(weight.numel() for weight in model.parameters()),
-        "options": vars(options),
-        "curve": run.curve,
-        "steps": run.step,
-        "minutes": run.spent / 60,
-        "test": run.errors_of(sets.loaders["test"]),
-    }
-    Path(options.json).write_text(json.dumps(report, indent=1))
+    mace_program.write_report(run, options, run.errors_of(sets.loaders["test"]))
 
 
 if __name__ == "__main__":

@@ -248,14 +248,19 @@ def main():
     run = Run(model, options.minutes)
     run.fit(sets)
 
+    write_report(run, options, run.errors_of(sets.loaders["test"]))
+
+
+def write_report(run: Run, options, test: dict[str, float]) -> None:
+    """Write what a run has found to the file ``options.json``; test: its errors of that split."""
     report = {
         "program": "mace-torch",
-        "weights": sum(weight.numel() for weight in model.parameters()),
+        "weights": sum(weight.numel() for weight in run.model.parameters()),
         "options": vars(options),
         "curve": run.curve,
         "steps": run.step,
         "minutes": run.spent / 60,
-        "test": run.errors_of(sets.loaders["test"]),
+        "test": test,
     }
     Path(options.json).write_text(json.dumps(report, indent=1))
 

@@ -185,6 +185,20 @@ class EdgeTransformerBackbone(nn.Module):
             )
 
 
+class EdgeTransformerInputs:
+    """What a network with this backbone reads besides the geometry, and says of its options."""
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a user of a network with these options should know, a line each."""
+        return self.options.remarks()
+
+    @property
+    def optional_inputs(self) -> list[str]:
+        """Total charge and spin, unless ``condition`` names them."""
+        return state_inputs(self.options.condition)
+
+
 @dataclasses.dataclass(frozen=True)
 class EdgeTransformerPotentialOptions(EdgeTransformerOptions, PotentialOptions):
     """Options of :class:`EdgeTransformerPotential`."""
@@ -222,7 +236,7 @@ PRESETS: dict[str, dict[str, object]] = {
 
 
 @NETWORKS.register("edge_transformer")
-class EdgeTransformerPotential(EnergyNetwork):
+class EdgeTransformerPotential(EdgeTransformerInputs, EnergyNetwork):
     """Energies of atoms, and forces and dipoles read from their features where the options ask for
     them.
 
@@ -250,16 +264,6 @@ class EdgeTransformerPotential(EnergyNetwork):
         if self.dipole is not None:
             found["dipole"] = Output("graph", "vector", "e Angstrom", open_only=True)
         return found
-
-    @property
-    def remarks(self) -> list[str]:
-        """What a user of a network with these options should know, a line each."""
-        return self.options.remarks()
-
-    @property
-    def optional_inputs(self) -> list[str]:
-        """Total charge and spin, unless ``condition`` names them."""
-        return state_inputs(self.options.condition)
 
     def forward(self, batch: AtomBatch) -> dict[str, Tensor]:
         """``atomic_energy`` (nodes,) and, as the options say, ``direct_forces`` (nodes, 3) and

@@ -19,12 +19,12 @@ from torch import Tensor
 from farfield.models.batch import AtomBatch
 from farfield.models.heads.diffusion_heads import DiffusionHeadOptions
 from farfield.models.heads.node_mlp import NodeNoise, NodeTime
-from farfield.models.layers.pair_embedding import state_inputs
 from farfield.models.network import NETWORKS
 from farfield.models.networks.diffusion_networks import DiffusionNetwork
 from farfield.models.networks.edge_transformer import (
     PRESETS,
     EdgeTransformerBackbone,
+    EdgeTransformerInputs,
     EdgeTransformerOptions,
 )
 
@@ -47,7 +47,7 @@ class EdgeTransformerDiffusionOptions(EdgeTransformerOptions, DiffusionHeadOptio
 
 
 @NETWORKS.register("edge_transformer_diffusion")
-class EdgeTransformerDiffusion(DiffusionNetwork):
+class EdgeTransformerDiffusion(EdgeTransformerInputs, DiffusionNetwork):
     """Reads what :class:`models.networks.edge_transformer.EdgeTransformerBackbone` reads, and the
     time.
     """
@@ -59,16 +59,6 @@ class EdgeTransformerDiffusion(DiffusionNetwork):
     def __init__(self, options: EdgeTransformerDiffusionOptions):
         super().__init__(options, options.width)
         self.backbone = EdgeTransformerBackbone(options)
-
-    @property
-    def remarks(self) -> list[str]:
-        """What a user of a network with these options should know, a line each."""
-        return self.options.remarks()
-
-    @property
-    def optional_inputs(self) -> list[str]:
-        """Total charge and spin, unless ``condition`` names them."""
-        return state_inputs(self.options.condition)
 
     def features(self, batch: AtomBatch) -> Tensor:
         """Features of every atom (nodes, width) after all layers."""

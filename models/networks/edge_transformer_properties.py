@@ -21,11 +21,11 @@ from torch import Tensor
 from farfield.models.batch import AtomBatch
 from farfield.models.heads.node_mlp import DegreesOfNode
 from farfield.models.heads.property_heads import choose_readouts
-from farfield.models.layers.pair_embedding import state_inputs
 from farfield.models.network import NETWORKS
 from farfield.models.networks.edge_transformer import (
     PRESETS,
     EdgeTransformerBackbone,
+    EdgeTransformerInputs,
     EdgeTransformerOptions,
 )
 from farfield.models.networks.property_networks import PropertyNetwork, Readouts, Targets
@@ -44,7 +44,7 @@ class EdgeTransformerPropertyOptions(EdgeTransformerOptions):
 
 
 @NETWORKS.register("edge_transformer_properties")
-class EdgeTransformerProperties(PropertyNetwork):
+class EdgeTransformerProperties(EdgeTransformerInputs, PropertyNetwork):
     """Reads what :class:`models.networks.edge_transformer.EdgeTransformerBackbone` reads."""
 
     Options = EdgeTransformerPropertyOptions
@@ -54,16 +54,6 @@ class EdgeTransformerProperties(PropertyNetwork):
         super().__init__(options, options.width)
         self.backbone = EdgeTransformerBackbone(options)
         self.degrees = DegreesOfNode(options.width, directed=options.waves > 0)
-
-    @property
-    def remarks(self) -> list[str]:
-        """What a user of a network with these options should know, a line each."""
-        return self.options.remarks()
-
-    @property
-    def optional_inputs(self) -> list[str]:
-        """Total charge and spin, unless ``condition`` names them."""
-        return state_inputs(self.options.condition)
 
     def features(self, batch: AtomBatch) -> Tensor:
         """Features of every atom (nodes, 4, width) after all layers, of degrees 0 and 1."""

@@ -15,6 +15,8 @@ What a user reads about an option stands next to its type:
 A mapping lists the allowed names, ``MAIN`` marks an option that ``--help`` shows, ``Alias`` a
 published name that is accepted too, ``DERIVED`` a field that the network sets and no user does.
 ``LISTED`` marks a text of whole numbers joined by commas: 64 and [64, 32] are accepted as well.
+``LEADS`` marks the field of a group that has the name of the group itself: ``options.encoder.kind``
+is ``encoder`` in a yaml file and ``--encoder`` on a command line.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from farfield.models.choices import nearest
 MAIN = object()
 DERIVED = object()
 LISTED = object()
+LEADS = object()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Alias:
 class OptionField:
     """One option as users see it.
 
-    name     flat name, ``far_heads``
+    name     flat name, ``far_heads``; the name of the group for the field that leads it
     path     names of the fields that lead to it, ``("far", "heads")``
     kind     type of its values: int, float, str or bool
     optional whether None is allowed
@@ -131,7 +134,7 @@ def _option_field(path: tuple[str, ...], hint: Any, notes: list, default: Any) -
     tables = [note for note in notes if isinstance(note, Mapping)]
 
     return OptionField(
-        name="_".join(path),
+        name="_".join(path[:-1] if LEADS in notes else path),
         path=path,
         kind=kinds[0],
         optional=type(None) in kinds,
@@ -156,10 +159,14 @@ def canonical(
     fields = option_fields(options_class)
     aliases = {alias.name: (field, alias) for field in fields.values() for alias in field.aliases}
     base = {name: field.default for name, field in fields.items()} | dict(defaults or {})
+    flat_names = {
+        "_".join(field.path): name for name, field in fields.items() if len(field.path) > 1
+    }
 
     flat: dict[str, Any] = {}
     translated: dict[str, Any] = {}
     for name, value in _flattened(values, fields, options_class):
+        name = flat_names.get(name, name)
         if name in fields:
             _put_once(flat, name, name, fields[name].check_type(value))
         elif name in aliases:

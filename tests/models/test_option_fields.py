@@ -9,6 +9,7 @@ import pytest
 
 from farfield.models.option_fields import (
     DERIVED,
+    LEADS,
     MAIN,
     Alias,
     canonical,
@@ -32,6 +33,17 @@ class Wide(Far):
 
 
 @dataclasses.dataclass(frozen=True)
+class Front:
+    kind: Annotated[str, "kind of it", LEADS] = "none"
+    width: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Led:
+    front: Front = Front()
+
+
+@dataclasses.dataclass(frozen=True)
 class Network:
     size: Annotated[str, "sizes", Alias("width", int, lambda value, now: f"{value}{now[-1]}")] = (
         "4b"
@@ -49,6 +61,16 @@ def test_flat_names_are_the_paths():
     assert (heads.default, heads.kind, heads.main) == (8, int, True)
     assert heads.help == "attention heads" and heads.aliases[0].name == "n_heads"
     assert fields["far_shape"].choices == ("ball", "cube") and fields["limit"].optional
+
+
+def test_the_field_that_leads_a_group_has_the_name_of_the_group():
+    assert list(option_fields(Led)) == ["front", "front_width"]
+    for values in ({"front": "wide"}, {"front": {"kind": "wide"}}, {"front_kind": "wide"}):
+        options = make_options(Led, values)
+        assert options == Led(Front("wide"))
+        assert flat_values(options) == {"front": "wide", "front_width": 3}
+    with pytest.raises(ValueError, match="'front' is given twice"):
+        make_options(Led, {"front": "wide", "front_kind": "none"})
 
 
 def test_values_survive_the_way_there_and_back():

@@ -68,6 +68,7 @@ from farfield.models.graph_ops import (
     sum_nodes,
     weighted_sum,
 )
+from farfield.models.own_draws import own_draws
 
 TOTAL_CHARGE = "total_charge"
 MAX_EQUILIBRATED_ATOMS = 2000
@@ -248,8 +249,7 @@ def charge_model(
     found = CHARGES.find(name)
     if found is None:
         return None
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(torch.randint(2**31, ())))
+    with own_draws():
         return found(features, options, typical_neighbours)
 
 

@@ -35,6 +35,7 @@ from farfield.models.near_field.e2former_attention import (
     NearFieldShape,
 )
 from farfield.models.near_field.edge_geometry import NearFieldGeometry
+from farfield.models.own_draws import own_draws
 
 MAX_LAYERS = 100
 
@@ -123,8 +124,7 @@ class HybridLayer(nn.Module):
     def __init__(self, options: BlockOptions):
         super().__init__()
         self.near = NearLayer(options)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int(torch.randint(2**31, ())))
+        with own_draws():
             self.far = FarLayer(options)
         self.far_weight = nn.Parameter(torch.tensor(float(options.far.weight)))
 

@@ -4,6 +4,7 @@
                         -> [attention, feed-forward] x layers -> energy of every atom
 
     embedding     x_i = element_i + avg_degree^(-1/2) sum_j u(r_ij) Y(r^_ij) f_l(e_ij)
+    encoder       attention over the elements of the structure, if asked   (networks/encoder.py)
     invariants    e_ij = MLP(radial basis of r_ij, element_i, element_j), computed once
     blocks        near field, far field or both, as the schedule says    (networks/blocks.py)
     heads         energy of an atom, or a force of its own               (heads/energy.py)
@@ -40,6 +41,7 @@ from farfield.models.near_field.edge_geometry import NearFieldGeometry
 from farfield.models.network import NETWORKS, EnergyNetwork, Output
 from farfield.models.networks.blocks import ATTENTIONS, Block, Scene
 from farfield.models.networks.e2former_options import PRESETS, BackboneOptions, E2FormerOptions
+from farfield.models.networks.encoder import encoder
 
 
 class EdgeDegreeEmbedding(nn.Module):
@@ -102,6 +104,7 @@ class E2FormerBackbone(nn.Module):
         )
         self.norm = EquivariantNorm(options.norm, lmax, channels, options.norm_epsilon)
         self.condition = conditioning(options.condition, channels)
+        self.encoder = encoder(channels, options.encoder)
         for table in (self.elements, self.edge_elements):
             ELEMENT_STARTS[options.element_start](table)
 
@@ -114,6 +117,8 @@ class E2FormerBackbone(nn.Module):
         scalars = self.elements(batch.atomic_numbers)  # (nodes, channels)
         if self.condition is not None:
             scalars = scalars + self.condition(batch)
+        if self.encoder is not None:
+            scalars = scalars + self.encoder(batch.graph, scalars)
         x = self.edge_degree(scene.near)
         x = torch.cat([x[:, :1] + scalars.unsqueeze(1), x[:, 1:]], 1)
 
@@ -182,7 +187,7 @@ class E2Former(EnergyNetwork):
     def remarks(self) -> list[str]:
         """Which choices make energies of pieces far apart not add up."""
         options = self.options
-        found = []
+        found = options.encoder.unextensive()
         if any(ATTENTIONS[name].far for name in options.attentions()):
             found += options.far.unextensive()
         if options.charges == "equilibrated" or (

@@ -28,6 +28,7 @@ from farfield.models.layers.radial import (
 )
 from farfield.models.near_field.e2former_attention import NearFieldOptions, NearFieldShape
 from farfield.models.networks.blocks import ATTENTIONS, BlockOptions, parse_schedule
+from farfield.models.networks.encoder import EncoderOptions
 from farfield.models.option_fields import MAIN, Alias
 from farfield.models.potential import PotentialOptions
 
@@ -81,7 +82,8 @@ class BackboneOptions:
     irreps: "32x0e+32x1o+32x2e" with the true parity (-1)^l. The papers write the same features
     "32x0e+32x1e+32x2e" (all even) and let mirror images differ; that spelling is accepted, the
     parity is true all the same. schedule: see ``networks/blocks.py``. near, far: see
-    ``NearFieldOptions`` and ``FarFieldOptions``. condition: see ``layers/conditioning.py``.
+    ``NearFieldOptions`` and ``FarFieldOptions``. encoder: see ``networks/encoder.py``. condition:
+    see ``layers/conditioning.py``.
     """
 
     irreps: Annotated[
@@ -107,6 +109,7 @@ class BackboneOptions:
     element_start: Annotated[
         str, "start of the embeddings of elements: random, or alike in a group", ELEMENT_STARTS
     ] = "random"
+    encoder: EncoderOptions = EncoderOptions()
     near: NearFieldOptions = NearFieldOptions()
     far: FarFieldOptions = FarFieldOptions()
     norm: Annotated[str, "norm before attention and feed-forward network", NORMS] = "layer_norm"

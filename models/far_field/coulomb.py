@@ -88,10 +88,13 @@ def near_coulomb_energy(
     return 0.5 * sum_nodes(graph, (charges * potential).sum(1).double())
 
 
-def repeating(graphs: int, cell: Tensor | None, periodic: Tensor | None) -> list[bool]:
+def repeating(
+    graphs: int, cell: Tensor | None, periodic: Tensor | None, who: str = "charges"
+) -> list[bool]:
     """Which structures repeat in all three directions; the others repeat in none.
 
-    Arguments and errors: see :func:`coulomb_energy`.
+    who: serves only these, for the message. Other arguments and errors: see
+    :func:`coulomb_energy`.
     """
     if periodic is None:
         return [cell is not None] * graphs
@@ -99,7 +102,7 @@ def repeating(graphs: int, cell: Tensor | None, periodic: Tensor | None) -> list
     for index, count in enumerate(directions):
         if count not in (0, 3):
             raise ValueError(
-                "charges serve structures that are periodic in all three directions or in none, "
+                f"{who} serve structures that are periodic in all three directions or in none, "
                 f"got {periodic[index].tolist()} for structure {index} (a slab or wire): make it "
                 "periodic in all three with vacuum in its cell"
             )

@@ -156,3 +156,14 @@ class TwoBodyFeedForward(nn.Module):
         if self.gates is not None:
             hidden.append(product[:, 1:] * self.gates(x[:, 0]))
         return self.reduce(torch.cat(hidden, 1))
+
+
+def keep_variance(network: nn.Module) -> None:
+    """Start linear maps that a SiLU follows so that values keep their size.
+
+    Torch's start lets geometry fade to a tenth.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=SILU_SCALE / layer.in_features**0.5)
+            nn.init.zeros_(layer.bias)

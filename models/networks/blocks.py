@@ -206,22 +206,33 @@ class DropPath(nn.Module):
         return f"{self.probability}"
 
 
-class Block(nn.Module):
-    """Attention and feed-forward network, each after a norm and inside a residual connection."""
+class ResidualBlock(nn.Module):
+    """Attention and feed-forward network, each after a norm and inside a residual connection.
 
-    def __init__(self, attention: str, options: BlockOptions):
+    make: of the attention, which is called with features and with what ``forward`` is given as the
+    scene; a scene has a ``graph``.
+    """
+
+    def __init__(self, make: Callable[[BlockOptions], nn.Module], options: BlockOptions):
         super().__init__()
         lmax, channels = options.lmax, options.channels
         norm = (options.norm, lmax, channels, options.norm_epsilon)
         self.attention_norm = EquivariantNorm(*norm)
-        self.attention = ATTENTIONS[attention].make(options)
+        self.attention = make(options)
         self.feed_forward_norm = EquivariantNorm(*norm)
         self.feed_forward = FEED_FORWARDS[options.feed_forward](
             lmax, channels, options.ffn_channels
         )
         self.drop_path = DropPath(options.drop_path)
 
-    def forward(self, x: Tensor, scene: Scene) -> Tensor:
+    def forward(self, x: Tensor, scene) -> Tensor:
         """Features (nodes, rows, channels) -> the same shape."""
         x = x + self.drop_path(scene.graph, self.attention(self.attention_norm(x), scene))
         return x + self.drop_path(scene.graph, self.feed_forward(self.feed_forward_norm(x)))
+
+
+class Block(ResidualBlock):
+    """A block with the attention that a schedule names; it reads a :class:`Scene`."""
+
+    def __init__(self, attention: str, options: BlockOptions):
+        super().__init__(ATTENTIONS[attention].make, options)

@@ -33,10 +33,11 @@ from farfield.models.heads.diffusion_heads import (
 )
 from farfield.models.layers.conditioning import conditioning, parse_inputs
 from farfield.models.layers.edge_embedding import EdgeScalars
+from farfield.models.layers.feed_forward import keep_variance
 from farfield.models.layers.fiber_layers import FiberLinear
 from farfield.models.near_field.edge_frames import EdgeBasis
 from farfield.models.network import DIFFUSION, NETWORKS, Network, Output
-from farfield.models.networks.e2former import E2FormerBackbone, keep_variance
+from farfield.models.networks.e2former import E2FormerBackbone
 from farfield.models.networks.e2former_options import BackboneOptions
 from farfield.models.networks.equiformer_networks import (
     AtomFeatures,

@@ -7,6 +7,7 @@
     encoder       attention over the elements of the structure, if asked   (networks/encoder.py)
     invariants    e_ij = MLP(radial basis of r_ij, element_i, element_j), computed once
     blocks        near field, far field or both, as the schedule says    (networks/blocks.py)
+    clusters      blocks that hear clusters of atoms, if asked   (networks/cluster_blocks.py)
     heads         energy of an atom, or a force of its own               (heads/energy.py)
     charges       charges of atoms and their Coulomb energy, if asked    (far_field/charges.py)
     potential     energies of structures, forces and stress              (models/potential.py)
@@ -33,13 +34,14 @@ from farfield.models.kernels.harmonic_sum import memory_efficient_sum
 from farfield.models.layers.conditioning import conditioning
 from farfield.models.layers.edge_embedding import EdgeScalars
 from farfield.models.layers.element_start import ELEMENT_STARTS
-from farfield.models.layers.feed_forward import SILU_SCALE
+from farfield.models.layers.feed_forward import keep_variance
 from farfield.models.layers.linear import EquivariantLinear
 from farfield.models.layers.norms import EquivariantNorm
 from farfield.models.layers.radial import RADIAL_BASES, SMOOTH_ENVELOPES, RadialTrunk
 from farfield.models.near_field.edge_geometry import NearFieldGeometry
 from farfield.models.network import NETWORKS, EnergyNetwork, Output
 from farfield.models.networks.blocks import ATTENTIONS, Block, Scene
+from farfield.models.networks.cluster_blocks import cluster_blocks
 from farfield.models.networks.e2former_options import PRESETS, BackboneOptions, E2FormerOptions
 from farfield.models.networks.encoder import encoder
 
@@ -102,6 +104,7 @@ class E2FormerBackbone(nn.Module):
         self.blocks = nn.ModuleList(
             Block(name, options.block(name)) for name in options.attentions()
         )
+        self.clusters = cluster_blocks(options)
         self.norm = EquivariantNorm(options.norm, lmax, channels, options.norm_epsilon)
         self.condition = conditioning(options.condition, channels)
         self.encoder = encoder(channels, options.encoder)
@@ -124,6 +127,8 @@ class E2FormerBackbone(nn.Module):
 
         for block in self.blocks:
             x = block(x, scene)
+        if self.clusters is not None:
+            x = self.clusters(x, scene.near, batch)
         return self.norm(x)
 
     def scene(self, batch: AtomBatch) -> Scene:
@@ -230,14 +235,3 @@ class E2Former(EnergyNetwork):
         if not any(repeating(batch.num_graphs, batch.cell, batch.periodic)):
             out["dipole"] = dipole_of(batch.graph, batch.positions, charges[:, 0])
         return out
-
-
-def keep_variance(network: nn.Module) -> None:
-    """Start linear maps that a SiLU follows so that values keep their size.
-
-    Torch's start lets geometry fade to a tenth.
-    """
-    for layer in network.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.normal_(layer.weight, std=SILU_SCALE / layer.in_features**0.5)
-            nn.init.zeros_(layer.bias)

@@ -26,6 +26,7 @@ from farfield.models.layers.radial import (
     RadialHidden,
     RadialSize,
 )
+from farfield.models.near_field.atom_clusters import ClusterOptions
 from farfield.models.near_field.e2former_attention import NearFieldOptions, NearFieldShape
 from farfield.models.networks.blocks import ATTENTIONS, BlockOptions, parse_schedule
 from farfield.models.networks.encoder import EncoderOptions
@@ -82,8 +83,9 @@ class BackboneOptions:
     irreps: "32x0e+32x1o+32x2e" with the true parity (-1)^l. The papers write the same features
     "32x0e+32x1e+32x2e" (all even) and let mirror images differ; that spelling is accepted, the
     parity is true all the same. schedule: see ``networks/blocks.py``. near, far: see
-    ``NearFieldOptions`` and ``FarFieldOptions``. encoder: see ``networks/encoder.py``. condition:
-    see ``layers/conditioning.py``.
+    ``NearFieldOptions`` and ``FarFieldOptions``. encoder: see ``networks/encoder.py``.
+    with_cluster, cluster: see ``near_field/atom_clusters.py``. condition: see
+    ``layers/conditioning.py``.
     """
 
     irreps: Annotated[
@@ -112,6 +114,10 @@ class BackboneOptions:
     encoder: EncoderOptions = EncoderOptions()
     near: NearFieldOptions = NearFieldOptions()
     far: FarFieldOptions = FarFieldOptions()
+    with_cluster: Annotated[
+        bool, "let atoms hear clusters of atoms from afar, after the layers of the schedule", MAIN
+    ] = False
+    cluster: ClusterOptions = ClusterOptions()
     norm: Annotated[str, "norm before attention and feed-forward network", NORMS] = "layer_norm"
     norm_epsilon: Annotated[
         float, "smoothing of norms: rounding of features that vanish grows by 1 / sqrt of it"
@@ -152,6 +158,17 @@ class BackboneOptions:
             )
         for name in set(self.attentions()):
             self.block(name)  # refuses sizes that do not divide
+        if self.with_cluster:
+            self._check_clusters()
+
+    def _check_clusters(self) -> None:
+        """ValueError for sizes that do not divide, and members that no edge reaches."""
+        self.cluster_block()
+        if self.cluster_radius > self.cutoff:
+            raise ValueError(
+                f"radius of the clusters must be at most the cutoff {self.cutoff:g} of the near "
+                f"field, whose edges find their members, got {self.cluster_radius:g}; leave it out"
+            )
 
     @property
     def channels(self) -> int:
@@ -181,10 +198,25 @@ class BackboneOptions:
     def block(self, attention: str) -> BlockOptions:
         """A block with the given attention."""
         order = ATTENTIONS[attention].near_order
+        return self._block(None if order is None else self.near_shape(order))
+
+    @property
+    def cluster_radius(self) -> float:
+        """Distance up to which an atom belongs to a cluster, Angstrom."""
+        return self.cutoff if self.cluster.radius is None else self.cluster.radius
+
+    def cluster_block(self) -> BlockOptions:
+        """A block whose atoms hear clusters."""
+        shape = self.near_shape(self.cluster.order)
+        typical = self.cluster.neighbours
+        return self._block(dataclasses.replace(shape, typical_neighbours=typical))
+
+    def _block(self, near: NearFieldShape | None) -> BlockOptions:
+        """A block with the given near field."""
         return BlockOptions(
             lmax=self.lmax,
             channels=self.channels,
-            near=None if order is None else self.near_shape(order),
+            near=near,
             far=self.far,
             typical_atoms=self.avg_atoms,
             ffn_channels=self.ffn_ratio * self.channels,

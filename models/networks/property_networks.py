@@ -31,12 +31,12 @@ from farfield.models.graph_ops import sum_edges
 from farfield.models.heads.property_heads import PropertyHeads, choose_readouts
 from farfield.models.heads.property_readouts import READOUTS
 from farfield.models.layers.edge_embedding import EdgeScalars
+from farfield.models.layers.feed_forward import keep_variance
 from farfield.models.near_field.edge_frames import EdgeBasis
 from farfield.models.near_field.se3_attention import FrameGeometry
 from farfield.models.network import NETWORKS, PROPERTIES, Network, Output
 from farfield.models.networks.e2former import (
     E2FormerBackbone,
-    keep_variance,
     present_backbone_weight,
 )
 from farfield.models.networks.e2former_options import PRESETS as E2FORMER_PRESETS

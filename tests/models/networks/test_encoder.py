@@ -43,9 +43,8 @@ def law_case(name: str, **options) -> Case:
 
 
 CASES = [
-    *[law_case(kind, encoder=kind) for kind in KINDS],
-    *[law_case(name, encoder="dit", encoder_attention=name) for name in ("math", "flash")],
-    law_case("direct", encoder="transformer", encoder_depth=1, forces="direct"),
+    law_case("dit", encoder="dit"),
+    law_case("transformer", encoder="transformer", encoder_attention="flash", forces="direct"),
 ]
 
 

@@ -70,13 +70,15 @@ class Output(NamedTuple):
 
     rows: "graph" or "node". kind: how it turns with the structure, "scalar", "vector" (..., 3),
     "vectors" (..., 3 k), or "tensor" (..., 3, 3). unit: "" for dimensionless. open_only: whether
-    batches with periodic structures do not have it.
+    batches with periodic structures do not have it. columns: number of scalars of a row, None for
+    one alone, without an axis of its own.
     """
 
     rows: str
     kind: str
     unit: str = ""
     open_only: bool = False
+    columns: int | None = None
 
 
 class Network(nn.Module, abc.ABC):

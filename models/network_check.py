@@ -99,9 +99,10 @@ def _check_outputs(network: Network, batch: AtomBatch, found: object) -> None:
                 f"{name} must have one row for each of the {rows[output.rows]} {output.rows}s, got "
                 f"the shape {tuple(value.shape)}"
             )
-        if output.kind in SHAPES and value.shape[1:] != SHAPES[output.kind]:
+        shape = SHAPES.get(output.kind) if output.columns is None else (output.columns,)
+        if shape is not None and value.shape[1:] != shape:
             raise ValueError(
-                f"{name} must have the shape {(rows[output.rows], *SHAPES[output.kind])}, a "
+                f"{name} must have the shape {(rows[output.rows], *shape)}, a "
                 f"{output.kind} a {output.rows}, got {tuple(value.shape)}"
             )
         if not torch.isfinite(value).all():

@@ -47,6 +47,7 @@ from farfield.models.graph_ops import GraphIndex, gather_src, sum_edges
 from farfield.models.kernels.edge_slots import EdgeSlots
 from farfield.models.kernels.harmonic_sum import memory_efficient_sum
 from farfield.models.layers.radial import polynomial_envelope
+from farfield.models.layers.smooth_step import smooth_step
 from farfield.models.near_field.e2former_attention import ORDERS
 from farfield.models.near_field.edge_geometry import NearFieldGeometry
 from farfield.models.tracing import NotTraceableError, is_tracing
@@ -218,12 +219,6 @@ def seed_weights(near: NearFieldGeometry, atomic_numbers: Tensor, radius: float)
     close = 1 - smooth_step(2 * near.length / radius - 1)
     crowd = sum_edges(graph, torch.where(numbers[0] > numbers[1], close, 0.0).unsqueeze(1))
     return 1 - smooth_step(crowd.squeeze(1))
-
-
-def smooth_step(x: Tensor) -> Tensor:
-    """``x^3 (10 - 15 x + 6 x^2)`` between 0 and 1, 0 below and 1 above."""
-    x = x.clamp(0, 1)
-    return x**3 * (10 - 15 * x + 6 * x.square())
 
 
 def _pairs(

@@ -9,6 +9,7 @@
     blocks        near field, far field or both, as the schedule says    (networks/blocks.py)
     clusters      blocks that hear clusters of atoms, if asked   (networks/cluster_blocks.py)
     heads         energy of an atom, or a force of its own               (heads/energy.py)
+    experts       several heads, of which an atom chooses, if asked      (heads/experts.py)
     charges       charges of atoms and their Coulomb energy, if asked    (far_field/charges.py)
     potential     energies of structures, forces and stress              (models/potential.py)
 
@@ -30,6 +31,7 @@ from farfield.models.elements import MAX_ATOMIC_NUMBER, check_elements
 from farfield.models.far_field.charges import NearEdges, charge_model, dipole_of
 from farfield.models.far_field.coulomb import repeating
 from farfield.models.heads.energy import EnergyHead, VectorHead
+from farfield.models.heads.experts import experts
 from farfield.models.kernels.harmonic_sum import memory_efficient_sum
 from farfield.models.layers.conditioning import conditioning
 from farfield.models.layers.edge_embedding import EdgeScalars
@@ -179,6 +181,7 @@ class E2Former(EnergyNetwork):
         self.charges = charge_model(
             options.charges, options.channels, options.charge, options.avg_degree
         )
+        self.experts = experts(options.channels, options.experts, self.vectors is not None)
 
     @classmethod
     def present_weight_name(cls, name: str) -> str:
@@ -205,8 +208,10 @@ class E2Former(EnergyNetwork):
         return found
 
     def outputs(self) -> dict[str, Output]:
-        """Energies of atoms, and with charges what is read from them."""
+        """Energies of atoms, and what charges and experts add to them."""
         found = super().outputs()
+        if self.experts is not None:
+            found["experts"] = Output("node", "scalar", columns=1 + self.options.experts.number)
         if self.charges is not None:
             found["charges"] = Output("node", "scalar", "e")
             found["dipole"] = Output("graph", "vector", "e Angstrom", open_only=True)
@@ -216,13 +221,16 @@ class E2Former(EnergyNetwork):
         """``atomic_energy`` (nodes,) and, if direct, ``direct_forces`` (nodes, 3).
 
         With charges also ``graph_energy`` (graphs,), ``charges`` (nodes,) and, in a batch of open
-        structures, ``dipole`` (graphs, 3) about the centroid.
+        structures, ``dipole`` (graphs, 3) about the centroid. With experts also ``experts`` (nodes,
+        1 + experts), their weights.
         """
         scene = self.backbone.scene(batch)
         x = self.backbone.features_in(scene, batch)
         out = {"atomic_energy": self.energy(x)}
         if self.vectors is not None:
             out["direct_forces"] = self.vectors(x)
+        if self.experts is not None:
+            out = self.experts(x, out["atomic_energy"], out.get("direct_forces"))
         if self.charges is not None:
             out |= self._charged(scene, batch, x[:, 0])
         return out

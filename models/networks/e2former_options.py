@@ -15,6 +15,7 @@ from typing import Annotated
 from farfield.models.choices import check_at_least, check_choices, check_positive
 from farfield.models.far_field.attention import FarFieldOptions
 from farfield.models.far_field.charges import CHARGES, ChargeOptions
+from farfield.models.heads.experts import ExpertOptions
 from farfield.models.layers.conditioning import parse_inputs
 from farfield.models.layers.element_start import ELEMENT_STARTS
 from farfield.models.layers.feed_forward import FEED_FORWARDS
@@ -229,9 +230,10 @@ class BackboneOptions:
 
 @dataclasses.dataclass(frozen=True)
 class E2FormerOptions(BackboneOptions, PotentialOptions):
-    """Options of an :class:`E2Former`: those of its backbone, of a potential and of its charges.
+    """Options of an :class:`E2Former`: those of its backbone, of a potential, of its charges and of
+    its experts.
 
-    charges, charge: see ``far_field/charges.py``.
+    charges, charge: see ``far_field/charges.py``. experts: see ``heads/experts.py``.
     """
 
     charges: Annotated[
@@ -242,6 +244,7 @@ class E2FormerOptions(BackboneOptions, PotentialOptions):
         MAIN,
     ] = "none"
     charge: ChargeOptions = ChargeOptions()
+    experts: ExpertOptions = ExpertOptions()
 
     def __post_init__(self):
         BackboneOptions.__post_init__(self)

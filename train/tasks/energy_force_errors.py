@@ -12,6 +12,7 @@ atom and component:
 | charges_mae | e | of an atom |
 | dipole_mae | e Angstrom | of a component |
 | charges_r2, dipole_r2 | 1 | coefficient of determination over atoms, over components |
+| expert_0_load, ... | 1 | weight of an expert, mean over atoms; 0: the one that all share |
 
 R^2 = 1 - sum (prediction - label)^2 / sum (label - mean label)^2; 0 for the mean of all labels, nan
 where all labels are equal.
@@ -19,6 +20,7 @@ where all labels are equal.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -65,6 +67,9 @@ OTHER_UNITS = {
     "dipole_mae": "e A",
     "dipole_r2": "",
 }
+
+EXPERTS = "experts"  # weights of experts in a prediction, (atoms, experts)
+LOAD = re.compile(r"expert_\d+_load")
 
 # what an evaluation may shift energy errors by
 OFFSETS: Registry = Registry("energy_offset")
@@ -156,6 +161,16 @@ def measure(
             metrics[f"{part}_mae"] = float(np.abs(errors[part]).mean())
             metrics[f"{part}_r2"] = determination(errors[part], targets[part])
     return metrics
+
+
+def expert_loads(weights: np.ndarray) -> dict[str, float]:
+    """Mean weight of every expert over atoms, from their weights (atoms, experts)."""
+    return {f"expert_{at}_load": float(mean) for at, mean in enumerate(weights.mean(0))}
+
+
+def is_an_energy(metric: str) -> bool:
+    """Whether a metric has a unit of energy in it."""
+    return metric not in OTHER_UNITS and not LOAD.fullmatch(metric)
 
 
 def determination(error: np.ndarray, target: np.ndarray) -> float:

@@ -42,12 +42,15 @@ from farfield.train.tasks.energy_force_checks import check_charges, check_labels
 from farfield.train.tasks.energy_force_defaults import options_from_data
 from farfield.train.tasks.energy_force_errors import (
     ENERGY_UNITS,
+    EXPERTS,
     MEV,
     OFFSETS,
     OTHER_UNITS,
     PARTS,
     element_counts,
     errors_of,
+    expert_loads,
+    is_an_energy,
     measure,
     metric_units,
 )
@@ -222,7 +225,10 @@ class EnergyForceTask(Task):
         }
         baselines = {BASELINE: measure(nothing, targets, atoms)}
         loss = self._loss_of_split(errors, structures)
-        return Evaluation(measure(errors, targets, atoms), baselines, pairs, loss)
+        metrics = measure(errors, targets, atoms)
+        if EXPERTS in structures:
+            metrics |= expert_loads(structures[EXPERTS])
+        return Evaluation(metrics, baselines, pairs, loss)
 
     def _loss_of_split(
         self, errors: dict[str, np.ndarray], structures: dict[str, np.ndarray]
@@ -246,7 +252,7 @@ class EnergyForceTask(Task):
         for unit, factor in ENERGY_UNITS.items():
             for label, metrics in {"model": evaluation.metrics, **evaluation.baselines}.items():
                 values = {
-                    name: value if name in OTHER_UNITS else factor * value
+                    name: factor * value if is_an_energy(name) else value
                     for name, value in metrics.items()
                 }
 
@@ -274,13 +280,16 @@ def _over_split(
     model: nn.Module, batches: Iterable
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Errors and targets by part, in float64, and atoms, volumes and composition of all
-    structures.
+    structures, with the weights of experts where the model has some.
     """
     columns: dict[str, list[np.ndarray]] = {}
     for batch in batches:
         values = {"atoms": batch.graph.nodes_per_graph, "composition": element_counts(batch)}
         values["volumes"] = volumes(batch).double()
-        for part, error in errors_of(model, batch, model(batch)).items():
+        prediction = model(batch)
+        if EXPERTS in prediction:
+            values[EXPERTS] = prediction[EXPERTS].detach().double()
+        for part, error in errors_of(model, batch, prediction).items():
             values[f"{part}_error"] = error.detach().double()
             values[f"{part}_target"] = batch.labels[PARTS[part].label].double()
         for name, value in values.items():
@@ -290,7 +299,8 @@ def _over_split(
     parts = [part for part in PARTS if f"{part}_error" in joined]
     errors = {part: joined[f"{part}_error"] for part in parts}
     targets = {part: joined[f"{part}_target"] for part in parts}
-    return errors, targets, {name: joined[name] for name in ("atoms", "volumes", "composition")}
+    kept = ("atoms", "volumes", "composition", EXPERTS)
+    return errors, targets, {name: joined[name] for name in kept if name in joined}
 
 
 def build_task(config, energy_offset: str = "none") -> EnergyForceTask:

@@ -11,13 +11,13 @@ from torch import Tensor
 from farfield.models.batch import AtomBatch
 from farfield.models.edges import image_vectors
 from farfield.models.graph_ops import GraphIndex
+from farfield.models.layers.smooth_step import smooth_step
 from farfield.models.near_field.atom_clusters import (
     AtomClusters,
     ClusterOptions,
     Members,
     make_clusters,
     seed_weights,
-    smooth_step,
 )
 from farfield.models.near_field.edge_geometry import NearFieldGeometry
 from farfield.models.tracing import NotTraceableError, tracing

@@ -130,6 +130,7 @@ def test_other_batches_are_computed_by_the_network(compiled, sizes):
         {"far_kernel_lmax": 1, "far_value_lmax": 1, "far_key_features": 2},
         {"forces": "direct"},
         {"near_kernel_implementation": "math"},
+        {"experts": 3},
     ],
 )
 def test_the_forms_of_a_trace_are_those_of_the_network(options):
@@ -166,6 +167,14 @@ def test_a_network_that_cannot_be_traced_computes_as_ever(monkeypatch):
     assert torch.equal(made(given)["forces"], made.potential(given)["forces"])
     assert made(given) and lines[-1].startswith("computing without compiled code: there is no C++")
     assert len(lines) == 2  # once, not for every batch
+
+
+@pytest.mark.parametrize("options", [{"encoder": "dit"}, {"with_cluster": True}], ids=str)
+def test_what_is_made_for_each_geometry_is_not_compiled(options):
+    network = potential(**options | {"near_heads": 1})
+    made = CompiledPotential(network, "on", (lines := []).append)
+    assert torch.equal(made(batch([6, 6]))["energy"], network(batch([6, 6]))["energy"])
+    assert lines[-1].startswith("computing without compiled code: ")
 
 
 def test_a_program_that_differs_is_not_used(compiled, monkeypatch):

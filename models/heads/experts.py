@@ -70,6 +70,8 @@ class ExpertOptions:
         check_at_least(self, 1, ["top_k"], of)
         if self.number == 0:
             return
+
+        # one expert alone would have nobody to choose from
         if not 2 <= self.number <= MAX_EXPERTS:
             raise ValueError(
                 f"number {of} must be 2 .. {MAX_EXPERTS}, or 0 for none, got {self.number}"

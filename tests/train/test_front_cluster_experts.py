@@ -40,7 +40,7 @@ def waters(seed: int, distance: float) -> Atoms:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("waters")
-    frames = [waters(index, 3 + 0.1 * index) for index in range(24)]
+    frames = [waters(index, 3 + 0.1 * index) for index in range(16)]
     write(folder / "waters.xyz", frames, format="extxyz")
     preprocess_structures.main(
         [str(folder / "waters.xyz"), "--out", str(folder / "data"), "--cutoff", "4"]
@@ -53,13 +53,13 @@ def run(data, tmp_path_factory):
     """Run folder of a training without a pause."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     paths = ["--data-path", str(data), "--run-dir", str(folder)]
-    train_potential.main([*paths, *SIZES, *OPTIONS, "--epochs", "4"])
+    train_potential.main([*paths, *SIZES, *OPTIONS, "--epochs", "2"])
     return folder
 
 
 def test_a_pause_changes_nothing(data, run, tmp_path):
     paths = ["--data-path", str(data), "--run-dir", str(tmp_path / "parts")]
-    train_potential.main([*paths, *SIZES, *OPTIONS, "--epochs", "4", "--pause-after", "2"])
+    train_potential.main([*paths, *SIZES, *OPTIONS, "--epochs", "2", "--pause-after", "1"])
     train_potential.main([*paths, "--resume", "--no-progress"])
     assert_equal_checkpoints(tmp_path / "parts", run)
     assert results_of(tmp_path / "parts")["test"] == results_of(run)["test"]

@@ -10,7 +10,7 @@ import torch
 from farfield.models.factory import build_model
 from tests.far_apart_laws import FarApartSuite
 from tests.laws import CutoffSuite, ModelCases, ModelSuite
-from tests.support.law_cases import joined, relative_error
+from tests.support.law_cases import cutoff_graph, joined, relative_error
 from tests.support.small_e2former import CUTOFF, case, connect, crystal, draw, made, periodic_batch
 
 HERE = {"with_cluster": True, "cluster_cutoff": 12.0, "cluster_layers": 1}
@@ -124,6 +124,15 @@ def test_nothing_jumps_where_an_atom_changes_its_clusters(start, double):
     forces = out["forces"].view(-1, 2, 3, 3)
     torch.testing.assert_close(forces[:, :, 2, 0].mean(1), -slopes, rtol=0, atol=1e-5)
     assert float(forces.diff(dim=0).abs().max()) < 0.1 * max(1.0, float(forces.abs().max()))
+
+
+def test_longer_edges_count_for_nothing(double):
+    """Edges beyond the cutoff, as a skin of dynamics has them, find no members."""
+    model, batch = made(**HERE), draw()
+    wide = cutoff_graph(batch.positions, batch.graph.nodes_per_graph, 2 * CUTOFF)
+    expected, found = model(batch), model(dataclasses.replace(batch, graph=wide))
+    for name in ("energy", "forces"):
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-12, atol=1e-12)
 
 
 def test_supercell_has_twice_the_energy(double):

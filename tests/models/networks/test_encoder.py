@@ -16,7 +16,7 @@ from farfield.models.graph_ops import GraphIndex
 from farfield.models.networks.encoder import ATTENTION_KERNELS, ENCODERS, Encoder, EncoderOptions
 from tests.laws import ModelSuite
 from tests.support.law_cases import Case, joined
-from tests.support.small_e2former import case, connect, draw, made
+from tests.support.small_e2former import case, connect, crystal, draw, made, periodic_batch
 
 KINDS = [name for name in ENCODERS if name != "none"]
 EACH = pytest.mark.parametrize("kind", KINDS)
@@ -168,6 +168,16 @@ def test_what_is_not_extensive_is_said_and_true(kind, double):
     assert abs(float(model(one_structure(one, other))["energy"] - sum(alone))) > 1e-6
     assert [line.split(":")[0] for line in model.remarks] == [f"encoder {kind}"]
     assert made().remarks == []
+
+
+def test_supercell_has_twice_the_energy(double):
+    """Copies of a cell are copies: the tokens are the same."""
+    model, batch = encoded("dit"), crystal()
+    cell = batch.cell.clone()
+    cell[0, 0] *= 2
+    positions = torch.cat([batch.positions, batch.positions + batch.cell[0, 0]])
+    twice = model(periodic_batch(positions, cell, batch.atomic_numbers.repeat(2)))["energy"]
+    torch.testing.assert_close(twice, 2 * model(batch)["energy"], rtol=1e-12, atol=0)
 
 
 @EACH

@@ -110,7 +110,7 @@ def test_nothing_jumps_where_an_atom_changes_its_clusters(start, double):
     here, model, step = clustered("here"), made(**HERE), 1e-3
     places = torch.linspace(start * CUTOFF, (start + 0.1) * CUTOFF, 41)
     steps = torch.stack([places, places + step], 1).flatten().tolist()
-    carbons = torch.tensor([[0.0, 0, 0], [5.2, 0.5, 0]])
+    carbons = torch.tensor([[0.0, 0, 0], [8.0, 0.5, 0]])
     batches = [
         dataclasses.replace(
             draw((3,)),

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from farfield.models.choices import check_at_least
 from farfield.models.heads.energy import EnergyHead
 from farfield.models.layers.smooth_step import smooth_step
-from farfield.models.option_fields import LEADS, MAIN
+from farfield.models.option_fields import LEADS
 from farfield.models.own_draws import own_draws
 from farfield.models.tracing import is_tracing
 
@@ -59,7 +59,6 @@ class ExpertOptions:
         int,
         "number of experts for the energy of an atom (and its direct force), besides the one that "
         "all atoms share; 0: that one alone",
-        MAIN,
         LEADS,
     ] = 0
     top_k: Annotated[int, "number of experts that an atom listens to at most"] = 2

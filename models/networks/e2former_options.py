@@ -116,7 +116,7 @@ class BackboneOptions:
     near: NearFieldOptions = NearFieldOptions()
     far: FarFieldOptions = FarFieldOptions()
     with_cluster: Annotated[
-        bool, "let atoms hear clusters of atoms from afar, after the layers of the schedule", MAIN
+        bool, "let atoms hear clusters of atoms from afar, after the layers of the schedule"
     ] = False
     cluster: ClusterOptions = ClusterOptions()
     norm: Annotated[str, "norm before attention and feed-forward network", NORMS] = "layer_norm"

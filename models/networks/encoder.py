@@ -39,7 +39,7 @@ from farfield.models.choices import Registry, check_at_least, check_choices
 from farfield.models.far_field.coulomb import groups_of_one_size
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.layers.layer_norm import LayerNorm, layer_norm
-from farfield.models.option_fields import LEADS, MAIN
+from farfield.models.option_fields import LEADS
 from farfield.models.own_draws import own_draws
 
 MLP_RATIO = 4  # width of the feed-forward network in units of the width of a token
@@ -72,7 +72,6 @@ class EncoderOptions:
         "attention over the elements of a whole structure before the first layer: none, blocks of "
         "a transformer, or of a diffusion transformer",
         ENCODERS,
-        MAIN,
         LEADS,
     ] = "none"
     width: Annotated[int, "width of a token of the encoder"] = 64

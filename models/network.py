@@ -91,6 +91,8 @@ class Network(nn.Module, abc.ABC):
     predicts  what it is trained for: "potential", "properties", "nbody", "denoising",
               "diffusion", or a word of a task of one's own
     reads_basis  whether it reads the cached basis of the edges (``batch.edge_basis``)
+    parts     name of a part -> first words of the names of its weights, for ``--freeze``; of
+              ``layers`` the number of a layer follows them
 
     Attributes
 
@@ -101,6 +103,7 @@ class Network(nn.Module, abc.ABC):
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {"small": {}}
     predicts: ClassVar[str]
     reads_basis: ClassVar[bool] = False
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     options: Any
 
@@ -119,6 +122,10 @@ class Network(nn.Module, abc.ABC):
     def present_weight_name(cls, name: str) -> str:
         """Name of a weight today, given its name in a checkpoint of format 2."""
         return name
+
+    def weight_parts(self) -> dict[str, tuple[str, ...]]:
+        """``parts`` with the names that the weights have in this module."""
+        return dict(self.parts)
 
     @property
     def cutoff(self) -> float | None:

@@ -98,6 +98,13 @@ class Potential(Network):
         """Options of the network inside."""
         return self.network.options
 
+    def weight_parts(self) -> dict[str, tuple[str, ...]]:
+        """Parts of the network inside, by the names that the weights have here."""
+        return {
+            part: tuple(f"network.{words}" for words in names)
+            for part, names in self.network.parts.items()
+        }
+
     @property
     def inputs(self) -> list[str]:
         """Inputs of the network inside."""

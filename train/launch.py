@@ -11,6 +11,7 @@ several processes train one run: all do the same, and the first rank alone write
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,16 @@ from farfield.common.script import resume_command
 from farfield.common.session import Interrupted
 from farfield.common.task_registry import FORMER_NAMES, find_task
 from farfield.models.factory import DEFAULT_PRESET, preset_values
+from farfield.train.checkpointing import trained_elements
 from farfield.train.data_order import augmented_batches, defaults_with_augmentation
+from farfield.train.initial_weights import (
+    InitialRun,
+    begin_with,
+    check_same_network,
+    initial_path,
+    initial_values,
+    network_values,
+)
 from farfield.train.monitor import Unheard
 from farfield.train.network_options import add_network_options, chosen_network, chosen_preset
 from farfield.train.optimizers import OPTIMIZERS, SCHEDULES
@@ -88,13 +98,33 @@ class Script:
         argv = import_named_files(argv)
         task = find_task(self.task)
 
+        # the run whose weights are continued decides the network
+        path = initial_path(argv, self.run_dir)
+        initial = InitialRun.if_there(path)
+        if initial is not None:
+            initial.run.check_predicts(task.predicts)
+
         def presets(values: dict) -> dict:
             """Defaults that follow from other options, ``--preset`` first of all."""
             of_network = preset_values(values["name"], values["preset"])
             return task.presets(values) | of_network | defaults_with_augmentation(values)
 
-        parser = self.parser(chosen_network(task, argv, self.run_dir), chosen_preset(argv))
-        return parser.parse_config(argv, presets, task.measured)
+        def measured(values: dict) -> dict:
+            """What the data say, and before them the run whose weights are continued."""
+            if path is None:
+                return task.measured(values)
+            if initial is None:
+                InitialRun.read(path)  # says that it is not there, once the options are read
+            network = network_values(initial, values)
+            found = task.measured(values | network)
+            return found | initial_values(initial, found, values, network)
+
+        usual = None if initial is None else initial.options["name"]
+        parser = self.parser(chosen_network(task, argv, self.run_dir, usual), chosen_preset(argv))
+        config = parser.parse_config(argv, presets, measured)
+        if initial is not None:
+            check_same_network(config, initial)
+        return config
 
     def call_again(self, config: EasyDict) -> str:
         """The command that continues a run."""
@@ -144,6 +174,8 @@ def build_trainer(config: EasyDict) -> tuple[Trainer, Parts]:
     """
     device = prepare_process(config)
     parts = find_task(config.task).build(config)
+    remarks = begin_with(config, parts.model, trained_elements(parts.train))
+    parts = dataclasses.replace(parts, remarks=tuple(remarks))
     folder = Path(config.run.run_dir)
     log = _log_of(folder)
     learned = augmented_batches(parts.train, config)
@@ -183,7 +215,8 @@ def _train_alone(config: EasyDict) -> dict | None:
 
     _begin_folder(folder, config)
     remarks = [f"note: {remark}" for remark in parts.model.remarks]
-    for line in [*parts.task.describe(config, parts), network_line(config, parts), *remarks]:
+    network = network_line(config, parts)
+    for line in [*parts.task.describe(config, parts), network, *parts.remarks, *remarks]:
         log(line)
 
     if found is not None:

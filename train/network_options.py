@@ -51,12 +51,14 @@ def add_network_options(
     )
 
 
-def chosen_network(task, argv: list[str], run_dir: str) -> str:
+def chosen_network(task, argv: list[str], run_dir: str, usual: str | None = None) -> str:
     """The network whose options a command line needs.
 
-    run_dir: run folder that ``--resume`` continues unless ``--run-dir`` names another. A name that
-    is unknown gives the default network; the whole parser says what is wrong with it.
+    run_dir: run folder that ``--resume`` continues unless ``--run-dir`` names another. usual: the
+    network where nobody names one (None: the default of the task). A name that is unknown gives it
+    too; the whole parser says what is wrong with the name.
     """
+    usual = usual or task.default_network
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for flag in ("--model", "--config", "--run-dir"):
         finder.add_argument(flag)
@@ -64,7 +66,7 @@ def chosen_network(task, argv: list[str], run_dir: str) -> str:
     try:
         found, _ = finder.parse_known_args(argv)
     except argparse.ArgumentError:
-        return task.default_network
+        return usual
 
     # the command line wins over a yaml file, the file over the run that is resumed
     candidates = [found.model]
@@ -73,7 +75,7 @@ def chosen_network(task, argv: list[str], run_dir: str) -> str:
     if found.resume:
         candidates.append(_name_in(Path(found.run_dir or run_dir) / "config.yaml"))
     named = next((name for name in candidates if name is not None), None)
-    return named if named in network_names(task.predicts) else task.default_network
+    return named if named in network_names(task.predicts) else usual
 
 
 def chosen_preset(argv: list[str]) -> str:

@@ -14,6 +14,7 @@ from easydict import EasyDict
 from farfield.common import ranks
 from farfield.common.command_line import OptionParser, Section, add_config_option, find_device
 from farfield.dataloader.augmentation import GROUPS, NO_AUGMENTATION
+from farfield.train.initial_weights import add_initial_options
 
 Adder = Callable[..., None]  # (flag, kind, default, **settings of Section.add)
 
@@ -88,6 +89,7 @@ def add_training_options(
     training = parser.section("training", "length, optimiser, schedule")
     batch_decided = "the data" if parser.option_defaults.get("batch_size", 1) is None else None
     add_length_options(training.add, batch_decided, batch_size)
+    add_initial_options(training.add)
     add_augmentation_options(training.add)
     add_optimizer_options(training.add, optimizers, schedules, precisions)
     add_bookkeeping_options(training.add)

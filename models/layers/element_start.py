@@ -11,7 +11,7 @@ another. All of it is learned further. Cost: at the start alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,42 @@ def start_from_periodic_table(embedding: nn.Embedding) -> None:
     with torch.no_grad():
         mixed = (1 - SHARE) ** 0.5 * weight[1:] + SHARE**0.5 * vectors
         weight[1:] = mixed
+
+
+def nearest_elements(new: Iterable[int], known: Sequence[int]) -> dict[int, int]:
+    """The known element that is most like each new one: smallest distance of their properties.
+
+    Of equally near ones the lighter. ValueError where no element is known.
+
+    >>> nearest_elements([7, 16], [1, 6, 8])
+    {7: 6, 16: 8}
+    """
+    known = sorted(known)
+    if not known:
+        raise ValueError("there is no known element that a new one could start from")
+    properties = element_properties()
+    rows = properties[torch.tensor(known) - 1]
+    found = {}
+    for number in new:
+        distance = (rows - properties[number - 1]).norm(dim=1)
+        found[number] = known[int(distance.argmin())]
+    return found
+
+
+def copy_rows(embedding: nn.Embedding, origin: Mapping[int, int]) -> None:
+    """Give elements the vectors of others in an embedding of elements: Z -> Z that is copied."""
+    with torch.no_grad():
+        for number, other in origin.items():
+            embedding.weight[number] = embedding.weight[other]
+
+
+def element_tables(network: nn.Module) -> list[nn.Embedding]:
+    """All embeddings in a network that have one row for every element."""
+    return [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.Embedding) and module.num_embeddings == MAX_ATOMIC_NUMBER + 1
+    ]
 
 
 def element_properties() -> Tensor:

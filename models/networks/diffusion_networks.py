@@ -37,15 +37,16 @@ from farfield.models.layers.feed_forward import keep_variance
 from farfield.models.layers.fiber_layers import FiberLinear
 from farfield.models.near_field.edge_frames import EdgeBasis
 from farfield.models.network import DIFFUSION, NETWORKS, Network, Output
-from farfield.models.networks.e2former import E2FormerBackbone
+from farfield.models.networks.e2former import BACKBONE_PARTS, E2FormerBackbone
 from farfield.models.networks.e2former_options import BackboneOptions
 from farfield.models.networks.equiformer_networks import (
+    ATOM_PARTS,
     AtomFeatures,
     CutoffOptions,
     EquiformerRemarks,
 )
 from farfield.models.networks.property_networks import Surroundings
-from farfield.models.networks.se3_transformer import SE3Layers, SE3Options
+from farfield.models.networks.se3_transformer import LAYER_PARTS, SE3Layers, SE3Options
 
 # an option that backbones share
 Condition = Annotated[
@@ -113,6 +114,7 @@ class E2FormerDiffusion(DiffusionNetwork):
         "small": {},
         "base": {"irreps": "64x0e+64x1o+64x2e", "schedule": "first-order4", "radial_hidden": 96},
     }
+    parts = {**BACKBONE_PARTS, "heads": ("heads",)}
 
     def __init__(self, options: E2FormerDiffusionOptions):
         super().__init__(options, options.channels)
@@ -154,6 +156,7 @@ class SE3TransformerDiffusion(DiffusionNetwork):
 
     Options = SE3DiffusionOptions
     presets = {"small": {}, "base": {"layers": 5, "channels": 32}}
+    parts = {**LAYER_PARTS, "heads": ("heads",)}
 
     def __init__(self, options: SE3DiffusionOptions):
         true = options.channels - options.pseudo_channels
@@ -204,6 +207,7 @@ class EquiformerDiffusion(EquiformerRemarks, DiffusionNetwork):
 
     Options = EquiformerDiffusionOptions
     presets = {"small": {}, "base": {"dim": "64,48,32", "depth": 4, "heads": "8"}}
+    parts = {**ATOM_PARTS, "heads": ("readable", "heads")}
 
     def __init__(self, options: EquiformerDiffusionOptions):
         channels = options.fiber[0]

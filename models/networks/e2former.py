@@ -149,6 +149,19 @@ class E2FormerBackbone(nn.Module):
         return Scene(near, batch.positions, batch.cell, batch.periodic)
 
 
+# parts of a network with this backbone, for ``Network.parts``
+BACKBONE_PARTS: dict[str, tuple[str, ...]] = {
+    "embedding": (
+        "backbone.elements",
+        "backbone.edge_elements",
+        "backbone.trunk",
+        "backbone.edge_degree",
+        "backbone.condition",
+    ),
+    "layers": ("backbone.blocks",),
+}
+
+
 def present_backbone_weight(name: str) -> str:
     """Name of a weight of a backbone today, given its name in a checkpoint of format 2."""
     return name.replace(".attention.long_scale", ".attention.far_weight")
@@ -164,6 +177,7 @@ class E2Former(EnergyNetwork):
 
     Options = E2FormerOptions
     presets = PRESETS
+    parts = {**BACKBONE_PARTS, "heads": ("energy", "vectors", "charges")}
 
     # first part of a weight's name in format 2 -> its name today
     moved_weights: ClassVar[dict[str, str]] = {

@@ -185,6 +185,13 @@ class EdgeTransformerBackbone(nn.Module):
             )
 
 
+# parts of a network with this backbone, for ``Network.parts``
+BACKBONE_PARTS: dict[str, tuple[str, ...]] = {
+    "embedding": ("backbone.atoms", "backbone.pairs"),
+    "layers": ("backbone.layers",),
+}
+
+
 class EdgeTransformerInputs:
     """What a network with this backbone reads besides the geometry, and says of its options."""
 
@@ -245,6 +252,7 @@ class EdgeTransformerPotential(EdgeTransformerInputs, EnergyNetwork):
 
     Options = EdgeTransformerPotentialOptions
     presets = PRESETS
+    parts = {**BACKBONE_PARTS, "heads": ("energy", "vectors", "degrees", "dipole")}
 
     def __init__(self, options: EdgeTransformerPotentialOptions):
         super().__init__()

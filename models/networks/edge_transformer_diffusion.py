@@ -22,6 +22,7 @@ from farfield.models.heads.node_mlp import NodeNoise, NodeTime
 from farfield.models.network import NETWORKS
 from farfield.models.networks.diffusion_networks import DiffusionNetwork
 from farfield.models.networks.edge_transformer import (
+    BACKBONE_PARTS,
     PRESETS,
     EdgeTransformerBackbone,
     EdgeTransformerInputs,
@@ -54,6 +55,7 @@ class EdgeTransformerDiffusion(EdgeTransformerInputs, DiffusionNetwork):
 
     Options = EdgeTransformerDiffusionOptions
     presets = PRESETS
+    parts = {**BACKBONE_PARTS, "heads": ("heads",)}
     noise_module, time_module = NodeNoise, NodeTime
 
     def __init__(self, options: EdgeTransformerDiffusionOptions):

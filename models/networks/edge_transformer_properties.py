@@ -23,6 +23,7 @@ from farfield.models.heads.node_mlp import DegreesOfNode
 from farfield.models.heads.property_heads import choose_readouts
 from farfield.models.network import NETWORKS
 from farfield.models.networks.edge_transformer import (
+    BACKBONE_PARTS,
     PRESETS,
     EdgeTransformerBackbone,
     EdgeTransformerInputs,
@@ -49,6 +50,7 @@ class EdgeTransformerProperties(EdgeTransformerInputs, PropertyNetwork):
 
     Options = EdgeTransformerPropertyOptions
     presets = PRESETS
+    parts = {**BACKBONE_PARTS, "heads": ("degrees", "heads")}
 
     def __init__(self, options: EdgeTransformerPropertyOptions):
         super().__init__(options, options.width)

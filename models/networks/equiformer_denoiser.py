@@ -54,6 +54,11 @@ class EquiformerDenoiser(EquiformerRemarks, Network):
 
     Options = EquiformerDenoiserOptions
     predicts = DENOISING
+    parts = {
+        "embedding": ("tokens", "hops", "layers.trunk", "layers.embed", "layers.embed_own"),
+        "layers": ("layers.layers.pairs",),
+        "heads": ("vectors",),
+    }
 
     def __init__(self, options: EquiformerDenoiserOptions):
         super().__init__()

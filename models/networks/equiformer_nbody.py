@@ -97,6 +97,7 @@ class EquiformerNBody(EquiformerRemarks, ParticleNetwork):
     """Layers of an Equiformer in every update; no cached basis is read."""
 
     Options = EquiformerNBodyOptions
+    parts = {"layers": ("updates",)}
 
     def __init__(self, options: EquiformerNBodyOptions):
         super().__init__()

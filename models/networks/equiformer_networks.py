@@ -112,6 +112,20 @@ def cutoff_geometry(
     )
 
 
+# parts of a network with these features, for ``Network.parts``
+ATOM_PARTS: dict[str, tuple[str, ...]] = {
+    "embedding": (
+        "atoms.elements",
+        "atoms.edge_elements",
+        "atoms.condition",
+        "atoms.layers.trunk",
+        "atoms.layers.embed",
+        "atoms.layers.embed_own",
+    ),
+    "layers": ("atoms.layers.layers.pairs",),
+}
+
+
 class AtomFeatures(nn.Module):
     """Elements and edges -> features of all atoms (nodes, width) after all layers.
 
@@ -183,6 +197,7 @@ class EquiformerPotential(EquiformerRemarks, EnergyNetwork):
 
     Options = EquiformerPotentialOptions
     presets = PRESETS
+    parts = {**ATOM_PARTS, "heads": ("energy", "vectors")}
 
     def __init__(self, options: EquiformerPotentialOptions):
         super().__init__()
@@ -226,6 +241,7 @@ class EquiformerProperties(EquiformerRemarks, PropertyNetwork):
 
     Options = EquiformerPropertyOptions
     presets = PRESETS
+    parts = {**ATOM_PARTS, "heads": ("readable", "heads")}
 
     def __init__(self, options: EquiformerPropertyOptions):
         channels = options.fiber[0]

@@ -128,6 +128,7 @@ class SE3TransformerNBody(ParticleNetwork):
     """
 
     Options = NBodyOptions
+    parts = {"embedding": ("embed",), "layers": ("updates",)}
 
     def __init__(self, options: NBodyOptions):
         super().__init__()

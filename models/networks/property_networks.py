@@ -36,12 +36,13 @@ from farfield.models.near_field.edge_frames import EdgeBasis
 from farfield.models.near_field.se3_attention import FrameGeometry
 from farfield.models.network import NETWORKS, PROPERTIES, Network, Output
 from farfield.models.networks.e2former import (
+    BACKBONE_PARTS,
     E2FormerBackbone,
     present_backbone_weight,
 )
 from farfield.models.networks.e2former_options import PRESETS as E2FORMER_PRESETS
 from farfield.models.networks.e2former_options import BackboneOptions
-from farfield.models.networks.se3_transformer import SE3Layers, SE3Options
+from farfield.models.networks.se3_transformer import LAYER_PARTS, SE3Layers, SE3Options
 from farfield.models.option_fields import MAIN
 from farfield.models.so3.irreps import degree_of_row
 
@@ -178,6 +179,7 @@ class SE3TransformerProperties(PropertyNetwork):
     Options = SE3PropertyOptions
     presets = SE3_PRESETS
     reads_basis = True
+    parts = {**LAYER_PARTS, "heads": ("heads",)}
 
     def __init__(self, options: SE3PropertyOptions):
         true = options.channels - options.pseudo_channels
@@ -244,6 +246,7 @@ class E2FormerProperties(PropertyNetwork):
 
     Options = E2FormerPropertyOptions
     presets = E2FORMER_PROPERTY_PRESETS
+    parts = {**BACKBONE_PARTS, "heads": ("heads",)}
 
     def __init__(self, options: E2FormerPropertyOptions):
         super().__init__(options, options.channels)

@@ -120,6 +120,13 @@ class SE3Options:
         return dataclasses.replace(shape, **changes)
 
 
+# parts of a network with these layers and elements of atoms, for ``Network.parts``
+LAYER_PARTS: dict[str, tuple[str, ...]] = {
+    "embedding": ("elements", "edge_elements", "layers.trunk", "surroundings", "condition"),
+    "layers": ("layers.blocks", "layers.norms"),
+}
+
+
 class SE3Layers(nn.Module):
     """Attention blocks on hidden features (nodes, rows, channels) that share a radial trunk.
 

@@ -10,6 +10,7 @@ from ase.io import read, write
 from easydict import EasyDict
 
 from farfield.common import checkpoint
+from farfield.common.trained import TrainedRun
 from farfield.dataloader.datasets.property_data import PropertyDataset
 from farfield.models.heads.target_scaling import fit_scaling
 from farfield.preprocess import preprocess_qm9
@@ -143,6 +144,19 @@ def test_baselines_are_those_of_the_training_split(whole, data):
 def test_the_checkpoint_alone_gives_the_table_again(whole):
     _, folder, results = whole
     assert evaluate.evaluate_checkpoint(folder / checkpoint.BEST) == results["test"]
+
+
+def test_a_run_starts_from_another_one(whole, data, tmp_path):
+    """With its network, targets included; heads alone learn on."""
+    name, folder, results = whole
+    words = ["--init-from", str(folder / checkpoint.BEST), "--freeze", "backbone", "--no-progress"]
+    paths = ["--run-dir", str(tmp_path), "--data-path", str(data[name])]
+    train_qm9.main([*paths, *words, "--epochs", "1", "--batch-size", "8"])
+    assert results_of(tmp_path)["history"][0]["selection"] < 1.1 * results["best"]["selection"]
+    before = TrainedRun.read(folder / checkpoint.BEST).weights
+    after = checkpoint.read_run(tmp_path / checkpoint.LAST)["weights"]
+    changed = {key for key, value in after.items() if not torch.equal(value, before[key])}
+    assert changed and all(key.startswith(("heads.", "degrees.", "readable.")) for key in changed)
 
 
 def test_pause_and_resume_are_one_run(whole, data, tmp_path):

@@ -57,7 +57,8 @@ class Evaluation:
 class Parts:
     """All that a run trains and is judged by: the network, the task and the batches of each split.
 
-    The data set of every loader has a ``data_hash``.
+    The data set of every loader has a ``data_hash``. remarks: lines for the log, on how the network
+    begins.
     """
 
     model: nn.Module
@@ -65,6 +66,7 @@ class Parts:
     train: EpochLoader
     val: EpochLoader
     test: EpochLoader
+    remarks: tuple[str, ...] = ()
 
     def loaders(self) -> dict[str, EpochLoader]:
         """Loader of each split, by its name."""

@@ -14,6 +14,8 @@ MODULE = re.compile(r"python -m ((?:preprocess|train|simulate)\.\w+)")
 SINGLE = {
     "train.evaluate": "evaluate",
     "simulate.run_md": "md",
+    "simulate.rollout": "rollout",
+    "simulate.analyze_rollouts": "analyze",
     "simulate.sample": "sample",
     "simulate.relax_diffusion": "relax",
 }

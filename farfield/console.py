@@ -22,6 +22,8 @@ GROUPS = {"preprocess": "make a data folder", "train": "train a network"}
 SINGLE = {
     "evaluate": "train/evaluate.py",
     "md": "simulate/run_md.py",
+    "rollout": "simulate/rollout.py",
+    "analyze": "simulate/analyze_rollouts.py",
     "sample": "simulate/sample.py",
     "relax": "simulate/relax_diffusion.py",
 }

@@ -46,8 +46,8 @@ def test_a_command_shows_the_help_of_its_script(command, capsys, monkeypatch):
     [
         (
             "trian",
-            "command must be one of preprocess, train, evaluate, md, sample, relax, got 'trian'; "
-            "did you mean 'train'",
+            "command must be one of preprocess, train, evaluate, md, rollout, analyze, "
+            "sample, relax, got 'trian'; did you mean 'train'",
         ),
         ("train", None),
         ("train mdd17", "farfield train must be one of .*, got 'mdd17'; did you mean 'md17'"),

@@ -55,6 +55,8 @@ SHOWN_SCRIPTS = (
     "train.train_qm9",
     "train.evaluate",
     "simulate.run_md",
+    "simulate.rollout",
+    "simulate.analyze_rollouts",
     "simulate.sample",
     "simulate.relax_diffusion",
     "benchmarks.speed.bench_near_field",

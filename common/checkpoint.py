@@ -13,13 +13,13 @@ import platform
 import random
 import zipfile
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
 from farfield.common.checkpoint_formats import FIRST_SEALED, FORMAT, READABLE, converted
+from farfield.common.shipped import find_checkpoint
 from farfield.dataloader.storage.files import atomic_write
 from farfield.dataloader.storage.seals import check_seal, seal
 from farfield.models.graph_ops import used_kernels
@@ -109,12 +109,12 @@ def _short(error: Exception) -> str:
 
 
 def read_checkpoint(path, device="cpu") -> dict:
-    """Content of a checkpoint.
+    """Content of a checkpoint: a file, or the name of a shipped one.
 
     Raises ``FileNotFoundError`` when there is none, ``ValueError`` when the file is damaged, no
     checkpoint, or of an unknown format.
     """
-    path = Path(path)
+    path = find_checkpoint(path)
     if path.is_dir():
         raise ValueError(f"checkpoint {path} is a folder; give {path / BEST}")
     if not path.is_file():

@@ -19,6 +19,7 @@ from farfield.common import checkpoint
 from farfield.common.configuration import IMPORTED_FILES, plain
 from farfield.common.plugins import FLAG
 from farfield.common.precision import PRECISIONS
+from farfield.common.shipped import find_checkpoint
 from farfield.common.task_registry import TASKS, task_name
 from farfield.models.choices import check_choice
 from farfield.models.diffusion.process import DiffusionProcess, ProcessOptions
@@ -78,7 +79,7 @@ class TrainedRun:
         content = checkpoint.read_run(path, torch.device(device))
         weights = checkpoint.evaluation_weights(content)
         known = (content.get("cutoff"), content.get("elements"))
-        return cls(Path(path), EasyDict(content["config"]), weights, *known)
+        return cls(find_checkpoint(path), EasyDict(content["config"]), weights, *known)
 
     def task(self) -> type:
         """The class of the task that was trained; ValueError where nobody registered it."""

@@ -13,6 +13,7 @@ from pathlib import Path
 MODULE = re.compile(r"python -m ((?:preprocess|train|simulate)\.\w+)")
 SINGLE = {
     "train.evaluate": "evaluate",
+    "train.pack": "pack",
     "simulate.run_md": "md",
     "simulate.rollout": "rollout",
     "simulate.analyze_rollouts": "analyze",

@@ -21,6 +21,7 @@ HOME = Path(__file__).parent
 GROUPS = {"preprocess": "make a data folder", "train": "train a network"}
 SINGLE = {
     "evaluate": "train/evaluate.py",
+    "pack": "train/pack.py",
     "md": "simulate/run_md.py",
     "rollout": "simulate/rollout.py",
     "analyze": "simulate/analyze_rollouts.py",

@@ -82,9 +82,10 @@ class FarfieldCalculator(Calculator):
         report: Callable[[str], object] = print,
     ):
         super().__init__()
-        self.path, self.dtype_name = Path(path), dtype
+        self.dtype_name = dtype
         self.device = find_device(str(device), "device=")
         self._run = TrainedRun.read(path, self.device)
+        self.path = self._run.path
         self._run.check_predicts(POTENTIAL)
         self._compiling = {"mode": compile, "report": report, "evaluations": evaluations}
         self._networks: dict[bool, CompiledPotential] = {}

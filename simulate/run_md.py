@@ -214,7 +214,7 @@ def _simulate_alone(config) -> dict | None:
     # one choice for the whole run, for it must repeat bit for bit
     compiled = potential.prepare(atoms, None if state is None else bool(state["compiled"]))
     atoms.get_potential_energy()
-    checksum = files.file_checksum(config.system.checkpoint)
+    checksum = files.file_checksum(potential.path)
     inputs = [*potential.inputs, *inputs_held(atoms, potential.optional_inputs)]
     inputs = list(dict.fromkeys(inputs))
     simulation = Simulation(

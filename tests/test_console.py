@@ -46,7 +46,7 @@ def test_a_command_shows_the_help_of_its_script(command, capsys, monkeypatch):
     [
         (
             "trian",
-            "command must be one of preprocess, train, evaluate, md, rollout, analyze, "
+            "command must be one of preprocess, train, evaluate, pack, md, rollout, analyze, "
             "sample, relax, got 'trian'; did you mean 'train'",
         ),
         ("train", None),

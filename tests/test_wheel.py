@@ -67,8 +67,9 @@ def test_it_holds_farfield_alone_with_its_data(wheel):
         f"farfield/dataloader/samples/{file.name}"
         for file in (ROOT / "dataloader" / "samples").iterdir()
     }
+    shipped = {f"farfield/checkpoints/{file.name}" for file in (ROOT / "checkpoints").iterdir()}
     own = {f"farfield/{file.name}" for file in (ROOT / "farfield").glob("*.py")}
-    assert held == modules | samples | own
+    assert held == modules | samples | shipped | own
 
 
 def _metadata(archive):

@@ -53,7 +53,8 @@ PREDICTORS: Registry[type[Predictor]] = Registry("predictor")
 def load(path: str | Path, device: str | torch.device = "cpu", dtype: str = "float32") -> Predictor:
     """The trained network of a checkpoint, ready to predict.
 
-    path: checkpoint_best.pt or checkpoint_last.pt of a run. dtype: arithmetic of the network,
+    path: checkpoint_best.pt or checkpoint_last.pt of a run, or the name of a shipped checkpoint,
+    such as "ethanol". dtype: arithmetic of the network,
     "float32" or "float64". Raises FileNotFoundError or ValueError in one line.
     """
     device = find_device(str(device), "device=")

@@ -54,6 +54,7 @@ SHOWN_SCRIPTS = (
     "train.train_diffusion",
     "train.train_qm9",
     "train.evaluate",
+    "train.pack",
     "simulate.run_md",
     "simulate.rollout",
     "simulate.analyze_rollouts",

@@ -141,6 +141,21 @@ def test_installed_it_names_its_console_command(installed, tmp_path):
     assert "`farfield preprocess structures mine.xyz --out FOLDER`" in done.stdout
 
 
+LOAD = """
+import sys
+sys.path.append(sys.argv[1])
+import farfield
+
+print(farfield.load("ethanol"))
+"""
+
+
+def test_installed_it_has_the_shipped_checkpoints(installed, tmp_path):
+    done = run_script("-c", LOAD, str(installed), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert str(installed / "farfield" / "checkpoints" / "ethanol.pt") in done.stdout
+
+
 def test_installed_it_computes_beside_files_of_a_user(wheel, installed, tmp_path):
     """A user's own ``train.py``, ``models/`` and ``simulate.py`` stop the program when they are
     imported.

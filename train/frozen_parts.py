@@ -3,6 +3,7 @@
     embedding            what an atom and an edge start with, the radial functions included
     layers               all layers
     layers:0             the first layer; layers:0-1: the first two
+    clusters             the layers of clusters
     heads                what predictions are read with
     backbone             everything but the heads
 
@@ -61,6 +62,8 @@ def _of_part(weights: Sequence[str], parts: Parts, word: str) -> set[str]:
     if part == BACKBONE:
         return set(weights) - _starting_with(weights, parts[HEADS])
     found = _starting_with(weights, parts[part])
+    if not found:
+        raise ValueError(f"--freeze {word}: this network has no weights there; leave {part} out")
     if not colon:
         return found
     if part != LAYERS:

@@ -157,8 +157,10 @@ BACKBONE_PARTS: dict[str, tuple[str, ...]] = {
         "backbone.trunk",
         "backbone.edge_degree",
         "backbone.condition",
+        "backbone.encoder",
     ),
     "layers": ("backbone.blocks",),
+    "clusters": ("backbone.clusters",),
 }
 
 
@@ -177,7 +179,7 @@ class E2Former(EnergyNetwork):
 
     Options = E2FormerOptions
     presets = PRESETS
-    parts = {**BACKBONE_PARTS, "heads": ("energy", "vectors", "charges")}
+    parts = {**BACKBONE_PARTS, "heads": ("energy", "vectors", "charges", "experts")}
 
     # first part of a weight's name in format 2 -> its name today
     moved_weights: ClassVar[dict[str, str]] = {

@@ -1,5 +1,7 @@
 """Parts of a network by name: they never share a weight, and freezing says what it cannot do."""
 
+import dataclasses
+
 import pytest
 from torch import nn
 
@@ -15,12 +17,16 @@ def network():
     )
 
 
+# networks that have these options have their weights among the parts
+ADDED = {"encoder": "dit", "with_cluster": True, "experts": 4}
 OWN = [one for one in network_names() if network_class(one).__module__.startswith("farfield.")]
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_parts_of_every_network_are_there_and_share_nothing(name):
-    network = build_model({"name": name})
+    fields = {field.name for field in dataclasses.fields(network_class(name).Options)}
+    added = {key: value for key, value in ADDED.items() if key in fields}
+    network = build_model({"name": name, **added})
     weights = [key for key, _ in network.named_parameters()]
     parts = network.weight_parts()
     found = {part: set(frozen_names(weights, parts, part)) for part in parts}
@@ -34,6 +40,11 @@ def test_parts_of_every_network_are_there_and_share_nothing(name):
     if HEADS in parts:
         backbone = set(frozen_names(weights, parts, BACKBONE))
         assert backbone == set(weights) - found[HEADS]
+
+
+def test_a_part_without_weights_is_refused(network):
+    with pytest.raises(ValueError, match="--freeze clusters: this network has no weights there"):
+        freeze(network, "clusters")
 
 
 def _numbers(names, beginnings):

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from farfield.dataloader.augmentation import NO_AUGMENTATION, Augmentation
 from farfield.dataloader.batch_plan import BatchPlan
 from farfield.dataloader.batch_shares import EveryFew, Share, SharedPlan
+from farfield.dataloader.datasets.epoch_draws import EpochIndices
 
 # (batch, epoch, number of the batch in its epoch[, share of the whole batch]) -> what is trained on
 Transform = Callable[..., Any]
@@ -64,6 +65,14 @@ class EpochLoader:
 
     def __iter__(self) -> Iterator:
         return self.epoch(0)
+
+    def whole_batch(self) -> int:
+        """Number of samples in the first batch of the first epoch."""
+        self.sampler.set_epoch(0)
+        indices = next(iter(self.sampler))
+        if isinstance(indices, Share):
+            return len(indices.places)
+        return len(indices.indices if isinstance(indices, EpochIndices) else indices)
 
     def transformed(self, transform: Transform) -> EpochLoader:
         """The same batches in the same order, changed by ``transform``."""

@@ -10,7 +10,7 @@ each with its share of the batches: see ``gradient_sum.py``.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from farfield.common import ranks
+from farfield.train.compiled_gradients import CompiledGradients
 from farfield.train.gradient_sum import GradientSum
 from farfield.train.tasks.task import Task
 
@@ -49,6 +50,7 @@ class OptimiserStep:
         optimizer    over all trainable weights of the model
         averaged     moving average of the weights, or None
         clip_norm    largest norm of the gradient
+        compiled     gradients by a compiled program, or None
     """
 
     def __init__(
@@ -58,8 +60,9 @@ class OptimiserStep:
         optimizer: torch.optim.Optimizer,
         averaged: AveragedModel | None,
         clip_norm: float,
+        compiled: CompiledGradients | None = None,
     ):
-        self.model, self.task = model, task
+        self.model, self.task, self.compiled = model, task, compiled
         self.optimizer, self.averaged, self.clip_norm = optimizer, averaged, clip_norm
         self._weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         self._sum_over_ranks = GradientSum(self._weights)
@@ -92,12 +95,31 @@ class OptimiserStep:
         scalars: dict[str, float] = {}
         for batch, count in zip(batches, samples, strict=True):
             share = count / sum(samples)
-            loss, parts = self.task.loss(self.model, batch)
+            loss, parts, add_gradients = self._loss(batch)
             for name, value in {"loss": loss.detach(), **parts}.items():
                 scalars[name] = scalars.get(name, 0.0) + share * float(value)
             if not math.isfinite(scalars["loss"]):
                 return scalars, False
-
-            # positions may ask for a gradient too, which no step needs
-            (share * loss).backward(inputs=self._weights)
+            add_gradients(share)
         return scalars, True
+
+    def _loss(self, batch) -> tuple[Tensor, dict[str, Tensor], Callable[[float], None]]:
+        """Loss and parts, and what adds a share of the gradients to those of the weights."""
+        compiled = self.compiled
+        found = compiled(batch, self.task.loss_factors()) if compiled is not None else None
+        if found is not None:
+            loss, parts, gradients = found
+            return loss, parts, lambda share: self._add(share, gradients)
+
+        # positions may ask for a gradient too, which no step needs
+        loss, parts = self.task.loss(self.model, batch)
+        return loss, parts, lambda share: (share * loss).backward(inputs=self._weights)
+
+    def _add(self, share: float, gradients: Sequence[Tensor | None]) -> None:
+        """Add a share of gradients, in the order of the model's weights."""
+        learning = [weight for weight in self.model.parameters() if weight.requires_grad]
+        for weight, gradient in zip(learning, gradients, strict=True):
+            if gradient is not None:
+                # in the layout of the weight, which fused optimisers do not look at
+                part = torch.mul(gradient, share, out=torch.empty_like(weight))
+                weight.grad = part if weight.grad is None else weight.grad + part

@@ -25,6 +25,7 @@ from farfield.common.session import Interrupted, SignalWatch
 from farfield.dataloader.storage.files import json_checksum
 from farfield.train import checkpointing
 from farfield.train.budget import Budget, Position
+from farfield.train.compiled_gradients import compiled_gradients
 from farfield.train.data_order import EpochLoader
 from farfield.train.monitor import Monitor, Unheard
 from farfield.train.optimizers import SCHEDULES, averaged_model, build_optimizer
@@ -97,20 +98,26 @@ class Trainer:
             return True
 
         finished = False
-        self.step = OptimiserStep(
-            self.model, self.task, self.optimizer, self.averaged, self.options.clip_norm
-        )
         self.monitor = self._new_monitor()
         # ranks on machines of other kinds may have drawn other first weights
         for network in (self.model, self.averaged):
             if network is not None:
                 ranks.copy_first_(network.state_dict().values())
+        self.step = self._new_step()
         try:
             with SignalWatch() as self.signals:
                 finished = self._fit_epochs()
         finally:
             self._end_session(finished)
         return finished
+
+    def _new_step(self) -> OptimiserStep:
+        compiled = compiled_gradients(
+            self.model, self.task, self.config, self.train_loader, self.log
+        )
+        return OptimiserStep(
+            self.model, self.task, self.optimizer, self.averaged, self.options.clip_norm, compiled
+        )
 
     def _new_monitor(self) -> Monitor | Unheard:
         if not ranks.is_first():

@@ -1,8 +1,9 @@
 """Sums over edges as single operations of a compiled network.
 
-    message_sum     out[i, m, r, c] = sum_{e: j -> i} Y[e, m] w[e, c] x[j, r, c]
-    message_slopes  its derivatives by Y, w and x, given the cotangent G of out
-    sum_rows        out[n, k] = sum_{e: index[e] = n} values[e, k]
+    message_sum         out[i, m, r, c] = sum_{e: j -> i} Y[e, m] w[e, c] x[j, r, c]
+    message_slopes      its derivatives by Y, w and x, given the cotangent G of out
+    message_curvatures  derivatives of the slopes by G, Y, w and x, given their cotangents
+    sum_rows            out[n, k] = sum_{e: index[e] = n} values[e, k]
 
 A compiler of tensor programs turns these sums into loops with the wrong innermost index, and
 computes whatever feeds them again in every turn. So a compiled network (``models/compiled``) calls
@@ -52,6 +53,35 @@ def _(g, y, w, x, src, dst):
     return y.new_empty(y.shape), w.new_empty(w.shape), x.new_empty(x.shape)
 
 
+@torch.library.custom_op("farfield::message_curvatures", mutates_args=())
+def _message_curvatures(
+    g: Tensor,
+    y: Tensor,
+    w: Tensor,
+    x: Tensor,
+    src: Tensor,
+    dst: Tensor,
+    dy: Tensor,
+    dw: Tensor,
+    dx: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    # the slopes of T(G, dY, w, x) + T(G, Y, dw, x) + T(G, Y, w, dx)
+    changed = [(dy, w, x), (y, dw, x), (y, w, dx)]
+    by_g = sum(_message_sum(*arguments, src, dst) for arguments in changed)
+    slopes = [_message_slopes(g, *arguments, src, dst) for arguments in changed]
+
+    # each term has no slope by what its change stands for
+    by_y, by_w, by_x = (
+        sum(one[place] for term, one in enumerate(slopes) if term != place) for place in range(3)
+    )
+    return by_g, by_y, by_w, by_x
+
+
+@_message_curvatures.register_fake
+def _(g, y, w, x, src, dst, dy, dw, dx):
+    return tuple(like.new_empty(like.shape) for like in (g, y, w, x))
+
+
 @torch.library.custom_op("farfield::sum_rows", mutates_args=())
 def _sum_rows(values: Tensor, index: Tensor, count: int) -> Tensor:
     return values.new_zeros(count, values.shape[1]).index_add(0, index, values)
@@ -64,6 +94,7 @@ def _(values, index, count):
 
 MESSAGE_SUM = torch.ops.farfield.message_sum.default
 MESSAGE_SLOPES = torch.ops.farfield.message_slopes.default
+MESSAGE_CURVATURES = torch.ops.farfield.message_curvatures.default
 SUM_ROWS = torch.ops.farfield.sum_rows.default
 
 _TENSOR = "AtenTensorHandle {}"
@@ -84,6 +115,11 @@ DECLARATIONS = {
         *map(_TENSOR.format, ("g", "y", "w", "x", "src", "dst")),
         *map(_OUT.format, ("by_y", "by_w", "by_x")),
     ),
+    MESSAGE_CURVATURES: _declaration(
+        "message_curvatures",
+        *map(_TENSOR.format, ("g", "y", "w", "x", "src", "dst", "dy", "dw", "dx")),
+        *map(_OUT.format, ("by_g", "by_y", "by_w", "by_x")),
+    ),
     SUM_ROWS: _declaration(
         "sum_rows",
         _TENSOR.format("values"),
@@ -95,24 +131,39 @@ DECLARATIONS = {
 
 
 class _MessageSum(Function):
-    """``message_sum`` with its first derivatives."""
+    """``message_sum``, differentiable twice."""
 
     @staticmethod
     def forward(ctx, y: Tensor, w: Tensor, x: Tensor, src: Tensor, dst: Tensor) -> Tensor:
         """(nodes, m, rows, channels)."""
-        y, w, x = y.contiguous(), w.contiguous(), x.contiguous()
         ctx.save_for_backward(y, w, x, src, dst)
         return MESSAGE_SUM(y, w, x, src, dst)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, cotangent: Tensor) -> tuple:
         """By Y, w and x."""
-        return *MESSAGE_SLOPES(cotangent.contiguous(), *ctx.saved_tensors), None, None
+        return *_MessageSlopes.apply(cotangent.contiguous(), *ctx.saved_tensors), None, None
+
+
+class _MessageSlopes(Function):
+    """``message_slopes``, differentiable once."""
+
+    @staticmethod
+    def forward(ctx, g: Tensor, *arguments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """By Y (edges, m), w (edges, channels) and x (nodes, rows, channels)."""
+        ctx.save_for_backward(g, *arguments)
+        return MESSAGE_SLOPES(g, *arguments)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *changes: Tensor) -> tuple:
+        """By G, Y, w and x."""
+        changes = [change.contiguous() for change in changes]
+        return *MESSAGE_CURVATURES(*ctx.saved_tensors, *changes), None, None
 
 
 def traced_message_sum(y: Tensor, w: Tensor, x: Tensor, src: Tensor, dst: Tensor) -> Tensor:
-    """The sum of messages, differentiable once: (nodes, m, rows, channels).
+    """The sum of messages, differentiable twice: (nodes, m, rows, channels).
 
     y (edges, m), m in :data:`HARMONICS`; w (edges, channels); x (nodes, rows, channels); src and
     dst (edges,), receivers among the nodes. Fastest on edges sorted by receiver. Raises
@@ -120,4 +171,5 @@ def traced_message_sum(y: Tensor, w: Tensor, x: Tensor, src: Tensor, dst: Tensor
     """
     if y.shape[1] not in HARMONICS:
         raise NotTraceableError(f"sums with {y.shape[1]} components of the kernel")
-    return _MessageSum.apply(y, w, x, src, dst)
+    # copies are made out here: derivatives of the slopes have to reach what was copied
+    return _MessageSum.apply(y.contiguous(), w.contiguous(), x.contiguous(), src, dst)

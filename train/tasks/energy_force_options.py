@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from farfield.common.command_line import OptionParser
+from farfield.train.compiled_gradients import AUTO_CPU_MINUTES, AUTO_STEPS, COMPILE_MODES
 from farfield.train.losses import LOSSES
 from farfield.train.run_options import add_batch_limits
 
@@ -18,6 +19,13 @@ def add_data_options(parser: OptionParser) -> None:
         help="folder made by preprocess_structures, preprocess_md17 or preprocess_md22",
     )
     add_batch_limits(data)
+
+    compiled = (
+        "compile the training step to C++: on, off, or where the run is planned long enough (auto: "
+        f"{AUTO_CPU_MINUTES:g} minutes or {AUTO_STEPS} steps)"
+    )
+    run = parser.section("run", "")
+    run.add("--compile", str, "auto", choices=list(COMPILE_MODES), help=compiled)
 
 
 def add_loss_options(parser: OptionParser) -> None:

@@ -32,6 +32,7 @@ from farfield.dataloader.prepared_folder import (
 )
 from farfield.dataloader.split_protocols import SPLITS
 from farfield.dataloader.structures import LABELS_OF_CHARGE
+from farfield.models.compiled.training_program import Objective
 from farfield.models.layers.conditioning import parse_inputs
 from farfield.models.potential import volumes
 from farfield.train.data_order import EpochLoader, ordered_batches, shuffled_batches
@@ -207,9 +208,22 @@ class EnergyForceTask(Task):
 
     def loss(self, model: nn.Module, batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch and its parts, in powers of eV and Angstrom."""
+        return self._weighted_loss(model, batch, self.loss_factors())
+
+    def loss_factors(self) -> dict[str, float]:
+        """Change of the energy weight late in the run."""
+        return self.late.factors(self.progress)
+
+    def compiled_objective(self) -> Objective:
+        """The loss of every network that can be traced."""
+        return Objective(self._weighted_loss, tuple(self.objective.weights), self.objective.key)
+
+    def _weighted_loss(
+        self, model: nn.Module, batch, factors: Mapping[str, float]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss with some weights changed."""
         atoms = batch.graph.nodes_per_graph.to(batch.positions)
         errors = errors_of(model, batch, model(batch))
-        factors = self.late.factors(self.progress)
         return self.objective(errors, atoms, factors, volumes(batch))
 
     def evaluate(self, model: nn.Module, batches: Iterable) -> Evaluation:

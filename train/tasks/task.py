@@ -32,6 +32,7 @@ from farfield.common.command_line import OptionParser
 from farfield.common.precision import PRECISIONS
 from farfield.common.trained import restore_network
 from farfield.dataloader.split_protocols import SPLITS
+from farfield.models.compiled.training_program import Objective
 from farfield.train.data_order import EpochLoader
 from farfield.train.sharded_evaluation import FORWARD, evaluate_together
 
@@ -174,6 +175,14 @@ class Task(ABC):
     @abstractmethod
     def loss(self, model: nn.Module, batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss (scalar, mean over the samples of the batch) and further scalars for the log."""
+
+    def compiled_objective(self) -> Objective | None:
+        """The loss in the form that a compiled step takes, or None: steps are never compiled."""
+        return None
+
+    def loss_factors(self) -> Mapping[str, float]:
+        """Factors of the weights of this objective in the next step, by part."""
+        return {}
 
     @abstractmethod
     def evaluate(self, model: nn.Module, batches: Iterable) -> Evaluation:

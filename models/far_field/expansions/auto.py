@@ -189,7 +189,7 @@ class ShapeAuto(Expansion):
     def _open(self, graph: GraphIndex, positions: Tensor) -> list[nn.Module]:
         """The sum of every open graph; in a trace all have one size, of which only pairs know."""
         if is_tracing():
-            if graph.num_nodes // graph.num_graphs > PAIRS_ATOMS:
+            if graph.atoms_of_each > PAIRS_ATOMS:
                 raise NotTraceableError(f"structures of more than {PAIRS_ATOMS} atoms")
             return [self.pairs]
         sizes = graph.sizes

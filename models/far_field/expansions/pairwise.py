@@ -55,7 +55,7 @@ class PairwiseExpansion(Expansion):
         self.check_cell(graph, cell)
         if is_tracing():  # all graphs at once: they have one size, and no chunks
             of_graphs = (
-                tensor.unflatten(0, (graph.num_graphs, -1))
+                tensor.unflatten(0, (graph.num_graphs, graph.atoms_of_each))
                 for tensor in (positions, queries, keys, values)
             )
             return self.sum_at(slice(None), *of_graphs, coefficients)

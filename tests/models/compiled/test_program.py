@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from farfield.models.compiled import program
+from farfield.models.compiled import library, program
 from farfield.models.compiled.compiled_potential import CompiledPotential
 from farfield.models.edges import edge_vectors, safe_length
 from farfield.models.graph_ops import sum_edges
@@ -80,7 +80,7 @@ def test_it_repeats_bit_for_bit(compiled):
 
 
 def test_networks_of_one_shape_share_a_program_and_keep_their_weights(compiled, monkeypatch):
-    monkeypatch.setattr(program, "_compile", None)  # nothing is compiled again
+    monkeypatch.setattr(library, "_compile", None)  # nothing is compiled again
     other, given = CompiledPotential(potential(1), "auto"), batch([8, 8])
     assert other.is_worth(given)
     assert other.settle(given, True)
@@ -90,23 +90,23 @@ def test_networks_of_one_shape_share_a_program_and_keep_their_weights(compiled, 
 
 
 def test_a_damaged_program_is_made_again(compiled):
-    library, facts = program._files(compiled.potential, _other_inputs()[0])
-    assert program._whole_facts(library, facts)["outputs"] == ["energy", "forces"]
-    content = library.read_bytes()
+    files = program.files_of(compiled.potential, _other_inputs()[0])
+    assert files.whole_facts()["outputs"] == ["energy", "forces"]
+    content = files.library.read_bytes()
     try:
-        library.unlink()
-        library.write_bytes(content[:-1] + b"?")
-        assert program._whole_facts(library, facts) is None
+        files.library.unlink()
+        files.library.write_bytes(content[:-1] + b"?")
+        assert files.whole_facts() is None
     finally:
-        library.unlink()  # the one that is loaded stays as it is
-        library.write_bytes(content)
+        files.library.unlink()  # the one that is loaded stays as it is
+        files.library.write_bytes(content)
 
 
 def test_what_decides_a_program_is_in_its_name(compiled):
-    names = {program._files(potential(0), made)[0] for made in _other_inputs()}
+    names = {program.files_of(potential(0), made).library for made in _other_inputs()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program, "_machine", lambda: "another processor")
-        names.add(program._files(potential(0), _other_inputs()[0])[0])
+        patch.setattr(library, "_machine", lambda: "another processor")
+        names.add(program.files_of(potential(0), _other_inputs()[0]).library)
     assert len(names) == 4 and not program.kept(potential(0), _other_inputs()[1])
 
 
@@ -125,7 +125,7 @@ def test_without_a_compiler_one_line_says_so(monkeypatch, tmp_path):
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
-    program._load_edge_sums.cache_clear()
+    library._load_edge_sums.cache_clear()
     lines, given = [], batch([6, 6])
     made = CompiledPotential(potential(0), "on", lines.append)
     assert torch.equal(made(given)["forces"], made.potential(given)["forces"])

@@ -4,7 +4,7 @@
 |---|---|
 | off | never |
 | on | at the first step |
-| auto | where the run is planned long: ``AUTO_CPU_MINUTES``, or ``AUTO_STEPS`` without any minutes |
+| auto | where the plan is long: ``AUTO_CPU_MINUTES``, or ``AUTO_STEPS`` where no time is set |
 
 The choice depends on the command alone, never on a clock or on what the disk keeps: a run repeats
 bit for bit, and so does one that goes on after an interruption. Compiled and eager steps differ by

@@ -2,7 +2,7 @@
 
 The whole function (network, derivative by the positions, by the strain where there is a stress) is
 run once on tensors without values, whose sizes are symbols, and every operation is recorded. What
-comes out is right for any number of atoms and edges, or, of a training step, for batches of one size.
+comes out is right for any number of atoms and edges; of a training step, for batches of one size.
 
 Cost: some seconds, once.
 """

@@ -17,6 +17,7 @@ from ase.data import chemical_symbols
 from farfield.common.log import count_bar
 from farfield.common.quantities import file_size
 from farfield.dataloader.graphs import NeighborStore, check_cutoff
+from farfield.dataloader.label_checks import SAMPLE
 from farfield.dataloader.label_statistics import Statistics
 from farfield.dataloader.prepared_folder import (
     MANIFEST,
@@ -44,6 +45,7 @@ from farfield.dataloader.split_protocols import (
 from farfield.dataloader.splits import Split, make_split, split_by_files
 from farfield.dataloader.storage.files import REBUILD_HINT
 from farfield.dataloader.structures import LABELS_OF_CHARGE, Structures
+from farfield.preprocess.label_report import FrameNames, report_labels
 from farfield.preprocess.manifest import Manifest, being_made, remove
 from farfield.preprocess.progress import download_bar, reading_bar
 
@@ -56,7 +58,8 @@ class FolderPlan:
 
     protocol and options divide the structures of the source; cutoff: of the neighbour graphs,
     Angstrom. references: what ``parse_references`` gives. without_new_elements: leave out
-    structures of val and test with elements that no training structure has.
+    structures of val and test with elements that no training structure has. check_labels: a mode of
+    dataloader.label_checks; the files do not depend on it.
     """
 
     source: Source
@@ -65,6 +68,7 @@ class FolderPlan:
     cutoff: float
     references: str | dict[int, float] = AVERAGE
     without_new_elements: bool = False
+    check_labels: str = SAMPLE
 
     @property
     def settings(self) -> dict:
@@ -133,6 +137,7 @@ def divide(plan: FolderPlan) -> tuple[Structures, Split]:
     test = _read_files(source, source.test_paths)
     parts = [*pool, *val, *test]
     everything = Structures.concatenate(parts).wrapped()
+    report_labels(everything, FrameNames(source, parts), plan.check_labels)
     _say_what_is_lost(everything, parts)
     counts = [sum(map(len, group)) for group in (pool, val, test)]
     everything, counts = _selected(source, everything, counts)

@@ -9,6 +9,7 @@ import dataclasses
 from easydict import EasyDict
 
 from farfield.common.command_line import OptionParser, Section
+from farfield.dataloader.label_checks import MODES, SAMPLE
 from farfield.dataloader.reference_energies import (
     AVERAGE,
     REFERENCE_WORDS,
@@ -51,6 +52,11 @@ def add_data_options(parser: OptionParser, out: str) -> Section:
     data = parser.section("data", "where the structures come from, where the folder is written")
     data.add("--out", str, out, help="folder to write to")
     data.add("--rebuild", bool, False, help="replace what is in the folder")
+    labels = (
+        "frames whose energies are compared with the work of the forces: off, sample (up to 1000) "
+        "or all; what cannot be right is refused, what is likely wrong is a note"
+    )
+    data.add("--check-labels", str, SAMPLE, choices=MODES, help=labels)
     return data
 
 
@@ -169,6 +175,7 @@ def planned(config: EasyDict, source: Source, usual: str | None = None) -> Folde
         config.graphs.cutoff,
         parse_references(config.references.energies),
         config.split.leave_out_new_elements,
+        config.data.check_labels,
     )
 
 

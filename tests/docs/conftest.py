@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
@@ -48,9 +49,13 @@ def prepared(tmp_path_factory):
 
 def labelled_crystals(count: int) -> list[Atoms]:
     """Random crystals with energies, forces and stresses, and an isolated atom of each element."""
-    structures, frames = random_crystals(count=count), []
-    for one in (structures[index] for index in range(count)):
+    structures, frames = random_crystals(atoms=3, count=20 * count), []
+    for one in map(structures.__getitem__, range(len(structures))):
         atoms = Atoms(one.atomic_numbers, one.positions, cell=one.cell[0], pbc=True)
+        distances = atoms.get_all_distances(mic=True)[np.triu_indices(len(atoms), 1)]
+        # atoms on each other are refused
+        if distances.min() < 1 or len(frames) == count:
+            continue
         labels = {"energy": one.energy[0], "forces": one.forces}
         stress = full_3x3_to_voigt_6_stress(one.stress[0])
         atoms.calc = SinglePointCalculator(atoms, **labels, stress=stress)

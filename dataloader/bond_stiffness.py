@@ -52,6 +52,8 @@ def _bonds(structures: Structures, nearest: NearestAtoms) -> tuple[np.ndarray, n
     is_bond = (numbers[nearest.atom] == 1) & (nearest.distance < LONGEST_BOND)
     is_bond &= nearest.distance > 0
     stretches, forces = [np.zeros(0)], [np.zeros(0)]
+
+    # bonds to each element about their own median
     for partner in PARTNERS:
         rows = np.flatnonzero(is_bond & (numbers[nearest.other] == partner))
         if not len(rows):

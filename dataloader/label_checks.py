@@ -184,6 +184,8 @@ class Slope:
             f"{place(ends[1])}: energy {self.pairs.change[strongest]:+.3g} eV, work of the forces "
             f"{self.pairs.work[strongest]:+.3g} eV"
         )
+
+        # few frames, and few digits, leave doubt
         reason = self._reason(np.unique(structures.counts))
         certain = reason.certain and abs(self.value - 1) > CERTAINTY * self.error
         if self.explained < UNEXPLAINED:
@@ -195,6 +197,8 @@ class Slope:
         if self.explained < UNEXPLAINED:
             return Told("energies do not follow the forces: are they of other frames?", True)
         outside = not CERTAIN_SLOPES[0] < self.value < CERTAIN_SLOPES[1]
+
+        # one factor explains the changes: which one is it?
         if self.explained > EXPLAINED:
             if abs(self.value + 1) < WRONG_SIGN:
                 return Told(

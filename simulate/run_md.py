@@ -55,6 +55,7 @@ from farfield.simulate.dynamics import (
     read_state,
 )
 from farfield.simulate.md_results import finish
+from farfield.simulate.start_checks import check_start
 
 RUN_FILES = ("config.yaml", STATE, LOG, TRAJECTORY, "results.json", "plots")
 
@@ -220,8 +221,11 @@ def _simulate_alone(config) -> dict | None:
     simulation = Simulation(
         atoms, config.dynamics, folder, config.run.seed, checksum, inputs, compiled
     )
+    notes = []
     if state is not None:
         simulation.verify(state)
+    else:
+        notes = check_start(atoms, config.dynamics.timestep)
 
     prepare_run_folder(folder, config.run.resume, config.run.overwrite, RUN_FILES)
     save_config(folder, config, FREE_ON_RESUME)
@@ -230,6 +234,8 @@ def _simulate_alone(config) -> dict | None:
     else:
         simulation.restore(state)
     log(describe(atoms, simulation, config))
+    for note in notes:
+        log(f"note: {note}")
     return finish(simulation, config, log) if integrate(simulation, config) else None
 
 

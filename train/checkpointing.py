@@ -29,6 +29,9 @@ CHANGES_RESULTS = (
     ("training", "epochs"),
     ("training", "max_cpu_minutes"),
     ("training", "max_minutes"),
+    ("training", "lr"),
+    ("training", "min_lr"),
+    ("training", "clip_norm"),
 )
 
 
@@ -114,6 +117,11 @@ def restore(trainer: Trainer, content: dict) -> None:
             f"checkpoint {path} is not complete ({error}); start another run with --run-dir"
         ) from None
 
+    # the state of the schedule holds the rate of the start
+    before = content["config"]["training"]["lr"]
+    if before != trainer.options.lr:
+        trainer.schedule.rescale(trainer.options.lr / before)
+
     trainer.history = content["history"]
     trainer.best = _newer_best(trainer, content["best"])
 
@@ -144,7 +152,11 @@ def notes_on(trainer: Trainer, content: dict) -> list[str]:
         lines.append(f"note: the option {name} is newer than this run; it is {value}")
 
     then, now = content["config"], trainer.config
-    changed = [key for section, key in CHANGES_RESULTS if then[section][key] != now[section][key]]
+    changed = [
+        f"{key} ({then[section][key]} before, {now[section][key]} now)"
+        for section, key in CHANGES_RESULTS
+        if then[section][key] != now[section][key]
+    ]
     if changed:
         lines.append(
             f"note: changed since the run began: {', '.join(changed)}; it does not continue "

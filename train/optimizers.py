@@ -95,6 +95,13 @@ class ProgressSchedule:
         self.progress = state["progress"]
         self.scheduler.load_state_dict(state["scheduler"])
 
+    def rescale(self, factor: float):
+        """Multiply all rates, past the state that was loaded: another ``--lr``."""
+        self.scheduler.base_lrs = [factor * rate for rate in self.scheduler.base_lrs]
+        for group in self.scheduler.optimizer.param_groups:
+            group["lr"] *= factor
+            group["initial_lr"] *= factor
+
 
 @SCHEDULES.register("cosine")
 class CosineSchedule(ProgressSchedule):
@@ -140,6 +147,11 @@ class PlateauSchedule:
         """Continue from ``state``."""
         self.steps = state["steps"]
         self.scheduler.load_state_dict(state["scheduler"])
+
+    def rescale(self, factor: float):
+        """Multiply the present rate, past the state that was loaded: another ``--lr``."""
+        for group in self.optimizer.param_groups:
+            group["lr"] *= factor
 
 
 def averaged_model(model: nn.Module, decay: float) -> AveragedModel:

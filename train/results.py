@@ -13,6 +13,7 @@ from farfield.common import checkpoint, ranks, run_folder
 from farfield.common.command_line import saved_config
 from farfield.common.log import format_table, write_json
 from farfield.common.session import Interrupted, SignalWatch
+from farfield.train.bad_steps import BAD_STEP
 from farfield.train.former_runs import current_config
 from farfield.train.run_options import FREE_ON_RESUME
 from farfield.train.tasks.task import Evaluation, evaluate_model
@@ -26,6 +27,7 @@ RUN_FILES = (
     "log.txt",
     "tensorboard",
     "plots",
+    BAD_STEP,
 )
 
 
@@ -60,6 +62,8 @@ def finish_run(trainer: Trainer, test_loader) -> dict:
         title = f"test split, weights of epoch {trainer.best['epoch']}"
         trainer.plots.write_all(trainer.history, trainer.best, evaluation.pairs, title)
         report(trainer, results)
+        for remark in trainer.task.remarks_on(evaluation):
+            trainer.log(f"note: {remark}")
 
     if signals.stop is not None:
         raise Interrupted(f"{signals.stop}: {trainer.folder / 'results.json'} is written")

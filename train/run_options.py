@@ -18,7 +18,8 @@ from farfield.train.initial_weights import add_initial_options
 
 Adder = Callable[..., None]  # (flag, kind, default, **settings of Section.add)
 
-# what a continued run may change: where and how long it runs, and what it shows
+# what a continued run may change: where and how long it runs, what it shows, and how large its
+# steps are, which is how a run that diverges goes on
 FREE_ON_RESUME = frozenset(
     {
         "run_dir",
@@ -40,6 +41,9 @@ FREE_ON_RESUME = frozenset(
         "checkpoint_every",
         "log_every",
         "max_bad_steps",
+        "lr",
+        "min_lr",
+        "clip_norm",
     }
 )
 

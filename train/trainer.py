@@ -24,6 +24,7 @@ from farfield.common.script import user_message
 from farfield.common.session import Interrupted, SignalWatch
 from farfield.dataloader.storage.files import json_checksum
 from farfield.train import checkpointing
+from farfield.train.bad_steps import BAD_STEP, BadStep
 from farfield.train.budget import Budget, Position
 from farfield.train.compiled_gradients import compiled_gradients
 from farfield.train.data_order import EpochLoader
@@ -34,6 +35,7 @@ from farfield.train.step import OptimiserStep, StepResult
 from farfield.train.tasks.task import Evaluation, Task, evaluate_model, evaluation_mode
 from farfield.train.words import epoch_line
 
+LOGGED_BAD_STEPS = 3  # of a session, each a line of the log
 PICTURES = 4  # predictions-vs-targets pictures in tensorboard, evenly spaced over the run
 
 
@@ -198,7 +200,7 @@ class Trainer:
             position.skipped_in_row = 0
             position.add_samples(result.scalars, result.samples)
         else:
-            self._skipped(result)
+            self._skipped(result, len(group))
 
         # the next rate, the bar and, now and then, a row of tensorboard
         position.step += 1
@@ -209,17 +211,23 @@ class Trainer:
         if position.step % self.options.log_every == 0:
             self.monitor.training_row(result, time.perf_counter() - start, position.step)
 
-    def _skipped(self, result: StepResult):
+    def _skipped(self, result: StepResult, batches: int):
         """Count a step that changed nothing; ``ValueError`` when there are too many in a row."""
         position, limit = self.position, self.options.max_bad_steps
         position.skipped += 1
         position.skipped_in_row += 1
+        bad = BadStep.of(self, result, batches)
+        if position.skipped_in_row == 1 and ranks.is_first():
+            bad.save(self.folder)
+            if position.skipped <= LOGGED_BAD_STEPS:
+                self.log(f"note: {bad.words}; {self.folder / BAD_STEP} repeats it")
         if position.skipped_in_row >= limit:
             raise ValueError(
                 f"training diverged: {position.skipped_in_row} steps in a row with a non-finite "
-                f"loss or gradient (step {position.step}, loss {result.scalars['loss']:.4g}, "
-                f"learning rate {result.rate:.3g}, limit --max-bad-steps {limit}); lower --lr or "
-                "--clip-norm"
+                f"loss or gradient (the last: {bad.words}; learning rate {result.rate:.3g}, limit "
+                f"--max-bad-steps {limit}); continue with --resume --lr {self.options.lr / 3:.2g} "
+                "or a lower --clip-norm, or look at the batch with python -m train.bad_steps "
+                f"{self.folder}"
             )
 
     def _validate(self, train_means: Mapping[str, float]):

@@ -83,7 +83,9 @@ def test_a_non_finite_gradient_changes_nothing(tmp_path):
 def test_many_bad_steps_end_the_run_with_one_line(tmp_path):
     task = ToyTask()
     task.poison = frozenset(range(3, 100))
-    with pytest.raises(ValueError, match="4 steps in a row.*--max-bad-steps 4.*lower --lr"):
+    with pytest.raises(
+        ValueError, match="4 steps in a row.*--max-bad-steps 4.*--resume --lr 0.0033"
+    ):
         toy_trainer(tmp_path, "--max-bad-steps", "4", task=task).fit()
 
 

@@ -36,6 +36,8 @@ from farfield.models.compiled.training_program import Objective
 from farfield.train.data_order import EpochLoader
 from farfield.train.sharded_evaluation import FORWARD, evaluate_together
 
+NO_BETTER = 0.98  # of the error of a baseline
+
 
 @dataclass
 class Evaluation:
@@ -206,6 +208,22 @@ class Task(ABC):
             {"row": label, **{self._column(name): value for name, value in metrics.items()}}
             for label, metrics in rows.items()
         ]
+
+    def remarks_on(self, evaluation: Evaluation) -> list[str]:
+        """Lines about errors of the curves that are no smaller than those of a baseline."""
+        lines = []
+        for row, baseline in evaluation.baselines.items():
+            weak = [
+                f"{name} {evaluation.metrics[name]:.4g}, {row} {baseline[name]:.4g}"
+                for name in self.curves
+                if evaluation.metrics.get(name, 0.0) > NO_BETTER * baseline.get(name, math.inf)
+            ]
+            if weak:
+                lines.append(
+                    f"no better than the baseline {row!r}, so nothing was learned of it: "
+                    f"{'; '.join(weak)}; train longer, or with another --lr"
+                )
+        return lines
 
     def _column(self, name: str) -> str:
         """Head of the column of an error: its name and, where it has one, its unit."""

@@ -1,0 +1,39 @@
+"""A start of dynamics that cannot go well is refused, or said."""
+
+from __future__ import annotations
+
+import ase.io
+import pytest
+from ase.build import bulk, molecule
+
+from farfield.simulate import run_md
+from farfield.simulate.start_checks import check_start
+
+
+def test_usual_starts_are_silent():
+    assert not check_start(molecule("CH3CH2OH"), 1.0)
+    assert not check_start(bulk("NaCl", "rocksalt", a=5.64), 4.0)
+    assert not check_start(molecule("O2"), 5.0)
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_atoms_at_one_place_are_refused(periodic, potential, tmp_path):
+    atoms = molecule("CH3CH2OH", vacuum=4.0, pbc=periodic)
+    atoms.positions[5] = atoms.positions[2] + [0.001, 0, 0]
+    with pytest.raises(ValueError, match="atoms 2 and 5 are 0.001 Angstrom apart"):
+        check_start(atoms, 1.0)
+
+    # nothing is written
+    ase.io.write(tmp_path / "one.xyz", atoms)
+    files = ["--structure", str(tmp_path / "one.xyz"), "--run-dir", str(tmp_path / "run")]
+    with pytest.raises(ValueError, match="correct the positions"):
+        run_md.main([*files, "--checkpoint", str(potential)])
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_longest_step_goes_by_the_lightest_mass():
+    water = molecule("H2O")
+    assert "--timestep 10 fs is long" in check_start(water, 10.0)[0]
+    heavy = molecule("H2O")
+    heavy.set_masses([16.0, 4.03, 4.03])
+    assert check_start(water, 3.0) and not check_start(heavy, 3.0)

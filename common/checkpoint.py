@@ -25,6 +25,7 @@ from farfield.dataloader.storage.seals import check_seal, seal
 from farfield.models.graph_ops import used_kernels
 
 PACKAGES = ("torch", "dgl", "e3nn", "numpy", "farfield")
+NOT_INSTALLED = "not installed"
 LAST, BEST = "checkpoint_last.pt", "checkpoint_best.pt"
 MAYBE = (dict, type(None))
 ENTRIES = {
@@ -47,12 +48,15 @@ SECTIONS = ("run", "model", "training")  # in every configuration
 def package_versions() -> dict[str, str]:
     """Versions of python and of the packages that decide the numbers."""
     versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
+    return versions | {name: package_version(name) for name in PACKAGES}
+
+
+def package_version(name: str) -> str:
+    """Version of an installed package."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return NOT_INSTALLED
 
 
 def recorded_versions() -> dict[str, str]:

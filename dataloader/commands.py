@@ -19,6 +19,8 @@ SINGLE = {
     "simulate.analyze_rollouts": "analyze",
     "simulate.sample": "sample",
     "simulate.relax_diffusion": "relax",
+    "train.bad_steps": "bad-step",
+    "train.doctor": "doctor",
 }
 
 

@@ -27,6 +27,8 @@ SINGLE = {
     "analyze": "simulate/analyze_rollouts.py",
     "sample": "simulate/sample.py",
     "relax": "simulate/relax_diffusion.py",
+    "bad-step": "train/bad_steps.py",
+    "doctor": "train/doctor.py",
 }
 
 
@@ -53,7 +55,7 @@ def overview(groups: Sequence[str] = tuple(GROUPS)) -> str:
 
     # the help of one group leaves the other commands out
     if tuple(groups) == tuple(GROUPS):
-        lines.append("use a trained network:")
+        lines.append("use a trained network, look into a run, check the machine:")
         for name, script in SINGLE.items():
             lines += _entry(name, summary(HOME / script))
         lines.append("")

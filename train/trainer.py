@@ -22,6 +22,7 @@ from farfield.common.log import RunLog
 from farfield.common.precision import PRECISIONS
 from farfield.common.script import user_message
 from farfield.common.session import Interrupted, SignalWatch
+from farfield.dataloader.commands import called_as
 from farfield.dataloader.storage.files import json_checksum
 from farfield.train import checkpointing
 from farfield.train.bad_steps import BAD_STEP, BadStep
@@ -226,7 +227,7 @@ class Trainer:
                 f"training diverged: {position.skipped_in_row} steps in a row with a non-finite "
                 f"loss or gradient (the last: {bad.words}; learning rate {result.rate:.3g}, limit "
                 f"--max-bad-steps {limit}); continue with --resume --lr {self.options.lr / 3:.2g} "
-                "or a lower --clip-norm, or look at the batch with python -m train.bad_steps "
+                f"or a lower --clip-norm, or look at the batch with {called_as('train.bad_steps')} "
                 f"{self.folder}"
             )
 

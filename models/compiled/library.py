@@ -90,7 +90,7 @@ class KeptFiles:
         """
         said = self.whole_facts()
         if said is None:
-            _compiler()  # refuses where there is none
+            cpp_compiler()  # refuses where there is none
             traced, said = make()
             _load_edge_sums()
             _compile(traced, self.library)
@@ -150,7 +150,7 @@ def _load_edge_sums() -> None:
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             made = pathlib.Path(folder) / library.name
-            command = [_compiler(), "-std=c++20", "-O3", "-march=native", "-fPIC", "-shared"]
+            command = [cpp_compiler(), "-std=c++20", "-O3", "-march=native", "-fPIC", "-shared"]
             command += [f"-I{torch_folder / 'include'}", str(SOURCE), "-o", str(made)]
             command += [f"-L{torch_folder / 'lib'}", "-ltorch_cpu"]
             done = subprocess.run(command, capture_output=True, text=True)
@@ -160,7 +160,7 @@ def _load_edge_sums() -> None:
     ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
 
 
-def _compiler() -> str:
+def cpp_compiler() -> str:
     """The C++ compiler that inductor uses; NotTraceableError where there is none."""
     from torch._inductor.cpp_builder import get_cpp_compiler
 

@@ -72,6 +72,8 @@ class BadStep:
         sampler.set_epoch(position.epoch)
         chosen = islice(iter(sampler), position.batch, position.batch + batches)
         rows = [_rows_of(one) for one in chosen]
+
+        # the step changed no weight
         state = trainer.model.state_dict()
         return cls(
             step=position.step + 1,
@@ -171,11 +173,16 @@ def lines_about(folder: str | Path) -> list[str]:
     return lines
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Entry point of the command line."""
+def build_parser() -> OneLineParser:
+    """The one argument of the script."""
     parser = OneLineParser(__doc__, usage="%(prog)s FOLDER")
     parser.add_argument("folder", help="run folder with bad_step.npz")
-    print("\n".join(lines_about(parser.parse_args(argv).folder)))
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the command line."""
+    print("\n".join(lines_about(build_parser().parse_args(argv).folder)))
 
 
 if __name__ == "__main__":

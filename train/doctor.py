@@ -40,9 +40,14 @@ def line_of(found: Finding) -> str:
     return f"{found.level:<6} {found.name:<14} {found.text}{fix}"
 
 
+def build_parser() -> OneLineParser:
+    """The script has no options but the help."""
+    return OneLineParser(__doc__)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the command line."""
-    OneLineParser(__doc__).parse_args(argv)
+    build_parser().parse_args(argv)
     wrong = 0
     for found in findings():
         print(line_of(found), flush=True)

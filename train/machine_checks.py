@@ -112,6 +112,8 @@ def graph_library() -> Finding:
 def compiler() -> Finding:
     """A C++ compiler makes a library that can be loaded: --compile needs one."""
     fix = "install g++, or set CXX to a C++ compiler; without one leave --compile off"
+
+    # a library of one function, made and called
     try:
         command = library.cpp_compiler()
         with tempfile.TemporaryDirectory() as folder:

@@ -196,14 +196,20 @@ class Run:
         }
         names = ("spent", "step", "epoch", "curve", "best", "best_weights")
         progress = {name: getattr(self, name) for name in names}
-        return {"options": vars(self.options), "modules": modules, "progress": progress}
+        return {"options": self._plain_options(), "modules": modules, "progress": progress}
+
+    def _plain_options(self) -> dict:
+        """The options without objects that a safe reader refuses."""
+        kept = (bool, int, float, str, type(None))
+        options = vars(self.options).items()
+        return {name: value if isinstance(value, kept) else str(value) for name, value in options}
 
     def restore(self):
         """Go on from the file; ValueError if its settings are different."""
-        content = torch.load(self.file, weights_only=False)
+        content = torch.load(self.file, weights_only=True)
         changed = [
             name
-            for name, value in vars(self.options).items()
+            for name, value in self._plain_options().items()
             if name != "json" and content["options"][name] != value
         ]
         if changed:

@@ -1,4 +1,4 @@
-"""Public files over http: with resume, checksum, mirrors and a way out without a network.
+"""Public files over https: with resume, checksum, mirrors and a way out without a network.
 
 A file arrives as ``.NAME.part`` in its folder and is renamed when it is whole. A broken transfer
 continues where it stopped (HTTP Range, under the condition that the server still has the same
@@ -6,6 +6,10 @@ file); a server that cannot continue sends the file again. A whole file is compa
 where it is known, and with the announced size where it is not; the checksum is recorded in
 ``NAME.sha256``, so that later damage is found. What does not begin like a file of its suffix (a
 page of a server that has moved) is not taken. Every address is tried in turn.
+
+Nothing travels over plain http, redirected or not. An answer ends at its announced size, at the
+largest size of the file, or where the disk would be full; what came of it is removed. A file that
+is downloaded again must have the checksum that its first download noted.
 """
 
 from __future__ import annotations
@@ -15,7 +19,9 @@ import dataclasses
 import functools
 import http.client
 import json
+import shutil
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +34,10 @@ TIMEOUT = 30.0  # seconds without a byte
 ATTEMPTS = 4  # at one address, as long as each brings something
 CHUNK_BYTES = 1 << 18
 REFUSED_RANGE = 416
+LARGEST_FILE = 32 << 30  # bytes, unless a file says its own limit
+KEPT_FREE = 256 << 20  # bytes of the disk that a download leaves
+# hosts that tests reach over plain http
+PLAIN_HTTP_HOSTS: frozenset[str] = frozenset()
 
 # URLError, timeouts and broken connections are OSErrors
 FAILURES = (OSError, http.client.HTTPException)
@@ -38,11 +48,14 @@ BEGINNINGS = {".npz": b"PK", ".bz2": b"BZh", ".gz": b"\x1f\x8b", ".xz": b"\xfd7z
 
 @dataclasses.dataclass(frozen=True)
 class RemoteFile:
-    """A public file: its name here, addresses in order of preference, SHA-256 where it is known."""
+    """A public file: its name here, addresses in order of preference, SHA-256 where it is known,
+    and the number of bytes that it never exceeds.
+    """
 
     name: str
     urls: tuple[str, ...]
     sha256: str | None = None
+    largest: int = LARGEST_FILE
 
     @property
     def beginning(self) -> bytes:
@@ -117,10 +130,11 @@ def _fetch_from(
     url: str, remote: RemoteFile, target: Path, open_bar: Callable, timeout: float
 ) -> None:
     """Bring the whole file from one address, or raise what went wrong."""
+    _check_address(url)
     part = target.with_name(f".{target.name}.part")
-    _transfer_with_retries(url, part, open_bar, timeout)
+    _transfer_with_retries(url, part, open_bar, timeout, remote.largest)
     checksum = files.file_checksum(part)
-    _check_part(part, remote, checksum)
+    _check_part(part, remote, checksum, _noted_checksum(target))
 
     # the record of the checksum comes first: a file without one would never be checked again
     files.sync(part)
@@ -131,13 +145,48 @@ def _fetch_from(
     _discard(part)
 
 
-def _transfer_with_retries(url: str, part: Path, open_bar: Callable, timeout: float) -> None:
+def _noted_checksum(target: Path) -> str | None:
+    """Checksum of the first download of a file that has gone since, None for a first one."""
+    record = _record_of(target)
+    return record.read_text(encoding="utf-8").split()[0] if record.exists() else None
+
+
+def _check_address(url: str) -> None:
+    """``ValueError`` unless an address is https (tests name hosts that need not be)."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in PLAIN_HTTP_HOSTS):
+        return
+    raise ValueError(f"only https is safe, not {parts.scheme or 'no scheme'}")
+
+
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows a server to another address only over https."""
+
+    def redirect_request(self, request, file, code, message, headers, url):
+        """The next request; ``ValueError`` for an address that is not safe."""
+        try:
+            _check_address(url)
+        except ValueError as error:
+            raise ValueError(f"the server leads to {url}: {error}") from None
+        return super().redirect_request(request, file, code, message, headers, url)
+
+
+class _TooLargeError(ValueError):
+    """More bytes than a file may have."""
+
+
+def _transfer_with_retries(
+    url: str, part: Path, open_bar: Callable, timeout: float, largest: int
+) -> None:
     """Fill ``part`` in at most ATTEMPTS attempts, each of which must bring something."""
     for attempt in range(ATTEMPTS):
         before = part.stat().st_size if part.exists() else 0
         try:
-            _transfer(url, part, open_bar, timeout)
+            _transfer(url, part, open_bar, timeout, largest)
             return
+        except _TooLargeError:
+            _discard(part)
+            raise
         except urllib.error.HTTPError as error:
             if error.code != REFUSED_RANGE or not before:
                 raise
@@ -148,8 +197,16 @@ def _transfer_with_retries(url: str, part: Path, open_bar: Callable, timeout: fl
                 raise
 
 
-def _check_part(part: Path, remote: RemoteFile, checksum: str) -> None:
-    """``ValueError`` for another checksum than the known one, and for a file of another kind."""
+def _check_part(part: Path, remote: RemoteFile, checksum: str, noted: str | None) -> None:
+    """``ValueError`` for another checksum than the known one, or the one that was noted by the
+    first download, and for a file of another kind.
+    """
+    if noted is not None and remote.sha256 is None and checksum != noted:
+        _discard(part)
+        raise ValueError(
+            f"the server has another file than at the first download (SHA-256 {checksum[:12]}..., "
+            f"then {noted[:12]}...); remove {remote.name}.sha256 to take the new one"
+        )
     if remote.sha256 is not None and checksum != remote.sha256:
         _discard(part)
         raise ValueError(
@@ -166,10 +223,11 @@ def _check_part(part: Path, remote: RemoteFile, checksum: str) -> None:
         )
 
 
-def _transfer(url: str, part: Path, open_bar: Callable, timeout: float) -> None:
+def _transfer(url: str, part: Path, open_bar: Callable, timeout: float, largest: int) -> None:
     """Append to ``part`` what is missing.
 
-    ``OSError`` if the connection ends before the announced size.
+    ``OSError`` if the connection ends before the announced size, ``ValueError`` for more than
+    ``largest`` bytes, and for more than the disk holds.
     """
     done, mark = _state_of(part, url)
     headers = {"User-Agent": "farfield", "Accept-Encoding": "identity"}
@@ -178,7 +236,8 @@ def _transfer(url: str, part: Path, open_bar: Callable, timeout: float) -> None:
     if done and mark:
         headers["If-Range"] = mark
     request = urllib.request.Request(url, headers=headers)
-    with urllib.request.urlopen(request, timeout=timeout) as response:
+    opener = urllib.request.build_opener(_SafeRedirects)
+    with opener.open(request, timeout=timeout) as response:
         # a server that cannot continue sends all of the file again
         place = response.headers.get("Content-Range", "")
         continued = response.status == 206 and place.startswith(f"bytes {done}-")
@@ -186,6 +245,8 @@ def _transfer(url: str, part: Path, open_bar: Callable, timeout: float) -> None:
             done = 0
         length = response.headers.get("Content-Length")
         total = None if length is None else done + int(length)
+        limit = min(largest, done + shutil.disk_usage(part.parent).free - KEPT_FREE)
+        _check_size(total, limit, largest)
         _note(part, url, response.headers)
 
         with (
@@ -193,12 +254,21 @@ def _transfer(url: str, part: Path, open_bar: Callable, timeout: float) -> None:
             contextlib.closing(open_bar(total, done)) as bar,
         ):
             while chunk := response.read(CHUNK_BYTES):
+                done += len(chunk)
+                _check_size(done, limit, largest)
                 file.write(chunk)
                 bar.update(len(chunk))
 
     found = part.stat().st_size
     if total is not None and found != total:
         raise ConnectionError(f"the connection ended after {found} of {total} bytes")
+
+
+def _check_size(size: int | None, limit: int, largest: int) -> None:
+    """``ValueError`` for a size in bytes above ``limit``: ``largest``, or what the disk holds."""
+    if size is not None and size > limit:
+        why = "the file may have" if limit == largest else "the disk has room for"
+        raise _TooLargeError(f"the server sends {size} bytes or more, {why} {max(limit, 0)}")
 
 
 def _state_of(part: Path, url: str) -> tuple[int, str | None]:

@@ -29,8 +29,8 @@ from farfield.models.choices import check_choice
 
 FILE_UNITS = Units("kcal/mol", "Angstrom")
 ADDRESSES = (
-    "http://www.quantum-machine.org/gdml/data/npz/",
-    "http://www.quantum-machine.org/gdml/repo/datasets/",
+    "https://www.quantum-machine.org/gdml/data/npz/",
+    "https://www.quantum-machine.org/gdml/repo/datasets/",
 )
 REVISED_ARCHIVE = RemoteFile(
     "rmd17.tar.bz2",

@@ -22,8 +22,8 @@ from farfield.models.choices import check_choice
 
 FILE_UNITS = Units("kcal/mol", "Angstrom")
 ADDRESSES = (
-    "http://www.quantum-machine.org/gdml/repo/datasets/",
-    "http://www.quantum-machine.org/gdml/data/npz/",
+    "https://www.quantum-machine.org/gdml/repo/datasets/",
+    "https://www.quantum-machine.org/gdml/data/npz/",
 )
 SPLIT_SEED = 48  # of the protocol
 SAMPLE_SIZES = {

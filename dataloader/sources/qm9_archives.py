@@ -23,10 +23,7 @@ from farfield.dataloader.sources.qm9_targets import LINE, TABLE, TARGETS
 from farfield.dataloader.sources.qm9_text import Entry, mol_blocks, parse_mol, parse_xyz, xyz_texts
 from farfield.dataloader.structures import Structures
 
-MOLECULENET = (
-    "https://deepchemdata.s3-us-west-1.amazonaws.com/datasets/",
-    "http://deepchem.io.s3-website-us-west-1.amazonaws.com/datasets/",
-)
+MOLECULENET = ("https://deepchemdata.s3-us-west-1.amazonaws.com/datasets/",)
 ARCHIVE = RemoteFile("dsgdb9nsd.xyz.tar.bz2", tuple(address + "3195389" for address in FIGSHARE))
 SDF = RemoteFile("gdb9.tar.gz", tuple(address + "gdb9.tar.gz" for address in MOLECULENET))
 OWNER = "mol_id"  # column that names the molecule of a row

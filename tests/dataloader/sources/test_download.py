@@ -4,11 +4,14 @@ put a file by hand.
 
 import hashlib
 import http.server
+import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from farfield.dataloader.sources import download
 from farfield.dataloader.sources.download import RemoteFile, fetch
 
 CONTENT = b"PK" + np.random.default_rng(0).bytes(1_499_998)
@@ -25,6 +28,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server.ranges.append(self.headers.get("Range"))
         if not self.path.startswith("/file"):
             return self.send_error(404)
+        if server.redirect:
+            self.send_response(302)
+            self.send_header("Location", server.redirect)
+            return self.end_headers()
         first = 0
         expected = self.headers.get("Range")
         if expected and server.knows_ranges and self.headers.get("If-Range") == server.tag:
@@ -38,7 +45,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             )
         if server.tag:
             self.send_header("ETag", server.tag)
-        self.send_header("Content-Length", str(len(server.content) - first))
+        if server.announces:
+            self.send_header("Content-Length", str(len(server.content) - first))
         self.end_headers()
         limit = server.break_after.pop(0) if server.break_after else None
         self.wfile.write(server.content[first:][:limit])
@@ -46,6 +54,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *arguments):
         pass
+
+
+@pytest.fixture(autouse=True)
+def plain_http(monkeypatch):
+    """The servers of these tests have no certificates."""
+    monkeypatch.setattr(download, "PLAIN_HTTP_HOSTS", frozenset({"127.0.0.1"}))
 
 
 @pytest.fixture
@@ -59,6 +73,7 @@ def server():
         server.ranges,
         server.sent,
     ) = CONTENT, '"one"', True, [], [], 0
+    server.redirect, server.announces = None, True
     server.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
@@ -209,3 +224,58 @@ def test_without_a_network_the_message_says_what_to_do(tmp_path):
     )
     assert "127.0.0.1:9/b" in message
     assert "\n" not in message
+
+
+def test_plain_http_is_refused(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "PLAIN_HTTP_HOSTS", frozenset())
+    with pytest.raises(OSError, match=r"only https is safe, not http\); put the file here"):
+        fetch(remote(server), tmp_path)
+    for url in ("ftp://127.0.0.1/file", "file:///etc/hostname", "/etc/hostname"):
+        with pytest.raises(OSError, match="only https is safe"):
+            fetch(RemoteFile("data.npz", (url,)), tmp_path)
+    assert server.sent == 0 and listing(tmp_path) == []
+
+
+@pytest.mark.parametrize("place", ["http://localhost:1/file", "ftp://127.0.0.1/file"])
+def test_a_server_cannot_lead_away_from_https(server, tmp_path, place):
+    server.redirect = place
+    with pytest.raises(OSError, match="the server leads to .*: only https is safe"):
+        fetch(remote(server), tmp_path)
+    assert listing(tmp_path) == []
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_an_endless_answer_ends_at_the_largest_size(server, tmp_path, announced):
+    server.announces = announced
+    one = RemoteFile("data.npz", (server.url + "/file",), largest=len(CONTENT) // 2)
+    with pytest.raises(OSError, match=f"bytes or more, the file may have {len(CONTENT) // 2}"):
+        fetch(one, tmp_path)
+    assert listing(tmp_path) == []
+
+
+def test_a_download_leaves_room_on_the_disk(server, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=download.KEPT_FREE + len(CONTENT) - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match=f"the disk has room for {len(CONTENT) - 1}"):
+        fetch(remote(server), tmp_path)
+    assert listing(tmp_path) == []
+
+
+def test_a_second_download_must_be_the_first_one(server, tmp_path):
+    one = remote(server, sha256=None)
+    path = fetch(one, tmp_path)
+    path.unlink()
+    server.content, server.tag = CONTENT[:-1] + b"?", '"two"'
+    with pytest.raises(OSError, match="another file than at the first download"):
+        fetch(one, tmp_path)
+    assert listing(tmp_path) == ["data.npz.sha256"]
+    (tmp_path / "data.npz.sha256").unlink()
+    assert fetch(one, tmp_path).read_bytes() == server.content
+
+
+def test_no_source_names_an_address_that_is_refused():
+    import farfield.dataloader.sources as sources
+
+    folder = Path(sources.__path__[0])
+    for file in folder.glob("*.py"):
+        assert '"http://' not in file.read_text(encoding="utf-8"), file

@@ -65,7 +65,7 @@ def test_official_files_are_in_kcal_per_mol(tmp_path):
 def test_addresses():
     assert (
         md17.official_file("ethanol").urls[0]
-        == "http://www.quantum-machine.org/gdml/data/npz/md17_ethanol.npz"
+        == "https://www.quantum-machine.org/gdml/data/npz/md17_ethanol.npz"
     )
     assert md22.official_file("AT-AT-CG-CG").urls[0].endswith("/md22_AT-AT-CG-CG.npz")
     assert len(md22.SAMPLE_SIZES) == 7

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from tqdm import tqdm
 
+from farfield.common.terminal import printable
 from farfield.dataloader.storage import files
 
 
@@ -25,7 +26,7 @@ class RunLog:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(text + "\n")
         try:
-            tqdm.write(text, file=sys.stdout)
+            tqdm.write(printable(text), file=sys.stdout)
             sys.stdout.flush()
         except BrokenPipeError:  # who read along has gone (| head); the run goes on
             # open for as long as the process lives

@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from farfield.common.configuration import IF_UNNAMED, NOT_SECTIONS, plain, saved_config
+from farfield.common.yaml_files import load_yaml
 from farfield.dataloader.storage.files import atomic_write, make_folder
 
 
@@ -73,7 +74,12 @@ def save_config(
 
 
 def _saved(path: Path) -> Mapping:
-    saved = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        saved = load_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); bring it back, or start another run with --run-dir"
+        ) from None
     if not isinstance(saved, Mapping) or "task" not in saved:
         raise ValueError(
             f"{path} is damaged (it names no task); bring it back, or start another run with "

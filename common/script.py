@@ -13,6 +13,7 @@ train together, one of them says why all of them end.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import sys
@@ -21,8 +22,10 @@ from collections.abc import Callable, Sequence
 from farfield.common import ranks
 from farfield.common.plugins import FLAG
 from farfield.common.session import Interrupted
+from farfield.common.terminal import printable
 from farfield.dataloader.commands import called_as
 
+WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.")
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT  # 130
 
@@ -52,7 +55,7 @@ def run_script(main: Callable[[], None], several_ranks: bool = False) -> None:
 
 def _say(text: str) -> None:
     if ranks.speaks():
-        print(text, file=sys.stderr)
+        print(printable(text), file=sys.stderr)
 
 
 def resume_command(
@@ -70,11 +73,26 @@ def resume_command(
 
 def user_message(error: Exception) -> str:
     """An error as one line for the user."""
-    text = " ".join(str(error).split())
+    text = " ".join(_without_worker(str(error)).split())
     if _is_out_of_memory(error):
         reason = text.split(". ")[0]
-        return f"out of memory ({reason}); use a smaller batch, network or data set"
+        return (
+            f"out of memory ({reason}); lower --batch-size, or --max-atoms-per-batch and "
+            "--max-edges-per-batch, or take a smaller network (--preset small)"
+        )
     return text
+
+
+def _without_worker(text: str) -> str:
+    """The message of an error in a process that loads data, without the traceback around it.
+
+    torch wraps it in "Caught ValueError in DataLoader worker process 0." and a whole traceback.
+    """
+    if not WORKER.match(text):
+        return text
+    # the last line without indent: "ValueError: what is wrong"
+    lines = [line for line in text.splitlines() if line and not line[0].isspace()]
+    return lines[-1].partition(": ")[2] or lines[-1]
 
 
 def _is_user_error(error: Exception) -> bool:
@@ -85,4 +103,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     # a script that never imported torch cannot have met torch's own error
     torch = sys.modules.get("torch")
     kinds = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds)
+    # on the CPU torch raises a plain RuntimeError
+    return isinstance(error, kinds) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
+    )

@@ -27,6 +27,20 @@ from farfield.models.factory import build_model, network_class, network_names
 from farfield.models.network import Network
 
 
+def _check_finite(path: str | Path, weights: dict[str, torch.Tensor]) -> None:
+    """``ValueError`` for a checkpoint whose weights are not finite: all it predicts is nan."""
+    lost = [
+        name
+        for name, value in weights.items()
+        if value.is_floating_point() and not torch.isfinite(value).all()
+    ]
+    if lost:
+        raise ValueError(
+            f"checkpoint {path} has {len(lost)} weights that are not finite ({lost[0]}): its "
+            "training diverged; give checkpoint_best.pt, or train again with a lower --lr"
+        )
+
+
 def network_options(config: EasyDict) -> dict[str, Any]:
     """What :func:`build_model` reads of the configuration of a run."""
     return {key: value for key, value in plain(config.model).items() if key != "preset"}
@@ -78,6 +92,7 @@ class TrainedRun:
         """
         content = checkpoint.read_run(path, torch.device(device))
         weights = checkpoint.evaluation_weights(content)
+        _check_finite(path, weights)
         known = (content.get("cutoff"), content.get("elements"))
         return cls(find_checkpoint(path), EasyDict(content["config"]), weights, *known)
 

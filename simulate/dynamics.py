@@ -4,8 +4,8 @@ A run folder holds
 
     log.csv             step, time (fs), potential, kinetic and total energy (eV), temperature (K)
     trajectory.extxyz   the same frames: positions, momenta, energy, forces
-    state.npz           everything that decides the next step, and how long the two files were when
-                        it was written
+    state.npz           everything that decides the next step, how long the two files were when it
+                        was written, and their checksums
 
 The temperature is 2 E_kin / (f k). A bath has f = 3 N degrees of freedom for N atoms; at constant
 energy the motions that no velocity has are left out (simulate.velocities). The state is written
@@ -18,6 +18,7 @@ second.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -61,6 +62,7 @@ STATE_ARRAYS = (
     "lengths",
 )
 INPUT = "input_"  # prefix of the further inputs of the network in a state
+SUMS = "sums"  # SHA-256 of the records, as long as they were
 FURTHER = "further"  # what else a structure holds; states of earlier versions lack it
 HINT = "start again with --overwrite"
 
@@ -138,6 +140,7 @@ class Simulation:
         self.integrator = ENSEMBLES[options.ensemble].make(atoms, options, self.rng)
         self.step, self.cpu_seconds = 0, 0.0
         self.degrees = atoms.get_number_of_degrees_of_freedom()
+        self.sums = {name: hashlib.sha256() for name in RECORDS}
 
     def begin(self) -> None:
         """First velocities (drawn where a temperature is given), first record, first state."""
@@ -145,8 +148,9 @@ class Simulation:
             draw_velocities(self.atoms, self.options.temperature, self.rng)
         if ENSEMBLES[self.options.ensemble].conserves_energy:
             self.degrees = degrees_of_freedom(self.atoms)
-        (self.folder / LOG).write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
-        (self.folder / TRAJECTORY).write_text("", encoding="utf-8")
+        for name in RECORDS:
+            (self.folder / name).write_text("", encoding="utf-8")
+        self._append(LOG, ",".join(COLUMNS) + "\n")
         self._record()
         self.save()
 
@@ -202,6 +206,7 @@ class Simulation:
             "pbc": atoms.pbc,
             FURTHER: further_content(atoms),
             "lengths": np.array([os.path.getsize(self.folder / name) for name in RECORDS]),
+            SUMS: np.array([self.sums[name].hexdigest() for name in RECORDS]),
         }
         state |= {INPUT + name: value for name, value in self.inputs.items()}
 
@@ -231,6 +236,15 @@ class Simulation:
                 raise ValueError(
                     f"{file} has {found} bytes, {STATE} counts on {length}; bring it back, "
                     f"or {HINT}"
+                )
+            self.sums[name] = _sum_of(file, length)
+
+        # states of earlier versions hold no checksums
+        for name, expected in zip(RECORDS, state.get(SUMS, np.array([])).tolist(), strict=False):
+            if self.sums[name].hexdigest() != expected:
+                raise ValueError(
+                    f"{self.folder / name} is damaged: what was recorded before the last state "
+                    f"has changed; bring it back, or {HINT}"
                 )
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
@@ -291,8 +305,15 @@ class Simulation:
         csv.writer(line, lineterminator="\n").writerow(
             repr(float(value)) if name != "step" else value for name, value in row.items()
         )
-        _append(self.folder / LOG, line.getvalue())
-        _append(self.folder / TRAJECTORY, self._frame(row))
+        self._append(LOG, line.getvalue())
+        self._append(TRAJECTORY, self._frame(row))
+
+    def _append(self, name: str, text: str) -> None:
+        """Append to a record, and to its checksum."""
+        content = text.encode("utf-8")
+        with open(self.folder / name, "ab") as file:
+            file.write(content)
+        self.sums[name].update(content)
 
     def _frame(self, row: dict[str, float]) -> str:
         """The present structure as a frame of extended xyz."""
@@ -327,9 +348,14 @@ def _check_masses(atoms: Atoms) -> None:
         )
 
 
-def _append(path: Path, text: str) -> None:
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(text)
+def _sum_of(path: Path, length: int):
+    """SHA-256 of the first bytes of a file, to be continued."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while length and (part := file.read(min(length, files.BLOCK_BYTES))):
+            found.update(part)
+            length -= len(part)
+    return found
 
 
 def read_state(
@@ -345,7 +371,7 @@ def read_state(
         held = set(archive.files)
     there = [name for name in optional_inputs if INPUT + name in held]
     names = dict.fromkeys(INPUT + name for name in (*inputs, *there))
-    said = held & {"compiled", FURTHER}  # earlier versions compiled nothing and kept less
+    said = held & {"compiled", FURTHER, SUMS}  # earlier versions compiled nothing and kept less
     state = files.read_npz(path, [*STATE_ARRAYS, *sorted(said), *names], HINT)
     return {"compiled": np.array(False)} | state
 

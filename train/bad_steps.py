@@ -23,12 +23,12 @@ if not __package__:  # `python train/bad_steps.py` in a checkout
 
 import numpy as np
 import torch
-import yaml
 from easydict import EasyDict
 
 from farfield.common.argument_parser import OneLineParser
 from farfield.common.checkpoint import load_weights
 from farfield.common.script import run_script
+from farfield.common.yaml_files import load_yaml
 from farfield.dataloader.batch_shares import Share
 from farfield.dataloader.datasets.epoch_draws import EpochIndices
 from farfield.dataloader.storage import files
@@ -138,7 +138,7 @@ def batches_again(folder: str | Path) -> tuple[Trainer, list]:
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give the folder of a run")
-    config = EasyDict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    config = EasyDict(load_yaml(path.read_text(encoding="utf-8")))
     config.run.run_dir = str(folder)
     trainer, _ = build_trainer(config)
 

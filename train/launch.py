@@ -42,7 +42,13 @@ from farfield.train.initial_weights import (
 from farfield.train.monitor import Unheard
 from farfield.train.network_options import add_network_options, chosen_network, chosen_preset
 from farfield.train.optimizers import OPTIMIZERS, SCHEDULES
-from farfield.train.results import finish_run, mean_table, prepare_run_folder, save_config
+from farfield.train.results import (
+    RESULTS,
+    finish_run,
+    mean_table,
+    prepare_run_folder,
+    save_config,
+)
 from farfield.train.run_options import add_run_options, add_training_options, prepare_process
 from farfield.train.tasks.task import Parts, Plan
 from farfield.train.trainer import Trainer
@@ -221,9 +227,18 @@ def _train_alone(config: EasyDict) -> dict | None:
 
     if found is not None:
         trainer.restore(found)
+        _remove_old_results(trainer)
     elif config.run.resume:
         log(f"there is no {checkpoint.LAST} in {folder}: starts at the beginning")
     return finish_run(trainer, parts.test) if trainer.fit() else None
+
+
+def _remove_old_results(trainer: Trainer) -> None:
+    """Results of a run that goes on are those of weights that it leaves behind."""
+    path = trainer.folder / RESULTS
+    if ranks.is_first() and trainer.ended_by() is None and path.exists():
+        path.unlink()
+        trainer.log(f"note: {path} was of a shorter run and is removed; a new one follows")
 
 
 def network_line(config: EasyDict, parts: Parts) -> str:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import yaml
-
 from farfield.common.command_line import OptionParser
+from farfield.common.yaml_files import load_yaml
 from farfield.models.factory import (
     DEFAULT_PRESET,
     default_config,
@@ -92,8 +91,8 @@ def chosen_preset(argv: list[str]) -> str:
 def _name_in(file: Path) -> str | None:
     """``model: {name: ...}`` or ``name: ...`` of a yaml file; None where it names no network."""
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        content = load_yaml(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None  # the whole parser reads the file again and says what is wrong
     if not isinstance(content, dict):
         return None

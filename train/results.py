@@ -19,11 +19,12 @@ from farfield.train.run_options import FREE_ON_RESUME
 from farfield.train.tasks.task import Evaluation, evaluate_model
 from farfield.train.trainer import Trainer
 
+RESULTS = "results.json"
 RUN_FILES = (
     "config.yaml",
     checkpoint.LAST,
     checkpoint.BEST,
-    "results.json",
+    RESULTS,
     "log.txt",
     "tensorboard",
     "plots",
@@ -58,7 +59,7 @@ def finish_run(trainer: Trainer, test_loader) -> dict:
         results = _results(trainer, evaluation, ended_by)
 
         if ranks.is_first():
-            write_json(trainer.folder / "results.json", results)
+            write_json(trainer.folder / RESULTS, results)
         title = f"test split, weights of epoch {trainer.best['epoch']}"
         trainer.plots.write_all(trainer.history, trainer.best, evaluation.pairs, title)
         report(trainer, results)
@@ -129,7 +130,7 @@ def report(trainer: Trainer, results: dict):
     log(format_table(results["test"]))
 
     places = {
-        "results": folder / "results.json",
+        "results": folder / RESULTS,
         "plots": folder / "plots",
         "checkpoint": folder / checkpoint.BEST,
         "curves": f"tensorboard --logdir {folder / 'tensorboard'}",

@@ -6,7 +6,7 @@ import ase.io
 import pytest
 from ase.build import bulk, molecule
 
-from farfield.simulate import run_md
+from farfield.simulate import dynamics, run_md
 from farfield.simulate.start_checks import check_start
 
 
@@ -37,3 +37,23 @@ def test_the_longest_step_goes_by_the_lightest_mass():
     heavy = molecule("H2O")
     heavy.set_masses([16.0, 4.03, 4.03])
     assert check_start(water, 3.0) and not check_start(heavy, 3.0)
+
+
+@pytest.mark.parametrize("record", dynamics.RECORDS)
+def test_a_flipped_bit_of_a_record_is_found_before_a_run_goes_on(record, potential, tmp_path):
+    run = ["--run-dir", str(tmp_path / "md"), "--no-progress", "--record-every", "2"]
+    start = ["--checkpoint", str(potential), "--steps", "4", "--timestep", "0.1"]
+    ase.io.write(tmp_path / "one.xyz", molecule("CH3CH2OH"))
+    run_md.main([*run, *start, "--structure", str(tmp_path / "one.xyz")])
+
+    file = tmp_path / "md" / record
+    whole = file.read_bytes()
+    file.write_bytes(whole[:60] + bytes([whole[60] ^ 1]) + whole[61:])
+    with pytest.raises(ValueError, match=f"{record} is damaged: .*bring it back"):
+        run_md.main([*run, "--resume", "--steps", "6"])
+
+    # what came after the state is cut off, as ever
+    file.write_bytes(whole + b"half a fra")
+    run_md.main([*run, "--resume", "--steps", "6"])
+    assert file.read_bytes().startswith(whole)
+    run_md.main([*run, "--resume", "--steps", "8"])

@@ -92,6 +92,23 @@ def test_a_run_goes_on_with_another_learning_rate(tmp_path, schedule, capsys):
     assert "changed since" not in capsys.readouterr().out
 
 
+def test_results_of_a_shorter_run_are_removed_when_it_goes_on(tmp_path):
+    data = make_data(tmp_path / "data")
+    run = tmp_path / "run"
+    options = ["--run-dir", str(run), "--epochs", "1"]
+    launch.train_one(config_for(data, *options))
+    before = (run / "results.json").read_bytes()
+
+    # a finished run keeps its results, one that goes on does not
+    launch.train_one(config_for(data, *options, "--resume"))
+    assert (run / "results.json").exists()
+    longer = [*options[:2], "--epochs", "3", "--pause-after", "1", "--resume"]
+    assert launch.train_one(config_for(data, *longer)) is None
+    assert not (run / "results.json").exists()
+    launch.train_one(config_for(data, *options[:2], "--epochs", "3", "--resume"))
+    assert (run / "results.json").read_bytes() != before
+
+
 def test_what_is_no_better_than_a_baseline_is_said(tmp_path, capsys):
     class Poor(ToyTask):
         def evaluate(self, model, batches):

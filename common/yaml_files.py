@@ -1,0 +1,63 @@
+"""Reading yaml that somebody else may have written: plain values, small, flat, no alias bombs.
+
+An alias (``*name``) repeats a value; a few lines of aliases of aliases stand for gigabytes. The
+number of values with all aliases written out is counted before anything is built. Cost: linear in
+the text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+MOST_CHARACTERS = 1 << 20
+MOST_VALUES = 100_000  # with all aliases written out
+DEEPEST = 20  # nested lists and mappings
+
+
+def load_yaml(text: str, loader: type = yaml.SafeLoader) -> Any:
+    """The value of a yaml text; ``ValueError`` in one line for what no configuration holds.
+
+    loader: a class of safe loaders.
+    """
+    if len(text) > MOST_CHARACTERS:
+        raise ValueError(f"it has {len(text)} characters, allowed are {MOST_CHARACTERS}")
+    try:
+        _check_depth(text, loader)
+        if (count := _values(yaml.compose(text, Loader=loader))) > MOST_VALUES:
+            raise ValueError(f"its aliases stand for {count} values, allowed are {MOST_VALUES}")
+        return yaml.load(text, Loader=loader)  # noqa: S506 - a safe loader
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+def _check_depth(text: str, loader: type) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=loader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            line = event.start_mark.line + 1
+            raise ValueError(f"line {line} is nested deeper than {DEEPEST} levels")
+
+
+def _values(root: yaml.Node | None) -> int:
+    """Number of values below a node, those of an alias each time; ``ValueError`` for a loop."""
+    known: dict[int, int | None] = {}
+
+    def count(node: yaml.Node) -> int:
+        """The values of a node, counted once for each node."""
+        if id(node) in known:
+            if known[id(node)] is None:
+                raise ValueError("an alias stands inside its own value")
+            return known[id(node)]
+        known[id(node)] = None
+        below = node.value if isinstance(node, yaml.CollectionNode) else ()
+        pairs = [
+            end for entry in below for end in (entry if isinstance(entry, tuple) else (entry,))
+        ]
+        known[id(node)] = 1 + sum(count(end) for end in pairs)
+        return known[id(node)]
+
+    return 0 if root is None else count(root)

@@ -160,7 +160,7 @@ def lines_about(folder: str | Path) -> list[str]:
         trainer.model.zero_grad()
         loss, parts = trainer.task.loss(trainer.model, batch)
         told = ", ".join(f"{name} {float(value):.4g}" for name, value in parts.items())
-        lines.append(f"batch {number}: loss {float(loss):.4g} ({told})")
+        lines.append(f"batch {number}: loss {float(loss.detach()):.4g} ({told})")
         if not torch.isfinite(loss):
             continue
         loss.backward()

@@ -119,12 +119,12 @@ def compiler() -> Finding:
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "one.cpp"
             source.write_text('extern "C" int one() { return 1; }\n', encoding="utf-8")
-            library = source.with_suffix(".so")
-            arguments = [command, "-shared", "-fPIC", str(source), "-o", str(library)]
+            made = source.with_suffix(".so")
+            arguments = [command, "-shared", "-fPIC", str(source), "-o", str(made)]
             done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
             if done.returncode:
                 return Finding("compiler", NOTE, f"{command} fails: {_line(done.stderr)}", fix)
-            value = ctypes.CDLL(str(library)).one()
+            value = ctypes.CDLL(str(made)).one()
     except (OSError, NotTraceableError, subprocess.SubprocessError) as error:
         return Finding("compiler", NOTE, _line(error), fix)
     if value != 1:

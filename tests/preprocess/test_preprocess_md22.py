@@ -117,6 +117,6 @@ def test_without_a_network_the_message_says_where_to_put_the_file(tmp_path, monk
     with pytest.raises(
         OSError,
         match=rf"put the file here: {tmp_path}/md22_DHA\.npz \(from "
-        r"http://www\.quantum-machine\.org",
+        r"https://www\.quantum-machine\.org",
     ):
         main(["--molecule", "DHA", "--data-path", str(tmp_path), "--out", str(tmp_path / "out")])

@@ -293,7 +293,7 @@ def content(folder):
             ["--overwrite", "--resume"],
             "--resume continues the run in .*, --overwrite deletes it; give one of them",
         ),
-        (["--resume", "--lr", "0.5"], r"training.lr is 0.01 there and 0.5 here"),
+        (["--resume", "--beta2", "0.5"], r"training.beta2 is 0.999 there and 0.5 here"),
     ],
 )
 def test_a_refused_call_leaves_the_run_in_the_folder_alone(whole, data, arguments, message):

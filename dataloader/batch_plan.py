@@ -38,16 +38,17 @@ def split_order(
                 f"give at least {sizes[largest]}"
             )
 
-    # sizes of all structures up to a place of the order, so that a batch ends by one search
-    batches, first = [], 0
-    sums = [np.concatenate([[0], np.cumsum(sizes[order])]) for _, sizes, _ in limits]
+    # end of a batch that begins at a place, for every place at once: (structures,)
+    ends = np.full(len(order), len(order))
+    for _, sizes, limit in limits:
+        total = np.concatenate([[0], np.cumsum(sizes[order])])
+        found = np.searchsorted(total, total[:-1] + limit, side="right") - 1
+        ends = np.minimum(ends, found)
+
+    batches, first, places = [], 0, ends.tolist()
     while first < len(order):
-        lasts = [
-            np.searchsorted(total, total[first] + limit, side="right") - 1
-            for total, (_, _, limit) in zip(sums, limits, strict=True)
-        ]
-        batches.append(order[first : min(lasts)])
-        first = min(lasts)
+        batches.append(order[first : places[first]])
+        first = places[first]
     return batches
 
 
@@ -95,15 +96,21 @@ class BatchPlan:
             raise ValueError(f"seed must be >= 0, got {seed}")
 
         self.count, self.seed, self.shuffle = len(dataset), seed, shuffle
+        self.epoch: int | None = None
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int):
         """Choose the epoch whose batches the next iteration gives."""
+        if epoch == self.epoch:  # a second of work for 10^6 structures
+            return
         self.epoch = epoch
-        rng = np.random.default_rng((self.seed, epoch))
-        self._batches = split_order(
-            rng.permutation(self.count) if self.shuffle else np.arange(self.count), self.limits
-        )
+        self._batches = split_order(self.order(epoch), self.limits)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Structures of an epoch, one after the other (structures,)."""
+        if not self.shuffle:
+            return np.arange(self.count)
+        return np.random.default_rng((self.seed, epoch)).permutation(self.count)
 
     def __len__(self) -> int:
         """Number of batches of the set epoch."""

@@ -154,14 +154,22 @@ class NeighborStore:
 
     @classmethod
     def compute(
-        cls, structures: Structures, cutoff: float, progress: Callable[[int], None] | None = None
+        cls,
+        structures: Structures,
+        cutoff: float,
+        progress: Callable[[int], None] | None = None,
+        images: bool = False,
     ) -> NeighborStore:
-        """Graphs of ``structures`` in memory; for sets that are small or used once."""
+        """Graphs of ``structures`` in memory; for sets that are small or used once.
+
+        images: keep the shifts of images, all zero, also where no structure repeats.
+        """
+        shifts = images or _has_images(structures)
         parts: dict[str, list[np.ndarray]] = {
             name: [np.zeros((0, *shape), kind)]
-            for name, (shape, kind) in _layout(structures).items()
+            for name, (shape, kind) in _layout(structures, shifts).items()
         }
-        for rows in _graphs(structures, check_cutoff(cutoff), progress):
+        for rows in _graphs(structures, check_cutoff(cutoff), progress, shifts):
             for name, values in rows.items():
                 parts[name].append(values.astype(parts[name][0].dtype))
         return cls({name: np.concatenate(values) for name, values in parts.items()}, float(cutoff))
@@ -186,12 +194,13 @@ class NeighborStore:
             ) as temporary,
             contextlib.ExitStack() as stack,
         ):
-            layout = _layout(structures).items()
+            shifts = _has_images(structures)
+            layout = _layout(structures, shifts).items()
             write = {
                 name: stack.enter_context(files.NpyWriter(temporary / f"{name}.npy", *kind))
                 for name, kind in layout
             }
-            for rows in _graphs(structures, settings["cutoff"], progress):
+            for rows in _graphs(structures, settings["cutoff"], progress, shifts):
                 for name, values in rows.items():
                     write[name].append(values)
         return cls.open(folder, data_hash=structures.data_hash, cutoff=cutoff, verify="sizes")
@@ -223,15 +232,15 @@ class NeighborStore:
         return cls(array_store.map_arrays(folder, manifest), found)
 
 
-def _layout(structures: Structures) -> dict[str, tuple[tuple, np.dtype]]:
-    """Row shape and type of every array."""
+def _layout(structures: Structures, shifts: bool) -> dict[str, tuple[tuple, np.dtype]]:
+    """Row shape and type of every array; shifts: of images are among them."""
     largest = int(structures.counts.max(initial=0))
     layout = {
         "src": ((), np.dtype(np.uint16 if largest <= MOST_NODES_IN_16_BITS else np.int32)),
         "degree": ((), np.dtype(np.int32)),
     }
     layout |= {"nodes": ((), np.dtype(np.int32)), "edge_offsets": ((), np.dtype(np.int64))}
-    return layout | ({"shift": ((3,), np.dtype(np.int32))} if _has_images(structures) else {})
+    return layout | ({"shift": ((3,), np.dtype(np.int32))} if shifts else {})
 
 
 def _has_images(structures: Structures) -> bool:
@@ -239,7 +248,7 @@ def _has_images(structures: Structures) -> bool:
 
 
 def _graphs(
-    structures: Structures, cutoff: float, progress: Callable[[int], None] | None
+    structures: Structures, cutoff: float, progress: Callable[[int], None] | None, shifts: bool
 ) -> Iterator[dict[str, np.ndarray]]:
     """Rows of the arrays, some hundred structures at a time."""
     finder, edges = _finder(cutoff), 0
@@ -260,7 +269,7 @@ def _graphs(
             "nodes": group.counts,
             "edge_offsets": edges + np.cumsum(counts),
         }
-        if _has_images(structures):
+        if shifts:
             rows["shift"] = np.concatenate([one.shift for one in found])
         edges += int(counts.sum())
         yield rows

@@ -115,7 +115,11 @@ class Statistics:
         hint: what the user can do, the end of an error. ``FileNotFoundError`` or ``ValueError``
         with the file.
         """
-        content = files.read_json(path, hint)
+        return cls.from_words(files.read_json(path, hint), path, hint)
+
+    @classmethod
+    def from_words(cls, content: dict, path: str | Path, hint: str) -> Statistics:
+        """Statistics from the words of a json file; path, hint: for the ``ValueError``."""
         names = {field.name for field in dataclasses.fields(cls)}
         content = _with_later_statistics(content)
         if set(content) != names:

@@ -7,7 +7,8 @@
     manifest.json                                settings, SHA-256 of the source and of the files
 
 preprocess.structure_folder writes such a folder, dataloader.datasets.potential_data makes batches
-from it.
+from it. One LMDB file may take its place (dataloader.storage.structure_lmdb): its header has the
+statistics and the cutoff.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from farfield.dataloader.graphs import check_cutoff
 from farfield.dataloader.label_statistics import Statistics
 from farfield.dataloader.split_protocols import SPLITS
 from farfield.dataloader.storage import files
+from farfield.dataloader.storage.structure_lmdb import StructureLmdb, is_lmdb_name
 from farfield.dataloader.structures import Structures
 from farfield.models.choices import check_choice
 
@@ -31,6 +33,7 @@ HINT = (
     f"make the folder with `{OF_FILES} mine.xyz --out FOLDER`, or for MD17 with "
     f"`{OF_MD17} --molecule ethanol --out FOLDER` (--rebuild replaces what is there)"
 )
+LMDB_HINT = f"write the file again with `{OF_FILES} FILES --out x.lmdb --rebuild`"
 
 
 def structures_file(folder: str | Path, split: str) -> Path:
@@ -62,6 +65,9 @@ def load_statistics(folder: str | Path) -> Statistics:
 
     ``FileNotFoundError`` or ``ValueError`` if the file is missing, damaged or not finished.
     """
+    if is_lmdb_name(folder):
+        header = StructureLmdb.open(folder, LMDB_HINT).header
+        return Statistics.from_words(header["statistics"], folder, LMDB_HINT)
     path = Path(folder) / STATISTICS
     statistics = Statistics.load(path, HINT)
     if finished_checksum(folder, path.name) != files.file_checksum(path):
@@ -74,6 +80,8 @@ def stored_cutoff(folder: str | Path) -> float:
 
     ``FileNotFoundError`` or ``ValueError`` if the manifest is missing, damaged or has no cutoff.
     """
+    if is_lmdb_name(folder):
+        return check_cutoff(StructureLmdb.open(folder, LMDB_HINT).header["cutoff"])
     path = Path(folder) / MANIFEST
     settings = files.read_json(path, HINT).get("settings")
     cutoff = settings.get("cutoff") if isinstance(settings, dict) else None

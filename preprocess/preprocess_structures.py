@@ -11,6 +11,8 @@
     # other units and names
     python -m preprocess.preprocess_structures set.npz --energy-unit hartree --length-unit bohr \\
         --energy-key my_energy --forces-key my_forces --out data/set
+    # LMDB files of published sets; one LMDB file instead of a folder
+    python -m preprocess.preprocess_structures part_1.aselmdb part_2.aselmdb --out data/omat.lmdb
     # a published set, or a source of your own (see dataloader.sources.source_registry)
     python -m preprocess.preprocess_structures --source md22 --molecule DHA --out data/dha
     python -m preprocess.preprocess_structures --import my_source.py --source mine --out data/mine
@@ -37,6 +39,8 @@ from farfield.common.argument_parser import OneLineParser
 from farfield.common.command_line import UNSET, OptionParser, add_config_option, run_script
 from farfield.dataloader.sources.own_files import OwnFiles
 from farfield.dataloader.sources.source_registry import SOURCES
+from farfield.dataloader.storage.structure_lmdb import is_lmdb_name
+from farfield.preprocess.lmdb_writing import make_lmdb
 from farfield.preprocess.structure_folder import FolderPlan, make_folder
 from farfield.preprocess.structure_options import (
     add_data_options,
@@ -66,7 +70,7 @@ def build_parser(source: str = OWN_FILES) -> OptionParser:
     add_config_option(parser)
 
     # options of the source, and of every source
-    data = add_data_options(parser, out="data/structures")
+    data = add_data_options(parser, out="data/structures", lmdb=True)
     data.add("--source", str, source, choices=list(SOURCES), help="name of the source")
     data.add_fields(kind)
     if kind is OwnFiles:
@@ -112,7 +116,8 @@ def choose(config: EasyDict) -> FolderPlan:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the command line."""
     config = read_options(argv)
-    make_folder(config.data.out, choose(config), config.data.rebuild)
+    make = make_lmdb if is_lmdb_name(config.data.out) else make_folder
+    make(config.data.out, choose(config), config.data.rebuild)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from farfield.dataloader.prepared_folder import (
     SPLIT_FILE,
     STATISTICS,
     graphs_folder,
+    load_statistics,
     structures_file,
 )
 from farfield.dataloader.reference_energies import (
@@ -358,7 +359,27 @@ def report(folder: Path, source: Source, stores: dict[str, NeighborStore]) -> No
         print(f"{split}: {structures.summary()}")
         print(f"  {store.num_edges} edges within {store.cutoff} Angstrom")
 
-    statistics = Statistics.load(folder / STATISTICS)
+    print_statistics(folder)
+
+    # references that the data do not determine look like facts
+    train = Structures.load(structures_file(folder, "train"), REBUILD_HINT)
+    limits = reference_limits(train)
+    if limits:
+        print(f"note: {limits}")
+
+    # references of the elements cannot say what a charge costs
+    offsets = charge_offsets(train, load_statistics(folder).references)
+    if offsets:
+        means = ", ".join(f"{charge:+g} e {mean:.3f}" for charge, mean in offsets.items())
+        print(
+            f"train: mean energy less references (eV) by total charge: {means}; a network tells "
+            "charges apart with --condition total_charge"
+        )
+
+
+def print_statistics(path: Path) -> None:
+    """Print what a folder or a file says of its training split."""
+    statistics = load_statistics(path)
     print(
         f"train: force rms {statistics.force_rms:.4f} eV/Angstrom, "
         f"{statistics.average_neighbors:.2f} neighbours per atom, "
@@ -369,18 +390,3 @@ def report(folder: Path, source: Source, stores: dict[str, NeighborStore]) -> No
         for number, energy in statistics.references.items()
     ]
     print(f"train: reference energies (eV) {', '.join(energies)}")
-
-    # references that the data do not determine look like facts
-    train = Structures.load(structures_file(folder, "train"), REBUILD_HINT)
-    limits = reference_limits(train)
-    if limits:
-        print(f"note: {limits}")
-
-    # references of the elements cannot say what a charge costs
-    offsets = charge_offsets(train, statistics.references)
-    if offsets:
-        means = ", ".join(f"{charge:+g} e {mean:.3f}" for charge, mean in offsets.items())
-        print(
-            f"train: mean energy less references (eV) by total charge: {means}; a network tells "
-            "charges apart with --condition total_charge"
-        )

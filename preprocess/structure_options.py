@@ -34,6 +34,8 @@ USUAL_FOR_OWN_FILES = (
     f"{sum(USUAL_SIZES)} structures 80 / 10 / 10 %"
 )
 
+OUT_HELP = "folder to write to, or one LMDB file for large sets (a name that ends in .lmdb)"
+
 # field of SplitOptions -> option
 SPLIT_FLAGS = {
     "train": "--train",
@@ -47,10 +49,13 @@ SPLIT_FLAGS = {
 }
 
 
-def add_data_options(parser: OptionParser, out: str) -> Section:
-    """The options of the section data that do not depend on the source."""
+def add_data_options(parser: OptionParser, out: str, lmdb: bool = False) -> Section:
+    """The options of the section data that do not depend on the source.
+
+    lmdb: a name that ends in .lmdb is a file that the script can write.
+    """
     data = parser.section("data", "where the structures come from, where the folder is written")
-    data.add("--out", str, out, help="folder to write to")
+    data.add("--out", str, out, help=OUT_HELP if lmdb else "folder to write to")
     data.add("--rebuild", bool, False, help="replace what is in the folder")
     labels = (
         "frames whose energies are compared with the work of the forces: off, sample (up to 1000) "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 from torch import nn
 
 from farfield.dataloader.datasets.structure_dataset import StructureDataset
@@ -24,12 +23,7 @@ def try_structures(model: nn.Module, split: str, dataset: StructureDataset) -> N
     The largest structure of each kind of periodicity, all in one batch: what the network accepts of
     these it accepts of all.
     """
-    structures = dataset.structures
-    largest_first = np.argsort(-structures.counts, kind="stable")
-    kinds = largest_first[:1]
-    if structures.periodic is not None:
-        found = np.unique(structures.periodic[largest_first], axis=0, return_index=True)[1]
-        kinds = largest_first[found]
+    kinds = dataset.largest_of_each_kind()
     try:
         model.eval()(dataset[kinds].to(dtype=next(model.parameters()).dtype))
     except ValueError as error:

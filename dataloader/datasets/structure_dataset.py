@@ -39,6 +39,18 @@ class StructureDataset:
         """(structures,)"""
         return self.structures.counts
 
+    def has(self, label: str) -> bool:
+        """Whether the structures have a label or another array of ``Structures``."""
+        return getattr(self.structures, label) is not None
+
+    def summary(self) -> str:
+        """Lines for the reader: count, sizes, elements and labels."""
+        return self.structures.summary()
+
+    def largest_of_each_kind(self) -> np.ndarray:
+        """The largest structure of each kind of periodicity (kinds,)."""
+        return largest_of_kinds(self.structures.counts, self.structures.periodic)
+
     def places(
         self, indices: int | Sequence[int] | np.ndarray
     ) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
@@ -50,6 +62,18 @@ class StructureDataset:
             raise IndexError(f"structures are 0 .. {len(self) - 1}, got {ids.min()} .. {ids.max()}")
         atoms = rows_of(self.structures.offsets[ids], self.structures.counts[ids])
         return ids, torch.from_numpy(ids), torch.from_numpy(atoms)
+
+
+def largest_of_kinds(counts: np.ndarray, periodic: np.ndarray | None) -> np.ndarray:
+    """Numbers of the largest structures of each kind (kinds,).
+
+    counts: atoms (structures,). periodic (structures, ...): what makes the kind; None: one kind.
+    """
+    largest_first = np.argsort(-counts, kind="stable")
+    if periodic is None:
+        return largest_first[:1]
+    found = np.unique(periodic[largest_first], axis=0, return_index=True)[1]
+    return largest_first[found]
 
 
 def read_inputs(

@@ -82,11 +82,27 @@ def read_extxyz(
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give an extended xyz file")
 
-    # the first frame of several atoms decides which of the usual names the file has
-    given = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
     read = list(_frames(path, progress))
     if not read:
         raise ValueError(f"{path} holds no frame; give an extended xyz file")
+    named = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
+    return structures_of_frames(path, read, units, named, periodic, charge_keys)
+
+
+def structures_of_frames(
+    path: Path,
+    read: Sequence[ase.Atoms],
+    units: Units,
+    given: Mapping[str, str | None],
+    periodic: bool | None = None,
+    charge_keys: Mapping[str, str] | None = None,
+) -> Structures:
+    """Structures of frames, one or more, that a reader of any format has made.
+
+    path: for messages. given: energy, forces and stress -> name, None for a usual one. The other
+    arguments and the errors are those of :func:`read_extxyz`.
+    """
+    # the first frame of several atoms decides which of the usual names the file has
     telling = _held(_first_of_several_atoms(read))
     repeating = [] if periodic is False else [atoms for atoms in read if atoms.pbc.any()]
     of_stress = _held(_first_of_several_atoms(repeating)) if repeating else {}

@@ -217,16 +217,22 @@ def block_count(size: int, block_bytes: int = BLOCK_BYTES) -> int:
 
 
 def block_checksums(
-    path: str | Path, blocks: Iterable[int] | None = None, block_bytes: int = BLOCK_BYTES
+    path: str | Path,
+    blocks: Iterable[int] | None = None,
+    block_bytes: int = BLOCK_BYTES,
+    end: int | None = None,
 ) -> list[str]:
-    """SHA-256 of the given blocks of a file (None: of all, in order)."""
+    """SHA-256 of the given blocks (None: of all, in order) of the first ``end`` bytes of a file."""
+    end = Path(path).stat().st_size if end is None else end
     if blocks is None:
-        blocks = range(block_count(Path(path).stat().st_size, block_bytes))
+        blocks = range(block_count(end, block_bytes))
     sums = []
     with open(path, "rb", buffering=0) as file:
         for block in blocks:
-            file.seek(block * block_bytes)
-            sums.append(hashlib.sha256(_read_up_to(file, block_bytes)).hexdigest())
+            first = block * block_bytes
+            file.seek(first)
+            content = _read_up_to(file, min(block_bytes, max(0, end - first)))
+            sums.append(hashlib.sha256(content).hexdigest())
     return sums
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from farfield.dataloader.sources.source_registry import Source
 from farfield.dataloader.splits import SplitOptions
 from farfield.dataloader.structures import Structures
+from farfield.preprocess.lmdb_writing import make_lmdb
 from farfield.preprocess.structure_folder import FolderPlan, make_folder
 from farfield.train import train_md17
 from tests.support.molecule_data import random_structures
@@ -57,14 +58,35 @@ class InMemory(Source):
 
 def make_data(folder, structures: Structures | None = None, cutoff: float = 5.0, sizes=(8, 4, 4)):
     """Preprocess ``structures`` (default: random ones) into ``folder``; returns it."""
-    structures = random_structures(SIZES) if structures is None else structures
-    file = folder.with_suffix(".source")
-    file.write_bytes(b"as it is")
-    options = SplitOptions(train=sizes[0], val=sizes[1], test=sizes[2], seed=0)
-    source = InMemory(file, structures)
-    # random labels fit no geometry
-    make_folder(folder, FolderPlan(source, "random", options, cutoff, check_labels="off"))
+    make_folder(folder, _plan(folder, structures, cutoff, sizes))
     return folder
+
+
+def make_lmdb_data(
+    path,
+    structures: Structures | None = None,
+    cutoff: float = 5.0,
+    sizes=None,
+    rebuild: bool = False,
+):
+    """The same as one LMDB file; returns its path. sizes: None for the usual fractions."""
+    make_lmdb(path, _plan(path, structures, cutoff, sizes), rebuild)
+    return path
+
+
+def _plan(place, structures: Structures | None, cutoff: float, sizes) -> FolderPlan:
+    structures = random_structures(SIZES) if structures is None else structures
+    file = place.with_suffix(".source")
+    file.write_bytes(b"as it is")
+    protocol, options = "fractions", SplitOptions()
+    if sizes is not None:
+        protocol = "random"
+        options = SplitOptions(train=sizes[0], val=sizes[1], test=sizes[2], seed=0)
+
+    # random labels fit no geometry
+    return FolderPlan(
+        InMemory(file, structures), protocol, options, cutoff, check_labels="off"
+    )
 
 
 def config_for(data, *arguments, script=train_md17.SCRIPT):

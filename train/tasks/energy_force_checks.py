@@ -27,9 +27,9 @@ def check_labels(config, dataset: MoleculeDataset) -> None:
     """
     model, loss, path = config.model, config.loss, config.data.data_path
     learns_forces, learns_stress = loss.weight_forces > 0, stress_weight(config) > 0
-    has_stress = dataset.structures.stress is not None
+    has_stress = dataset.has("stress")
 
-    if learns_forces and dataset.structures.forces is None:
+    if learns_forces and not dataset.has("forces"):
         raise ValueError(f"{path} has no forces; give --weight-forces 0 --forces none")
     if learns_forces and model.forces == "none":
         raise ValueError("--forces none predicts no forces; give --weight-forces 0")
@@ -40,7 +40,7 @@ def check_labels(config, dataset: MoleculeDataset) -> None:
         )
     if learns_stress and not model.stress:
         raise ValueError("the network predicts no stress; give --stress or --weight-stress 0")
-    if model.stress and dataset.cell is None:
+    if model.stress and not dataset.has("cell"):
         raise ValueError(f"{path} has no cells, so there is no stress to predict; give --no-stress")
 
 
@@ -62,7 +62,7 @@ def check_charges(
             )
 
         for split, dataset in datasets.items():
-            if getattr(dataset.structures, part) is None:
+            if not dataset.has(part):
                 raise ValueError(
                     f"the {split} split of {config.data.data_path} has no {part} to learn; "
                     f"preprocess with --{part}-key (and --rebuild where the folder exists), or "

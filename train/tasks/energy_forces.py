@@ -24,7 +24,7 @@ from farfield.common.command_line import OptionParser
 from farfield.common.precision import PRECISIONS
 from farfield.common.quantities import counted
 from farfield.common.task_registry import TASKS
-from farfield.dataloader.datasets.potential_data import MoleculeDataset
+from farfield.dataloader.datasets.potential_sets import open_potential_data
 from farfield.dataloader.label_statistics import Statistics
 from farfield.dataloader.prepared_folder import (
     load_statistics,
@@ -184,12 +184,12 @@ class EnergyForceTask(Task):
             edges = int(dataset.edges_per_structure.sum())
             batches = counted(len(loader), "batch", "batches")
             lines.append(
-                f"{split}: {dataset.structures.summary()}\n"
+                f"{split}: {dataset.summary()}\n"
                 f"  {edges} edges within {dataset.cutoff} Angstrom, {batches}"
             )
 
         # labels that are there and are not used
-        has_forces = parts.train.dataset.structures.forces is not None
+        has_forces = parts.train.dataset.has("forces")
         if config.model.get("forces") == "none" and has_forces:
             lines.append(
                 "note: the data have forces, or zeros in their place, which are not learned "
@@ -376,7 +376,7 @@ def split_loader(
     ``ValueError`` for neighbour graphs of another cutoff, unknown elements, and labels that the
     loss needs and the data do not have.
     """
-    dataset = MoleculeDataset.open(
+    dataset = open_potential_data(
         config.data.data_path,
         split,
         cutoff=config.model.get("cutoff"),

@@ -16,6 +16,7 @@ from farfield.dataloader.augmentation import NO_AUGMENTATION, Augmentation
 from farfield.dataloader.batch_plan import BatchPlan
 from farfield.dataloader.batch_shares import EveryFew, Share, SharedPlan
 from farfield.dataloader.datasets.epoch_draws import EpochIndices
+from farfield.train.packed_batches import packed_in_worker, unpacked
 
 # (batch, epoch, number of the batch in its epoch[, share of the whole batch]) -> what is trained on
 Transform = Callable[..., Any]
@@ -61,7 +62,7 @@ class EpochLoader:
         self.sampler.set_epoch(number)
         self._epoch, self._first = number, first
         self._generator.manual_seed(self.seed * 1_000_003 + number)
-        return iter(self._loader)
+        return unpacked(iter(self._loader))
 
     def __iter__(self) -> Iterator:
         return self.epoch(0)
@@ -109,10 +110,10 @@ class _BatchesByPlace:
         if share is not None and not len(share.places):
             return None
         batch = self.dataset[place.indices if share is None else share.chosen]
-        if self.transform is None:
-            return batch
-        more = () if share is None else (share,)
-        return self.transform(batch, place.epoch, place.number, *more)
+        if self.transform is not None:
+            more = () if share is None else (share,)
+            batch = self.transform(batch, place.epoch, place.number, *more)
+        return packed_in_worker(batch)
 
 
 class _RestOfEpoch:

@@ -175,6 +175,10 @@ class StructureLmdb:
         _check_whole(path, hint)
         return cls(open_lmdb(path, hint), path, hint)
 
+    def __reduce__(self):
+        # a process that is not forked opens the file itself
+        return StructureLmdb.open, (self.path, self.hint)
+
     def _read_header(self, content: memoryview | None) -> dict:
         header = None
         if content is not None:

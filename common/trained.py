@@ -24,6 +24,7 @@ from farfield.common.task_registry import TASKS, task_name
 from farfield.models.choices import check_choice
 from farfield.models.diffusion.process import DiffusionProcess, ProcessOptions
 from farfield.models.factory import build_model, network_class, network_names
+from farfield.models.heads.per_set import head_names, single_head_weights
 from farfield.models.network import Network
 
 
@@ -106,11 +107,14 @@ class TrainedRun:
         self,
         device: torch.device | str = "cpu",
         dtype: str = "float32",
+        head: str | None = None,
         **changes: Any,
     ) -> nn.Module:
         """The trained network as its task restores it, in evaluation mode.
 
-        changes: options of the model that differ from the training, such as ``stress=True``.
+        head: of a network with several energy heads, the one that stays; None: all of them, or the
+        only one. changes: options of the model that differ from the training, such as
+        ``stress=True``. ``ValueError`` for a head there is not.
         """
         check_choice("dtype", dtype, PRECISIONS)
         self.check_registered("network", self.config.model.get("name"), network_names())
@@ -118,8 +122,31 @@ class TrainedRun:
         config.model.update(changes)
         model = self.task().restore(config)
         checkpoint.load_weights(model, self.weights, self.path)
+        if head is not None:
+            self.check_head(head)
+            weights = single_head_weights(model, head)
+            config.model.energy_heads = None
+            model = self.task().restore(config)
+            checkpoint.load_weights(model, weights, self.path)
         model = model.to(device=device, dtype=PRECISIONS[dtype])
         return model.eval()
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the energy heads of the network; none where it has one head."""
+        return head_names(self.config.model.get("energy_heads"))
+
+    def check_head(self, head: str | None) -> None:
+        """``ValueError`` unless ``head`` chooses one of several heads, or None the only one."""
+        if head is None and self.heads:
+            raise ValueError(
+                f"checkpoint {self.path} has the energy heads {', '.join(self.heads)}; choose one "
+                "with --head NAME (in Python head=NAME)"
+            )
+        if head is not None and not self.heads:
+            raise ValueError(f"checkpoint {self.path} has one energy head; leave --head {head} out")
+        if head is not None:
+            check_choice("--head", head, self.heads)
 
     def graph_cutoff(self, network: Network) -> float:
         """Cutoff of the graphs that ``network`` reads, Angstrom: its own, or of its training data.

@@ -60,6 +60,14 @@ def finished_structures(folder: str | Path, split: str, hint: str = HINT) -> Str
     return structures
 
 
+def structures_of_split(path: str | Path, split: str) -> Structures:
+    """Structures of a split of a folder or of an LMDB file; errors as the reader of either."""
+    if not is_lmdb_name(path):
+        return Structures.load(structures_file(path, split))
+    file = StructureLmdb.open(path, LMDB_HINT)
+    return file.read(file.splits[split])
+
+
 def load_statistics(folder: str | Path) -> Statistics:
     """Statistics of the training split.
 

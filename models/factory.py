@@ -69,6 +69,10 @@ def build_model(config: Mapping[str, object]) -> Network:
     if not isinstance(getattr(model, "options", None), entry.Options):
         raise ValueError(f"model {name}: its constructor must set self.options to its options")
     if isinstance(model, EnergyNetwork):
-        model = Potential(model, options.forces, options.stress)
+        heads = getattr(options, "energy_heads", None)
+        try:
+            model = Potential(model, options.forces, options.stress, heads)
+        except ValueError as error:
+            raise ValueError(f"model {name}: {error}") from None
     model.config = {"name": name, **flat_values(options)}
     return model

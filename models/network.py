@@ -162,9 +162,13 @@ class EnergyNetwork(Network):
     ``graph_energy`` (graphs,), in eV, ``direct_forces`` (nodes, 3), in units of the scale per
     Angstrom, and whatever else ``outputs`` names, which the potential hands on. It reads positions
     and cell from the batch and leaves derivatives to the potential.
+
+    several_heads: whether it can give (nodes, heads) instead, one column for each of the names of
+    ``options.energy_heads`` (see ``heads/per_set.py``).
     """
 
     predicts = POTENTIAL
+    several_heads: ClassVar[bool] = False
 
     def outputs(self) -> dict[str, Output]:
         return {"atomic_energy": Output("node", "scalar")}

@@ -29,9 +29,12 @@ from farfield.models.edges import check_reach
 from farfield.models.elements import check_elements, refuse_unknown
 from farfield.models.graph_ops import GraphIndex, broadcast_nodes, sum_nodes
 from farfield.models.heads.energy import AtomicReference
+from farfield.models.heads.per_set import SetReferences, head_names, heads_of_structures
 from farfield.models.network import POTENTIAL, EnergyNetwork, Network, Output
 from farfield.models.option_fields import MAIN
 from farfield.models.tracing import is_tracing
+
+OptionalText = str | None
 
 # what a network gives and a potential makes energies and forces of
 CONSUMED = ("atomic_energy", "graph_energy", "direct_forces")
@@ -50,7 +53,8 @@ class PotentialOptions:
     """What a potential predicts; the base class of the options of every energy network.
 
     forces: name in ``FORCES``. stress: predict it too, from the cells of the batch; only with
-    conservative forces.
+    conservative forces. energy_heads: names joined by commas, each has a readout and constants of
+    its own (``heads/per_set.py``); None: one head.
     """
 
     forces: Annotated[
@@ -60,9 +64,17 @@ class PotentialOptions:
         MAIN,
     ] = "conservative"
     stress: Annotated[bool, "predict the stress of periodic structures", MAIN] = False
+    energy_heads: Annotated[
+        OptionalText, "names of energy heads, one for each data set (set by --heads-per-set)"
+    ] = None
 
     def __post_init__(self):
         check_choices(self, {"forces": FORCES})
+        if head_names(self.energy_heads) and self.forces == "direct":
+            raise ValueError(
+                "direct forces have one readout for all sets: several energy_heads need forces "
+                "'conservative' or 'none'"
+            )
         if self.stress and self.forces != "conservative":
             raise ValueError(
                 "stress is a derivative of the energy: it needs forces 'conservative', got "
@@ -78,6 +90,7 @@ class Potential(Network):
         network  :class:`EnergyNetwork`
         forces   "conservative", "direct" (the network gives ``direct_forces``) or "none"
         stress   whether there is a stress
+        energy_heads  names of several heads joined by commas (None: one head); ``heads`` has them
 
     Derivatives are taken inside, also under ``torch.no_grad()``. They can be differentiated again
     in training mode, and in evaluation mode if the positions ask for a gradient; otherwise
@@ -86,12 +99,24 @@ class Potential(Network):
 
     predicts = POTENTIAL
 
-    def __init__(self, network: EnergyNetwork, forces: str = "conservative", stress: bool = False):
+    def __init__(
+        self,
+        network: EnergyNetwork,
+        forces: str = "conservative",
+        stress: bool = False,
+        energy_heads: str | None = None,
+    ):
         super().__init__()
-        choices = PotentialOptions(forces, stress)  # refuses what does not go together
+        choices = PotentialOptions(forces, stress, energy_heads)  # refuses what does not fit
         self.network = network
         self.forces, self.stress = choices.forces, choices.stress
-        self.reference = AtomicReference()
+        self.heads = head_names(energy_heads)
+        if self.heads and not network.several_heads:
+            raise ValueError(
+                f"{type(network).__name__} has one energy head; leave --heads-per-set out, or "
+                "choose another network"
+            )
+        self.reference = SetReferences(self.heads) if self.heads else AtomicReference()
 
     @property
     def options(self):
@@ -149,7 +174,10 @@ class Potential(Network):
 
     def reference_energy(self, batch: AtomBatch) -> Tensor:
         """Constant part of the energies (graphs,) float64; the network learns labels minus this."""
-        return self.reference(batch.graph, batch.atomic_numbers)
+        if not self.heads:
+            return self.reference(batch.graph, batch.atomic_numbers)
+        chosen = heads_of_structures(batch, len(self.heads))
+        return self.reference.of_graphs(batch.graph, batch.atomic_numbers, chosen)
 
     def check(self, batch: AtomBatch) -> None:
         """Raise ValueError for values of a batch that ``forward`` refuses.
@@ -183,11 +211,20 @@ class Potential(Network):
     def _energy(self, batch: AtomBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Energy (graphs,) float64, and all that the network says."""
         found = self.network(batch)
-        learned = self.reference.scale * found["atomic_energy"].double()
+        learned = self._learned(batch, found["atomic_energy"].double())
         energy = sum_nodes(batch.graph, learned) + self.reference_energy(batch)
         if "graph_energy" in found:
             energy = energy + found["graph_energy"].double()
         return energy, found
+
+    def _learned(self, batch: AtomBatch, atomic_energy: Tensor) -> Tensor:
+        """Learned energy of every node (nodes,), eV; atomic_energy: (nodes,) or (nodes, heads)."""
+        if not self.heads:
+            return self.reference.scale * atomic_energy
+        chosen = heads_of_structures(batch, len(self.heads))
+        head = chosen.index_select(0, batch.graph.graph_of_node)  # (nodes,)
+        own = atomic_energy.gather(1, head.unsqueeze(1)).squeeze(1)
+        return self.reference.scale_of(head) * own
 
     def _with_derivatives(self, batch: AtomBatch) -> dict[str, Tensor]:
         """Energy, its derivatives by positions and, if there is a stress, by strain."""

@@ -52,6 +52,8 @@ class FarfieldCalculator(Calculator):
                 the network up to rounding. See ``models/compiled/compiled_potential.py``
         evaluations  how many are to come, for "auto"; None where nobody knows
         report  called with every line on compiling (default: print)
+        head    of a network that was trained on several sets with heads of their own, the name of
+                the set whose energies are computed
 
     Attributes
         elements      atomic numbers that the network was trained on
@@ -80,6 +82,7 @@ class FarfieldCalculator(Calculator):
         compile: str = "off",
         evaluations: int | None = None,
         report: Callable[[str], object] = print,
+        head: str | None = None,
     ):
         super().__init__()
         self.dtype_name = dtype
@@ -87,6 +90,8 @@ class FarfieldCalculator(Calculator):
         self._run = TrainedRun.read(path, self.device)
         self.path = self._run.path
         self._run.check_predicts(POTENTIAL)
+        self._run.check_head(head)
+        self.head = head
         self._compiling = {"mode": compile, "report": report, "evaluations": evaluations}
         self._networks: dict[bool, CompiledPotential] = {}
 
@@ -192,7 +197,7 @@ class FarfieldCalculator(Calculator):
     def _network(self, stress: bool) -> CompiledPotential:
         """The network with or without stress; both have the same weights."""
         if stress not in self._networks:
-            network = self._run.network(self.device, self.dtype_name, stress=stress)
+            network = self._run.network(self.device, self.dtype_name, self.head, stress=stress)
             network.requires_grad_(False)
             self._networks[stress] = CompiledPotential(network, **self._compiling)
         return self._networks[stress]

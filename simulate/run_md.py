@@ -39,10 +39,10 @@ from farfield.common.run_folder import prepare_run_folder, save_config
 from farfield.common.script import resume_command
 from farfield.common.session import Interrupted
 from farfield.dataloader.from_ase import inputs_held, read_structures
-from farfield.dataloader.prepared_folder import structures_file
+from farfield.dataloader.prepared_folder import structures_of_split
+from farfield.dataloader.set_names import parse_sets
 from farfield.dataloader.storage import files
 from farfield.dataloader.structure_inputs import find_input
-from farfield.dataloader.structures import Structures
 from farfield.models.compiled.compiled_potential import MODES
 from farfield.simulate.calculator import FarfieldCalculator
 from farfield.simulate.dynamics import (
@@ -121,6 +121,8 @@ def add_system_options(parser: OptionParser) -> None:
         "except with --resume)"
     )
     system.add("--checkpoint", str, None, main=True, help=potential)
+    head = "energy head of a checkpoint with several, the name of a training set"
+    system.add("--head", str, None, help=head)
 
     # the first structure
     structure = (
@@ -163,18 +165,22 @@ def first_structure(config, inputs: Sequence[str]) -> Atoms:
     """
     system = config.system
     if system.structure is None:
-        return structure_of_split(system.checkpoint, system.index, inputs)
+        return structure_of_split(system.checkpoint, system.index, inputs, system.get("head"))
     return read_structures(system.structure, system.index)
 
 
-def structure_of_split(path: str, index: int, inputs: Sequence[str] = ()) -> Atoms:
+def structure_of_split(
+    path: str, index: int, inputs: Sequence[str] = (), head: str | None = None
+) -> Atoms:
     """Structure ``index`` of the test split that the checkpoint ``path`` was judged by.
 
-    inputs: names of the further values of a structure that are put into ``info``.
+    inputs: names of the further values of a structure that are put into ``info``. head: name of
+    the set of several that it comes from (None: the first).
     """
-    data = checkpoint.read_run(path)["config"].get("data", {}).get("data_path", "")
+    sets = parse_sets(checkpoint.read_run(path)["config"].get("data", {}).get("data_path", ""))
+    data = sets.get(head, next(iter(sets.values())))
     try:
-        structures = Structures.load(structures_file(data, "test"))
+        structures = structures_of_split(data, "test")
     except (OSError, ValueError) as error:
         raise ValueError(
             f"the data of {path} cannot be read ({error}); give --structure FILE"
@@ -249,6 +255,7 @@ def moving_potential(config) -> FarfieldCalculator:
         compile=config.run.compile,
         evaluations=config.dynamics.steps,
         report=RunLog(),
+        head=config.system.get("head"),
     )
     if "forces" not in potential.implemented_properties:
         raise ValueError(

@@ -22,6 +22,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -198,6 +199,6 @@ def compiled_gradients(
     if not wanted or objective is None or not isinstance(model, Potential):
         return None
 
-    ragged = len(set(loader.dataset.structures.counts.tolist())) > 1
+    ragged = len(np.unique(loader.dataset.atoms_per_structure)) > 1
     graphs = loader.whole_batch() * config.training.augment_copies
     return CompiledGradients(model, objective, ragged, graphs, report)

@@ -47,6 +47,7 @@ from farfield.common.plugins import FLAG, HELP, import_named_files
 from farfield.common.precision import PRECISIONS
 from farfield.common.task_registry import TASKS
 from farfield.common.trained import TrainedRun
+from farfield.dataloader.set_names import parse_sets
 from farfield.dataloader.split_protocols import SPLITS
 from farfield.models.choices import check_choice
 from farfield.train.checkpointing import graph_cutoff
@@ -80,6 +81,7 @@ class Judged:
         split: str = "test",
         data_path: str | Path | None = None,
         device: torch.device | str = "cpu",
+        head: str | None = None,
         **options: str,
     ) -> Judged:
         """Arguments and errors as in :func:`evaluate_checkpoint`."""
@@ -91,13 +93,12 @@ class Judged:
 
         if data_path is not None:
             config.data.data_path = str(data_path)
-        elif not Path(config.get("data", {}).get("data_path", ".")).exists():
-            raise FileNotFoundError(
-                f"the data folder of the run, {config.data.data_path}, does not exist as seen from "
-                f"{Path.cwd()}; give --data-path DIR"
-            )
+            config.data.set_weights = None
+        _check_data_are_there(config)
         torch.set_num_threads(config.run.threads)
-        model = run.network(device, precision)
+        model = run.network(device, precision, head)
+        if head is not None or data_path is not None:
+            _choose_sets(run, head, data_path)
         task, loader = run.task().evaluation(config, split, model, **options)
 
         # a network that takes any graph is judged on the graphs it has learned from
@@ -110,20 +111,46 @@ class Judged:
         return cls(model, task, loader, device, precision)
 
 
+def _check_data_are_there(config) -> None:
+    """``FileNotFoundError`` where data of the run are not at their place."""
+    for path in parse_sets(config.get("data", {}).get("data_path", ".")).values():
+        if not Path(path).exists():
+            raise FileNotFoundError(
+                f"the data folder of the run, {path}, does not exist as seen from {Path.cwd()}; "
+                "give --data-path DIR"
+            )
+
+
+def _choose_sets(run: TrainedRun, head: str | None, data_path: str | Path | None) -> None:
+    """Data of one head: those of its set, unless a place of their own is named.
+
+    ``ValueError`` for other data of a network with several heads, none of which is chosen.
+    """
+    data = run.config.data
+    sets = parse_sets(data.data_path)
+    if head is None and run.heads and tuple(sets) != run.heads:
+        run.check_head(head)
+    if head is not None and data_path is None:
+        data.data_path, data.set_weights = sets[head], None
+
+
 def evaluate_checkpoint(
     path: str | Path,
     split: str = "test",
     data_path: str | Path | None = None,
     device: torch.device | str = "cpu",
+    head: str | None = None,
     **options: str,
 ) -> list[dict]:
     """Rows of the table of a split.
 
-    path: of the checkpoint. data_path: folder of the data (None: as in the checkpoint). options: of
-    the evaluation, see ``Task.evaluation_options``. Raises FileNotFoundError or ValueError for a
-    checkpoint or data that are missing, damaged or of something else.
+    path: of the checkpoint. data_path: folder of the data (None: as in the checkpoint). head: the
+    energy head of several that is judged, on its own set unless data_path names other data (None:
+    each head on its set). options: of the evaluation, see ``Task.evaluation_options``. Raises
+    FileNotFoundError or ValueError for a checkpoint or data that are missing, damaged or of
+    something else.
     """
-    one = Judged.open(path, split, data_path, device, **options)
+    one = Judged.open(path, split, data_path, device, head, **options)
     found = evaluate_model(one.model, one.task, one.loader, one.device, one.precision)
     return one.task.table(found)
 
@@ -134,12 +161,13 @@ def evaluate_equivariance(
     data_path: str | Path | None = None,
     device: torch.device | str = "cpu",
     directions: int = DIRECTIONS,
+    head: str | None = None,
 ) -> list[dict]:
     """Rows of rotation errors on a split, two for each output; see ``rotation_errors.py``.
 
     directions: number of rotations, and of reflections. Errors as in :func:`evaluate_checkpoint`.
     """
-    one = Judged.open(path, split, data_path, device)
+    one = Judged.open(path, split, data_path, device, head)
     evaluations = len(one.loader) * (1 + 2 * directions)
     with count_bar(evaluations, "turn", "batches", delay=BAR_DELAY) as bar:
         return rotation_table(
@@ -187,7 +215,7 @@ def evaluate_file(options: argparse.Namespace, log: RunLog) -> list[dict]:
     from farfield.train import file_predictions
     from farfield.train.prediction import load
 
-    model = load(options.checkpoint, find_device(options.device))
+    model = load(options.checkpoint, find_device(options.device), head=options.head)
     keys = {quantity: getattr(options, f"{quantity}_key") for quantity in QUANTITIES_OF_FILE}
     atoms = file_predictions.read_input(model, options.input)
     labels = file_predictions.find_labels(atoms, list(model.units), keys)
@@ -221,6 +249,8 @@ def build_parser() -> OneLineParser:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=checkpoint)
     device = "cpu, cuda, cuda:1, ... (default cpu)"
     parser.add_argument("--device", default="cpu", help=device)
+    head = "energy head of a checkpoint with several (default: each on the split of its set)"
+    parser.add_argument("--head", metavar="NAME", help=head)
     parser.add_argument("--json", metavar="FILE", help="json file to write the rows to as well")
     # import_named_files takes the option out of the arguments: here it is for the help alone
     parser.add_argument(FLAG, metavar="FILE", help=HELP)
@@ -314,12 +344,12 @@ def main(argv: list[str] | None = None) -> None:
         where = (options.checkpoint, split, options.data_path, options.device)
         if options.equivariance:
             directions = options.directions or DIRECTIONS
-            rows = evaluate_equivariance(*where, directions)
+            rows = evaluate_equivariance(*where, directions, options.head)
             found |= {"directions": directions}
         else:
             given = {name: getattr(options, name) for name in task_options()}
             chosen = {name: value for name, value in given.items() if value is not None}
-            rows = evaluate_checkpoint(*where, **chosen)
+            rows = evaluate_checkpoint(*where, options.head, **chosen)
         log(f"{split} split, {options.checkpoint}\n{format_table(rows)}")
         found |= {"split": split, "rows": rows}
     if options.json:

@@ -50,16 +50,23 @@ from farfield.models.elements import refuse_unknown_structures
 PREDICTORS: Registry[type[Predictor]] = Registry("predictor")
 
 
-def load(path: str | Path, device: str | torch.device = "cpu", dtype: str = "float32") -> Predictor:
+def load(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: str = "float32",
+    head: str | None = None,
+) -> Predictor:
     """The trained network of a checkpoint, ready to predict.
 
     path: checkpoint_best.pt or checkpoint_last.pt of a run, or the name of a shipped checkpoint,
-    such as "ethanol". dtype: arithmetic of the network,
-    "float32" or "float64". Raises FileNotFoundError or ValueError in one line.
+    such as "ethanol". dtype: arithmetic of the network, "float32" or "float64". head: of a network
+    that was trained on several sets with heads of their own, the name of the set whose energies are
+    predicted. Raises FileNotFoundError or ValueError in one line.
     """
     device = find_device(str(device), "device=")
     run = TrainedRun.read(path, device)
-    return PREDICTORS.find(run.task().predicts)(run, device, dtype)
+    run.check_head(head)
+    return PREDICTORS.find(run.task().predicts)(run, device, dtype, head)
 
 
 class Predictor(ABC):
@@ -70,17 +77,18 @@ class Predictor(ABC):
         config     configuration of its run
         units      name of a prediction -> unit
         network    the network, in evaluation mode
+        head       name of the energy head, None where there is one
         max_atoms  largest number of atoms in a batch, unless one structure has more
     """
 
     reads_structures = True  # of ASE
     sample_words = "a structure of ASE (Atoms)"
 
-    def __init__(self, run: TrainedRun, device: torch.device, dtype: str):
-        self.run, self.path, self.config = run, run.path, run.config
+    def __init__(self, run: TrainedRun, device: torch.device, dtype: str, head: str | None = None):
+        self.run, self.path, self.config, self.head = run, run.path, run.config, head
         self.device, self.dtype_name = device, dtype
         self.max_atoms = run.task().max_evaluation_atoms
-        self.network = run.network(device, dtype).requires_grad_(False)
+        self.network = run.network(device, dtype, head).requires_grad_(False)
         self.dtype = PRECISIONS[dtype]
         self.units: dict[str, str] = {}
 
@@ -185,8 +193,8 @@ class PotentialPredictor(Predictor):
     charges adds charges (atoms,), e, and for open structures dipole (3,), e Angstrom.
     """
 
-    def __init__(self, run: TrainedRun, device: torch.device, dtype: str):
-        super().__init__(run, device, dtype)
+    def __init__(self, run: TrainedRun, device: torch.device, dtype: str, head: str | None = None):
+        super().__init__(run, device, dtype, head)
         self.units = {"energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
         self.units |= {name: output.unit for name, output in self.network.outputs().items()}
         self.cutoff = run.graph_cutoff(self.network)
@@ -209,7 +217,7 @@ class PotentialPredictor(Predictor):
         if not crystals or self.network.forces != "conservative":
             return self.network
         if self._with_stress is None:
-            network = self.run.network(self.device, self.dtype_name, stress=True)
+            network = self.run.network(self.device, self.dtype_name, self.head, stress=True)
             self._with_stress = network.requires_grad_(False)
         return self._with_stress
 
@@ -223,8 +231,8 @@ class PropertyPredictor(Predictor):
     them.
     """
 
-    def __init__(self, run: TrainedRun, device: torch.device, dtype: str):
-        super().__init__(run, device, dtype)
+    def __init__(self, run: TrainedRun, device: torch.device, dtype: str, head: str | None = None):
+        super().__init__(run, device, dtype, head)
         self.units = {name: TARGETS[name].unit for name in self.network.readouts}
         self.graph_rule = _rule_of(run)
         self.bond_kinds = bool(self.config.model.get("bond_kinds"))
@@ -276,8 +284,8 @@ class NBodyPredictor(Predictor):
     reads_structures = False
     sample_words = "a dict with positions, velocities and charges"
 
-    def __init__(self, run: TrainedRun, device: torch.device, dtype: str):
-        super().__init__(run, device, dtype)
+    def __init__(self, run: TrainedRun, device: torch.device, dtype: str, head: str | None = None):
+        super().__init__(run, device, dtype, head)
         self.units = dict(run.task().units)
 
     def check(self, samples: Sequence[Mapping]) -> None:

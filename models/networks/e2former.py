@@ -32,6 +32,7 @@ from farfield.models.far_field.charges import NearEdges, charge_model, dipole_of
 from farfield.models.far_field.coulomb import repeating
 from farfield.models.heads.energy import EnergyHead, VectorHead
 from farfield.models.heads.experts import experts
+from farfield.models.heads.per_set import energy_readout
 from farfield.models.kernels.harmonic_sum import memory_efficient_sum
 from farfield.models.layers.conditioning import conditioning
 from farfield.models.layers.edge_embedding import EdgeScalars
@@ -180,6 +181,7 @@ class E2Former(EnergyNetwork):
     Options = E2FormerOptions
     presets = PRESETS
     parts = {**BACKBONE_PARTS, "heads": ("energy", "vectors", "charges", "experts")}
+    several_heads = True
 
     # first part of a weight's name in format 2 -> its name today
     moved_weights: ClassVar[dict[str, str]] = {
@@ -192,7 +194,7 @@ class E2Former(EnergyNetwork):
         super().__init__()
         self.options = options
         self.backbone = E2FormerBackbone(options)
-        self.energy = EnergyHead(options.channels)
+        self.energy = energy_readout(options.energy_heads, lambda: EnergyHead(options.channels))
         self.vectors = VectorHead(options.channels) if options.forces == "direct" else None
         self.charges = charge_model(
             options.charges, options.channels, options.charge, options.avg_degree

@@ -249,6 +249,11 @@ class E2FormerOptions(BackboneOptions, PotentialOptions):
     def __post_init__(self):
         BackboneOptions.__post_init__(self)
         PotentialOptions.__post_init__(self)
+        if self.energy_heads and self.experts.number:
+            raise ValueError(
+                "experts read one energy head: several energy_heads (--heads-per-set) need "
+                "experts 0"
+            )
         check_choices(self, {"charges": CHARGES})
 
 

@@ -29,6 +29,7 @@ from farfield.models.batch import AtomBatch
 from farfield.models.choices import check_at_least, check_choices, check_positive
 from farfield.models.elements import check_elements
 from farfield.models.heads.node_mlp import DegreesOfNode, NodeMLP
+from farfield.models.heads.per_set import energy_readout
 from farfield.models.heads.property_readouts import DipoleReadout
 from farfield.models.kernels.padding import Padding
 from farfield.models.kernels.recomputation import recomputed_module, weight_views
@@ -253,12 +254,13 @@ class EdgeTransformerPotential(EdgeTransformerInputs, EnergyNetwork):
     Options = EdgeTransformerPotentialOptions
     presets = PRESETS
     parts = {**BACKBONE_PARTS, "heads": ("energy", "vectors", "degrees", "dipole")}
+    several_heads = True
 
     def __init__(self, options: EdgeTransformerPotentialOptions):
         super().__init__()
         self.options = options
         self.backbone = EdgeTransformerBackbone(options)
-        self.energy = NodeMLP(options.width, 1)
+        self.energy = energy_readout(options.energy_heads, lambda: NodeMLP(options.width, 1))
         self.vectors = NodeMLP(options.width, 3) if options.forces == "direct" else None
         self.degrees, self.dipole = None, None
         if options.dipole:
@@ -278,7 +280,8 @@ class EdgeTransformerPotential(EdgeTransformerInputs, EnergyNetwork):
         ``dipole`` (graphs, 3) about the centroid.
         """
         x = self.backbone.features(batch)
-        out = {"atomic_energy": self.energy(x).squeeze(-1)}
+        energy = self.energy(x)
+        out = {"atomic_energy": energy if self.options.energy_heads else energy.squeeze(-1)}
         if self.vectors is not None:
             out["direct_forces"] = self.vectors(x)
         if self.dipole is not None:

@@ -21,6 +21,7 @@ from farfield.models.edges import check_reach, edge_vectors, image_vectors, safe
 from farfield.models.elements import MAX_ATOMIC_NUMBER, check_elements
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.heads.energy import EnergyHead
+from farfield.models.heads.per_set import energy_readout
 from farfield.models.heads.property_heads import choose_readouts
 from farfield.models.layers.conditioning import conditioning, parse_inputs
 from farfield.models.layers.edge_embedding import EdgeScalars
@@ -198,12 +199,13 @@ class EquiformerPotential(EquiformerRemarks, EnergyNetwork):
     Options = EquiformerPotentialOptions
     presets = PRESETS
     parts = {**ATOM_PARTS, "heads": ("energy", "vectors")}
+    several_heads = True
 
     def __init__(self, options: EquiformerPotentialOptions):
         super().__init__()
         self.options = options
         self.atoms = AtomFeatures(options)
-        self.energy = EnergyHead(options.fiber[0])
+        self.energy = energy_readout(options.energy_heads, lambda: EnergyHead(options.fiber[0]))
         self.vectors = None
         if options.forces == "direct":
             self.vectors = FiberLinear(options.fiber, (1, 1))

@@ -56,6 +56,8 @@ PARTS = {
     "dipole": Part("dipole", "dipole", "e A", "dipole_mae"),
 }
 
+PER_ATOM_PARTS = ("forces", "charges")  # the others have a value for each structure
+
 # unit of energy of a row of the table -> factor from meV
 ENERGY_UNITS = {"meV": 1.0, "kcal/mol": 1 / (MEV * KCAL_MOL)}
 
@@ -171,6 +173,28 @@ def expert_loads(weights: np.ndarray) -> dict[str, float]:
 def is_an_energy(metric: str) -> bool:
     """Whether a metric has a unit of energy in it."""
     return metric not in OTHER_UNITS and not LOAD.fullmatch(metric)
+
+
+def of_set(
+    number: int,
+    structures: Mapping[str, np.ndarray],
+    errors: Mapping[str, np.ndarray],
+    targets: Mapping[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
+    """Errors, targets and atoms of the structures of one set, as :func:`measure` reads them.
+
+    structures: atoms and set of every structure (structures,).
+    """
+    chosen = structures["set"] == number
+    of_atoms = np.repeat(chosen, structures["atoms"])
+
+    def part_of(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {
+            name: one[of_atoms if name in PER_ATOM_PARTS else chosen]
+            for name, one in values.items()
+        }
+
+    return part_of(errors), part_of(targets), structures["atoms"][chosen]
 
 
 def determination(error: np.ndarray, target: np.ndarray) -> float:

@@ -13,7 +13,7 @@ move together from epoch to epoch, and selecting by energy_mae would pick an ear
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,25 +21,27 @@ import torch
 from torch import Tensor, nn
 
 from farfield.common.command_line import OptionParser
-from farfield.common.precision import PRECISIONS
 from farfield.common.quantities import counted
 from farfield.common.task_registry import TASKS
-from farfield.dataloader.datasets.potential_sets import open_potential_data
-from farfield.dataloader.label_statistics import Statistics
-from farfield.dataloader.prepared_folder import (
-    load_statistics,
-    stored_cutoff,
-)
+from farfield.dataloader.datasets.potential_sets import cutoff_of_sets, statistics_of_all
+from farfield.dataloader.set_names import parse_sets
 from farfield.dataloader.split_protocols import SPLITS
 from farfield.dataloader.structures import LABELS_OF_CHARGE
 from farfield.models.compiled.training_program import Objective
-from farfield.models.layers.conditioning import parse_inputs
+from farfield.models.heads.per_set import SET_INDEX
 from farfield.models.potential import volumes
-from farfield.train.data_order import EpochLoader, ordered_batches, shuffled_batches
+from farfield.train.data_order import EpochLoader
 from farfield.train.losses import StructureLoss
 from farfield.train.network_options import check_layers
-from farfield.train.split_checks import check_not_empty, try_structures
-from farfield.train.tasks.energy_force_checks import check_charges, check_labels, stress_weight
+from farfield.train.split_checks import try_structures
+from farfield.train.tasks.energy_force_checks import check_charges, stress_weight
+from farfield.train.tasks.energy_force_data import (
+    average_atoms,
+    heads_of_sets,
+    references_of,
+    set_references_of_sets,
+    split_loader,
+)
 from farfield.train.tasks.energy_force_defaults import options_from_data
 from farfield.train.tasks.energy_force_errors import (
     ENERGY_UNITS,
@@ -54,6 +56,7 @@ from farfield.train.tasks.energy_force_errors import (
     is_an_energy,
     measure,
     metric_units,
+    of_set,
 )
 from farfield.train.tasks.energy_force_options import add_data_options, add_loss_options
 from farfield.train.tasks.near_far_comparison import comparison_plan
@@ -82,12 +85,21 @@ class EnergyForceTask(Task):
         loss           `StructureLoss`; its parts decide what is learned
         late           change of the energy weight late in the run
         energy_offset  name in `OFFSETS`: what the energy errors of an evaluation may be shifted by
+        set_names      of the sets of a batch, for their rows in the table
     """
 
     predicts = "potential"
     default_network = "e2former"
     measured_options = frozenset(
-        {"avg_degree", "avg_atoms", "far_design_radius", "cutoff", "stress", "element_start"}
+        {
+            "avg_degree",
+            "avg_atoms",
+            "far_design_radius",
+            "cutoff",
+            "stress",
+            "element_start",
+            "energy_heads",
+        }
     )
     batch_size_help = "structures per batch, or as many as the atom/edge limit allows"
     evaluation_options = {"energy_offset": tuple(OFFSETS)}
@@ -105,8 +117,15 @@ class EnergyForceTask(Task):
         "ema_decay": 0.99,
     }
 
-    def __init__(self, loss: StructureLoss, late: LateWeights, energy_offset: str = "none"):
+    def __init__(
+        self,
+        loss: StructureLoss,
+        late: LateWeights,
+        energy_offset: str = "none",
+        set_names: Sequence[str] = (),
+    ):
         self.objective, self.late, self.energy_offset = loss, late, energy_offset
+        self.set_names = list(set_names)
         self.curves = [part.curve for name, part in PARTS.items() if name in loss.weights]
         self.training_curves = _training_curves(loss)
         self.units = {part.quantity: part.unit for part in PARTS.values()}
@@ -129,26 +148,27 @@ class EnergyForceTask(Task):
     @classmethod
     def presets(cls, values: dict) -> dict:
         """The cutoff of the graphs."""
-        return {"cutoff": stored_cutoff(values["data_path"])}
+        return {"cutoff": cutoff_of_sets(values["data_path"])}
 
     @classmethod
     def measured(cls, values: dict) -> dict:
         """What the training split says: its neighbours, sizes, labels and batch size."""
-        return options_from_data(load_statistics(values["data_path"]), values)
+        path = values["data_path"]
+        heads = heads_of_sets(path, values["heads_per_set"])
+        return options_from_data(statistics_of_all(path), values) | heads
 
     @classmethod
     def build(cls, config) -> Parts:
         """Network with the references of the training split, task and data."""
         check_layers(config.model)
-        statistics = load_statistics(config.data.data_path)
         model, task = cls.restore(config), build_task(config)
-        set_references(model, statistics)
+        set_references_of_sets(model, config.data.data_path)
 
         loaders = {
             split: split_loader(
                 config,
                 split,
-                statistics.references,
+                references_of(model),
                 training=split == "train",
                 optional_inputs=model.optional_inputs,
             )
@@ -171,8 +191,8 @@ class EnergyForceTask(Task):
     ) -> tuple[Task, EpochLoader]:
         """The task and a split in order; energies less the references of the trained ``model``."""
         task = build_task(config, energy_offset)
-        references, optional = model.reference.values(), model.optional_inputs
-        return task, split_loader(config, split, references, optional_inputs=optional)
+        optional = model.optional_inputs
+        return task, split_loader(config, split, references_of(model), optional_inputs=optional)
 
     # ---- of a run
 
@@ -242,7 +262,17 @@ class EnergyForceTask(Task):
         metrics = measure(errors, targets, atoms)
         if EXPERTS in structures:
             metrics |= expert_loads(structures[EXPERTS])
-        return Evaluation(metrics, baselines, pairs, loss)
+
+        # of several sets, rows for each
+        found = Evaluation(metrics, baselines, pairs, loss)
+        if "set" in structures:
+            for number, name in enumerate(self.set_names):
+                rows = {"model": errors, BASELINE: nothing}
+                found.of_sets |= {
+                    f"{name}: {label}": measure(*of_set(number, structures, row, targets))
+                    for label, row in rows.items()
+                }
+        return found
 
     def _loss_of_split(
         self, errors: dict[str, np.ndarray], structures: dict[str, np.ndarray]
@@ -261,10 +291,11 @@ class EnergyForceTask(Task):
         return evaluation.loss
 
     def table(self, evaluation: Evaluation) -> list[dict]:
-        """Rows model and baseline, in meV and in kcal/mol."""
+        """Rows model and baseline, of all sets and of each, in meV and in kcal/mol."""
         rows = []
         for unit, factor in ENERGY_UNITS.items():
-            for label, metrics in {"model": evaluation.metrics, **evaluation.baselines}.items():
+            found = {"model": evaluation.metrics} | evaluation.baselines | evaluation.of_sets
+            for label, metrics in found.items():
                 values = {
                     name: factor * value if is_an_energy(name) else value
                     for name, value in metrics.items()
@@ -293,13 +324,15 @@ def _training_curves(loss: StructureLoss) -> dict[str, tuple[str, float]]:
 def _over_split(
     model: nn.Module, batches: Iterable
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Errors and targets by part, in float64, and atoms, volumes and composition of all
-    structures, with the weights of experts where the model has some.
+    """Errors and targets by part, in float64, and atoms, volumes, composition and, of several sets,
+    number of the set of all structures, with the weights of experts where the model has some.
     """
     columns: dict[str, list[np.ndarray]] = {}
     for batch in batches:
         values = {"atoms": batch.graph.nodes_per_graph, "composition": element_counts(batch)}
         values["volumes"] = volumes(batch).double()
+        if SET_INDEX in batch.graph_features:
+            values["set"] = batch.graph_features[SET_INDEX]
         prediction = model(batch)
         if EXPERTS in prediction:
             values[EXPERTS] = prediction[EXPERTS].detach().double()
@@ -313,7 +346,7 @@ def _over_split(
     parts = [part for part in PARTS if f"{part}_error" in joined]
     errors = {part: joined[f"{part}_error"] for part in parts}
     targets = {part: joined[f"{part}_target"] for part in parts}
-    kept = ("atoms", "volumes", "composition", EXPERTS)
+    kept = ("atoms", "volumes", "composition", "set", EXPERTS)
     return errors, targets, {name: joined[name] for name in kept if name in joined}
 
 
@@ -345,48 +378,4 @@ def build_task(config, energy_offset: str = "none") -> EnergyForceTask:
         weights, average_atoms(config), costs, scales, per_atom, stress_per_atom
     )
     late = LateWeights(loss.late_start, loss.late_energy_factor)
-    return EnergyForceTask(objective, late, energy_offset)
-
-
-def average_atoms(config) -> float:
-    """Mean atoms of the training structures: an option of many networks, else measured."""
-    if "avg_atoms" in config.model:
-        return config.model.avg_atoms
-    return load_statistics(config.data.data_path).average_atoms
-
-
-def set_references(model: nn.Module, statistics: Statistics) -> None:
-    """Give a new network the reference energies of the training split, and the size of what it
-    learns as its scale.
-    """
-    model.set_reference(statistics.references, scale=statistics.learned_scale)
-
-
-def split_loader(
-    config,
-    split: str,
-    references: Mapping[int, float],
-    training: bool = False,
-    optional_inputs: Sequence[str] = (),
-) -> EpochLoader:
-    """Batches of a split: shuffled and of the size of ``config``, or all structures in order.
-
-    optional_inputs: of the network, which batches have where the data have them.
-
-    ``ValueError`` for neighbour graphs of another cutoff, unknown elements, and labels that the
-    loss needs and the data do not have.
-    """
-    dataset = open_potential_data(
-        config.data.data_path,
-        split,
-        cutoff=config.model.get("cutoff"),
-        references=dict(references),
-        dtype=PRECISIONS[config.training.precision],
-        inputs=parse_inputs(config.model.get("condition")),
-        optional_inputs=optional_inputs,
-    )
-    check_not_empty(dataset, split, config.data.data_path)
-    if training:
-        check_labels(config, dataset)
-        return shuffled_batches(dataset, config)
-    return ordered_batches(dataset, EnergyForceTask.max_evaluation_atoms)
+    return EnergyForceTask(objective, late, energy_offset, list(parse_sets(config.data.data_path)))

@@ -48,12 +48,14 @@ class Evaluation:
         baselines  row name -> the same errors of a baseline on the same samples
         pairs      quantity -> (predictions, targets), for the pictures
         loss       training loss over the split, for tasks that select by it
+        of_sets    row name -> errors on the structures of one of several sets, for the table
     """
 
     metrics: dict[str, float]
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
     pairs: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     loss: float = math.nan
+    of_sets: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

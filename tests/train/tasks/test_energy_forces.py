@@ -13,12 +13,12 @@ from farfield.dataloader.prepared_folder import load_statistics
 from farfield.dataloader.units import KCAL_MOL
 from farfield.train import launch
 from farfield.train.losses import StructureLoss
+from farfield.train.tasks.energy_force_data import set_references
 from farfield.train.tasks.energy_forces import (
     BASELINE,
     EnergyForceTask,
     LateWeights,
     build_task,
-    set_references,
     split_loader,
 )
 from farfield.train.tasks.task import evaluate_model

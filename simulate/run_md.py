@@ -257,6 +257,7 @@ def moving_potential(config) -> FarfieldCalculator:
         report=RunLog(),
         head=config.system.get("head"),
     )
+
     if "forces" not in potential.implemented_properties:
         raise ValueError(
             f"{config.system.checkpoint} was trained with --forces none, nothing moves; give a "

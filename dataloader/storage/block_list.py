@@ -70,6 +70,8 @@ def _block_list(path: Path, hint: str) -> tuple[int, list[str]]:
         file.seek(size - TAIL.size)
         length, _ = TAIL.unpack(file.read(TAIL.size))
         start = size - TAIL.size - length
+
+        # nothing that the list says is believed before its own checksum fits
         try:
             file.seek(start)
             words = json.loads(file.read(length))

@@ -41,6 +41,8 @@ class LmdbFile:
         self.path, self.hint = path, hint
         lmdb = lmdb_package()
         self._errors = lmdb.Error
+
+        # no lock file beside it: the file may lie where nobody can write
         try:
             self._environment = lmdb.open(
                 str(path),

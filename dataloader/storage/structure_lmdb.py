@@ -91,6 +91,8 @@ class StructureLmdbWriter:
                     record = self._record(structures, columns, place)
                     transaction.put(record_key(self.count), record, append=True)
                     self.count += 1
+
+        # what plans of batches read of all structures at once
         repeats = np.zeros(len(structures), np.uint8)
         if structures.periodic is not None:
             repeats = structures.periodic @ np.array([1, 2, 4], np.uint8)
@@ -188,6 +190,8 @@ class StructureLmdb:
                 header = None
         if not isinstance(header, dict) or header.get("what") != WHAT:
             raise ValueError(f"{self.path} is no file of {WHAT}; {self.hint}")
+
+        # of this kind, but of another format or damaged
         checksum = header.pop("checksum", None)
         if header.get("format") != FORMAT:
             raise ValueError(

@@ -19,6 +19,8 @@ def add_data_options(parser: OptionParser) -> None:
         help="folder or .lmdb file made by preprocess_structures, preprocess_md17 or "
         "preprocess_md22; several sets: NAME=PATH joined by commas",
     )
+
+    # of several sets
     weights = "how often an epoch draws each structure of a set, joined by commas (default 1 each)"
     data.add("--set-weights", str, None, help=weights)
     heads = "give each set of --data-path an energy head and reference energies of its own"

@@ -34,12 +34,24 @@ from farfield.dataloader.storage.structure_lmdb import (
     StructureLmdb,
     StructureLmdbWriter,
     fields_of,
+    is_lmdb_name,
 )
 from farfield.dataloader.structures import EXTRA, Structures
 from farfield.preprocess.manifest import REPLACE_HINT
-from farfield.preprocess.structure_folder import FolderPlan, divide, print_statistics
+from farfield.preprocess.structure_folder import (
+    FolderPlan,
+    divide,
+    make_folder,
+    print_statistics,
+)
 
 STRUCTURES_PER_STEP = 2000
+
+
+def make_set(path: str | Path, plan: FolderPlan, rebuild: bool = False) -> None:
+    """Write a folder, or one LMDB file where the name says so; errors as those of either."""
+    make = make_lmdb if is_lmdb_name(path) else make_folder
+    make(path, plan, rebuild)
 
 
 def make_lmdb(path: str | Path, plan: FolderPlan, rebuild: bool = False) -> None:

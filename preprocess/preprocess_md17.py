@@ -36,7 +36,8 @@ from farfield.dataloader.sources.md17 import (
     RevisedMD17,
 )
 from farfield.dataloader.sources.own_files import OwnFiles
-from farfield.preprocess.structure_folder import FolderPlan, make_folder
+from farfield.preprocess.lmdb_writing import make_set
+from farfield.preprocess.structure_folder import FolderPlan
 from farfield.preprocess.structure_options import (
     USUAL_FOR_OWN_FILES,
     add_data_options,
@@ -86,7 +87,7 @@ def choose(config: EasyDict) -> FolderPlan:
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the command line."""
     config = build_parser().parse_config(argv)
-    make_folder(config.data.out, choose(config), config.data.rebuild)
+    make_set(config.data.out, choose(config), config.data.rebuild)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,9 @@
     python -m preprocess.preprocess_nbody --out data/small --train 400 --test 100 --val 100
     python -m preprocess.preprocess_nbody --out data/nbody20 --bodies 20
     python -m preprocess.preprocess_nbody --out data/springs --dynamics springs
+    # the files of public programs instead of simulations
+    python -m preprocess.preprocess_nbody --train-file nbody_train.pkl \\
+        --test-file nbody_test.pkl --train 4000 --val 1000 --test 1000 --out data/public
 
 It writes nbody_{train,test,val}.npz (see dataloader.datasets.nbody_data),
 nbody_{train,test,val}_basis/ (see dataloader.storage.basis_cache) and nbody_manifest.json (settings
@@ -38,6 +41,7 @@ from farfield.dataloader.datasets.nbody_data import (
     cache_folder,
     split_file,
 )
+from farfield.dataloader.sources.nbody_pickles import read_public_nbody
 from farfield.dataloader.sources.nbody_simulation import (
     BOX,
     DYNAMICS,
@@ -77,6 +81,9 @@ def build_parser() -> OptionParser:
         "--dynamics", str, "charged", choices=list(DYNAMICS), help="forces between the particles"
     )
     data.add("--rebuild", bool, False, help="replace what is in the folder")
+    words = "public file (.pkl) to read instead of simulating; its first {} simulations are taken"
+    data.add("--train-file", str, None, help=words.format("--train, then --val"))
+    data.add("--test-file", str, None, help=words.format("--test"))
 
     cache = parser.section("cache", "basis cache")
     cache.add(
@@ -121,6 +128,8 @@ def cached_starts(text: str) -> list[int]:
 
 def data_settings(data) -> dict:
     """Everything that the values in the npz files depend on, as it is stored with them."""
+    if data.train_file or data.test_file:
+        return public_settings(data)
     return {
         "protocol": "kick-drift, NumPy legacy generator, splits in the order "
         + ", ".join(DRAW_ORDER),
@@ -132,6 +141,62 @@ def data_settings(data) -> dict:
         "frame_time": FRAME_TIME,
         "box": BOX,
     }
+
+
+def public_settings(data) -> dict:
+    """The same for public files; ``ValueError`` or ``FileNotFoundError`` where one is missing."""
+    if not (data.train_file and data.test_file):
+        raise ValueError("--train-file and --test-file are read together; give both")
+    content = read_public_nbody(data.train_file)
+    return {
+        "protocol": "public files",
+        "format": FORMAT,
+        **{name: data[name] for name in DRAW_ORDER},
+        "bodies": content["charges"].shape[1],
+        "dynamics": "springs" if "springs" in content else "charged",
+        "frames": content["positions"].shape[1],
+        "frame_time": FRAME_TIME,
+        "source": {
+            "train": files.file_checksum(data.train_file),
+            "test": files.file_checksum(data.test_file),
+        },
+    }
+
+
+def public_splits(data) -> dict[str, dict[str, np.ndarray]]:
+    """Arrays of each split out of the public files; ``ValueError`` for too few simulations."""
+    train, test = read_public_nbody(data.train_file), read_public_nbody(data.test_file)
+    if train.keys() != test.keys() or train["charges"].shape[1:] != test["charges"].shape[1:]:
+        raise ValueError(
+            f"{data.train_file} and {data.test_file} hold other kinds or numbers of bodies; give "
+            "two files of one set"
+        )
+    both = data.train + data.val
+    for path, content, needed in (
+        (data.train_file, train, both),
+        (data.test_file, test, data.test),
+    ):
+        held = len(content["charges"])
+        if held < needed:
+            raise ValueError(
+                f"{path} has {held} simulations, {needed} are asked for; give smaller --train, "
+                "--val or --test"
+            )
+    return {
+        "train": {name: values[: data.train] for name, values in train.items()},
+        "val": {name: values[data.train : both] for name, values in train.items()},
+        "test": {name: values[: data.test] for name, values in test.items()},
+    }
+
+
+def make_public(folder: Path, settings: dict, data) -> None:
+    """Write the npz files that are missing, from the public files."""
+    names = {split: split_file(folder, split).name for split in DRAW_ORDER}
+    manifest = Manifest(folder / MANIFEST, settings, names.values())
+    if set(names.values()) <= manifest.finished.keys():
+        return
+    for split, content in public_splits(data).items():
+        manifest.add(names[split], partial(write_split, split, content, settings))
 
 
 def remove_all(folder: Path):
@@ -163,6 +228,11 @@ def simulate(split: str, start, settings: dict, path: Path):
     frames = settings[split] * FRAMES
     with count_bar(frames, f"simulate {split}", "frames") as bar:
         content = integrate(start, settings["dynamics"], progress=bar.update)
+    write_split(split, content, settings, path)
+
+
+def write_split(split: str, content: dict[str, np.ndarray], settings: dict, path: Path):
+    """Write the simulations of a split, atomically."""
     with files.atomic_write(path) as temporary, open(temporary, "wb") as file:
         metadata = json.dumps({"split": split, **settings})
         np.savez(
@@ -223,7 +293,11 @@ def main(argv: list[str] | None = None) -> None:
     with being_made(folder):
         if config.data.rebuild:
             remove_all(folder)
-        make_simulations(folder, data_settings(config.data))
+        settings = data_settings(config.data)
+        if config.data.train_file:
+            make_public(folder, settings, config.data)
+        else:
+            make_simulations(folder, settings)
         for split in DRAW_ORDER if starts else ():
             cache_bytes += make_cache(folder, split, cache).num_bytes
 

@@ -25,7 +25,8 @@ from easydict import EasyDict
 
 from farfield.common.command_line import OptionParser, add_config_option, run_script
 from farfield.dataloader.sources.qm7x import QM7X
-from farfield.preprocess.structure_folder import FolderPlan, make_folder
+from farfield.preprocess.lmdb_writing import make_set
+from farfield.preprocess.structure_folder import FolderPlan
 from farfield.preprocess.structure_options import (
     add_data_options,
     add_split_options,
@@ -53,7 +54,7 @@ def choose(config: EasyDict) -> FolderPlan:
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the command line."""
     config = build_parser().parse_config(argv)
-    make_folder(config.data.out, choose(config), config.data.rebuild)
+    make_set(config.data.out, choose(config), config.data.rebuild)
 
 
 if __name__ == "__main__":

@@ -39,9 +39,8 @@ from farfield.common.argument_parser import OneLineParser
 from farfield.common.command_line import UNSET, OptionParser, add_config_option, run_script
 from farfield.dataloader.sources.own_files import OwnFiles
 from farfield.dataloader.sources.source_registry import SOURCES
-from farfield.dataloader.storage.structure_lmdb import is_lmdb_name
-from farfield.preprocess.lmdb_writing import make_lmdb
-from farfield.preprocess.structure_folder import FolderPlan, make_folder
+from farfield.preprocess.lmdb_writing import make_set
+from farfield.preprocess.structure_folder import FolderPlan
 from farfield.preprocess.structure_options import (
     add_data_options,
     add_split_options,
@@ -70,7 +69,7 @@ def build_parser(source: str = OWN_FILES) -> OptionParser:
     add_config_option(parser)
 
     # options of the source, and of every source
-    data = add_data_options(parser, out="data/structures", lmdb=True)
+    data = add_data_options(parser, out="data/structures")
     data.add("--source", str, source, choices=list(SOURCES), help="name of the source")
     data.add_fields(kind)
     if kind is OwnFiles:
@@ -116,8 +115,7 @@ def choose(config: EasyDict) -> FolderPlan:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the command line."""
     config = read_options(argv)
-    make = make_lmdb if is_lmdb_name(config.data.out) else make_folder
-    make(config.data.out, choose(config), config.data.rebuild)
+    make_set(config.data.out, choose(config), config.data.rebuild)
 
 
 if __name__ == "__main__":

@@ -49,13 +49,10 @@ SPLIT_FLAGS = {
 }
 
 
-def add_data_options(parser: OptionParser, out: str, lmdb: bool = False) -> Section:
-    """The options of the section data that do not depend on the source.
-
-    lmdb: a name that ends in .lmdb is a file that the script can write.
-    """
+def add_data_options(parser: OptionParser, out: str) -> Section:
+    """The options of the section data that do not depend on the source."""
     data = parser.section("data", "where the structures come from, where the folder is written")
-    data.add("--out", str, out, help=OUT_HELP if lmdb else "folder to write to")
+    data.add("--out", str, out, help=OUT_HELP)
     data.add("--rebuild", bool, False, help="replace what is in the folder")
     labels = (
         "frames whose energies are compared with the work of the forces: off, sample (up to 1000) "

@@ -291,7 +291,8 @@ def is_structure_lmdb(path: str | Path, hint: str) -> bool:
 
 def is_lmdb_name(path: str | Path) -> bool:
     """Whether a name says that structures are in one LMDB file."""
-    return Path(path).suffix == SUFFIX
+    path = Path(path)
+    return path.suffix == SUFFIX and not path.is_dir()
 
 
 def _check_whole(path: Path, hint: str) -> None:

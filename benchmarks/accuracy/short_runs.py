@@ -20,7 +20,8 @@ from farfield.train.data_order import EpochLoader
 from farfield.train.launch import Script
 from farfield.train.results import finish_run, prepare_run_folder, save_config
 from farfield.train.run_options import prepare_process
-from farfield.train.tasks.energy_forces import build_task, set_references
+from farfield.train.tasks.energy_force_data import set_references
+from farfield.train.tasks.energy_forces import build_task
 from farfield.train.tasks.task import evaluate_model
 from farfield.train.trainer import Trainer
 

@@ -6,7 +6,7 @@ share of the time that a training step waits for data, and memory.
 
 The file holds random chains of 5 to 13 atoms with energies and forces without meaning; it is made
 first, some hundred bytes a molecule, and removed at the end. A fresh process then opens it, makes
-the plan of a shuffled epoch and trains a small E2Former on its batches, with loader processes that
+the plan of a shuffled epoch and trains E2Former on its batches, with loader processes that
 read structures and find neighbours. Times are wall seconds; memory is that of the training process
 and of its loader processes, without the pages of the file, which the system takes back when it
 needs them.
@@ -53,7 +53,6 @@ BOND = 1.4  # Angstrom
 SIZES = (5, 14)  # atoms of a chain, from and below
 MOLECULES_PER_STEP = 5000
 SHARES = {"train": 0.98, "val": 0.01, "test": 0.01}
-NETWORK = {"name": "e2former", "irreps": "16x0e+16x1o", "schedule": "first-order2"}  # fast steps
 COLUMNS = {"what": "what", "value": "value", "bar": "bar"}
 
 
@@ -148,7 +147,7 @@ def measure(path: str, batch: int, workers: int, steps: int) -> list[dict]:
 
 def _trained(batches, statistics, steps: int) -> list[dict]:
     """Rows of the training: waiting, time of a step, memory at its quarters."""
-    model = build_model(NETWORK | {"avg_degree": statistics.average_neighbors})
+    model = build_model({"name": "e2former", "avg_degree": statistics.average_neighbors})
     model.set_reference(statistics.references)
     weights, costs = {"energy": 0.2, "forces": 1.0}, {"energy": "mae", "forces": "vector_norm"}
     scales = {"energy": 0.01, "forces": 0.02}
@@ -197,7 +196,7 @@ def build_parser() -> OptionParser:
     bench.add("--structures", int, 1_000_000, low=200, help="number of molecules in the file")
     bench.add("--batch-size", int, 8, low=1, help="molecules per batch")
     bench.add("--workers", int, 2, low=1, help="number of loader processes")
-    bench.add("--steps", int, 400, low=4, help="number of training steps")
+    bench.add("--steps", int, 300, low=4, help="number of training steps")
     bench.add("--out", str, None, help="folder for the file (default: a temporary one)")
     bench.add("--json", str, None, help="json file to write the rows to as well")
     return parser

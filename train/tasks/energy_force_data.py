@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from farfield.common.precision import PRECISIONS
+from farfield.common.task_registry import TASKS
 from farfield.dataloader.datasets.potential_sets import (
     JoinedSets,
     open_sets,
@@ -22,7 +23,6 @@ from farfield.models.layers.conditioning import parse_inputs
 from farfield.train.data_order import EpochLoader, ordered_batches, shuffled_batches
 from farfield.train.split_checks import check_not_empty
 from farfield.train.tasks.energy_force_checks import check_labels
-from farfield.train.tasks.task import Task
 
 References = Mapping[int, float]
 
@@ -112,4 +112,4 @@ def split_loader(
         check_labels(config, dataset)
         plan = {"plan_class": SetPlan} if isinstance(dataset, JoinedSets) else {}
         return shuffled_batches(dataset, config, **plan)
-    return ordered_batches(dataset, Task.max_evaluation_atoms)
+    return ordered_batches(dataset, TASKS["energy_forces"].max_evaluation_atoms)

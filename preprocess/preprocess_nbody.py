@@ -130,6 +130,8 @@ def data_settings(data) -> dict:
     """Everything that the values in the npz files depend on, as it is stored with them."""
     if data.train_file or data.test_file:
         return public_settings(data)
+
+    # of simulations
     return {
         "protocol": "kick-drift, NumPy legacy generator, splits in the order "
         + ", ".join(DRAW_ORDER),
@@ -147,6 +149,8 @@ def public_settings(data) -> dict:
     """The same for public files; ``ValueError`` or ``FileNotFoundError`` where one is missing."""
     if not (data.train_file and data.test_file):
         raise ValueError("--train-file and --test-file are read together; give both")
+
+    # sizes of the arrays, and which files they come from
     content = read_public_nbody(data.train_file)
     return {
         "protocol": "public files",
@@ -171,6 +175,8 @@ def public_splits(data) -> dict[str, dict[str, np.ndarray]]:
             f"{data.train_file} and {data.test_file} hold other kinds or numbers of bodies; give "
             "two files of one set"
         )
+
+    # training and validation come from one file
     both = data.train + data.val
     for path, content, needed in (
         (data.train_file, train, both),

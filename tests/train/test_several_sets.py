@@ -248,6 +248,10 @@ def test_sets_are_named(text, expected):
         (lambda: parse_weights("1,-2", ["a", "b"]), "must be 2 numbers > 0"),
         (lambda: build_model({"name": "e2former", "energy_heads": "a"}), "two or more different"),
         (
+            lambda: build_model({"name": "e2former", "energy_heads": "a,b", "experts": 4}),
+            "experts read one energy head",
+        ),
+        (
             lambda: build_model({"name": "e2former", "energy_heads": "a,b", "forces": "direct"}),
             "direct forces have one readout for all sets",
         ),

@@ -84,9 +84,7 @@ def _plan(place, structures: Structures | None, cutoff: float, sizes) -> FolderP
         options = SplitOptions(train=sizes[0], val=sizes[1], test=sizes[2], seed=0)
 
     # random labels fit no geometry
-    return FolderPlan(
-        InMemory(file, structures), protocol, options, cutoff, check_labels="off"
-    )
+    return FolderPlan(InMemory(file, structures), protocol, options, cutoff, check_labels="off")
 
 
 def config_for(data, *arguments, script=train_md17.SCRIPT):

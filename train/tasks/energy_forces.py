@@ -13,7 +13,7 @@ move together from epoch to epoch, and selecting by energy_mae would pick an ear
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np

@@ -258,7 +258,11 @@ def test_baselines_by_hand(tmp_path):
 
 
 def test_linear_rows_of_the_public_data(tmp_path):
-    """The test simulations follow the 5,000 of training in the same random stream."""
+    """The test simulations follow the 5,000 of training in the same random stream.
+
+    Bodies that come very near each other part in directions that hang on the last digit, which
+    processors round differently: the errors of a few simulations, and so the means, move by 6 %.
+    """
     rng = np.random.RandomState(42)  # noqa: NPY002
     draw_starts(5000, rng)
     test = integrate(draw_starts(1000, rng))
@@ -275,10 +279,8 @@ def test_linear_rows_of_the_public_data(tmp_path):
             round(errors["Linear"]["v"], 4),
             round(errors["constant"]["x"], 3),
         ]
-    assert rows == {
-        "p1000": [0.0711, 0.2627, 0.160],
-        "p500": [0.0256, 0.2502, 0.068],
-    }
+    assert rows["p1000"] == pytest.approx([0.0711, 0.2627, 0.160], rel=0.08)
+    assert rows["p500"] == pytest.approx([0.0256, 0.2502, 0.068], rel=0.08)
 
 
 def nan_at(shape, *place):

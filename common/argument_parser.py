@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from farfield.dataloader.commands import commands_as_called
 from farfield.models.choices import nearest
+from farfield.models.published_names import why_absent
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -85,11 +86,8 @@ class OneLineParser(argparse.ArgumentParser):
         flag = flags[0].split("=")[0]
         known = [name for action in self._actions for name in action.option_strings]
         near = nearest(flag, known)
-        return (
-            f"unknown option {flag}; did you mean {near}?"
-            if near
-            else (f"unknown option {flag}; {where}")
-        )
+        guess = f"did you mean {near}?" if near else where
+        return f"unknown option {flag}; {why_absent(flag) or guess}"
 
 
 class _ShowAll(argparse.Action):

@@ -20,6 +20,7 @@ from farfield.common.option_values import Option
 from farfield.common.plugins import FLAG, imported_files
 from farfield.common.yaml_files import load_yaml
 from farfield.models.choices import nearest
+from farfield.models.published_names import why_absent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,8 +182,8 @@ def _entries(path: Path, known: KnownOptions, key: str, value: Any) -> list[tupl
 
 def _unknown(path: Path, known: KnownOptions, name: str) -> str:
     near = nearest(name, known.names())
-    hint = f"did you mean {near!r}?" if near else "--help-all lists all options"
-    return f"{path}: unknown option {name!r}; {hint}"
+    guess = f"did you mean {near!r}?" if near else "--help-all lists all options"
+    return f"{path}: unknown option {name!r}; {why_absent(name) or guess}"
 
 
 def _checked(path: Path, name: str, option: Option, value: Any) -> Any:

@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from farfield.models.choices import nearest
+from farfield.models.published_names import why_absent
 
 MAIN = object()
 DERIVED = object()
@@ -173,10 +174,7 @@ def canonical(
             field, alias = aliases[name]
             _put_once(translated, field.name, name, (alias, value))
         else:
-            known = [*fields, *aliases]
-            near = nearest(name, known)
-            hint = f"did you mean {near!r}?" if near else f"known: {', '.join(fields)}"
-            raise ValueError(f"unknown option {name!r}; {hint}")
+            raise ValueError(f"unknown option {name!r}; {_guess(name, fields, aliases)}")
 
     # published names come last, since one may build on the value of an option (lmax on irreps)
     for name, (alias, value) in translated.items():
@@ -186,6 +184,13 @@ def canonical(
             raise ValueError(f"{alias.name} and {name} are one option; give one of them")
         flat[name] = fields[name].check_type(value)
     return flat
+
+
+def _guess(name: str, fields: Mapping[str, Any], aliases: Mapping[str, Any]) -> str:
+    """What a user may have meant by an unknown name."""
+    near = nearest(name, [*fields, *aliases])
+    known = f"known: {', '.join(fields)}"
+    return why_absent(name) or (f"did you mean {near!r}?" if near else known)
 
 
 def _put_once(target: dict, key: str, name: str, value: Any) -> None:

@@ -31,7 +31,8 @@ from farfield.models.graph_ops import GraphIndex, broadcast_nodes, sum_nodes
 from farfield.models.heads.energy import AtomicReference
 from farfield.models.heads.per_set import SetReferences, head_names, heads_of_structures
 from farfield.models.network import POTENTIAL, EnergyNetwork, Network, Output
-from farfield.models.option_fields import MAIN
+from farfield.models.option_fields import MAIN, Alias
+from farfield.models.published_words import published_forces
 from farfield.models.tracing import is_tracing
 
 OptionalText = str | None
@@ -62,6 +63,7 @@ class PotentialOptions:
         "forces: the slope of the energy, read directly from the features, or none",
         FORCES,
         MAIN,
+        Alias("direct_force", bool, published_forces),
     ] = "conservative"
     stress: Annotated[bool, "predict the stress of periodic structures", MAIN] = False
     energy_heads: Annotated[

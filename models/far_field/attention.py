@@ -91,7 +91,9 @@ class FarFieldOptions(KernelOptions, ExpansionOptions):
 
     heads: Annotated[int, "attention heads of the far field"] = 4
     key_features: Annotated[int, "width of a query and a key in a head of the far field"] = 1
-    value_channels: Annotated[int, "channels of a value in a head of the far field"] = 4
+    value_channels: Annotated[
+        int, "channels of a value in a head of the far field", Alias("fmm_value_head_dim")
+    ] = 4
     kernel_lmax: Annotated[int, "highest degree of the far field's kernel"] = 0
     value_lmax: Annotated[
         int | None, "highest degree of the far field's values; none: the degree of the features"
@@ -104,7 +106,10 @@ class FarFieldOptions(KernelOptions, ExpansionOptions):
     ] = "none"
     expansion: Annotated[str, "method of the sum over all atoms", EXPANSIONS, MAIN] = "auto"
     weight: Annotated[
-        float, "factor of the far field in a hybrid layer at the start", Alias("long_scale")
+        float,
+        "factor of the far field in a hybrid layer at the start",
+        Alias("long_scale"),
+        Alias("hybrid_long_scale_init"),
     ] = 1.0
 
     def __post_init__(self):

@@ -40,6 +40,7 @@ from farfield.models.near_field.wigner_convolution import (
     WignerConvolution,
 )
 from farfield.models.option_fields import Alias
+from farfield.models.published_words import published_score
 
 # name -> (logits (edges, heads), geometry, typical_neighbours) -> weights (edges, heads)
 WEIGHTS: Registry[Callable[[Tensor, NearFieldGeometry, float], Tensor]] = Registry("weights")
@@ -69,17 +70,25 @@ class NearFieldOptions:
     """Choices of a :class:`NearFieldAttention`.
 
     score, weights, convolution_form, kernel_implementation: names in ``SCORES``, ``WEIGHTS``,
-    ``FORMS``, ``KERNELS``. Raises ValueError in one line for sizes < 1 and unknown names.
+    ``FORMS``, ``KERNELS``. dropout: of the weights, while training. Raises ValueError in one line
+    for sizes < 1, unknown names and a dropout that is no probability below 1.
     """
 
     heads: Annotated[
         int, "attention heads of the near field", Alias("heads"), Alias("num_attn_heads")
     ] = 4
-    score: Annotated[str, "what the weight of an edge is computed from", SCORES, Alias("score")] = (
-        "QK_alpha"
-    )
+    score: Annotated[
+        str,
+        "what the weight of an edge is computed from",
+        SCORES,
+        Alias("score"),
+        Alias("tp_type", str, published_score),
+    ] = "QK_alpha"
     score_width: Annotated[
-        int, "width of a query and a key in a head of the near field", Alias("score_width")
+        int,
+        "width of a query and a key in a head of the near field",
+        Alias("score_width"),
+        Alias("attn_scalar_head"),
     ] = 8
     weights: Annotated[
         str,
@@ -93,10 +102,17 @@ class NearFieldOptions:
     kernel_implementation: Annotated[
         str, "implementation of the sum over neighbours", KERNELS, Alias("kernel_implementation")
     ] = "memory_efficient"
+    dropout: Annotated[
+        float,
+        "probability that a head does not hear a neighbour while training",
+        Alias("alpha_drop"),
+    ] = 0.0
 
     def __post_init__(self):
         of = "of the near field"
         check_at_least(self, 1, ["heads", "score_width"], of)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout {of} must be a probability in [0, 1), got {self.dropout}")
         check_choices(
             self,
             {
@@ -266,4 +282,5 @@ class NearFieldAttention(nn.Module):
         """(nodes, rows, channels) -> (nodes, rows, channels)."""
         logits = self.score(x, geometry)
         attention = WEIGHTS[self.options.weights](logits, geometry, self.options.typical_neighbours)
+        attention = nn.functional.dropout(attention, self.options.dropout, self.training)
         return self.branch(x, attention, geometry)

@@ -24,6 +24,7 @@ from farfield.models.edges import edge_vectors, safe_length
 from farfield.models.graph_ops import GraphIndex, sum_edges
 from farfield.models.kernels.edge_slots import EdgeSlots
 from farfield.models.near_field.local_origins import LocalOrigins
+from farfield.models.near_field.neighbour_limit import neighbour_limit
 from farfield.models.so3.harmonics import solid_harmonics
 from farfield.models.so3.irreps import num_rows
 
@@ -42,7 +43,7 @@ class NearFieldGeometry:
         vectors      (edges, 3), x_dst - x_src (+ images)
         length       (edges,), with zero gradient at length zero
         envelope     (edges, 1), 1 at length zero, 0 at the cutoff with two continuous derivatives
-                     ("cosine": with one)
+                     ("cosine": with one); times the limit of the number of neighbours, if any
         invariants   (edges, hidden), radial basis and elements of both ends through the trunk that
                      all layers share
         images       (edges, 3) displacement of the receiving atom by lattice vectors, or None
@@ -68,21 +69,26 @@ class NearFieldGeometry:
         envelope: Callable[[Tensor], Tensor],
         invariants: Callable[[Tensor], Tensor],
         images: Tensor | None = None,
+        max_neighbors: int | None = None,
     ) -> NearFieldGeometry:
         """Geometry from positions (nodes, 3).
 
         envelope: function of the lengths (edges,) -> (edges,). invariants: function of the lengths
         (edges,) -> (edges, hidden). images (edges, 3):
-        :func:`farfield.models.edges.image_vectors`, or None in open space.
+        :func:`farfield.models.edges.image_vectors`, or None in open space. max_neighbors: nearest
+        neighbours of an atom whose edges count, None: all (``neighbour_limit.py``).
         """
         vectors = edge_vectors(positions, graph, images)
         length = safe_length(vectors)
+        fade = envelope(length)
+        if max_neighbors is not None:
+            fade = fade * neighbour_limit(graph, length, max_neighbors)
         return cls(
             graph=graph,
             positions=positions,
             vectors=vectors,
             length=length,
-            envelope=envelope(length).view(-1, 1),
+            envelope=fade.view(-1, 1),
             invariants=invariants(length),
             images=images,
         )

@@ -14,8 +14,9 @@
     potential     energies of structures, forces and stress              (models/potential.py)
 
 Sources: Li et al. 2025, E2Former, and E2Former-FMM. What differs by choice: true parity, no pair is
-cut off by a list of nearest neighbours (an envelope fades every edge), linear maps read one shared
-radial network, and everything is exactly equivariant. Cost: linear in edges and atoms.
+cut off by a list of nearest neighbours (an envelope fades every edge, and with ``max_neighbors`` a
+second one), linear maps read one shared radial network, and everything is exactly equivariant.
+Cost: linear in edges and atoms.
 """
 
 from __future__ import annotations
@@ -146,6 +147,7 @@ class E2FormerBackbone(nn.Module):
             envelope=lambda length: SMOOTH_ENVELOPES[options.envelope](length / options.cutoff),
             invariants=lambda length: self.trunk(length, scalars),
             images=image_vectors(graph, batch.cell, batch.image_shift),
+            max_neighbors=options.max_neighbors,
         )
         return Scene(near, batch.positions, batch.cell, batch.periodic)
 

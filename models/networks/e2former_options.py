@@ -33,6 +33,12 @@ from farfield.models.networks.blocks import ATTENTIONS, BlockOptions, parse_sche
 from farfield.models.networks.encoder import EncoderOptions
 from farfield.models.option_fields import MAIN, Alias
 from farfield.models.potential import PotentialOptions
+from farfield.models.published_words import (
+    published_basis,
+    published_feed_forward,
+    published_norm,
+    published_schedule,
+)
 
 
 def parse_irreps(text: str) -> tuple[int, int]:
@@ -94,19 +100,27 @@ class BackboneOptions:
         "features: channels x degree and parity, as many channels of every degree",
         MAIN,
         Alias("lmax", int, irreps_with_lmax),
+        Alias("irreps_node_embedding"),
     ] = "32x0e+32x1o+32x2e"
     schedule: Annotated[
-        str, "attentions of the layers: name and number, joined by +", MAIN, Alias("attn_type")
+        str,
+        "attentions of the layers: name and number, joined by +",
+        MAIN,
+        Alias("attn_type", str, published_schedule),
     ] = "hybrid-first-order1+second-order1"
     layers: Annotated[
         int, "repeat count for schedule entries that give none", Alias("num_layers")
     ] = 2
     cutoff: Annotated[float, "cutoff of the near field, Angstrom", MAIN, Alias("max_radius")] = 4.0
+    max_neighbors: Annotated[
+        int | None,
+        "nearest neighbours that an atom hears, farther ones fade out; none: all inside the cutoff",
+    ] = None
     envelope: Annotated[str, "function that fades edges towards the cutoff", SMOOTH_ENVELOPES] = (
         "polynomial"
     )
-    radial_basis: RadialBasisName = "gaussian"
-    radial_size: RadialSize = 32
+    radial_basis: Annotated[RadialBasisName, Alias("basis_type", str, published_basis)] = "gaussian"
+    radial_size: Annotated[RadialSize, Alias("number_of_basis")] = 32
     radial_hidden: RadialHidden = 64
     element_size: Annotated[int, "width of the embedding of an element on an edge"] = 16
     element_start: Annotated[
@@ -119,15 +133,25 @@ class BackboneOptions:
         bool, "let atoms hear clusters of atoms from afar, after the layers of the schedule"
     ] = False
     cluster: ClusterOptions = ClusterOptions()
-    norm: Annotated[str, "norm before attention and feed-forward network", NORMS] = "layer_norm"
+    norm: Annotated[
+        str,
+        "norm before attention and feed-forward network",
+        NORMS,
+        Alias("norm_layer", str, published_norm),
+    ] = "layer_norm"
     norm_epsilon: Annotated[
         float, "smoothing of norms: rounding of features that vanish grows by 1 / sqrt of it"
     ] = 0.3
     feed_forward: Annotated[
-        str, "feed-forward network of a layer", FEED_FORWARDS, Alias("ffn_type")
+        str,
+        "feed-forward network of a layer",
+        FEED_FORWARDS,
+        Alias("ffn_type", str, published_feed_forward),
     ] = "sphere_grid"
     ffn_ratio: Annotated[int, "width of the feed-forward network in units of the channels"] = 1
-    drop_path: Annotated[float, "probability that a structure skips a branch while training"] = 0.0
+    drop_path: Annotated[
+        float, "probability that a structure skips a branch while training", Alias("drop_path_rate")
+    ] = 0.0
     avg_degree: Annotated[float, "mean number of neighbours in the training data"] = 16.0
     avg_atoms: Annotated[float, "mean number of atoms in the training data"] = 20.0
     condition: Annotated[
@@ -142,6 +166,8 @@ class BackboneOptions:
             self, 1, ["layers", "radial_size", "radial_hidden", "element_size", "ffn_ratio"]
         )
         check_positive(self, ["cutoff", "avg_degree", "avg_atoms"])
+        if self.max_neighbors is not None:
+            check_at_least(self, 1, ["max_neighbors"])
         check_choices(
             self,
             {

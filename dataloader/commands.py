@@ -21,6 +21,7 @@ SINGLE = {
     "simulate.relax_diffusion": "relax",
     "train.bad_steps": "bad-step",
     "train.doctor": "doctor",
+    "train.convert_config": "convert-config",
 }
 
 

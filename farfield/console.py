@@ -29,6 +29,7 @@ SINGLE = {
     "relax": "simulate/relax_diffusion.py",
     "bad-step": "train/bad_steps.py",
     "doctor": "train/doctor.py",
+    "convert-config": "train/convert_config.py",
 }
 
 
@@ -55,7 +56,7 @@ def overview(groups: Sequence[str] = tuple(GROUPS)) -> str:
 
     # the help of one group leaves the other commands out
     if tuple(groups) == tuple(GROUPS):
-        lines.append("use a trained network, look into a run, check the machine:")
+        lines.append("use a trained network, look into a run, check the machine, and more:")
         for name, script in SINGLE.items():
             lines += _entry(name, summary(HOME / script))
         lines.append("")

@@ -140,6 +140,11 @@ ABSENT: Mapping[str, Absent] = {
         harmless=(True,),
         instead="give --forces none",
     ),
+    "AutoGradForce": Absent(
+        "forces that are no slope are another option",
+        harmless=(True,),
+        instead="give --forces direct",
+    ),
     "decouple_EF": Absent("energy and forces are read from the same features", harmless=OFF),
     "use_fp16_backbone": Absent(
         "half precision rounds by 2e-4 (bfloat16: 3e-3), where equivariance holds to 1e-5",

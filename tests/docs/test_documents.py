@@ -55,6 +55,7 @@ SHOWN_SCRIPTS = (
     "train.train_qm9",
     "train.evaluate",
     "train.pack",
+    "train.convert_config",
     "simulate.run_md",
     "simulate.rollout",
     "simulate.analyze_rollouts",

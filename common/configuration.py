@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 # options of one session: how it starts and where it pauses is not part of the run
-SESSION_ONLY = {"resume": False, "overwrite": False, "pause_after": None}
+SESSION_ONLY = {
+    "resume": False,
+    "overwrite": False,
+    "pause_after": None,
+    "detach": False,
+    "timestamp_id": False,
+}
 
 # keys of a configuration that are not sections of options
 DECIDED_BY_DATA = "measured"  # names of the options that the data decided
@@ -27,5 +33,6 @@ def saved_config(config: Mapping) -> dict:
     """The configuration as it is stored with a run: plain, without the options of one session."""
     content = plain(config)
     content.pop(IF_UNNAMED, None)
-    content["run"] |= SESSION_ONLY
+    run = content["run"]
+    run |= {name: value for name, value in SESSION_ONLY.items() if name in run}
     return content

@@ -18,12 +18,12 @@ from pathlib import Path
 
 from easydict import EasyDict
 
-from farfield.common import checkpoint, ranks
+from farfield.common import background, checkpoint, ranks
 from farfield.common.command_line import OptionParser, plain, saved_config
 from farfield.common.configuration import IMPORTED_FILES
 from farfield.common.folder_lock import only_process
 from farfield.common.log import RunLog, format_table, write_json
-from farfield.common.plugins import import_named_files
+from farfield.common.plugins import FLAG, import_named_files, imported_files
 from farfield.common.precision import PRECISIONS
 from farfield.common.script import resume_command
 from farfield.common.session import Interrupted
@@ -75,7 +75,11 @@ class Script:
 
     def main(self, argv: list[str] | None = None) -> None:
         """Entry point of the command line."""
-        self.run(self.read_options(argv))
+        config = self.read_options(argv)
+        if config.run.detach:
+            self._start_in_background(config, import_named_files(argv))
+        else:
+            self.run(config)
 
     def parser(self, network: str | None = None, preset: str = DEFAULT_PRESET) -> OptionParser:
         """All options of the script for one network (default: the usual one of the task).
@@ -130,7 +134,28 @@ class Script:
         config = parser.parse_config(argv, presets, measured)
         if initial is not None:
             check_same_network(config, initial)
+        if config.run.timestamp_id:
+            config.run.run_dir = self._stamped_folder(config)
         return config
+
+    def _stamped_folder(self, config: EasyDict) -> str:
+        if config.run.resume:
+            raise ValueError(
+                "--timestamp-id makes another run folder, --resume continues one; leave one out"
+            )
+        return background.stamped(config.run.run_dir)
+
+    def _start_in_background(self, config: EasyDict, words: list[str]) -> None:
+        """The same command again in a process of its own.
+
+        words: arguments of the command line without files that were imported.
+        """
+        folder = Path(config.run.run_dir)
+        settled = ["--run-dir", str(folder), "--no-timestamp-id", "--no-detach", "--no-progress"]
+        files = [word for file in imported_files() for word in (FLAG, file)]
+        arguments = [*self.arguments, *words, *settled, *files]
+        pid = background.start(self.module, arguments, folder)
+        print(background.words(pid, folder, self.call_again(config)))
 
     def call_again(self, config: EasyDict) -> str:
         """The command that continues a run."""
@@ -152,6 +177,8 @@ class Script:
             begun = (Path(config.run.run_dir) / "config.yaml").exists()
             reason = str(stop) or "interrupted"
             raise Interrupted(f"{reason}; continue with: {again}" if begun else reason) from None
+        finally:
+            background.retire(Path(config.run.run_dir))
 
         if results is None and config.run.pause_after and ranks.is_first():
             RunLog()(f"paused after {config.run.pause_after} epochs; continue with: {again}")
@@ -209,6 +236,7 @@ def _begin_folder(folder: Path, config: EasyDict) -> None:
     if ranks.is_first():
         prepare_run_folder(folder, config.run.resume, config.run.overwrite)
         save_config(folder, config)
+        background.announce(folder)
         ranks.begin()
 
 

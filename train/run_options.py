@@ -30,6 +30,8 @@ FREE_ON_RESUME = frozenset(
         "threads",
         "workers",
         "pause_after",
+        "detach",
+        "timestamp_id",
         "progress",
         "data_path",
         "graph",
@@ -76,6 +78,10 @@ def add_run_options(parser: OptionParser, run_dir: str):
     pause = "epochs after which this session pauses, as after an interrupt (default: no pause)"
     run.add("--pause-after", int, None, low=1, help=pause)
     run.add("--progress", bool, True, help="show a progress bar")
+    back = "run in the background, with output.txt and pid in the run folder"
+    run.add("--detach", bool, False, help=back)
+    stamp = "put the time (UTC) behind the name of the run folder"
+    run.add("--timestamp-id", bool, False, help=stamp)
 
 
 def add_training_options(

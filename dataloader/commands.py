@@ -22,6 +22,7 @@ SINGLE = {
     "train.bad_steps": "bad-step",
     "train.doctor": "doctor",
     "train.convert_config": "convert-config",
+    "preprocess.run_recipe": "run",
 }
 
 

@@ -30,6 +30,7 @@ SINGLE = {
     "bad-step": "train/bad_steps.py",
     "doctor": "train/doctor.py",
     "convert-config": "train/convert_config.py",
+    "run": "preprocess/run_recipe.py",
 }
 
 

@@ -44,6 +44,7 @@ OF_ESCAIP = "read by EScAIP, which shares the file, and not by E2Former"
 OF_BATCHES = "graphs of any size lie end to end, without padding"
 ALL_IMAGES = "the graph holds every periodic image inside the cutoff"
 OF_ENCODER = "size of the encoder in front, which encoder: default leaves out"
+OF_CLUSTERS = "it belongs to with_cluster"
 OF_MEMORY = "it trades memory for time; numbers stay the same"
 
 ABSENT: Mapping[str, Absent] = {
@@ -128,7 +129,11 @@ ABSENT: Mapping[str, Absent] = {
         instead="give --schedule hybrid-first-order",
     ),
     "use_rdkit": Absent("it finds fragments for with_cluster", harmless=OFF),
-    "cluster_ckpt_path": Absent("it belongs to with_cluster", harmless=("", None)),
+    "cluster_ckpt_path": Absent(OF_CLUSTERS, harmless=("", None)),
+    "long_range_layers": Absent(OF_CLUSTERS),
+    "long_cutoff_upper": Absent(OF_CLUSTERS),
+    "long_cutoff_lower": Absent(OF_CLUSTERS),
+    "short_max_radius": Absent(OF_CLUSTERS),
     # head and arithmetic
     "force_head": Absent(
         "direct forces are read from degree 1, linearly",

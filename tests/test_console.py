@@ -47,7 +47,8 @@ def test_a_command_shows_the_help_of_its_script(command, capsys, monkeypatch):
         (
             "trian",
             "command must be one of preprocess, train, evaluate, pack, md, rollout, analyze, "
-            "sample, relax, bad-step, doctor, convert-config, got 'trian'; did you mean 'train'",
+            "sample, relax, bad-step, doctor, convert-config, run, got 'trian'; "
+            "did you mean 'train'",
         ),
         ("train", None),
         ("train mdd17", "farfield train must be one of .*, got 'mdd17'; did you mean 'md17'"),

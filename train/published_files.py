@@ -50,6 +50,16 @@ DEFAULTS = {
     "ffn_type": "default",
 }
 
+# sizes of the encoder in front and of clusters, where the network has them
+SIZES = {
+    "encoder_embed_dim": "encoder_width",
+    "num_attention_heads": "encoder_heads",
+    "num_encoder_layers": "encoder_depth",
+    "long_range_layers": "cluster_layers",
+    "long_cutoff_upper": "cluster_cutoff",
+}
+NO_ENCODER = ("default", "none", None)
+
 NOTES = {
     "max_neighbors": "the neighbour behind the limit fades out, no energy jumps",
     "irreps_node_embedding": "all even in the files, true parity here",
@@ -171,13 +181,13 @@ def _of_network(
     name: str, value: Any, backbone: Mapping, base: Mapping
 ) -> tuple[Line, dict[str, Any]]:
     """One option of the backbone."""
-    if name in FIELDS or name in ALIASES:
-        try:
-            if name == "fmm_value_head_dim" and value == 0:
-                value = _channels(backbone) // backbone["num_attn_heads"]
-            found = canonical(OPTIONS, {name: value}, base)
-        except (ValueError, AttributeError) as error:
-            return Line(name, value, REFUSED, str(error)), {}
+    try:
+        here, given = _in_our_words(name, value, backbone)
+        known = here in FIELDS or here in ALIASES
+        found = canonical(OPTIONS, {here: given}, base) if known else None
+    except (ValueError, AttributeError) as error:
+        return Line(name, value, REFUSED, str(error)), {}
+    if found is not None:
         text = ", ".join(f"model.{key}: {one}" for key, one in found.items())
         note = _note(name, value)
         return Line(name, value, MAPPED, f"-> {text}" + (f" ({note})" if note else "")), found
@@ -190,6 +200,16 @@ def _of_network(
     if absent.is_harmless(value):
         return Line(name, value, IGNORED, absent.why), {}
     return Line(name, value, REFUSED, f"{absent.why}; {absent.instead}"), {}
+
+
+def _in_our_words(name: str, value: Any, backbone: Mapping) -> tuple[str, Any]:
+    """Name and value of an option whose translation depends on others; else unchanged."""
+    if name == "fmm_value_head_dim" and value == 0:
+        return name, _channels(backbone) // backbone["num_attn_heads"]
+    if name == "encoder" and value in NO_ENCODER and name in FIELDS:
+        return name, "none"
+    without = backbone.get("encoder") in NO_ENCODER and SIZES.get(name, "").startswith("encoder")
+    return (name if without else SIZES.get(name, name)), value
 
 
 def _note(name: str, value: Any) -> str:

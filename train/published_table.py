@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from farfield.models.published_names import ABSENT, ANYTHING
-from farfield.train.published_files import ALIASES, FIELDS, NOTES
+from farfield.train.published_files import ALIASES, FIELDS, NOTES, SIZES
 from farfield.train.published_training import IGNORED, REFUSED_UNLESS_OFF, SETTINGS
 
 HEAD = "| published | here | what happens |\n|---|---|---|"
@@ -27,17 +27,19 @@ def _mapped_rows() -> list[str]:
         text = "translated, with its values" if converted else "translated"
         note = f"; {NOTES[name]}" if name in NOTES else ""
         rows.append(_row(name, f"`{field.name}`", text + note))
-    same = [
-        _row(name, f"`{name}`", f"translated; {note}")
-        for name, note in NOTES.items()
-        if name in FIELDS
-    ]
-    return same + rows
+    names = {name: name for name in [*NOTES, *ABSENT] if name in FIELDS}
+    names |= {name: here for name, here in SIZES.items() if here in FIELDS}
+    for name, here in names.items():
+        note = f"; {NOTES[name]}" if name in NOTES else ""
+        rows.append(_row(name, f"`{here}`", f"translated{note}"))
+    return rows
 
 
 def _absent_rows() -> list[str]:
     rows = []
     for name, absent in ABSENT.items():
+        if name in FIELDS or SIZES.get(name) in FIELDS:
+            continue
         if absent.harmless == ANYTHING:
             rows.append(_row(name, "-", f"left out: {absent.why}"))
             continue

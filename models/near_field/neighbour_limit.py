@@ -21,16 +21,11 @@ import torch
 from torch import Tensor
 
 from farfield.models.graph_ops import GraphIndex
+from farfield.models.layers.smooth_step import smooth_step
 from farfield.models.tracing import NotTraceableError, is_tracing
 
 # Angstrom, about the distance between shells of neighbours: shorter ones make steeper forces
 RANK_WIDTH = 0.5
-
-
-def smooth_step(x: Tensor) -> Tensor:
-    """``10 x^3 - 15 x^4 + 6 x^5`` between 0 and 1, constant outside: two continuous derivatives."""
-    x = x.clamp(0, 1)
-    return x**3 * (10 - 15 * x + 6 * x.square())
 
 
 def neighbour_limit(graph: GraphIndex, length: Tensor, most: int) -> Tensor:

@@ -63,7 +63,7 @@ SHOWN_SCRIPTS = (
     "simulate.relax_diffusion",
     "benchmarks.speed.bench_near_field",
 )
-OF_RUFF_AND_DOORS = {"--check", "--strict", "--import"}
+OF_RUFF_AND_DOORS = {"--check", "--strict", "--import", "--smoke"}
 
 
 def test_options_in_the_text_exist(monkeypatch):

@@ -10,6 +10,7 @@ import yaml
 from farfield.common.option_files import read_options_file
 from farfield.models.factory import build_model
 from farfield.train import convert_config, train_potential
+from farfield.train.published_files import FIELDS
 from farfield.train.published_table import known_names
 from tests.support.documents import read
 
@@ -125,6 +126,16 @@ def test_a_flat_file(tmp_path):
     assert "layers" not in sections["model"]  # the schedule counts them
 
 
+@pytest.mark.skipif("encoder" not in FIELDS, reason="this version has no encoder")
+@pytest.mark.parametrize("encoder", ["default", "dit"])
+def test_an_encoder_in_front(tmp_path, encoder):
+    sizes = {"encoder_embed_dim": 24, "num_attention_heads": 2, "num_encoder_layers": 1}
+    model = converted(tmp_path, HYBRID | sizes | {"encoder": encoder})["model"]
+    assert model["encoder"] == ("none" if encoder == "default" else encoder)
+    assert ("encoder_width" in model) == (encoder == "dit")
+    assert build_model(model)
+
+
 def test_layers_that_are_counted_twice_must_agree(tmp_path, capsys):
     content = HYBRID | {"attn_type": "first-order2+fmm-node2"}
     with pytest.raises(ValueError, match=r"1 option is refused \(num_layers\)"):
@@ -142,7 +153,7 @@ def test_every_option_of_a_file_is_accounted_for(tmp_path, capsys):
 
 REFUSED = {
     "use_fp16_backbone": (True, "give --precision float32"),
-    "encoder": ("something", "give default"),
+    "encoder": ("something", "encoder"),
     "ffn_type": ("3body", "give s2"),
     "attn_type": ("escn", "--model equiformer"),
     "rescale_degree": (True, "--near-weights softplus"),

@@ -28,6 +28,7 @@ from farfield.common.configuration import (
     DECIDED_BY_DATA,
     IF_UNNAMED,
     IMPORTED_FILES,
+    NOTES,
     plain,
     saved_config,
 )
@@ -56,12 +57,13 @@ class Conversion(NamedTuple):
     """A published name whose value changes another option: ``lmax`` changes ``irreps``.
 
     option: reads the published name. target: key of the option that changes. convert: (value, value
-    of the target so far) -> value of the target.
+    of the target so far) -> value of the target. note: value -> what the user should know of it.
     """
 
     option: Option
     target: str
     convert: Callable[[Any, Any], Any]
+    note: Callable[[Any], str]
 
 
 class Section:
@@ -192,7 +194,7 @@ class Section:
             origin=None,
         )
         self._add_argument(option.flag, option, argparse.SUPPRESS)
-        self.conversions[alias.name] = Conversion(option, target.key, alias.convert)
+        self.conversions[alias.name] = Conversion(option, target.key, alias.convert, alias.note)
 
     def _add_argument(self, flag: str, option: Option, text: str) -> argparse.Action:
         if option.kind is bool:
@@ -271,9 +273,9 @@ class OptionParser(OneLineParser):
 
         Names of options that the data decided are in ``config.measured`` and are stored with a run:
         ``--config`` leaves them out, so they are measured again. ``config.if_unnamed`` has the
-        value of every option where nobody names it, and is not stored. ``config.imports`` lists
-        the files of ``--import``, for the record: no file is executed because a configuration
-        names it.
+        value of every option where nobody names it, and ``config.notes`` what the user should
+        know of published options; neither is stored. ``config.imports`` lists the files of
+        ``--import``, for the record: no file is executed because a configuration names it.
         """
         defaults = {
             key: option.default
@@ -294,11 +296,13 @@ class OptionParser(OneLineParser):
         preset = presets(defaults | chosen) if presets else {}
         unnamed = defaults | preset | found
         values = unnamed | chosen
+        notes = []
         for key, value in changes.items():
             conversion = self._conversions()[key]
             values[conversion.target] = conversion.convert(value, values[conversion.target])
+            notes += filter(None, [conversion.note(value)])
 
-        config: dict[str, Any] = {"task": self.task, IF_UNNAMED: unnamed}
+        config: dict[str, Any] = {"task": self.task, IF_UNNAMED: unnamed, NOTES: notes}
         decided = (set(found) - set(chosen)) | (resumed.decided - set(given))
         if decided:
             config[DECIDED_BY_DATA] = sorted(decided)

@@ -17,7 +17,8 @@ SESSION_ONLY = {
 DECIDED_BY_DATA = "measured"  # names of the options that the data decided
 IMPORTED_FILES = "imports"  # Python files of the user that were executed, for the record
 IF_UNNAMED = "if_unnamed"  # option -> its value where nobody names it; of this session, not stored
-NOT_SECTIONS = frozenset({"task", DECIDED_BY_DATA, IMPORTED_FILES, IF_UNNAMED})
+NOTES = "notes"  # lines for the user about options of this session, not stored
+NOT_SECTIONS = frozenset({"task", DECIDED_BY_DATA, IMPORTED_FILES, IF_UNNAMED, NOTES})
 
 
 def plain(value):
@@ -32,7 +33,8 @@ def plain(value):
 def saved_config(config: Mapping) -> dict:
     """The configuration as it is stored with a run: plain, without the options of one session."""
     content = plain(config)
-    content.pop(IF_UNNAMED, None)
+    for name in (IF_UNNAMED, NOTES):
+        content.pop(name, None)
     run = content["run"]
     run |= {name: value for name, value in SESSION_ONLY.items() if name in run}
     return content

@@ -41,12 +41,14 @@ class Alias:
     """A published name of an option.
 
     kind: type of its values where it differs from the option's. convert: (value, value of the
-    option so far) -> value of the option.
+    option so far) -> value of the option. note: value -> what the user should know of it, "" for
+    nothing.
     """
 
     name: str
     kind: type | None = None
     convert: Callable[[Any, Any], Any] | None = None
+    note: Callable[[Any], str] = lambda value: ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -65,7 +65,9 @@ ABSENT: Mapping[str, Absent] = {
     "max_num_elements": Absent("elements 1 to 118 are embedded"),
     "atom_type_cnt": Absent("elements 1 to 118 are embedded"),
     # attention
-    "irreps_head": Absent("a head has an equal share of the channels of every degree"),
+    "irreps_head": Absent(
+        "a head has an equal share of the channels of every degree; other widths are refused"
+    ),
     "attn_biastype": Absent("the edge invariants enter every score, shared by all layers"),
     "sparse_attn": Absent("attention runs over the edges of the graph, never over all pairs"),
     "dynamic_sparse_attn_threthod": Absent("attention runs over the edges of the graph"),
@@ -76,7 +78,7 @@ ABSENT: Mapping[str, Absent] = {
         instead="give default",
     ),
     "rescale_degree": Absent(
-        "messages are sums with a fixed divisor, so they know the number of neighbours",
+        "no message is multiplied by the number of neighbours; sums with a fixed divisor know it",
         harmless=OFF,
         instead="give --near-weights softplus",
     ),

@@ -107,3 +107,9 @@ def published_score(value: str, now: str) -> str:
             known = ", ".join([*IMPLEMENTATIONS, *SMOOTH_WEIGHTS])
             raise ValueError(f"tp_type {value!r} has the unknown switch {switch!r}; known: {known}")
     return score or now
+
+
+def published_implementation(value: str) -> str:
+    """What computes where ``tp_type`` asks for an implementation; "" where it does not."""
+    _, *switches = value.split("+")
+    return ", ".join(IMPLEMENTATIONS[one] for one in switches if one in IMPLEMENTATIONS)

@@ -20,7 +20,7 @@ from easydict import EasyDict
 
 from farfield.common import background, checkpoint, ranks
 from farfield.common.command_line import OptionParser, plain, saved_config
-from farfield.common.configuration import IMPORTED_FILES
+from farfield.common.configuration import IMPORTED_FILES, NOTES
 from farfield.common.folder_lock import only_process
 from farfield.common.log import RunLog, format_table, write_json
 from farfield.common.plugins import FLAG, import_named_files, imported_files
@@ -248,7 +248,7 @@ def _train_alone(config: EasyDict) -> dict | None:
     found = trainer.resumable() if config.run.resume else None  # a refusal changes nothing
 
     _begin_folder(folder, config)
-    remarks = [f"note: {remark}" for remark in parts.model.remarks]
+    remarks = [f"note: {text}" for text in [*config.get(NOTES, ()), *parts.model.remarks]]
     network = network_line(config, parts)
     for line in [*parts.task.describe(config, parts), network, *parts.remarks, *remarks]:
         log(line)

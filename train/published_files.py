@@ -18,7 +18,6 @@ from farfield.models.networks.blocks import ATTENTIONS, parse_schedule
 from farfield.models.networks.e2former_options import parse_irreps
 from farfield.models.option_fields import canonical, option_fields
 from farfield.models.published_names import ABSENT
-from farfield.models.published_words import IMPLEMENTATIONS
 from farfield.train import published_training
 from farfield.train.published_training import REFUSED_UNLESS_OFF, SETTINGS
 
@@ -214,10 +213,9 @@ def _in_our_words(name: str, value: Any, backbone: Mapping) -> tuple[str, Any]:
 
 def _note(name: str, value: Any) -> str:
     """What else a user should know of a translated option."""
-    if name == "tp_type":
-        switches = str(value).split("+")[1:]
-        return ", ".join(IMPLEMENTATIONS[one] for one in switches if one in IMPLEMENTATIONS)
-    return NOTES.get(name, "")
+    aliases = ALIASES[name].aliases if name in ALIASES else ()
+    said = [alias.note(value) for alias in aliases if alias.name == name]
+    return next(filter(None, said), NOTES.get(name, ""))
 
 
 def _channels(backbone: Mapping) -> int:

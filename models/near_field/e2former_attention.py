@@ -40,7 +40,7 @@ from farfield.models.near_field.wigner_convolution import (
     WignerConvolution,
 )
 from farfield.models.option_fields import Alias
-from farfield.models.published_words import published_score
+from farfield.models.published_words import published_implementation, published_score
 
 # name -> (logits (edges, heads), geometry, typical_neighbours) -> weights (edges, heads)
 WEIGHTS: Registry[Callable[[Tensor, NearFieldGeometry, float], Tensor]] = Registry("weights")
@@ -82,7 +82,7 @@ class NearFieldOptions:
         "what the weight of an edge is computed from",
         SCORES,
         Alias("score"),
-        Alias("tp_type", str, published_score),
+        Alias("tp_type", str, published_score, published_implementation),
     ] = "QK_alpha"
     score_width: Annotated[
         int,

@@ -5,13 +5,20 @@ import torch
 from easydict import EasyDict
 
 from farfield.common import checkpoint
+from farfield.common.configuration import saved_config
 from farfield.common.trained import restore_network
 from farfield.train import train_md17
 from tests.support.md_data import SMALL, flags, make_data
 from tests.support.run_results import results_of, without_clocks
 from tests.support.small_e2former import draw, made
 
-PUBLISHED = flags(max_neighbors=3, alpha_drop=0.3, norm_layer="rms_norm_sh_BL", ffn_type="s3")
+PUBLISHED = flags(
+    max_neighbors=3,
+    alpha_drop=0.3,
+    norm_layer="rms_norm_sh_BL",
+    ffn_type="s3",
+    tp_type="QK_alpha+tp_cueq",
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +32,7 @@ def test_a_run_in_two_parts_is_the_whole_run(data, tmp_path):
     train_md17.main(["--run-dir", str(whole), *options])
     train_md17.main(["--run-dir", str(parts), *options, "--pause-after", "1"])
     train_md17.main(["--run-dir", str(parts), "--resume"])
+    assert "note: torch computes the tensor products" in (whole / "log.txt").read_text()
     one, two = results_of(whole), results_of(parts)
     assert without_clocks(one["history"]) == without_clocks(two["history"])
 
@@ -50,6 +58,15 @@ def test_neighbours_are_dropped_only_while_training():
     assert torch.equal(*still) and not torch.equal(*moved)
     with pytest.raises(ValueError, match=r"dropout of the near field .* in \[0, 1\), got 1.0"):
         made(alpha_drop=1.0)
+
+
+def test_a_run_says_what_computes(data):
+    options = ["--data-path", str(data), "--tp-type", "QK_alpha+tp_cueq"]
+    config = train_md17.SCRIPT.read_options(options)
+    assert config.model.near_score == "QK_alpha"
+    assert config.notes == ["torch computes the tensor products, cuEquivariance is not used"]
+    assert "notes" not in saved_config(config)
+    assert train_md17.SCRIPT.read_options([*options[:2], "--tp-type", "QK_alpha"]).notes == []
 
 
 def test_the_command_line_says_why_a_published_option_is_absent(data):

@@ -115,21 +115,11 @@ ABSENT: Mapping[str, Absent] = {
         instead="give --precision float32 or float64",
     ),
     # encoder and clusters
-    "encoder": Absent(
-        "an encoder of elements in front of the layers is not built",
-        harmless=("default", "none", None),
-        instead="give default",
-    ),
     "encoder_embed_dim": Absent(OF_ENCODER),
     "ffn_embedding_dim": Absent(OF_ENCODER),
     "num_attention_heads": Absent(OF_ENCODER),
     "num_encoder_layers": Absent(OF_ENCODER),
     "dropout": Absent(OF_ENCODER),
-    "with_cluster": Absent(
-        "clusters of atoms are not built; the far field reaches all atoms",
-        harmless=OFF,
-        instead="give --schedule hybrid-first-order",
-    ),
     "use_rdkit": Absent("it finds fragments for with_cluster", harmless=OFF),
     "cluster_ckpt_path": Absent(OF_CLUSTERS, harmless=("", None)),
     "long_range_layers": Absent(OF_CLUSTERS),

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from farfield.models.choices import check_choice
 from farfield.models.factory import default_config, network_class
 from farfield.models.networks.blocks import ATTENTIONS, parse_schedule
 from farfield.models.networks.e2former_options import parse_irreps
@@ -49,7 +50,7 @@ DEFAULTS = {
     "ffn_type": "default",
 }
 
-# sizes of the encoder in front and of clusters, where the network has them
+# sizes of the encoder in front and of clusters
 SIZES = {
     "encoder_embed_dim": "encoder_width",
     "num_attention_heads": "encoder_heads",
@@ -60,6 +61,9 @@ SIZES = {
 NO_ENCODER = ("default", "none", None)
 
 NOTES = {
+    "encoder": "default is none",
+    "with_cluster": "clusters are smooth, forces are slopes",
+    **dict.fromkeys(list(SIZES)[:3], "left out with encoder: default"),
     "max_neighbors": "the neighbour behind the limit fades out, no energy jumps",
     "irreps_node_embedding": "all even in the files, true parity here",
     "alpha_drop": "dropout of attention weights while training",
@@ -184,6 +188,7 @@ def _of_network(
         here, given = _in_our_words(name, value, backbone)
         known = here in FIELDS or here in ALIASES
         found = canonical(OPTIONS, {here: given}, base) if known else None
+        _check_choices(found or {})
     except (ValueError, AttributeError) as error:
         return Line(name, value, REFUSED, str(error)), {}
     if found is not None:
@@ -201,11 +206,18 @@ def _of_network(
     return Line(name, value, REFUSED, f"{absent.why}; {absent.instead}"), {}
 
 
+def _check_choices(found: Mapping[str, Any]) -> None:
+    """ValueError for a value that is none of the names of its option."""
+    for name, value in found.items():
+        if FIELDS[name].choices is not None:
+            check_choice(name, value, FIELDS[name].choices)
+
+
 def _in_our_words(name: str, value: Any, backbone: Mapping) -> tuple[str, Any]:
     """Name and value of an option whose translation depends on others; else unchanged."""
     if name == "fmm_value_head_dim" and value == 0:
         return name, _channels(backbone) // backbone["num_attn_heads"]
-    if name == "encoder" and value in NO_ENCODER and name in FIELDS:
+    if name == "encoder" and value in NO_ENCODER:
         return name, "none"
     without = backbone.get("encoder") in NO_ENCODER and SIZES.get(name, "").startswith("encoder")
     return (name if without else SIZES.get(name, name)), value

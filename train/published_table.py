@@ -27,8 +27,8 @@ def _mapped_rows() -> list[str]:
         text = "translated, with its values" if converted else "translated"
         note = f"; {NOTES[name]}" if name in NOTES else ""
         rows.append(_row(name, f"`{field.name}`", text + note))
-    names = {name: name for name in [*NOTES, *ABSENT] if name in FIELDS}
-    names |= {name: here for name, here in SIZES.items() if here in FIELDS}
+    names = {name: name for name in NOTES if name in FIELDS}
+    names |= SIZES
     for name, here in names.items():
         note = f"; {NOTES[name]}" if name in NOTES else ""
         rows.append(_row(name, f"`{here}`", f"translated{note}"))
@@ -38,7 +38,7 @@ def _mapped_rows() -> list[str]:
 def _absent_rows() -> list[str]:
     rows = []
     for name, absent in ABSENT.items():
-        if name in FIELDS or SIZES.get(name) in FIELDS:
+        if name in SIZES:
             continue
         if absent.harmless == ANYTHING:
             rows.append(_row(name, "-", f"left out: {absent.why}"))

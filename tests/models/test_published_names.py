@@ -30,10 +30,10 @@ pbc_expanded_token_cutoff pbc_expanded_num_cell_per_direction cluster_ckpt_path
 
 @pytest.mark.parametrize("name", NAMES.split())
 def test_every_published_name_is_known(name):
-    assert name in FIELDS or [name in ALIASES, name in ABSENT].count(True) == 1
+    assert [name in FIELDS, name in ALIASES, name in ABSENT].count(True) == 1
 
 
-@pytest.mark.parametrize("name", [name for name in ABSENT if name not in FIELDS])
+@pytest.mark.parametrize("name", ABSENT)
 def test_an_absent_one_says_why_and_what_to_type(name):
     absent = ABSENT[name]
     with pytest.raises(ValueError) as refusal:

@@ -178,7 +178,8 @@ class ModelSuite(ModelCases):
                 )
                 scale = together[name].abs().max()
                 error = float(((alone[name] - part).abs().max() / scale).detach())
-                assert error <= min(BARS[dtype], 2e-6), (name, error)
+                # products of other sizes are summed in another order, on some processors
+                assert error <= min(BARS[dtype], 4e-6), (name, error)
 
     def test_isolated_node(self, case, dtype):
         """A graph of one node has no edges; its answer is finite."""

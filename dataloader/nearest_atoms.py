@@ -14,7 +14,6 @@ from collections.abc import Callable
 
 import numpy as np
 from ase.data import chemical_symbols, covalent_radii
-from scipy.spatial import KDTree
 
 from farfield.dataloader.graphs import find_neighbors
 from farfield.dataloader.structures import Structures, rows_of
@@ -93,6 +92,8 @@ def check_distances(
 
 def _nearest_open(structures: Structures, frames: np.ndarray):
     """All structures at once, far from each other along a fourth axis."""
+    from scipy.spatial import KDTree  # costs time that --help does not wait for
+
     rows = rows_of(structures.offsets[frames], structures.counts[frames])
     positions = structures.positions[rows]
     owner = np.repeat(np.arange(len(frames)), structures.counts[frames])

@@ -41,13 +41,7 @@ from farfield.models.compiled.training_program import (
 )
 from farfield.models.potential import Potential
 from farfield.models.tracing import NotTraceableError
-
-COMPILE_MODES = {
-    "auto": "where the run is planned long enough for it",
-    "on": "at the first step",
-    "off": "never",
-}
-AUTO_CPU_MINUTES, AUTO_STEPS = 6.0, 20_000
+from farfield.train.compile_modes import AUTO_CPU_MINUTES, AUTO_STEPS, COMPILE_MODES
 
 Gradients = tuple[Tensor, dict[str, Tensor], list[Tensor | None]]
 

@@ -24,8 +24,8 @@ from farfield.common import checkpoint
 from farfield.common.quantities import file_size
 from farfield.dataloader.storage.files import make_folder
 from farfield.models.compiled import library
-from farfield.models.compiled.trace import NotTraceableError
 from farfield.models.graph_ops import dgl_is_there
+from farfield.models.tracing import NotTraceableError
 
 FINE, NOTE, WRONG = "ok", "note", "WRONG"
 LEAST_DISK = 1 << 30  # bytes

@@ -9,7 +9,6 @@ backends       DGL and torch give the same sums
 from __future__ import annotations
 
 import torch
-from ase.build import molecule
 
 from farfield.common.configuration import plain
 from farfield.dataloader.from_ase import batch_from_atoms
@@ -41,6 +40,8 @@ NETWORK = {
 
 def equivariance() -> Finding:
     """A small network with near and far field keeps the contract."""
+    from ase.build import molecule  # costs time that --help does not wait for
+
     torch.manual_seed(0)
     batch = batch_from_atoms([molecule("CH3CH2OH"), molecule("H2O")], CUTOFF, torch.float64)
     try:

@@ -10,7 +10,8 @@ import pytest
 
 from farfield.models.compiled.training_program import TrainingProgram, record_gradients, trainable
 from farfield.train import compiled_gradients, train_md17
-from farfield.train.compiled_gradients import AUTO_CPU_MINUTES, AUTO_STEPS, pays
+from farfield.train.compile_modes import AUTO_CPU_MINUTES, AUTO_STEPS
+from farfield.train.compiled_gradients import pays
 from tests.support.md_data import SMALL, make_data
 from tests.support.run_results import assert_equal_checkpoints, results_of, without_clocks
 

@@ -40,8 +40,11 @@ def numpy_clash(patch, folder):
 
 
 def no_compiler(patch, folder):
-    patch.setenv("CXX", str(folder / "no-such-compiler"))
-    patch.setenv("PATH", str(folder))
+    def none():
+        raise RuntimeError("no compiler")
+
+    # torch remembers what it found before
+    patch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", none)
 
 
 def broken_compiler(patch, folder):

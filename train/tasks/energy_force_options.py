@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from farfield.common.command_line import OptionParser
-from farfield.train.compiled_gradients import AUTO_CPU_MINUTES, AUTO_STEPS, COMPILE_MODES
+from farfield.train.compile_modes import AUTO_CPU_MINUTES, AUTO_STEPS, COMPILE_MODES
 from farfield.train.losses import LOSSES
 from farfield.train.run_options import add_batch_limits
 

@@ -143,6 +143,14 @@ class Network(nn.Module, abc.ABC):
         return []
 
     @property
+    def energy_steps(self) -> str | None:
+        """Which choice makes the energy a staircase, whose slope is no force; None where none does.
+
+        Such a network is evaluated, but gives no conservative forces and runs no dynamics.
+        """
+        return None
+
+    @property
     def optional_inputs(self) -> list[str]:
         """Inputs of a structure that the network reads where the data have them, by name.
 

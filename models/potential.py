@@ -143,6 +143,22 @@ class Potential(Network):
         return self.network.remarks
 
     @property
+    def energy_steps(self) -> str | None:
+        """Why the energy of the network inside is a staircase, or None."""
+        return self.network.energy_steps
+
+    def check_slope(self) -> None:
+        """Raise ValueError for forces that are to be the slope of an energy with steps.
+
+        Training asks; a checkpoint of such a network is still evaluated.
+        """
+        if self.forces == "conservative" and self.energy_steps is not None:
+            raise ValueError(
+                f"forces cannot be the slope of this energy: {self.energy_steps}; type "
+                "--near-kernel-implementation memory_efficient, or --forces direct"
+            )
+
+    @property
     def optional_inputs(self) -> list[str]:
         """Optional inputs of the network inside."""
         return self.network.optional_inputs

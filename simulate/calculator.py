@@ -71,7 +71,8 @@ class FarfieldCalculator(Calculator):
     latter alone.
 
     Raises FileNotFoundError or ValueError in one line for a checkpoint that is missing, damaged or
-    not a potential, and ValueError for elements that the network was not trained on.
+    not a potential, and ValueError for elements that the network was not trained on and for a
+    network whose energy is a staircase (``Network.energy_steps``).
     """
 
     def __init__(
@@ -97,6 +98,12 @@ class FarfieldCalculator(Calculator):
 
         # what the network can say follows from its training
         potential = self._network(stress=False).potential
+        if potential.energy_steps is not None:
+            raise ValueError(
+                f"checkpoint {self.path} is for no dynamics and no relaxation: "
+                f"{potential.energy_steps}; train with --near-kernel-implementation "
+                "memory_efficient (farfield.load still predicts)"
+            )
         self.dtype = PRECISIONS[dtype]
         self.cutoff = self._run.graph_cutoff(potential)
         self.conservative = potential.forces == "conservative"

@@ -99,6 +99,8 @@ class Judged:
         model = run.network(device, precision, head)
         if head is not None or data_path is not None:
             _choose_sets(run, head, data_path)
+        if model.energy_steps is not None:
+            print(f"note: {model.energy_steps}")
         task, loader = run.task().evaluation(config, split, model, **options)
 
         # a network that takes any graph is judged on the graphs it has learned from
@@ -216,6 +218,8 @@ def evaluate_file(options: argparse.Namespace, log: RunLog) -> list[dict]:
     from farfield.train.prediction import load
 
     model = load(options.checkpoint, find_device(options.device), head=options.head)
+    if model.network.energy_steps is not None:
+        log(f"note: {model.network.energy_steps}")
     keys = {quantity: getattr(options, f"{quantity}_key") for quantity in QUANTITIES_OF_FILE}
     atoms = file_predictions.read_input(model, options.input)
     labels = file_predictions.find_labels(atoms, list(model.units), keys)

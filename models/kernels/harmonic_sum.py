@@ -21,8 +21,8 @@ Implementations (``KERNELS``):
     memory_efficient   the chunks above, in the type of the arguments: the same values
     flash              the chunks in bfloat16 (products are summed in float32, every sum is
                        rounded); logits, softmax and geometry are not touched. The relative error is
-                       about 5e-3, in values and in derivatives, so forces and energies disagree by
-                       as much
+                       about 5e-3, in values and in derivatives, and energies are a staircase: a
+                       potential with it has no conservative forces and runs no dynamics
 
 Cost: edges x m x r x c multiply-adds for the value, three times as many for the first derivatives,
 six times for the second. Measured by benchmarks/speed/bench_e2former_attention.py:

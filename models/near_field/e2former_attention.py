@@ -100,7 +100,10 @@ class NearFieldOptions:
         str, "tensor products on edges or on nodes, same result", FORMS, Alias("convolution_form")
     ] = "edge"
     kernel_implementation: Annotated[
-        str, "implementation of the sum over neighbours", KERNELS, Alias("kernel_implementation")
+        str,
+        "implementation of the sum over neighbours; flash not with conservative forces",
+        KERNELS,
+        Alias("kernel_implementation"),
     ] = "memory_efficient"
     dropout: Annotated[
         float,

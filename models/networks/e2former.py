@@ -167,6 +167,12 @@ BACKBONE_PARTS: dict[str, tuple[str, ...]] = {
 }
 
 
+FLASH_STEPS = (
+    "near_kernel_implementation 'flash' rounds to 8 bits, so its energy is a staircase and forces "
+    "depend on the orientation by 1e-2"
+)
+
+
 def present_backbone_weight(name: str) -> str:
     """Name of a weight of a backbone today, given its name in a checkpoint of format 2."""
     return name.replace(".attention.long_scale", ".attention.far_weight")
@@ -212,8 +218,13 @@ class E2Former(EnergyNetwork):
         return present_backbone_weight(f"network.backbone.{name}")
 
     @property
+    def energy_steps(self) -> str | None:
+        """The near field with products in half precision."""
+        return FLASH_STEPS if self.options.near.kernel_implementation == "flash" else None
+
+    @property
     def remarks(self) -> list[str]:
-        """Which choices make energies of pieces far apart not add up."""
+        """Which choices make energies of pieces far apart not add up, or give them steps."""
         options = self.options
         found = options.encoder.unextensive()
         if any(ATTENTIONS[name].far for name in options.attentions()):
@@ -225,6 +236,8 @@ class E2Former(EnergyNetwork):
                 f"charges {options.charges} conserve the total charge of a whole structure: "
                 "energies of different pieces far apart do not add up exactly"
             )
+        if self.energy_steps is not None:
+            found.append(self.energy_steps)
         return found
 
     def outputs(self) -> dict[str, Output]:

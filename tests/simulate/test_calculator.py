@@ -13,6 +13,7 @@ from farfield.common import checkpoint
 from farfield.dataloader.datasets.potential_data import MoleculeDataset
 from farfield.models.factory import build_model
 from farfield.simulate.calculator import FarfieldCalculator
+from farfield.train.evaluate import evaluate_checkpoint
 from tests.simulate import test_run_md
 
 
@@ -42,6 +43,20 @@ def test_it_says_what_the_network_says(potential, data):
             atoms.get_forces(), forces, atol=1e-6 * max(1, np.abs(forces).max())
         )
         first += count
+
+
+def test_an_energy_with_steps_is_evaluated_and_runs_no_dynamics(potential, tmp_path, capsys):
+    """A checkpoint with the near field in half precision, as earlier versions trained them."""
+    content = checkpoint.read_run(potential)
+    content["config"]["model"]["near_kernel_implementation"] = "flash"
+    path = tmp_path / checkpoint.BEST
+    checkpoint.save_checkpoint(path, content)
+
+    with pytest.raises(ValueError, match="no dynamics.*'flash' rounds.*memory_efficient") as error:
+        FarfieldCalculator(path)
+    assert "\n" not in str(error.value)
+    assert len(evaluate_checkpoint(path)) > 0
+    assert "note: near_kernel_implementation 'flash'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["molecule", "crystal"])

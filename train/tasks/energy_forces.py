@@ -162,6 +162,7 @@ class EnergyForceTask(Task):
         """Network with the references of the training split, task and data."""
         check_layers(config.model)
         model, task = cls.restore(config), build_task(config)
+        model.check_slope()
         set_references_of_sets(model, config.data.data_path)
 
         loaders = {

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from farfield.common.checkpoint_formats import FIRST_SEALED, FORMAT, READABLE, converted
+from farfield.common.revision import source_revision
 from farfield.common.shipped import find_checkpoint
 from farfield.dataloader.storage.files import atomic_write
 from farfield.dataloader.storage.seals import check_seal, seal
@@ -60,11 +61,11 @@ def package_version(name: str) -> str:
 
 
 def recorded_versions() -> dict[str, str]:
-    """Versions for the record of a run, and the kernels that have computed its sums.
+    """Versions for the record of a run, its source, and the kernels that have computed its sums.
 
     An installed DGL computes nothing where it cannot be imported, or where all batches are small.
     """
-    return package_versions() | {"kernels": used_kernels()}
+    return package_versions() | {"revision": source_revision(), "kernels": used_kernels()}
 
 
 def random_states(device: torch.device) -> dict:

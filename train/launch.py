@@ -324,5 +324,8 @@ def _train_all_alone(config: EasyDict, plan: Plan) -> list[dict] | None:
     log(f"{plan.title}, test split\n{format_table(rows)}\nresults {path}")
     tables = [one["test"] for one in results]
     if ranks.is_first():
-        write_json(path, {"test": rows, "test_of_run": tables, "config": saved_config(config)})
+        made = {"seeds": [one.run.seed for one in plan.configs]}
+        made["versions"] = checkpoint.recorded_versions()
+        content = {"test": rows, "test_of_run": tables, **made, "config": saved_config(config)}
+        write_json(path, content)
     return rows

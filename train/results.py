@@ -107,6 +107,8 @@ def _results(trainer: Trainer, evaluation: Evaluation, ended_by: str | None) -> 
         "threads": torch.get_num_threads(),
         "ranks": ranks.count(),
         "device": str(trainer.device),
+        "seed": trainer.config.run.seed,
+        "deterministic": trainer.config.run.deterministic,
         "versions": checkpoint.recorded_versions(),
         "units": dict(trainer.task.units),
         "config": saved_config(trainer.config),

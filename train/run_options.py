@@ -3,6 +3,7 @@
 """
 
 import math
+import os
 import random
 import warnings
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from farfield.dataloader.augmentation import GROUPS, NO_AUGMENTATION
 from farfield.train.initial_weights import add_initial_options
 
 Adder = Callable[..., None]  # (flag, kind, default, **settings of Section.add)
+
+CUBLAS_WORKSPACE = ":4096:8"  # cuBLAS repeats its sums with this buffer
 
 # what a continued run may change: where and how long it runs, what it shows, and how large its
 # steps are, which is how a run that diverges goes on
@@ -73,6 +76,11 @@ def add_run_options(parser: OptionParser, run_dir: str):
     run.add(
         "--threads", int, 1, low=1, high=4096, main=True, help="CPU threads of torch, of each rank"
     )
+    fixed = (
+        "deterministic kernels of torch and cuDNN on a GPU: runs repeat, slower, and an operation "
+        "without such a kernel is an error; on the CPU runs repeat anyway and nothing changes"
+    )
+    run.add("--deterministic", bool, False, help=fixed)
     workers = "processes that load data; 0: the training process loads"
     run.add("--workers", int, 0, low=0, high=256, help=workers)
     pause = "epochs after which this session pauses, as after an interrupt (default: no pause)"
@@ -198,4 +206,20 @@ def prepare_process(config: EasyDict) -> torch.device:
 
     # a first step with a non-finite loss moves no weight, and torch wonders why
     warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-    return find_device(ranks.device_name(config.run.device))
+    device = find_device(ranks.device_name(config.run.device))
+    if config.run.deterministic:
+        use_deterministic_kernels(device)
+    return device
+
+
+def use_deterministic_kernels(device: torch.device) -> None:
+    """From now on sums on a GPU have a fixed order; a device of another kind is left as it is.
+
+    An operation that has no such kernel raises RuntimeError where it is called.
+    """
+    if device.type != "cuda":
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)  # before cuBLAS starts
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False

@@ -55,15 +55,14 @@ def finished_structures(folder: str | Path, split: str, hint: str = HINT) -> Str
     """
     path = structures_file(folder, split)
     structures = Structures.load(path, hint)
-    if finished_checksum(folder, path.name, hint) != files.file_checksum(path):
-        raise ValueError(f"{path} is damaged (its checksum does not fit {MANIFEST}); {hint}")
+    check_finished(folder, path.name, hint)
     return structures
 
 
 def structures_of_split(path: str | Path, split: str) -> Structures:
     """Structures of a split of a folder or of an LMDB file; errors as the reader of either."""
     if not is_lmdb_name(path):
-        return Structures.load(structures_file(path, split))
+        return finished_structures(path, split)
     file = StructureLmdb.open(path, LMDB_HINT)
     return file.read(file.splits[split])
 
@@ -78,8 +77,7 @@ def load_statistics(folder: str | Path) -> Statistics:
         return Statistics.from_words(header["statistics"], folder, LMDB_HINT)
     path = Path(folder) / STATISTICS
     statistics = Statistics.load(path, HINT)
-    if finished_checksum(folder, path.name) != files.file_checksum(path):
-        raise ValueError(f"{path} is damaged (its checksum does not fit {MANIFEST}); {HINT}")
+    check_finished(folder, path.name)
     return statistics
 
 
@@ -99,14 +97,20 @@ def stored_cutoff(folder: str | Path) -> float:
         raise ValueError(f"{path} names no cutoff (it says {cutoff!r}); {HINT}") from None
 
 
-def finished_checksum(folder: str | Path, name: str, hint: str = HINT) -> str:
-    """SHA-256 that the manifest records for the file ``name``; ``ValueError`` for a file that is
-    not finished.
+def check_finished(
+    folder: str | Path, name: str, hint: str = HINT, manifest: str = MANIFEST
+) -> None:
+    """``ValueError`` unless the file ``name`` is the one whose SHA-256 the manifest records.
 
-    hint: what the user can do, the end of an error.
+    A file that is whole but comes from another folder, or is another split of this one, is refused
+    as well. hint: what the user can do, the end of an error. manifest: name of the manifest.
     """
-    manifest = Path(folder) / MANIFEST
-    finished = files.read_json(manifest, hint).get("files")
+    path = Path(folder) / manifest
+    finished = files.read_json(path, hint).get("files")
     if not isinstance(finished, dict) or name not in finished:
-        raise ValueError(f"{manifest} does not list {name}: the folder is not finished; {hint}")
-    return finished[name]
+        raise ValueError(f"{path} does not list {name}: the folder is not finished; {hint}")
+    if finished[name] != files.file_checksum(Path(folder) / name):
+        raise ValueError(
+            f"{Path(folder) / name} is damaged or copied from elsewhere (its checksum does not fit "
+            f"{manifest}); {hint}"
+        )

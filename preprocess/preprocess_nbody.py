@@ -36,6 +36,7 @@ from farfield.common.log import count_bar
 from farfield.common.quantities import file_size
 from farfield.dataloader.datasets.nbody_data import (
     DRAW_ORDER,
+    MANIFEST,
     NBodyDataset,
     baseline_errors,
     cache_folder,
@@ -62,7 +63,6 @@ from farfield.train.tasks.nbody_windows import PROTOCOLS
 
 FORMAT = 2
 PUBLIC_SIZES = {"train": 5000, "test": 1000, "val": 1000}  # simulations
-MANIFEST = "nbody_manifest.json"
 LARGEST_DEGREE = 11  # with coupling tables
 
 

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from farfield.dataloader.commands import called_as
+from farfield.dataloader.prepared_folder import check_finished
 from farfield.dataloader.sources.nbody_simulation import FRAME_TIME, simulate_nbody
 from farfield.dataloader.storage import files
 from farfield.dataloader.storage.basis_cache import BasisCache, why_unusable
@@ -46,11 +47,10 @@ __all__ = [
     "simulate_nbody",
 ]
 
+MANIFEST = "nbody_manifest.json"  # settings, and SHA-256 of the files; data made by hand lack it
 DRAW_ORDER = ("train", "test", "val")  # of the random numbers of the splits
-HINT = (
-    f"make the data with `{called_as('preprocess.preprocess_nbody')} --out FOLDER` (--rebuild "
-    "replaces what is there)"
-)
+MAKER = called_as("preprocess.preprocess_nbody")
+HINT = f"make the data with `{MAKER} --out FOLDER` (--rebuild replaces what is there)"
 
 # name -> (simulations, windows that fit into one) -> start frames (simulations, starts of one
 # simulation)
@@ -111,9 +111,7 @@ def read_nbody(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
 def _single_precision(path: str | Path, name: str, values: np.ndarray) -> np.ndarray:
     """The values in float32; ``ValueError`` unless they are finite there."""
     if not np.issubdtype(values.dtype, np.floating):
-        raise ValueError(
-            f"{path}: {name} must be floating-point numbers, got {values.dtype}; {HINT}"
-        )
+        raise ValueError(f"{path}: {name} must be floating-point, got {values.dtype}; {HINT}")
 
     # float64 beyond float32 becomes infinite, and is found below
     with np.errstate(over="ignore"):
@@ -183,6 +181,8 @@ class NBodyDataset:
 
         # positions, velocities (simulations, frames, bodies, 3)
         arrays, self.metadata = read_nbody(self.path)
+        if (self.folder / MANIFEST).exists():
+            check_finished(self.folder, self.path.name, HINT, MANIFEST)
         self.positions, self.velocities = arrays["positions"], arrays["velocities"]
         self.charges = arrays["charges"]
         self.springs = arrays.get("springs")

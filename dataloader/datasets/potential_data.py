@@ -110,9 +110,7 @@ class MoleculeDataset(StructureDataset):
         :meth:`NeighborStore.open`. options: of the constructor. ``FileNotFoundError`` or
         ``ValueError`` with one line.
         """
-        path = prepared_folder.structures_file(folder, split)
-        structures = Structures.load(path, prepared_folder.HINT)
-        prepared_folder.finished_checksum(folder, path.name)
+        structures = prepared_folder.finished_structures(folder, split)
         store = NeighborStore.open(
             prepared_folder.graphs_folder(folder, split),
             data_hash=structures.data_hash,

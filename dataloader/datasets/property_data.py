@@ -28,7 +28,7 @@ import torch
 from farfield.dataloader.commands import called_as
 from farfield.dataloader.datasets.structure_dataset import StructureDataset, read_inputs
 from farfield.dataloader.label_statistics import centroids
-from farfield.dataloader.prepared_folder import MANIFEST, SPLIT_FILE
+from farfield.dataloader.prepared_folder import MANIFEST, SPLIT_FILE, check_finished
 from farfield.dataloader.split_protocols import SPLITS
 from farfield.dataloader.splits import Split
 from farfield.dataloader.storage import array_store, files
@@ -295,6 +295,8 @@ def read_molecules(folder: Path) -> tuple[Structures, Split]:
     ``FileNotFoundError`` or ``ValueError`` for a file that is missing or damaged.
     """
     structures = Structures.load(folder / MOLECULES, HINT)
+    for name in (MOLECULES, SPLIT_FILE):
+        check_finished(folder, name, HINT)
     return structures, Split.load(folder / SPLIT_FILE, structures.data_hash)
 
 

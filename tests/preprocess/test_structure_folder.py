@@ -12,7 +12,12 @@ from farfield.common.session import Interrupted
 from farfield.dataloader.batch_plan import BatchPlan
 from farfield.dataloader.datasets.potential_data import MoleculeDataset
 from farfield.dataloader.graphs import NeighborStore
-from farfield.dataloader.prepared_folder import graphs_folder, load_statistics, structures_file
+from farfield.dataloader.prepared_folder import (
+    graphs_folder,
+    load_statistics,
+    structures_file,
+    structures_of_split,
+)
 from farfield.dataloader.reference_energies import fit_references
 from farfield.dataloader.sources import md17
 from farfield.dataloader.split_protocols import SPLITS
@@ -202,8 +207,16 @@ def test_unfinished_and_foreign_folders_do_not_open(made, tmp_path):
         MoleculeDataset.open(made, "dev")
     folder = copied(made, tmp_path)
     shutil.copy(structures_file(made, "val"), structures_file(folder, "test"))
-    with pytest.raises(ValueError, match="test_graphs belongs to another data set"):
+    with pytest.raises(ValueError, match=r"test\.npz is damaged or copied from elsewhere"):
         MoleculeDataset.open(folder, "test")
+
+    # with its graphs it fits itself, but it is no part of this folder
+    shutil.rmtree(graphs_folder(folder, "test"))
+    shutil.copytree(graphs_folder(made, "val"), graphs_folder(folder, "test"))
+    with pytest.raises(ValueError, match=r"test\.npz is damaged or copied from elsewhere"):
+        MoleculeDataset.open(folder, "test")
+    with pytest.raises(ValueError, match=r"test\.npz is damaged or copied from elsewhere"):
+        structures_of_split(folder, "test")
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["files"]["train.npz"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -227,6 +240,7 @@ def test_a_changed_statistics_file_is_damaged(made, tmp_path):
     text = (folder / "statistics.json").read_text()
     (folder / "statistics.json").write_text(text.replace('"force_rms": ', '"force_rms": 1'))
     with pytest.raises(
-        ValueError, match=r"statistics.json is damaged \(its checksum does not fit manifest.json\)"
+        ValueError,
+        match=r"statistics.json is damaged or copied.*\(its checksum does not fit manifest.json\)",
     ):
         load_statistics(folder)

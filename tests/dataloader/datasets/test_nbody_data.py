@@ -310,7 +310,7 @@ SHAPE = (SIMULATIONS, FRAMES, BODIES, 3)
         ),
         (
             {"charges": np.zeros((7, 3), np.int64)},
-            "charges must be floating-point numbers, got int64",
+            "charges must be floating-point, got int64",
         ),
         ({"positions": nan_at(SHAPE, 5, 2, 1, 0)}, "positions of simulation 5 are not finite"),
         ({"velocities": nan_at(SHAPE, 3)}, "velocities of simulation 3 are not finite"),

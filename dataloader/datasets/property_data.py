@@ -164,7 +164,7 @@ class PropertyDataset(StructureDataset):
 
     @classmethod
     def open(
-        cls, folder: str | Path, split: str, *, verify: str = "sample", **options
+        cls, folder: str | Path, split: str, *, verify: str = "full", **options
     ) -> PropertyDataset:
         """The split ("train", "val", "test") of a preprocessed folder.
 
@@ -233,7 +233,7 @@ class PropertyFolder:
     bond_kinds: np.ndarray | None
 
     @classmethod
-    def open(cls, folder: str | Path, verify: str = "sample") -> PropertyFolder:
+    def open(cls, folder: str | Path, verify: str = "full") -> PropertyFolder:
         """Read a folder.
 
         verify: how much of the big arrays is checked, as in :meth:`BasisCache.open`.

@@ -32,7 +32,6 @@ def make_traced(model, objective, batch, inputs):
 
 def test_rows_are_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "make_training_program", make_traced)
-    monkeypatch.setattr(bench, "SCHEDULES", {"near": "first-order"})
     threads = torch.get_num_threads()
     options = ["--rounds", "1", "--channels", "4", "--json", str(tmp_path / "rows.json")]
     bench.main(options)

@@ -1,14 +1,18 @@
 """Laws of training with compiled steps: the run is that without a compiler up to rounding, goes on
 bit for bit, and says why where there is no program.
 
-The recorded graph of the step stands for its program; ``test_training_program.py`` compiles one.
+The forms of a trace stand for the program; ``test_training_program.py`` compiles one.
 """
 
 import json
 
 import pytest
 
-from farfield.models.compiled.training_program import TrainingProgram, record_gradients, trainable
+from farfield.models.compiled.training_program import (
+    TrainingProgram,
+    loss_and_gradients,
+    trainable,
+)
 from farfield.train import compiled_gradients, train_md17
 from farfield.train.compile_modes import AUTO_CPU_MINUTES, AUTO_STEPS
 from farfield.train.compiled_gradients import pays
@@ -18,24 +22,28 @@ from tests.support.run_results import assert_equal_checkpoints, results_of, with
 OPTIONS = ["--epochs", "2", "--lr", "0.01", "--batch-size", "3", "--precision", "float64"]
 
 
-class Recorded:
-    """The recorded graph, operation by operation."""
+class Forms:
+    """The forms of a trace on numbers."""
 
-    def __init__(self, traced):
-        self.run = lambda tensors: traced.graph(*tensors)
+    def __init__(self, *fixed):
+        self.fixed = fixed
+
+    def run(self, tensors):
+        return list(loss_and_gradients(*self.fixed, tensors).values())
 
 
 @pytest.fixture
-def recorded(monkeypatch):
-    """Programs are graphs that nothing compiles; the list of those that were made."""
+def traced(monkeypatch):
+    """Programs that nothing compiles; the inputs of those that were made."""
     made = []
 
     def make(model, objective, batch, inputs):
-        traced = record_gradients(model, objective, batch, inputs)
         made.append(inputs)
-        return TrainingProgram(
-            inputs, traced.names, tuple(trainable(model)), traced.max_atoms, Recorded(traced)
-        )
+        weights = [one.detach() for one in trainable(model).values()]
+        arguments = [*weights, objective.factors({}), *inputs.tensors(batch)]
+        names = tuple(loss_and_gradients(model, objective, inputs, arguments))
+        forms = Forms(model, objective, inputs)
+        return TrainingProgram(inputs, names, tuple(trainable(model)), None, forms)
 
     monkeypatch.setattr(compiled_gradients, "make_training_program", make)
     return made
@@ -54,14 +62,12 @@ def run(folder, data, *arguments):
 NEAR = ["--schedule", "first-order"]
 
 
-def test_a_compiled_run_is_the_same_up_to_rounding_and_goes_on_bit_for_bit(
-    data, recorded, tmp_path
-):
+def test_a_compiled_run_is_the_same_up_to_rounding_and_goes_on_bit_for_bit(data, traced, tmp_path):
     options = [*OPTIONS, *NEAR, "--late-energy-factor", "3", "--late-start", "0.5"]
     eager = run(tmp_path / "eager", data, *options, "--compile", "off")["history"]
-    assert not recorded
+    assert not traced
     compiled = run(tmp_path / "run", data, *options, "--compile", "on")["history"]
-    assert len(recorded) == 1
+    assert len(traced) == 1
     for one, other in zip(without_clocks(eager), without_clocks(compiled), strict=True):
         assert one == pytest.approx(other, rel=1e-8)
     assert "compiled training step" in (tmp_path / "run" / "log.txt").read_text()
@@ -73,16 +79,17 @@ def test_a_compiled_run_is_the_same_up_to_rounding_and_goes_on_bit_for_bit(
     assert_equal_checkpoints(tmp_path / "run", tmp_path / "two")
 
 
-def test_random_depth_is_never_compiled(data, recorded, tmp_path):
+@pytest.mark.slow
+def test_random_depth_is_never_compiled(data, tmp_path):
     options = [*OPTIONS, *NEAR, "--drop-path", "0.3", "--epochs", "1"]
     run(tmp_path / "run", data, *options, "--compile", "on")
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "training without compiled code: the network draws random numbers" in log
 
 
-def test_short_runs_are_not_compiled(recorded, data, tmp_path):
+def test_short_runs_are_not_compiled(traced, data, tmp_path):
     run(tmp_path / "run", data, *OPTIONS, *NEAR)
-    assert not recorded
+    assert not traced
     assert (
         json.loads(json.dumps(results_of(tmp_path / "run")["config"]["run"]))["compile"] == "auto"
     )

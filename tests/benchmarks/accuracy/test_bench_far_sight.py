@@ -57,7 +57,7 @@ def test_far_field_hears_a_charge_beyond_the_cutoff_and_runs_are_read_back(pairs
         "--models",
         "near,hybrid",
         "--minutes",
-        "0.02",
+        "0.06",
     ]
     arguments += ["--run-dir", str(pairs / "runs"), "--json", str(pairs / "rows.json")]
     bench.main(arguments)

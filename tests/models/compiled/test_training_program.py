@@ -111,7 +111,7 @@ def test_charges_are_no_part_of_a_program():
         loss_and_gradients(network, OBJECTIVE, inputs, arguments(network, inputs, given))
 
 
-@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("ragged", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_what_is_recorded_serves_other_sizes_weights_and_factors(ragged):
     network = learning(schedule="first-order" if ragged else "hybrid-first-order")
     given = labelled([6, 6])

@@ -7,10 +7,10 @@
 Three tables, in float64:
 
 pairs    E(AB) - E(A) - E(B), and the largest change of a force by the other molecule; the largest
-         over the orientations of a kind and distance (of the nearest atoms), beside the same of
+         over the orientations of a kind and distance (of the nearest atoms), next to the same of
          GFN2-xTB, where the file has it
 decay    what a fit of the pairs from ``FIRST_FITTED`` Angstrom on says. Neutral kinds: n of
-         E ~ r^-n. Charged ones: the slope dE / d(1/r), r between the centroids, beside
+         E ~ r^-n. Charged ones: the slope dE / d(1/r), r between the centroids, next to
          14.4 q_A q_B and GFN2-xTB's.
 ghosts   the largest change of a force on a molecule by 20 Ne, H2 or H2O, or one H, far away
 
@@ -100,7 +100,7 @@ def askable(probes: Iterable[Probe], known: set[int]) -> list[Probe]:
 def interactions(model: PotentialPredictor, probes: Sequence[Probe]) -> list[dict]:
     """What the parts of each probe do to each other.
 
-    energy: of the whole less that of the parts, meV; of pairs. forces: largest change of a force on
+    energy: E(whole) - E(parts), meV; of pairs. forces: largest change of a force on
     the parts, meV/Angstrom, where the network predicts forces. ``..._gfn2``: the same of GFN2-xTB.
     """
     counts = [1 + len(probe.parts) for probe in probes]

@@ -5,7 +5,7 @@ Tail. The two charged fragments of the farthest test structure are moved on alon
 
     E = E_0 + k q_A q_B / r,        k = 14.4 eV Angstrom,
 
-and the slope dE / d(1/r), fitted to the last ten Angstrom, is compared with that of two point
+and the slope dE / d(1/r), fitted to the last ten Angstrom, is compared with the slope of two point
 charges. A structure of a periodic box gets a box that grows with r: all lengths of the lattice of
 point charges then scale with r, and its energy is a constant over r as well, which an Ewald sum
 gives.
@@ -106,8 +106,8 @@ def moved_apart(structures: Structures, shifts: np.ndarray) -> tuple[Structures,
 def pair_energy(centroids: np.ndarray, charges: tuple[float, float], box: float | None) -> float:
     """Energy of two point charges, eV: alone, or in a cube of edge ``box`` that repeats.
 
-    centroids: (2, 3), Angstrom. The self-energy of the lattice is that of the charges at any
-    separation, over the edge of the box.
+    centroids: (2, 3), Angstrom. The self-energy of the lattice is the self-energy of the charges
+    at any separation, over the edge of the box.
     """
     difference = centroids[1] - centroids[0]
     if box is None:
@@ -137,7 +137,7 @@ def pair_energy(centroids: np.ndarray, charges: tuple[float, float], box: float 
 
 
 def tail(folder: Path, problem: Problem) -> dict[str, float]:
-    """Slope dE / d(1/r) of the network beyond the data, and that of point charges, eV Angstrom.
+    """Slope dE / d(1/r) of the network beyond the data, and of point charges, eV Angstrom.
 
     also ``energy``: what the network gives at the farthest place, eV.
     """

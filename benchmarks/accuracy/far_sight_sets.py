@@ -52,8 +52,8 @@ class Case:
         bar             what is asked for (see ``bench_far_sight.py``), or None
         cutoff          of the near field, Angstrom
         forces          whether forces are learned
-        binding         energies are those of the structure less the energies of its parts; there
-                        are no reference energies, because they vanish at large separation
+        binding         energies are E(structure) - E(parts); there are no reference energies,
+                        because they vanish at large separation
         charge          where the total charge of a structure comes from: "file", "neutral" (it is
                         0 everywhere), or None for networks that get none
         conditioned     whether features are conditioned on the total charge
@@ -64,8 +64,8 @@ class Case:
         lmax            highest degree of the features of all networks
         schedule, channels   of the hybrid; other networks match its number of weights
         batch_size, validate_every   structures in a batch, epochs between validations
-        loss, model, training   options that differ from those of all cases, for all networks
-        standing_waves  options of the fixed grid of waves that differ from those of all cases
+        loss, model, training   options that differ from the common ones, for all networks
+        standing_waves  options of the fixed grid of waves that differ from the common ones
     """
 
     file: str
@@ -252,14 +252,14 @@ class Problem:
             part: MoleculeDataset(found, case.cutoff, statistics.references, inputs=case.inputs)
             for part, found in structures.items()
         }
-        # Open structures of a data set are centred; those of a box are wrapped into it.
+        # Open structures of a data set are centred; periodic ones are wrapped into their box.
         radius = max(float(dataset.positions.norm(dim=1).max()) for dataset in parts.values())
         if structures["train"].periodic is not None:
             radius = statistics.design_radius
         return cls(case, structures, parts, statistics, radius, Path(folder))
 
     def loaders(self, batch_size: int, seed: int) -> dict[str, EpochLoader]:
-        """Batches of every part; only those of the training split are shuffled."""
+        """Batches of every part; only the training split is shuffled."""
         plans = {
             part: BatchPlan(dataset, EVALUATION_STRUCTURES, shuffle=False)
             for part, dataset in self.parts.items()

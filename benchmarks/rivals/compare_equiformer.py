@@ -68,6 +68,8 @@ def search_rows(options, folder: Path, common: Sequence[str]) -> list[dict]:
         found = farfield_results(
             TASK, run, options.search_minutes, [*PUBLIC, "--seed", "0", *common, *settings]
         )
+
+        # a row has the errors of its best epoch, which ``selection`` chose on validation data
         best = best_validation(found)
         rows.append(
             {
@@ -77,6 +79,7 @@ def search_rows(options, folder: Path, common: Sequence[str]) -> list[dict]:
                 "score": best["selection"],
             }
         )
+
     return sorted(rows, key=lambda row: row["score"])
 
 

@@ -66,6 +66,8 @@ class PublicEquiformerNBody(Network):
             dim_head=options.dim_head,
             edge_dim=1,
         )
+
+        # (..., 3, dim) -> (..., 3, 2): displacement and velocity change
         self.vectors = torch.nn.Linear(options.dim, 2, bias=False)
         with torch.no_grad():
             self.vectors.weight *= 0.1

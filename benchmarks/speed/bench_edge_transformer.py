@@ -72,6 +72,8 @@ def rows_of(options) -> list[dict]:
             limit_mb=1e3 * options.limit_gb,
             limit_s=60 * options.limit_minutes,
         )
+
+        # weights do not depend on the sizes, so they are counted on one atom
         rows.append(
             {
                 "forces": forces,
@@ -81,6 +83,7 @@ def rows_of(options) -> list[dict]:
                 "peak_mb": found.peak_mb,
             }
         )
+
     return rows
 
 

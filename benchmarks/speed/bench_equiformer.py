@@ -169,6 +169,7 @@ def build_parser() -> OptionParser:
     bench = parser.section("bench", "what is measured")
     bench.add("--parts", str, "all", help=f"comma list of {', '.join(PARTS)}, or all")
     bench.add("--rounds", int, 5, low=1, help="timed rounds of the part speed")
+
     bench.add(
         "--structures",
         int,
@@ -177,6 +178,7 @@ def build_parser() -> OptionParser:
         help="structures that all programs are timed with",
     )
     bench.add("--many", bool, True, help=f"time ours alone on {MANY} structures, too")
+
     bench.add(
         "--memory-structures",
         int,

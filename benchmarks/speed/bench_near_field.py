@@ -119,6 +119,8 @@ class DenseEquiformer(nn.Module):
             num_neighbors=case.neighbours or float("inf"),
             valid_radius=1e5 if case.complete else case.cutoff,
         )
+
+        # (..., 3, channels) -> (..., 3, VECTORS_OUT)
         self.vectors = nn.Linear(size.channels, VECTORS_OUT, bias=False)
 
     def forward(

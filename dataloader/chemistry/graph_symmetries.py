@@ -4,7 +4,7 @@ Leaves (atoms with one bond, to an atom with more) are taken off first. The symm
 the skeleton, are searched by backtracking: the next atom is a neighbour of one that has its image,
 and its image is a neighbour of that image, of the same colour
 (:func:`farfield.dataloader.chemistry.bond_graphs.atom_colours`). Every symmetry of the skeleton
-extends to the leaves: those of one colour at one parent may be exchanged at will. So a molecule has
+extends to the leaves: leaves of one colour at one parent may be exchanged at will. A molecule has
 
     (symmetries of the skeleton) x product over groups of leaves of (size of the group)!
 
@@ -94,7 +94,7 @@ def graph_symmetries(colours: Sequence[int], bonds: Sequence[Sequence[int]]) -> 
 def _with_leaves(
     image: dict[int, int], leaves: dict[tuple[int, int], list[int]], atoms: int
 ) -> np.ndarray:
-    """A map (atoms,) of the skeleton, with the leaves of a parent sent to those of its image."""
+    """A map (atoms,) of the skeleton; leaves of a parent go to the leaves of its image."""
     row = np.empty(atoms, np.int64)
     row[list(image)] = list(image.values())
     for (above, colour), group in leaves.items():
@@ -114,6 +114,9 @@ class _Backtracking:
         """Atoms in the order of the search, and those before each of them that it is bonded to."""
         order: list[int] = []
         left = set(self.rest)
+
+        # breadth first, one connected part after the other: within a part, each atom but the first
+        # is bonded to an earlier one, whose image leaves few candidates
         for start in self.rest:
             queue = [start] if start in left else []
             left -= set(queue)
@@ -122,6 +125,8 @@ class _Backtracking:
                 left -= set(further)
                 queue += further
             order += queue
+
+        # leaves have no place in the order
         place = {atom: index for index, atom in enumerate(order)}
         earlier = {
             atom: [other for other in self.near[atom] if place.get(other, len(order)) < place[atom]]
@@ -154,14 +159,14 @@ class _Backtracking:
 
     def _candidates(self, atom: int, image: dict[int, int], taken: set[int]) -> list[int]:
         """Possible images: colour and bonds to the images of earlier atoms agree."""
-        wanted = {image[other] for other in self.earlier[atom]}
-        choices = self.near[next(iter(wanted))] if wanted else self.rest
+        bonded = {image[other] for other in self.earlier[atom]}
+        choices = self.near[next(iter(bonded))] if bonded else self.rest
         found = [
             other
             for other in choices
             if other not in taken
             and self.colours[other] == self.colours[atom]
-            and self.near[other] & taken == wanted
+            and self.near[other] & taken == bonded
         ]
 
         # the atom itself first, so that the first map is the identity

@@ -36,6 +36,8 @@ class MoleculeSizes:
             "atoms": structures.counts,
             "heavy_atoms": np.bincount(heavy, minlength=len(structures)),
         }
+
+        # a molecule must fit every range that is given; the error names the one that leaves none
         fits = np.ones(len(structures), bool)
         for name, sizes in found.items():
             text = getattr(self, name)
@@ -49,6 +51,7 @@ class MoleculeSizes:
                     f"no molecule is left by {name} {text}; the molecules have {held}, give a "
                     "range that holds some of them"
                 )
+
         return np.flatnonzero(fits)
 
 

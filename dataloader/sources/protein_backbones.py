@@ -131,6 +131,8 @@ def _first_model(path: Path):
         import gemmi
     except ModuleNotFoundError:
         raise ValueError(INSTALL_HINT) from None
+
+    # gemmi tells the format from the name; its reasons may run over several lines
     try:
         structure = gemmi.read_structure(str(path))
     except (ValueError, RuntimeError, OSError) as error:
@@ -138,6 +140,7 @@ def _first_model(path: Path):
         raise ValueError(
             f"{path} cannot be read as PDB or mmCIF ({reason}); give another file"
         ) from None
+
     if not len(structure) or not structure[0].count_atom_sites():
         raise ValueError(f"{path} holds no atoms; give the file of a protein")
     return structure[0]

@@ -78,11 +78,11 @@ def read_qm7x(
     columns: dict[str, list[np.ndarray]] = {}
     with _opened(path) as file:
         # what the first structure has, all of them must have
-        wanted = [name for name in SHAPES if name not in MAY_LACK]
+        labels = [name for name in SHAPES if name not in MAY_LACK]
         for name, group in _chosen(file, takes):
             if not names:
-                wanted += [label for label in MAY_LACK if label in group]
-            for label, values in _read_structure(name, group, wanted).items():
+                labels += [label for label in MAY_LACK if label in group]
+            for label, values in _read_structure(name, group, labels).items():
                 columns.setdefault(label, []).append(values)
             names.append(name)
             progress(1)

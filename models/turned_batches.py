@@ -160,6 +160,8 @@ def _check_matrices(batch: AtomBatch, matrices: Tensor) -> None:
             f"{batch.num_graphs} structures are turned by matrices of the shape "
             f"{(batch.num_graphs, 3, 3)}, got {tuple(matrices.shape)}"
         )
+
+    # in float64, so that the product adds no rounding of its own
     wide = matrices.double()
     identity = torch.eye(3, dtype=wide.dtype, device=wide.device)
     error = (wide @ wide.mT - identity).abs().amax() if len(wide) else wide.new_zeros(())

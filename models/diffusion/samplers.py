@@ -220,6 +220,8 @@ class CountingSampler(Sampler):
                 "sampler ddpm guesses no time; give start, the time of the positions in 0 .. "
                 f"{self.process.last}, or use another sampler"
             )
+
+        # () for one time of all molecules, or (graphs,)
         counts = batch.graph.nodes_per_graph
         index = torch.as_tensor(start, device=counts.device)
         if index.dim() > 1 or (index.dim() == 1 and len(index) != batch.num_graphs):
@@ -233,6 +235,7 @@ class CountingSampler(Sampler):
             raise ValueError(
                 f"start must be whole numbers in 0 .. {self.process.last}, got {index.tolist()}"
             )
+
         return index.expand_as(counts).clone()
 
 

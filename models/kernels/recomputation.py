@@ -6,8 +6,8 @@ function that is recomputed too:
 
     y = f(x),      x' = (df/dx)^T y',      x'' = d<x', z>/d(x, y')
 
-and each line keeps the arguments of its own function only. So memory is that of the arguments, plus
-the temporaries of the one function that runs.
+and each line keeps the arguments of its own function only. So memory holds the arguments, plus the
+temporaries of the one function that runs.
 
 Cost: each derivative runs the function once more.
 """
@@ -30,7 +30,7 @@ def recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
 
     Gradients reach ``tensors`` alone, so ``function`` must hold no other tensor that needs one. It
     must give the same values whenever it runs (no random numbers). The gradient of a leaf is
-    computed whether it is asked for or not; that of a view of it (``leaf.view_as(leaf)``) is not.
+    computed whether it is asked for or not; the gradient of a view (``leaf.view_as(leaf)``) is not.
     """
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
         return function(*tensors)
@@ -71,6 +71,7 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *cotangents: Tensor):
+        """Gradients (None, one per tensor): None for the function and where none is needed."""
         needed = needed_inputs(ctx)[1:]
         gradients = _gradients_of(ctx.function, len(cotangents), needed)
         arguments = (*cotangents, *ctx.saved_tensors)
@@ -92,8 +93,9 @@ def _gradients_of(
     """(cotangents, tensors) -> gradients of the tensors that need one."""
 
     def gradients(*arguments: Tensor) -> Tensors:
+        """One gradient for each tensor that needs one, zero where no output depends on it."""
         cotangents, tensors = arguments[:outputs], arguments[outputs:]
-        wanted = [tensor for tensor, is_needed in zip(tensors, needed, strict=True) if is_needed]
+        leaves = [tensor for tensor, is_needed in zip(tensors, needed, strict=True) if is_needed]
         is_differentiated = torch.is_grad_enabled()
 
         with torch.enable_grad():
@@ -101,11 +103,11 @@ def _gradients_of(
             # the gradient of a linear function does not depend on its argument
             pairs = [(value, cotangent) for value, cotangent in pairs if value.requires_grad]
             if not pairs:
-                return tuple(torch.zeros_like(tensor) for tensor in wanted)
+                return tuple(torch.zeros_like(tensor) for tensor in leaves)
             values, cotangents = zip(*pairs, strict=True)
             return torch.autograd.grad(
                 values,
-                wanted,
+                leaves,
                 cotangents,
                 create_graph=is_differentiated,
                 allow_unused=True,

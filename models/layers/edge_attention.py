@@ -88,6 +88,7 @@ class PairAttention(nn.Module):
         self.write = unit_linear(width, width)
 
     def forward(self, x: Tensor, real: Tensor | None) -> Tensor:
+        """x (graphs, n, n, width), real (graphs, n) or None -> (graphs, n, n, width)."""
         # each (graphs, first, second, heads, d)
         parts = self.read(x).unflatten(-1, (4, self.heads, -1)).unbind(3)
         q, v1 = (parts[place].permute(0, 3, 2, 1, 4) for place in (0, 1))  # l is the second

@@ -62,6 +62,7 @@ class AtomEmbedding(nn.Module):
         self.inputs = Conditioning([*self.optional, *parse_inputs(condition)], width)
 
     def forward(self, batch: AtomBatch) -> Tensor:
+        """Features (nodes, width) of the atoms of a batch."""
         electrons = self.configurations.index_select(0, batch.atomic_numbers)
         atoms = self.elements(batch.atomic_numbers) + self.electrons(electrons)
 
@@ -128,6 +129,7 @@ class PairEmbedding(nn.Module):
         self.second = unit_linear(width, width, bias=False)
 
     def forward(self, positions: Tensor, atoms: Tensor) -> Tensor:
+        """positions (graphs, n, 3), Angstrom; atoms (graphs, n, width) -> (graphs, n, n, width)."""
         vectors = positions.unsqueeze(1) - positions.unsqueeze(2)
         # the steep slopes of a pair (i, i) would cancel to rounding only
         same = torch.eye(positions.shape[1], dtype=torch.bool, device=positions.device)

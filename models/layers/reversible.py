@@ -42,7 +42,7 @@ Pairs = Sequence[tuple[nn.Module, nn.Module]]
 
 @dataclasses.dataclass
 class _RandomState:
-    """State of the random numbers of the CPU, and those of one GPU (None: on the CPU)."""
+    """State of the random numbers of the CPU, and of one GPU (None: on the CPU)."""
 
     cpu: Tensor
     cuda: Tensor | None
@@ -182,7 +182,7 @@ def _by_inversion(
         tensor.detach().requires_grad_(use) for tensor, use in zip(others, needed[1:], strict=True)
     ]
     # made before all else: what outlives the layers must not lie between what they free, or the
-    # memory of the process grows with depth although that of its tensors does not
+    # memory of the process grows with depth although the memory of its tensors does not
     sums = [torch.zeros_like(leaf) if leaf.requires_grad else None for leaf in leaves]
     reached = set()
     (moved, read), (moved_gradient, read_gradient) = streams, cotangents
@@ -190,8 +190,8 @@ def _by_inversion(
     for place in reversed(range(len(replay.layers))):
         # before this layer the streams had changed places: it read what is now called ``moved``
         source = moved.to(x.dtype, copy=True).requires_grad_()
-        wanted = [n for n in replay.read_by(place) if leaves[n].requires_grad]
-        inputs = [source, *(leaves[n] for n in wanted)]
+        read_leaves = [n for n in replay.read_by(place) if leaves[n].requires_grad]
+        inputs = [source, *(leaves[n] for n in read_leaves)]
         step, gradients = _pulled_back(replay, place, inputs, leaves, read_gradient)
         moved, read = read - step, moved
 
@@ -199,7 +199,7 @@ def _by_inversion(
         moved_gradient, read_gradient = read_gradient, moved_gradient
         if of_source is not None:
             read_gradient = read_gradient + of_source
-        for n, gradient in zip(wanted, of_leaves, strict=True):
+        for n, gradient in zip(read_leaves, of_leaves, strict=True):
             if gradient is not None:
                 sums[n] += gradient
                 reached.add(n)
@@ -302,8 +302,8 @@ class ReversibleLayers(_PairedLayers):
 class PlainLayers(_PairedLayers):
     """Ordinary residual stack of the same layers: ``x <- x + f(x)``, ``x <- x + g(x)`` for a pair.
 
-    ``forward(x (nodes, ...), context) -> (nodes, ...)``. Another function than that of
-    :class:`ReversibleLayers`, faster by a third, with memory that grows with depth.
+    ``forward(x (nodes, ...), context) -> (nodes, ...)``. Not the function that
+    :class:`ReversibleLayers` computes; faster by a third, with memory that grows with depth.
     """
 
     def forward(self, x: Tensor, context: object) -> Tensor:

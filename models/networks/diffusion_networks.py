@@ -95,7 +95,7 @@ class DiffusionNetwork(Network):
 
 @dataclasses.dataclass(frozen=True)
 class E2FormerDiffusionOptions(BackboneOptions, DiffusionHeadOptions):
-    """Options of :class:`E2FormerDiffusion`: those of its backbone and of its heads."""
+    """Options of :class:`E2FormerDiffusion`, for its backbone and its heads."""
 
     schedule: str = "first-order2"
     cutoff: float = 5.0
@@ -127,7 +127,7 @@ class E2FormerDiffusion(DiffusionNetwork):
 
 @dataclasses.dataclass(frozen=True)
 class SE3DiffusionOptions(SE3Options, DiffusionHeadOptions):
-    """Options of :class:`SE3TransformerDiffusion`: those of its layers and of its heads."""
+    """Options of :class:`SE3TransformerDiffusion`, for its layers and its heads."""
 
     layers: int = 3
     channels: int = 16
@@ -188,7 +188,7 @@ class SE3TransformerDiffusion(DiffusionNetwork):
 
 @dataclasses.dataclass(frozen=True)
 class EquiformerDiffusionOptions(CutoffOptions, DiffusionHeadOptions):
-    """Options of :class:`EquiformerDiffusion`: those of its layers and of its heads."""
+    """Options of :class:`EquiformerDiffusion`, for its layers and its heads."""
 
     cutoff: float = 5.0
 

@@ -177,6 +177,7 @@ class EdgeTransformerBackbone(nn.Module):
                 "the EdgeTransformer sees no periodic images; leave periodic structures out, or "
                 "choose another network"
             )
+
         largest = max(batch.graph.sizes, default=0)
         if largest > self.options.max_atoms:
             raise ValueError(
@@ -268,6 +269,7 @@ class EdgeTransformerPotential(EdgeTransformerInputs, EnergyNetwork):
             self.dipole = DipoleReadout(options.width, options.avg_atoms)
 
     def outputs(self) -> dict[str, Output]:
+        """Outputs by name; direct forces and dipole where the options ask for them."""
         found = super().outputs()
         if self.vectors is not None:
             found["direct_forces"] = Output("node", "vector")

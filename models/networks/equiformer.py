@@ -170,9 +170,12 @@ class Equiformer(nn.Module):
     def _geometry(self, points: Points):
         """What the layers read of the edges."""
         options = self.options
+
+        # (edges,); bonded points count in full however far apart they are
         envelope = ENVELOPES[options.envelope](safe_length(points.vectors) / options.valid_radius)
         if options.attend_sparse_neighbors:
             envelope = torch.where(points.bonded, 1.0, envelope)
+
         return self.layers.geometry(
             points.graph,
             points.vectors,

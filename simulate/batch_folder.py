@@ -28,7 +28,7 @@ class BatchFolder:
         out        file that the run makes
         settings   what decides its content; values that json has
         resume     go on with the batches that are there
-        overwrite  replace ``out``, and begin anew
+        overwrite  replace ``out``, and start from the first batch
 
     ``ValueError`` in one line where ``out`` or batches of it exist and neither is asked, and for a
     resumed run with other settings. Nothing is written before :meth:`begin`.
@@ -49,13 +49,15 @@ class BatchFolder:
             raise ValueError(f"--out {self.out}: give a file in a folder that exists")
         if self.overwrite:
             return
+
+        # the folder goes when a run ends, so what is still there was interrupted
         begun = (self.folder / SETTINGS).exists()
         if begun and self.resume:
             self._check_settings()
         elif begun:
             raise ValueError(
                 f"--out {self.out}: {self.folder} holds a run that is not finished; add --resume "
-                "to continue it, or --overwrite to begin anew"
+                "to continue it, or --overwrite to start again"
             )
         elif self.out.exists():
             what = "is finished" if self.resume else "exists"
@@ -65,7 +67,7 @@ class BatchFolder:
 
     def _check_settings(self) -> None:
         """Raise ValueError for the first setting that differs from the run that began."""
-        saved = files.read_json(self.folder / SETTINGS, "begin anew with --overwrite")
+        saved = files.read_json(self.folder / SETTINGS, "start again with --overwrite")
         for name in sorted(saved.keys() | self.settings.keys()):
             before, now = saved.get(name), self.settings.get(name)
             if before != now:

@@ -156,6 +156,8 @@ def _variety(
         "unique_molecules": len(distinct),
         "unique": len(distinct) / int(valid.sum()) if valid.any() else np.nan,
     }
+
+    # novel is a share of the unique molecules, not of the valid ones
     if training is not None:
         known = set(identities(training, BOND_RULES[options.bonds](training), kind))
         found["novel_molecules"] = len(distinct - known)

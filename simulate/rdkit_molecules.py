@@ -35,6 +35,8 @@ def import_rdkit(purpose: str):
 def rdkit_molecules(structures: Structures, bonds: RuledBonds, purpose: str) -> list:
     """One ``rdkit.Chem.Mol`` with positions a structure; None where RDKit refuses its valences."""
     chem = import_rdkit(purpose)
+
+    # atoms and bonds of a structure are one stretch of the arrays each; ends count its own atoms
     first_bond = bonds.table.offsets
     found = []
     for place in range(len(structures)):

@@ -17,7 +17,7 @@ molecule that a method cannot treat (no self-consistency, no parameters) has ene
 counted as failed.
 
 Both libraries are optional: tblite (LGPL-3.0-or-later, wheel of 7 MB), rdkit (BSD-3-Clause, 32 MB).
-Cost: that of the method; GFN2 is some hundred times slower than MMFF94.
+Cost: set by the method; GFN2 is some hundred times slower than MMFF94.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def relax_molecules(
     """Relax every open structure by ``method``, a name in :data:`RELAXATIONS`.
 
     bonds: of the structures, for force fields; where the geometry is too distorted to show them,
-    those of the molecules before (None: perceived in the structures). ``ValueError`` in one line
-    for an unknown method, a missing library and periodic structures.
+    the bonds of the molecules before (None: perceived in the structures). ``ValueError`` in one
+    line for an unknown method, a missing library and periodic structures.
     """
     relax = RELAXATIONS.find(method)
     refuse_periodic(structures)
@@ -224,9 +224,9 @@ def relaxation_table(
 ) -> dict[str, float]:
     """What relaxation changed, by name, in :data:`RELAXATION_UNITS`.
 
-    Shares are of all molecules; means and medians are over those that the method could treat
-    (nan: none). rule: that of the bonds, a name in ``BOND_RULES``. Molecules of hydrogen alone
-    have no heavy RMSD and are left out of it.
+    Shares are of all molecules; means and medians are over the molecules that the method
+    could treat (nan: none). rule: of the bonds, a name in ``BOND_RULES``. Molecules of hydrogen
+    alone have no heavy RMSD and are left out of it.
     """
     find = BOND_RULES.find(rule)
     before, after = find(structures).table, find(relaxed.structures).table

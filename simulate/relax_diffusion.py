@@ -103,6 +103,8 @@ def read_options(argv: list[str] | None = None) -> argparse.Namespace:
     options = build_parser().parse_args(import_named_files(argv))
     if (options.structures is None) == (options.split_of is None):
         raise ValueError("give either a file of STRUCTURES or --split-of FOLDER to be relaxed")
+
+    # an option without an effect is an error
     for name in OF_SPLIT if options.split_of is None else ():
         if getattr(options, name) is not None:
             raise ValueError(
@@ -114,6 +116,7 @@ def read_options(argv: list[str] | None = None) -> argparse.Namespace:
             "--noise displaces the structures and takes them as the reference; leave --noise or "
             "--reference out"
         )
+
     options.methods = [] if options.compare is None else options.compare.split(",")
     for method in options.methods:
         check_choice("--compare", method, RELAXATIONS)
@@ -170,6 +173,7 @@ def distances(reference: Structures | None, rule: str) -> Remarks:
     def of_batch(
         found: SampledMolecules, start: Structures, places: np.ndarray
     ) -> dict[str, np.ndarray]:
+        """Distances (molecules,), Angstrom; places: of the molecules in the reference."""
         moved = {"rmsd_to_start": plain_rmsd(found.structures, start)}
         if reference is not None:
             known = reference[places]
@@ -220,11 +224,14 @@ def relaxation_rows(
 def relax(argv: list[str] | None) -> list[dict]:
     """Relax, write the files and print the table; returns its rows."""
     options, log = read_options(argv), RunLog()
+
+    # a missing library is reported before the checkpoint is read
     for method in options.methods:
         check_installed(method)
     sampler = open_sampler(options)
     start, reference = start_and_reference(options, sampler)
     sampler.check_start(options.start)
+
     found, folder = run_options(
         options,
         sampler,
@@ -236,6 +243,8 @@ def relax(argv: list[str] | None) -> list[dict]:
         reference=None if reference is None else reference.data_hash,
         bonds=options.bonds,
     )
+
+    # the other methods of --compare relax from the same start
     rows = relaxation_rows(found, start, reference, options)
     finish(
         options, folder, rows, log, "rmsd in Angstrom after the best superposition; shares; steps"

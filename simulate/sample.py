@@ -104,6 +104,8 @@ def blank_structures(options: argparse.Namespace, sampler: TrainedSampler) -> St
     number = options.number or NUMBER
     if options.composition is not None:
         return blank_of_formulas(options.composition, number)
+
+    # otherwise molecules of a training split, by default of the data the sampler was trained on
     folder = options.like or sampler.run.config.data.data_path
     try:
         molecules = molecules_of_split(folder, "train", chosen_sizes(options, sampler))
@@ -113,6 +115,7 @@ def blank_structures(options: argparse.Namespace, sampler: TrainedSampler) -> St
         raise FileNotFoundError(
             f"the training data are not there ({error}); give --like FOLDER, or --composition"
         ) from None
+
     check_open(molecules)
     places = choose(number, len(molecules), options.seed)
     return unlabelled(molecules[places], sampler.inputs)

@@ -73,6 +73,8 @@ class SamplingJob:
     def recorded(self, **more: object) -> dict[str, object]:
         """What decides the molecules, for the comparison with a run that is resumed."""
         sampler = self.sampler.sampler
+
+        # batch_size too: the files of batches are joined by their place in the list
         return {
             "relax": self.relax,
             "sampler": sampler.name,

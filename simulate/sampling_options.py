@@ -34,8 +34,8 @@ def add_sampler_options(
 ) -> Section:
     """How molecules are sampled.
 
-    max_steps: the default of ``--max-steps`` in words. variance, patience: those of ``--variance``
-    and ``--patience``.
+    max_steps: the default of ``--max-steps`` in words. variance, patience: the defaults of
+    ``--variance`` and ``--patience``.
     """
     sampler = parser.section("sampler", "how molecules come out of noise")
     which = "sampler (default jt, as or ddpm: the one that the networks were trained for)"
@@ -80,7 +80,7 @@ def add_output_options(parser: OptionParser, out: str) -> None:
     run = parser.section("run", "which machine is used, and how the run continues")
     resume = "continue with the batches that an interrupted run has finished"
     run.add("--resume", bool, False, help=resume)
-    run.add("--overwrite", bool, False, help="replace the file of --out, and begin anew")
+    run.add("--overwrite", bool, False, help="replace the file of --out, and start again")
     run.add("--batch-size", int, 64, low=1, help="molecules per batch")
     run.add("--device", str, "cpu", help="cpu, cuda, cuda:1, ...")
     run.add("--threads", int, 1, low=1, high=4096, help="CPU threads of torch")
@@ -94,9 +94,12 @@ def check_files(options: argparse.Namespace) -> None:
             f"--out {options.out}: molecules are written as extended xyz; give a name that ends in "
             f"{' or '.join(XYZ_SUFFIXES)}"
         )
+
     for flag, path in (("--json", options.json), ("--sdf", options.sdf)):
         if path is not None and (Path(path).is_dir() or not Path(path).parent.is_dir()):
             raise ValueError(f"{flag} {path}: give a file in a folder that exists")
+
+    # a resumed run may have written its molecules before it was interrupted
     replaced = options.overwrite or options.resume
     if options.sdf is not None and Path(options.sdf).exists() and not replaced:
         raise ValueError(f"--sdf {options.sdf} exists; give another file, or --overwrite")
@@ -120,7 +123,7 @@ def open_sampler(options: argparse.Namespace) -> TrainedSampler:
 
 
 def chosen_sizes(options: argparse.Namespace, sampler: TrainedSampler) -> MoleculeSizes:
-    """Sizes of the molecules that are taken: those of the training where no option says others."""
+    """Sizes of the molecules to take: as in the training where no option says otherwise."""
     if options.atoms is None and options.heavy_atoms is None:
         return sampler.sizes
     return MoleculeSizes(options.atoms, options.heavy_atoms)

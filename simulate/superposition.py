@@ -89,10 +89,13 @@ def check_same_molecules(structures: Structures, reference: Structures) -> None:
             f"{len(structures)} structures cannot be compared with {len(reference)} references; "
             "give one reference for each structure"
         )
+
+    # elements can be compared one by one only where all counts agree
     wrong = np.flatnonzero(structures.counts != reference.counts)
     if not len(wrong):
         differ = np.flatnonzero(structures.atomic_numbers != reference.atomic_numbers)
         wrong = structures.structure_of_atom[differ]
+
     if len(wrong):
         raise ValueError(
             f"structure {wrong[0]} and its reference have different atoms; give a reference of the "

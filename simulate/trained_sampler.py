@@ -200,6 +200,8 @@ class TrainedSampler:
     def check_start(self, start: int | None) -> None:
         """Raise ValueError in one line unless the time of given positions fits the sampler."""
         last = self.sampler.process.last
+
+        # ddpm reads the time, the other samplers guess it from the positions
         if self.sampler.name == "ddpm" and start is None:
             raise ValueError(
                 "sampler ddpm guesses no time; give --start T, the time step of the positions in "
@@ -210,6 +212,7 @@ class TrainedSampler:
                 f"sampler {self.sampler.name} guesses the time itself; leave --start out, or give "
                 "--sampler ddpm"
             )
+
         if start is not None and start > last:
             raise ValueError(
                 f"--start must be in 0 .. {last}, the times of the process, got {start}"

@@ -67,6 +67,8 @@ class ErrorSums:
             name: np.concatenate([chunk[name] for chunk in self._chunks])
             for name in self._chunks[0]
         }
+
+        # a mean over atoms, of all molecules and of the molecules in each third of the times
         atoms, errors = sums["atoms"], {}
         if "noise_squares" in sums:
             errors["noise_mse"] = float(sums["noise_squares"].sum() / atoms.sum())
@@ -76,6 +78,7 @@ class ErrorSums:
                 if here.any():
                     mean = sums["noise_squares"][here].sum() / atoms[here].sum()
                     errors[f"noise_mse_{name}"] = float(mean)
+
         if "time_squares" in sums:
             errors["time_mse"] = float(sums["time_squares"].sum() / atoms.sum())
             errors["time_mae"] = float(sums["time_error"].mean())

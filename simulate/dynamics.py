@@ -35,6 +35,7 @@ from farfield.dataloader.storage import files
 from farfield.dataloader.structure_inputs import find_input
 from farfield.models.choices import Registry
 from farfield.simulate.further_content import add_further_content, further_content
+from farfield.simulate.start_checks import check_masses
 from farfield.simulate.velocities import (
     counted_degrees,
     degrees_of_freedom,
@@ -133,7 +134,7 @@ class Simulation:
         self.atoms, self.options, self.potential = atoms, options, potential
         self.compiled = compiled
         self.inputs = {name: float(find_input(atoms.info, name)) for name in inputs}
-        _check_masses(atoms)
+        check_masses(atoms)
         further_content(atoms)  # refuses what a state cannot keep, before anything is written
         self.folder = Path(folder)
         self.rng = np.random.default_rng(seed)
@@ -335,17 +336,6 @@ class Simulation:
         text = io.StringIO()
         write(text, frame, format="extxyz", write_results=True)
         return text.getvalue()
-
-
-def _check_masses(atoms: Atoms) -> None:
-    masses = atoms.get_masses()
-    wrong = ~(np.isfinite(masses) & (masses > 0))
-    if wrong.any():
-        place = int(wrong.argmax())
-        raise ValueError(
-            f"atom {place} has the mass {masses[place]:g} u, a mass that moves must be > 0; leave "
-            "the masses out of the structure, or correct them"
-        )
 
 
 def _sum_of(path: Path, length: int):

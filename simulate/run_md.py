@@ -217,7 +217,9 @@ def _simulate_alone(config) -> dict | None:
     if config.run.resume and (folder / STATE).exists():
         state = read_state(folder / STATE, potential.inputs, potential.optional_inputs)
     atoms = first_structure(config, read) if state is None else atoms_of_state(state)
+    notes = [] if state is not None else check_start(atoms, config.dynamics.timestep)
     atoms.calc = potential
+
     # one choice for the whole run, for it must repeat bit for bit
     compiled = potential.prepare(atoms, None if state is None else bool(state["compiled"]))
     atoms.get_potential_energy()
@@ -227,11 +229,8 @@ def _simulate_alone(config) -> dict | None:
     simulation = Simulation(
         atoms, config.dynamics, folder, config.run.seed, checksum, inputs, compiled
     )
-    notes = []
     if state is not None:
         simulation.verify(state)
-    else:
-        notes = check_start(atoms, config.dynamics.timestep)
 
     prepare_run_folder(folder, config.run.resume, config.run.overwrite, RUN_FILES)
     save_config(folder, config, FREE_ON_RESUME)

@@ -23,8 +23,10 @@ STEP_OF_HYDROGEN = 2.0  # fs, a fifth of the period of a bond of hydrogen
 def check_start(atoms: Atoms, timestep: float) -> list[str]:
     """Notes on a structure that is to move with a time step in fs.
 
-    ``ValueError`` for atoms nearer than 0.3 of their covalent distance.
+    ``ValueError`` for masses that are not positive, and for atoms nearer than 0.3 of their covalent
+    distance.
     """
+    check_masses(atoms)
     notes = _distance_notes(atoms)
     lightest = float(atoms.get_masses().min())
     longest = STEP_OF_HYDROGEN * math.sqrt(lightest / atomic_masses[1])
@@ -35,6 +37,18 @@ def check_start(atoms: Atoms, timestep: float) -> list[str]:
             f"{longest:.2g} fs"
         )
     return notes
+
+
+def check_masses(atoms: Atoms) -> None:
+    """``ValueError`` for an atom whose mass is no positive number."""
+    masses = atoms.get_masses()
+    wrong = ~(np.isfinite(masses) & (masses > 0))
+    if wrong.any():
+        place = int(wrong.argmax())
+        raise ValueError(
+            f"atom {place} has the mass {masses[place]:g} u, a mass that moves must be > 0; leave "
+            "the masses out of the structure, or correct them"
+        )
 
 
 def _distance_notes(atoms: Atoms) -> list[str]:

@@ -19,7 +19,6 @@ and not used where they differ.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -27,10 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from farfield.common.quantities import counted
-from farfield.common.session import cpu_seconds
 from farfield.models.batch import AtomBatch
-from farfield.models.choices import check_choice
 from farfield.models.compiled.compiled_potential import TOLERANCE
+from farfield.models.compiled.costs import cpu_seconds, milliseconds, words_on_compiling
 from farfield.models.compiled.traced_inputs import Inputs
 from farfield.models.compiled.training_program import (
     Objective,
@@ -41,7 +39,7 @@ from farfield.models.compiled.training_program import (
 )
 from farfield.models.potential import Potential
 from farfield.models.tracing import NotTraceableError
-from farfield.train.compile_modes import AUTO_CPU_MINUTES, AUTO_STEPS, COMPILE_MODES
+from farfield.train.compile_modes import AUTO_CPU_MINUTES, AUTO_STEPS
 
 Gradients = tuple[Tensor, dict[str, Tensor], list[Tensor | None]]
 
@@ -152,27 +150,13 @@ class CompiledGradients:
     def _say(self, program: TrainingProgram, batch: AtomBatch, spent: float) -> None:
         """Report what a step costs now and before, and after how many compiling has paid."""
         tensors, factors = program.inputs.tensors(batch), self.objective.factors({})
-        now = _milliseconds(lambda: program.run(self._weights(), tensors, factors))
-        before = _milliseconds(lambda: self._eager(batch, {}))
+        now = milliseconds(lambda: program.run(self._weights(), tensors, factors))
+        before = milliseconds(lambda: self._eager(batch, {}))
         line = (
             f"compiled training step: {now:.3g} ms instead of {before:.3g} for "
             f"{counted(batch.num_graphs, 'structure')}"
         )
-        if spent:
-            line += f"; compiling took {spent:.0f} s of CPU time"
-            if now < before:
-                line += f", which pays after {1000 * spent / (before - now):,.0f} steps"
-        self.report(line)
-
-
-def _milliseconds(function: Callable[[], object]) -> float:
-    """CPU time of a call, the faster of two."""
-    times = []
-    for _ in range(2):
-        start = time.process_time()
-        function()
-        times.append(time.process_time() - start)
-    return 1000 * min(times)
+        self.report(line + words_on_compiling(spent, now, before, "steps"))
 
 
 def compiled_gradients(
@@ -187,10 +171,9 @@ def compiled_gradients(
     task: of the run. loader: of the training split.
     """
     mode = config.run.get("compile", "off")
-    check_choice("compile", mode, COMPILE_MODES)
     objective = task.compiled_objective()
-    wanted = mode == "on" or (mode == "auto" and pays(config.training, len(loader)))
-    if not wanted or objective is None or not isinstance(model, Potential):
+    compiles = mode == "on" or (mode == "auto" and pays(config.training, len(loader)))
+    if not compiles or objective is None or not isinstance(model, Potential):
         return None
 
     ragged = len(np.unique(loader.dataset.atoms_per_structure)) > 1

@@ -18,9 +18,7 @@ choice. Cost: one pass over r.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -177,11 +175,6 @@ class StructureLoss:
             for name, weight in self.weights.items()
         )
         return total, {name: value.detach() for name, value in parts.items()}
-
-    @property
-    def key(self) -> str:
-        """All that decides the operations of this loss: its numbers, and this file."""
-        return f"{vars(self)!r} {hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}"
 
     def _rows(self, name: str, error: Tensor, atoms: Tensor) -> Tensor:
         """Errors of a part as (rows, components): an atom or a structure a row."""

@@ -19,8 +19,6 @@ if not __package__:  # `python benchmarks/speed/bench_compiled_step.py` in a che
 
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 
 from benchmarks import harness  # before torch: it sets the thread count
 
@@ -88,7 +86,7 @@ def row_of(
         arguments = [weight.detach() for weight in weights]
         return program.run(arguments, inputs.tensors(batch), objective.factors({}))[2]
 
-    times = [[_milliseconds(way) for way in (eager, compiled)] for _ in range(rounds + 1)]
+    times = [[1e3 * harness.seconds(way) for way in (eager, compiled)] for _ in range(rounds + 1)]
     before, now = (statistics.median(way) for way in zip(*times[1:], strict=True))
     return {
         "case": case,
@@ -98,12 +96,6 @@ def row_of(
         "difference": _difference(eager(), compiled()),
         "compiling": compiling,
     }
-
-
-def _milliseconds(function: Callable[[], object]) -> float:
-    start = time.process_time()
-    function()
-    return 1e3 * (time.process_time() - start)
 
 
 def _difference(expected: list[Tensor | None], found: list[Tensor | None]) -> float:

@@ -22,7 +22,6 @@ they differ.
 from __future__ import annotations
 
 import dataclasses
-import resource
 import time
 from collections.abc import Callable
 
@@ -31,6 +30,7 @@ from torch import Tensor
 
 from farfield.models.batch import AtomBatch
 from farfield.models.choices import check_choice
+from farfield.models.compiled.costs import cpu_seconds, milliseconds, words_on_compiling
 from farfield.models.compiled.program import Program, kept, make_program
 from farfield.models.compiled.traced_inputs import Inputs
 from farfield.models.potential import Potential
@@ -112,14 +112,14 @@ class CompiledPotential:
         ready = kept(self.potential, inputs)
         if not ready:
             self.report("compiling the potential: a minute or two, kept for later runs")
-        start = _cpu_seconds()
+        start = cpu_seconds()
         try:
             choice.program = self._compared(batch)
         except NotTraceableError as reason:
             choice.refused = True
             self.report(f"computing without compiled code: {reason}")
             return False
-        self._say(choice.program, batch, 0.0 if ready else _cpu_seconds() - start)
+        self._say(choice.program, batch, 0.0 if ready else cpu_seconds() - start)
         return True
 
     def is_worth(self, batch: AtomBatch) -> bool:
@@ -191,27 +191,7 @@ class CompiledPotential:
     def _say(self, program: Program, batch: AtomBatch, spent: float) -> None:
         """Report what an evaluation costs now and before, and after how many compiling paid."""
         tensors = program.inputs.tensors(batch)
-        now = _milliseconds(lambda: program.run(tensors))
-        before = _milliseconds(lambda: self.potential(batch))
+        now = milliseconds(lambda: program.run(tensors))
+        before = milliseconds(lambda: self.potential(batch))
         line = f"compiled potential: {now:.3g} ms an evaluation instead of {before:.3g}"
-        if spent:
-            line += f"; compiling took {spent:.0f} s of CPU time"
-            if now < before:
-                line += f", which pays after {1000 * spent / (before - now):,.0f} evaluations"
-        self.report(line)
-
-
-def _milliseconds(function: Callable[[], object]) -> float:
-    """CPU time of a call, the fastest of :data:`TIMED`."""
-    times = []
-    for _ in range(TIMED):
-        start = time.process_time()
-        function()
-        times.append(time.process_time() - start)
-    return 1000 * min(times)
-
-
-def _cpu_seconds() -> float:
-    """CPU time of this process and of the compilers that it has run."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
+        self.report(line + words_on_compiling(spent, now, before, "evaluations"))

@@ -17,6 +17,7 @@ import ctypes
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
 import os
 import pathlib
@@ -183,6 +184,12 @@ def _sources() -> str:
     """Checksum of the files that say what networks compute."""
     files = sorted([*MODELS.rglob("*.py"), *MODELS.rglob("*.cpp")])
     return _checksum(*(file.read_bytes() for file in files))
+
+
+def source_checksum(*objects: object) -> str:
+    """Checksum of the files that define functions and classes, for the keys of what uses them."""
+    files = sorted({inspect.getfile(one) for one in objects})
+    return _checksum(*(pathlib.Path(file).read_bytes() for file in files))
 
 
 def _checksum(*contents: bytes) -> str:

@@ -27,6 +27,7 @@ from farfield.dataloader.datasets.potential_sets import cutoff_of_sets, statisti
 from farfield.dataloader.set_names import parse_sets
 from farfield.dataloader.split_protocols import SPLITS
 from farfield.dataloader.structures import LABELS_OF_CHARGE
+from farfield.models.compiled.library import source_checksum
 from farfield.models.compiled.training_program import Objective
 from farfield.models.heads.per_set import SET_INDEX
 from farfield.models.potential import volumes
@@ -237,7 +238,9 @@ class EnergyForceTask(Task):
 
     def compiled_objective(self) -> Objective:
         """The loss of every network that can be traced."""
-        return Objective(self._weighted_loss, tuple(self.objective.weights), self.objective.key)
+        written = source_checksum(StructureLoss, errors_of, EnergyForceTask)
+        key = f"{vars(self.objective)!r} {written}"
+        return Objective(self._weighted_loss, tuple(self.objective.weights), key)
 
     def _weighted_loss(
         self, model: nn.Module, batch, factors: Mapping[str, float]

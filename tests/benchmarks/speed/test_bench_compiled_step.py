@@ -5,33 +5,11 @@ import json
 import torch
 
 from benchmarks.speed import bench_compiled_step as bench
-from farfield.models.compiled.training_program import (
-    TrainingProgram,
-    loss_and_gradients,
-    trainable,
-)
-
-
-class Runner:
-    """The forms of a trace on numbers."""
-
-    def __init__(self, *fixed):
-        self.fixed = fixed
-
-    def run(self, tensors):
-        return list(loss_and_gradients(*self.fixed, tensors).values())
-
-
-def make_traced(model, objective, batch, inputs):
-    weights = [one.detach() for one in trainable(model).values()]
-    arguments = [*weights, objective.factors({}), *inputs.tensors(batch)]
-    names = tuple(loss_and_gradients(model, objective, inputs, arguments))
-    runner = Runner(model, objective, inputs)
-    return TrainingProgram(inputs, names, tuple(trainable(model)), None, runner)
+from tests.support.traced_program import make_traced_step
 
 
 def test_rows_are_written(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "make_training_program", make_traced)
+    monkeypatch.setattr(bench, "make_training_program", make_traced_step)
     threads = torch.get_num_threads()
     options = ["--rounds", "1", "--channels", "4", "--json", str(tmp_path / "rows.json")]
     bench.main(options)

@@ -218,6 +218,8 @@ class Trainer:
         position.skipped += 1
         position.skipped_in_row += 1
         bad = BadStep.of(self, result, batches)
+
+        # the first of several in a row is kept, to be repeated
         if position.skipped_in_row == 1 and ranks.is_first():
             bad.save(self.folder)
             if position.skipped <= LOGGED_BAD_STEPS:

@@ -12,10 +12,9 @@ has k others at or above it, so c >= k. Well separated scores give the k best th
 Nothing jumps. As two experts at the ranks k and k + 1 come closer than delta, the one still among
 the best fades; where they change places both are exactly zero; then the other one grows. What the
 chosen experts do not take goes to expert 0, which every atom shares: the head of a network without
-experts. (Weights that are normalised
-among the best have no limit where all of the best are equal, and for k = 1 they always jump from
-one expert to another.) The energy has two continuous derivatives in the scores, so forces do not
-jump and are its slope.
+experts. (Weights that are normalised among the best have no limit where all of the best are equal,
+and for k = 1 they always jump from one expert to another.) The energy has two continuous
+derivatives in the scores, so forces do not jump and are its slope.
 
 Sources: Shazeer et al. 2017, "Outrageously large neural networks" (top-k gates, with noise and
 jumps); Dai et al. 2024, DeepSeekMoE (a shared expert). There is no noise and no loss that balances

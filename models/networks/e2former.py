@@ -141,6 +141,8 @@ class E2FormerBackbone(nn.Module):
         check_reach(batch.cutoff, self.options.cutoff)
         graph, options = batch.graph, self.options
         scalars = self.edge_elements(batch)
+
+        # edges with their functions of length alone
         near = NearFieldGeometry.from_positions(
             graph,
             batch.positions,
@@ -227,6 +229,8 @@ class E2Former(EnergyNetwork):
         """Which choices make energies of pieces far apart not add up, or give them steps."""
         options = self.options
         found = options.encoder.unextensive()
+
+        # what is summed over all atoms
         if any(ATTENTIONS[name].far for name in options.attentions()):
             found += options.far.unextensive()
         if options.charges == "equilibrated" or (
@@ -236,6 +240,8 @@ class E2Former(EnergyNetwork):
                 f"charges {options.charges} conserve the total charge of a whole structure: "
                 "energies of different pieces far apart do not add up exactly"
             )
+
+        # what is rounded
         if self.energy_steps is not None:
             found.append(self.energy_steps)
         return found

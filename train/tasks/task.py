@@ -215,6 +215,7 @@ class Task(ABC):
         """Lines about errors of the curves that are no smaller than those of a baseline."""
         lines = []
         for row, baseline in evaluation.baselines.items():
+            # errors that both have
             weak = [
                 f"{name} {evaluation.metrics[name]:.4g}, {row} {baseline[name]:.4g}"
                 for name in self.curves

@@ -18,7 +18,7 @@ from farfield.common.configuration import DECIDED_BY_DATA, IMPORTED_FILES
 from farfield.common.former_values import former_values
 from farfield.common.option_values import Option
 from farfield.common.plugins import FLAG, imported_files
-from farfield.common.yaml_files import load_yaml
+from farfield.common.yaml_files import read_yaml
 from farfield.models.choices import nearest
 from farfield.models.published_names import why_absent
 
@@ -138,12 +138,7 @@ def _content(path: Path, resumed: bool) -> dict:
         )
         raise FileNotFoundError(f"{path} {problem}: {hint}")
 
-    try:
-        content = load_yaml(path.read_text(encoding="utf-8"), _UniqueKeys)
-    except ValueError as error:
-        # no yaml, not utf-8, or a number with thousands of digits
-        raise ValueError(f"{path} is not readable as yaml: {error}") from None
-
+    content = read_yaml(path, _UniqueKeys)
     if resumed and not content:
         raise ValueError(
             f"{path} is damaged (it is empty); bring it back, or start another run with --run-dir"

@@ -7,6 +7,7 @@ the text.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -30,6 +31,15 @@ def load_yaml(text: str, loader: type = yaml.SafeLoader) -> Any:
         return yaml.load(text, Loader=loader)  # noqa: S506 - a safe loader
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
+
+
+def read_yaml(path: Path, loader: type = yaml.SafeLoader) -> Any:
+    """The value of a yaml file; ``OSError``, or ``ValueError`` in one line that names the file."""
+    try:
+        return load_yaml(path.read_text(encoding="utf-8"), loader)
+    except ValueError as error:
+        # no yaml, not utf-8, or a number with thousands of digits
+        raise ValueError(f"{path} is not readable as yaml: {error}") from None
 
 
 def _check_depth(text: str, loader: type) -> None:

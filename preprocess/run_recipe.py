@@ -35,10 +35,10 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-import yaml
-
 from farfield.common.argument_parser import OneLineParser
 from farfield.common.command_line import run_script
+from farfield.common.yaml_files import read_yaml
+from farfield.console import group_scripts
 from farfield.models.choices import check_choice
 
 HOME = Path(__file__).resolve().parents[1]
@@ -76,11 +76,7 @@ def read_recipe(path: Path) -> dict[str, dict[str, Any]]:
     """The parts of the file ``path``; FileNotFoundError or ValueError in one line."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give a yaml file, e.g. one of configs/")
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is not readable as yaml: {reason}") from None
+    recipe = read_yaml(path)
 
     if not isinstance(recipe, Mapping) or set(recipe) != set(PARTS):
         raise ValueError(f"{path} must have the parts {', '.join(PARTS)}; see configs/")
@@ -89,15 +85,9 @@ def read_recipe(path: Path) -> dict[str, dict[str, Any]]:
         if not isinstance(options, Mapping) or needed not in options:
             raise ValueError(f"{path}: {part} must hold options, {needed} among them")
     for part in ("preprocess", "train"):
-        check_choice(f"{path}: script of {part}", recipe[part].get("script"), scripts(part))
+        check_choice(f"{path}: script of {part}", recipe[part].get("script"), group_scripts(part))
     check_choice(f"{path}: sample of smoke", recipe["smoke"]["sample"], samples())
     return {part: dict(options) for part, options in recipe.items()}
-
-
-def scripts(group: str) -> list[str]:
-    """Names of the scripts of a group: "md17" for ``train/train_md17.py``."""
-    files = sorted((HOME / group).glob(f"{group}_*.py"))
-    return [file.stem.removeprefix(f"{group}_") for file in files]
 
 
 def samples() -> list[str]:

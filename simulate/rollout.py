@@ -31,11 +31,11 @@ from pathlib import Path
 if not __package__:  # `python simulate/rollout.py` in a checkout
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import yaml
 
 from farfield.common import checkpoint
 from farfield.common.argument_parser import OneLineParser
 from farfield.common.command_line import run_script
+from farfield.common.yaml_files import read_yaml
 from farfield.models.choices import check_choice
 from farfield.simulate.analyze_rollouts import with_dashes
 from farfield.simulate.dynamics import STATE
@@ -78,11 +78,7 @@ def read_settings(path: str | Path) -> dict:
         raise FileNotFoundError(
             f"--simulation-config-yml {path} does not exist; give a yaml file, --help shows one"
         )
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is not readable as yaml: {reason}") from None
+    content = read_yaml(path) or {}
 
     # a misspelled key would leave a default in its place
     if not isinstance(content, dict) or not isinstance(content.get("integrator_config", {}), dict):

@@ -19,11 +19,11 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
 from torch import nn
 
 from farfield.common import checkpoint
 from farfield.common.trained import TrainedRun
+from farfield.common.yaml_files import read_yaml
 from farfield.dataloader.storage.files import file_checksum
 from farfield.models.layers.element_start import copy_rows, element_tables, nearest_elements
 from farfield.train.former_runs import current_config
@@ -53,7 +53,7 @@ def add_initial_options(add) -> None:
     add("--init-sha256", str, None, help=checksum)
     frozen = (
         "parts of the network that keep the weights of --init-from, joined by commas: embedding, "
-        "layers, layers:0-1, heads, backbone (all but the heads)"
+        "layers, layers:0-1, clusters, heads, backbone (all but the heads)"
     )
     add("--freeze", str, None, help=frozen)
 
@@ -132,8 +132,8 @@ def initial_path(argv: list[str], run_dir: str) -> str | None:
 def _named_in(file: Path) -> str | None:
     """``training: {init_from: ...}`` or ``init_from: ...`` of a yaml file."""
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        content = read_yaml(file)
+    except (OSError, ValueError):
         return None
     if not isinstance(content, dict):
         return None

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
+from farfield.common.yaml_files import read_yaml
 from farfield.models.choices import check_choice
 from farfield.models.factory import default_config, network_class
 from farfield.models.networks.blocks import ATTENTIONS, parse_schedule
@@ -96,11 +95,7 @@ def read_published(path: Path) -> Published:
     """The parts of the file ``path``; FileNotFoundError or ValueError in one line."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give a yaml file of a published program")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is not readable as yaml: {reason}") from None
+    content = read_yaml(path)
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} must hold option names with values; give another file")
 

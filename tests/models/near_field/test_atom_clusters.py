@@ -26,14 +26,6 @@ from tests.support.small_e2former import CUTOFF, connect, crystal, draw
 pytestmark = pytest.mark.usefixtures("double")
 
 
-@pytest.fixture
-def double():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
-
-
 def near_of(batch: AtomBatch) -> NearFieldGeometry:
     """Edges of a batch; neither envelope nor invariants are read here."""
     images = image_vectors(batch.graph, batch.cell, batch.image_shift)

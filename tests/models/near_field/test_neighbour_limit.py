@@ -96,14 +96,6 @@ class TestLimitedAtTheCutoff(CutoffSuite):
         return NEAR
 
 
-@pytest.fixture
-def double():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
-
-
 def test_energy_does_not_jump_where_neighbours_change_places(double):
     """An atom walks through the shell of neighbours of the others: steps of the energy shrink with
     the step, and forces are its slope.

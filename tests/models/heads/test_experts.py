@@ -12,6 +12,7 @@ from farfield.models.network_check import check_network
 from farfield.models.tracing import tracing
 from tests.far_apart_laws import FarApartSuite
 from tests.laws import ModelSuite
+from tests.support.derivatives import energy_slopes
 from tests.support.law_cases import Case, joined
 from tests.support.small_e2former import case, draw, made
 
@@ -127,14 +128,7 @@ def test_energy_is_smooth_and_forces_are_its_slope_where_experts_change(double):
 
 def test_forces_are_the_slope_of_the_energy(double):
     here, model, batch, step = CASES[0], made(**HERE), draw(), 3e-5
-    moves = step * torch.eye(batch.positions.numel()).view(-1, *batch.positions.shape)
-    ends = [
-        dataclasses.replace(batch, positions=batch.positions + sign * move)
-        for sign in (1, -1)
-        for move in moves
-    ]
-    energies = model(joined(here, ends))["energy"].view(2, len(moves), -1).sum(-1)
-    slopes = (energies[0] - energies[1]) / (2 * step)
+    slopes = energy_slopes(here, model, batch, step)
     assert float((model(batch)["forces"].flatten() + slopes).abs().max()) <= 1e-6
 
 

@@ -10,6 +10,7 @@ import torch
 from farfield.models.factory import build_model
 from tests.far_apart_laws import FarApartSuite
 from tests.laws import CutoffSuite, ModelCases, ModelSuite
+from tests.support.derivatives import energy_slopes, strain_slope
 from tests.support.law_cases import cutoff_graph, joined, relative_error
 from tests.support.small_e2former import CUTOFF, case, connect, crystal, draw, made, periodic_batch
 
@@ -91,14 +92,7 @@ def test_forces_are_the_slope_of_the_energy(double):
     here, model, step = clustered("here"), made(**HERE), 1e-4
     batch = draw((6, 3), seed=2)
     assert len({int(number) for number in batch.atomic_numbers}) > 1
-    moves = step * torch.eye(batch.positions.numel()).view(-1, *batch.positions.shape)
-    ends = [
-        dataclasses.replace(batch, positions=batch.positions + sign * move)
-        for sign in (1, -1)
-        for move in moves
-    ]
-    energies = model(joined(here, ends))["energy"].view(2, len(moves), -1).sum(-1)
-    slopes = (energies[0] - energies[1]) / (2 * step)
+    slopes = energy_slopes(here, model, batch, step)
     assert float((model(batch)["forces"].flatten() + slopes).abs().max()) <= 1e-6
 
 
@@ -148,20 +142,10 @@ def test_supercell_has_twice_the_energy(double):
 
 
 def test_stress_is_the_slope_under_strain(double):
-    model, batch, step = made(stress=True, **HERE), crystal(), 1e-4
-    out, volume = model(batch), float(torch.linalg.det(batch.cell[0]).abs())
+    model, batch = made(stress=True, **HERE), crystal()
+    out = model(batch)
     for row, column in ((0, 0), (0, 1), (2, 1)):
-        strain = torch.zeros(3, 3)
-        strain[row, column] += step / 2
-        strain[column, row] += step / 2
-        energies = []
-        for sign in (1, -1):
-            turn = torch.eye(3) + sign * strain
-            moved = dataclasses.replace(
-                batch, positions=batch.positions @ turn, cell=batch.cell @ turn
-            )
-            energies.append(float(model(moved)["energy"]))
-        slope = (energies[0] - energies[1]) / (2 * step) / volume
+        slope = strain_slope(model, batch, row, column)
         assert slope == pytest.approx(float(out["stress"][0, row, column]), abs=1e-7)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.laws import DGL_KERNELS
-from tests.support.law_cases import joined
+from tests.support.derivatives import energy_slopes, strain_slope
 from tests.support.small_e2former import (
     LATTICE,
     case,
@@ -28,16 +28,7 @@ def test_forces_are_the_slope_of_the_energy(schedule, double):
     here, batch, step = case(schedule, schedule=schedule), draw(), 1e-4
     model = made(schedule=schedule)
     forces = model(batch)["forces"]
-
-    # two copies of the batch for each coordinate, all graphs of one batch
-    moves = step * torch.eye(batch.positions.numel()).view(-1, *batch.positions.shape)
-    ends = [
-        dataclasses.replace(batch, positions=batch.positions + sign * move)
-        for sign in (1, -1)
-        for move in moves
-    ]
-    energies = model(joined(here, ends))["energy"].view(2, len(moves), -1).sum(-1)
-    slopes = (energies[0] - energies[1]) / (2 * step)
+    slopes = energy_slopes(here, model, batch, step)
     assert float((forces.flatten() + slopes).abs().max()) <= 1e-6
 
 
@@ -93,30 +84,14 @@ def test_every_parameter_learns(double):
 @pytest.mark.parametrize("options", [{}, LATTICE], ids=["near", "lattice"])
 def test_stress_is_the_slope_under_strain(options, double):
     model, batch = made(stress=True, **options), crystal()
-    out, step = model(batch), 1e-4
-    volume = float(torch.linalg.det(batch.cell[0]).abs())
+    out = model(batch)
     assert out["stress"].shape == (1, 3, 3)
     torch.testing.assert_close(out["stress"], out["stress"].transpose(1, 2), rtol=0, atol=1e-14)
     torch.testing.assert_close(out["forces"], made(**options)(batch)["forces"])
     for row in range(3):
         for column in range(row, 3):
-            strain = torch.zeros(3, 3)
-            strain[row, column] += step / 2
-            strain[column, row] += step / 2
-            energies = []
-            for sign in (1, -1):
-                turn = torch.eye(3) + sign * strain
-                moved = dataclasses.replace(
-                    batch, positions=batch.positions @ turn, cell=batch.cell @ turn
-                )
-                energies.append(float(model(moved)["energy"]))
-            assert (
-                abs(
-                    (energies[0] - energies[1]) / (2 * step) / volume
-                    - float(out["stress"][0, row, column])
-                )
-                <= 1e-7
-            )
+            slope = strain_slope(model, batch, row, column)
+            assert abs(slope - float(out["stress"][0, row, column])) <= 1e-7
 
 
 def test_stress_turns_with_the_crystal(double):

@@ -107,4 +107,24 @@ def crystal() -> AtomBatch:
     return periodic_batch(positions, cell.unsqueeze(0), torch.tensor([1, 6, 8, 6]))
 
 
+def two_cells(batch: AtomBatch) -> AtomBatch:
+    """The crystal of ``batch`` as two cells along its first vector."""
+    cell = batch.cell.clone()
+    cell[0, 0] *= 2
+    positions = torch.cat([batch.positions, batch.positions + batch.cell[0, 0]])
+    return periodic_batch(positions, cell, batch.atomic_numbers.repeat(2))
+
+
+def one_structure(*parts: AtomBatch, apart: float = 60.0) -> AtomBatch:
+    """Structures as one, each ``apart`` (Angstrom) further along x than the one before."""
+    positions = torch.cat(
+        [
+            one.positions + apart * index * torch.tensor([1.0, 0, 0])
+            for index, one in enumerate(parts)
+        ]
+    )
+    numbers = torch.cat([one.atomic_numbers for one in parts])
+    return AtomBatch(connect(positions, torch.tensor([len(numbers)])), positions, numbers)
+
+
 LATTICE = {"schedule": "hybrid-first-order", "far_expansion": "auto", "far_range": 8.0}

@@ -13,7 +13,15 @@ from farfield.models.born_charges import born_charges
 from farfield.models.far_field.coulomb import COULOMB
 from farfield.models.network_check import check_network
 from tests.support.derivatives import strain_slope
-from tests.support.small_e2former import CUTOFF, connect, crystal, draw, made, periodic_batch
+from tests.support.small_e2former import (
+    CUTOFF,
+    connect,
+    crystal,
+    draw,
+    made,
+    one_structure,
+    two_cells,
+)
 
 LATENT = {"charges": "latent", "charge_unit": 1.0}
 ALL = [
@@ -91,13 +99,7 @@ def test_stress_with_charges_is_the_slope_under_strain(options, double):
 @EACH
 def test_supercell_with_charges_has_twice_the_energy(options, double):
     model, batch = made(stress=True, **options), crystal()
-    cell = batch.cell.clone()
-    cell[0, 0] *= 2
-    positions = torch.cat([batch.positions, batch.positions + batch.cell[0, 0]])
-    once, twice = (
-        model(batch),
-        model(periodic_batch(positions, cell, batch.atomic_numbers.repeat(2))),
-    )
+    once, twice = model(batch), model(two_cells(batch))
     torch.testing.assert_close(twice["energy"], 2 * once["energy"], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(twice["stress"], once["stress"], rtol=0, atol=1e-9)
     torch.testing.assert_close(twice["charges"], once["charges"].repeat(2), rtol=0, atol=1e-10)
@@ -116,15 +118,6 @@ def test_all_weights_of_charges_learn(options, double):
     assert not silent
 
 
-def apart(first: AtomBatch, distance: float) -> AtomBatch:
-    """The two structures of a batch as one structure, moved apart by ``distance``."""
-    shift = torch.zeros(first.num_nodes, 3)
-    shift[first.graph.sizes[0] :, 0] = distance
-    positions = first.positions + shift
-    counts = torch.tensor([first.num_nodes])
-    return AtomBatch(connect(positions, counts), positions, first.atomic_numbers)
-
-
 @pytest.mark.parametrize("conservation", ["local", "total"])
 def test_neutral_structures_far_apart_add_up(conservation, double):
     """Their dipoles act on each other: the energy falls with the cube of the distance. Under
@@ -141,7 +134,10 @@ def test_neutral_structures_far_apart_add_up(conservation, double):
             graph=connect(positions, torch.tensor([4, 4])),
         )
     alone = float(model(batch)["energy"].sum())
-    near, far = (float(model(apart(batch, at))["energy"]) - alone for at in (100.0, 200.0))
+    near, far = (
+        float(model(one_structure(*batch.split(), apart=at))["energy"]) - alone
+        for at in (100.0, 200.0)
+    )
     assert 1e-11 < abs(far) < abs(near) / 6.5 and abs(near) < 1e-4
 
 
@@ -150,12 +146,12 @@ def test_the_tail_of_separated_charges(double):
     their products.
     """
     options = LATENT | {"charge_unit": 2.0, "charge_conservation": "total"}
-    model, batch = made(**options), draw((4, 4))
+    model, parts = made(**options), draw((4, 4)).split()
     energies = []
     for distance in (1000.0, 2000.0):
-        out = model(apart(batch, distance))
+        out = model(one_structure(*parts, apart=distance))
         energies.append(float(out["energy"]))
-    charges = model.network(apart(batch, 2000.0))["charges"]
+    charges = model.network(one_structure(*parts, apart=2000.0))["charges"]
     slope = (energies[0] - energies[1]) / (1 / 1000 - 1 / 2000)
     first = float(charges[:4].sum().detach())
     assert abs(first) > 0.01 and slope < -COULOMB * first**2 * 0.99

@@ -12,7 +12,7 @@ from tests.far_apart_laws import FarApartSuite
 from tests.laws import CutoffSuite, ModelCases, ModelSuite
 from tests.support.derivatives import energy_slopes, strain_slope
 from tests.support.law_cases import cutoff_graph, joined, relative_error
-from tests.support.small_e2former import CUTOFF, case, connect, crystal, draw, made, periodic_batch
+from tests.support.small_e2former import CUTOFF, case, connect, crystal, draw, made, two_cells
 
 HERE = {"with_cluster": True, "cluster_cutoff": 12.0, "cluster_layers": 1}
 ALONE = {**HERE, "schedule": "first-order"}
@@ -131,10 +131,7 @@ def test_longer_edges_count_for_nothing(double):
 
 def test_supercell_has_twice_the_energy(double):
     model, batch = made(stress=True, **HERE), crystal()
-    cell = batch.cell.clone()
-    cell[0, 0] *= 2
-    positions = torch.cat([batch.positions, batch.positions + batch.cell[0, 0]])
-    twice = model(periodic_batch(positions, cell, batch.atomic_numbers.repeat(2)))
+    twice = model(two_cells(batch))
     once = model(batch)
     torch.testing.assert_close(twice["energy"], 2 * once["energy"], rtol=1e-12, atol=0)
     torch.testing.assert_close(twice["forces"], once["forces"].repeat(2, 1), rtol=0, atol=1e-12)

@@ -32,7 +32,8 @@ from tests.support.small_e2former import (
     crystal,
     draw,
     made,
-    periodic_batch,
+    one_structure,
+    two_cells,
 )
 
 CHOICES = (
@@ -166,12 +167,7 @@ def test_a_kernel_with_a_tail_is_not_extensive(kernel, double):
     """What the default mends: a copy 60 Angstrom away changes the energy."""
     model = made(schedule="hybrid-first-order", far_kernel=kernel, far_weight=1.0)
     batch = draw((5,))
-    positions = torch.cat([batch.positions, batch.positions + torch.tensor([60.0, 0.0, 0.0])])
-    pair = AtomBatch(
-        graph=connect(positions, torch.tensor([10])),
-        positions=positions,
-        atomic_numbers=batch.atomic_numbers.repeat(2),
-    )
+    pair = one_structure(batch, batch)
     assert abs(float(model(pair)["energy"] - 2 * model(batch)["energy"])) > 1e-7
 
 
@@ -201,10 +197,7 @@ def test_supercell_has_twice_the_energy(double):
     and the same stress.
     """
     model, batch = made(stress=True), crystal()
-    cell = batch.cell.clone()
-    cell[0, 0] *= 2
-    positions = torch.cat([batch.positions, batch.positions + batch.cell[0, 0]])
-    twice = model(periodic_batch(positions, cell, batch.atomic_numbers.repeat(2)))
+    twice = model(two_cells(batch))
     once_ = model(batch)
     torch.testing.assert_close(twice["energy"], 2 * once_["energy"], rtol=1e-12, atol=0)
     torch.testing.assert_close(twice["forces"], once_["forces"].repeat(2, 1), rtol=0, atol=1e-12)

@@ -10,13 +10,19 @@ import dataclasses
 import pytest
 import torch
 
-from farfield.models.batch import AtomBatch
 from farfield.models.factory import build_model
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.networks.encoder import ATTENTION_KERNELS, ENCODERS, Encoder, EncoderOptions
 from tests.laws import ModelSuite
 from tests.support.law_cases import Case, joined
-from tests.support.small_e2former import case, connect, crystal, draw, made, periodic_batch
+from tests.support.small_e2former import (
+    case,
+    crystal,
+    draw,
+    made,
+    one_structure,
+    two_cells,
+)
 
 KINDS = [name for name in ENCODERS if name != "none"]
 EACH = pytest.mark.parametrize("kind", KINDS)
@@ -146,18 +152,6 @@ def test_it_changes_no_other_first_weight(kind):
     assert all(torch.equal(shared[name], value) for name, value in plain.items())
 
 
-def one_structure(*parts: AtomBatch, apart: float = 60.0) -> AtomBatch:
-    """Structures as one, far apart."""
-    positions = torch.cat(
-        [
-            one.positions + apart * index * torch.tensor([1.0, 0, 0])
-            for index, one in enumerate(parts)
-        ]
-    )
-    numbers = torch.cat([one.atomic_numbers for one in parts])
-    return AtomBatch(connect(positions, torch.tensor([len(numbers)])), positions, numbers)
-
-
 @EACH
 def test_what_is_not_extensive_is_said_and_true(kind, double):
     """Copies far apart add up; other molecules far away change the tokens, and a remark says so."""
@@ -173,10 +167,7 @@ def test_what_is_not_extensive_is_said_and_true(kind, double):
 def test_supercell_has_twice_the_energy(double):
     """Copies of a cell are copies: the tokens are the same."""
     model, batch = encoded("dit"), crystal()
-    cell = batch.cell.clone()
-    cell[0, 0] *= 2
-    positions = torch.cat([batch.positions, batch.positions + batch.cell[0, 0]])
-    twice = model(periodic_batch(positions, cell, batch.atomic_numbers.repeat(2)))["energy"]
+    twice = model(two_cells(batch))["energy"]
     torch.testing.assert_close(twice, 2 * model(batch)["energy"], rtol=1e-12, atol=0)
 
 

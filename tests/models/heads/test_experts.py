@@ -12,6 +12,7 @@ from farfield.models.network_check import check_network
 from farfield.models.tracing import tracing
 from tests.far_apart_laws import FarApartSuite
 from tests.laws import ModelSuite
+from tests.support.added_weights import assert_no_other_weight_changes
 from tests.support.derivatives import energy_slopes
 from tests.support.law_cases import Case, joined
 from tests.support.small_e2former import case, draw, made
@@ -139,10 +140,7 @@ def test_the_contract_is_kept(forces, double):
 
 def test_they_change_no_other_first_weight_and_learn(double):
     plain, model = made().state_dict(), made(**HERE)
-    found = model.state_dict()
-    shared = {name: value for name, value in found.items() if ".experts." not in name}
-    assert shared.keys() == plain.keys() and len(found) > len(plain)
-    assert all(torch.equal(shared[name], value) for name, value in plain.items())
+    assert_no_other_weight_changes(plain, model.state_dict(), ".experts.")
 
     out = model.train()(draw((7, 6, 5)))
     (out["forces"].square().sum() + out["energy"].square().sum()).backward()

@@ -12,6 +12,7 @@ from farfield.models.batch import AtomBatch
 from farfield.models.born_charges import born_charges
 from farfield.models.far_field.coulomb import COULOMB
 from farfield.models.network_check import check_network
+from tests.support.added_weights import assert_no_other_weight_changes, silent_weights
 from tests.support.derivatives import strain_slope
 from tests.support.small_e2former import (
     CUTOFF,
@@ -44,11 +45,7 @@ def charged(batch: AtomBatch, *totals: float) -> AtomBatch:
 @EACH
 def test_charges_change_no_other_weight(options):
     plain, with_charges = made().state_dict(), made(**options).state_dict()
-    shared = {
-        name: value for name, value in with_charges.items() if not name.startswith(OF_CHARGES)
-    }
-    assert shared.keys() == plain.keys() and len(with_charges) > len(plain)
-    assert all(torch.equal(shared[name], value) for name, value in plain.items())
+    assert_no_other_weight_changes(plain, with_charges, OF_CHARGES)
 
 
 @EACH
@@ -107,15 +104,7 @@ def test_supercell_with_charges_has_twice_the_energy(options, double):
 
 @EACH
 def test_all_weights_of_charges_learn(options, double):
-    model = made(**options).train()
-    out = model(draw())
-    (out["forces"].square().sum() + out["energy"].square().sum()).backward()
-    silent = [
-        name
-        for name, weight in model.named_parameters()
-        if OF_CHARGES in name and not bool(weight.grad.abs().sum() > 0)
-    ]
-    assert not silent
+    assert not silent_weights(made(**options), draw(), OF_CHARGES)
 
 
 @pytest.mark.parametrize("conservation", ["local", "total"])

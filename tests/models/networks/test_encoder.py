@@ -14,6 +14,7 @@ from farfield.models.factory import build_model
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.networks.encoder import ATTENTION_KERNELS, ENCODERS, Encoder, EncoderOptions
 from tests.laws import ModelSuite
+from tests.support.added_weights import assert_no_other_weight_changes, silent_weights
 from tests.support.law_cases import Case, joined
 from tests.support.small_e2former import (
     case,
@@ -133,23 +134,13 @@ def test_no_derivative_by_positions_flows_through_it(kind, attention, double):
 
 @EACH
 def test_every_weight_learns(kind, double):
-    model = encoded(kind).train()
-    out = model(draw())
-    (out["forces"].square().sum() + out["energy"].square().sum()).backward()
-    silent = [
-        name
-        for name, weight in model.named_parameters()
-        if "encoder." in name and not bool(weight.grad.abs().sum() > 0)
-    ]
-    assert not silent
+    assert not silent_weights(encoded(kind), draw(), ".encoder.")
 
 
 @EACH
 def test_it_changes_no_other_first_weight(kind):
     plain, found = made().state_dict(), made(encoder=kind).state_dict()
-    shared = {name: value for name, value in found.items() if ".encoder." not in name}
-    assert shared.keys() == plain.keys() and len(found) > len(plain)
-    assert all(torch.equal(shared[name], value) for name, value in plain.items())
+    assert_no_other_weight_changes(plain, found, ".encoder.")
 
 
 @EACH

@@ -147,6 +147,14 @@ def joined(case: Case, batches: list[AtomBatch]) -> AtomBatch:
     )
 
 
+def walked(case: Case, batch: AtomBatch, move: Tensor, places: Tensor) -> AtomBatch:
+    """The batch at each of ``places`` (steps,) along ``move`` (nodes, 3), one after another."""
+    steps = [
+        dataclasses.replace(batch, positions=batch.positions + place * move) for place in places
+    ]
+    return joined(case, steps)
+
+
 def parted(case: Case, batches: list[AtomBatch], outputs: dict) -> list[dict[str, Tensor]]:
     """The answers to ``joined(case, batches)`` -> one answer for each of the batches."""
     nodes = [batch.num_nodes for batch in batches]

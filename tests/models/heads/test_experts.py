@@ -14,7 +14,7 @@ from tests.far_apart_laws import FarApartSuite
 from tests.laws import ModelSuite
 from tests.support.added_weights import assert_no_other_weight_changes
 from tests.support.derivatives import energy_slopes
-from tests.support.law_cases import Case, joined
+from tests.support.law_cases import Case, walked
 from tests.support.small_e2former import case, draw, made
 
 HERE = {"experts": 4, "experts_top_k": 2}
@@ -112,10 +112,7 @@ def test_energy_is_smooth_and_forces_are_its_slope_where_experts_change(double):
     here, model, batch = CASES[0], made(**HERE), draw((6,), seed=2)
     way = torch.randn(batch.positions.shape, generator=torch.Generator().manual_seed(2))
     path = torch.linspace(-0.5, 0.5, 241)
-    batches = [
-        dataclasses.replace(batch, positions=batch.positions + place * way) for place in path
-    ]
-    found = model(joined(here, batches))
+    found = model(walked(here, batch, way, path))
     chosen = found["experts"].view(len(path), 6, -1) != 0
     assert int((chosen[1:] != chosen[:-1]).sum()) >= 3
 

@@ -11,7 +11,7 @@ from farfield.models.near_field.neighbour_limit import RANK_WIDTH, neighbour_lim
 from farfield.models.tracing import NotTraceableError, tracing
 from tests.laws import CutoffSuite, ModelSuite
 from tests.support.derivatives import assert_all_derivatives
-from tests.support.law_cases import joined, replaced
+from tests.support.law_cases import replaced, walked
 from tests.support.small_e2former import case, draw, made
 
 MOST = 3
@@ -106,7 +106,7 @@ def test_energy_does_not_jump_where_neighbours_change_places(double):
 
     # all places of the walk are graphs of one batch
     places = torch.linspace(0, 1, 401)
-    out = model(joined(HERE, [replaced(HERE, batch, batch.positions + x * move) for x in places]))
+    out = model(walked(HERE, batch, move, places))
     energy = out["energy"].detach()
     power = (out["forces"].detach().view(-1, 8, 3)[:, 0] * move[0]).sum(-1)
 

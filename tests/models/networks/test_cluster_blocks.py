@@ -12,7 +12,7 @@ from tests.far_apart_laws import FarApartSuite
 from tests.laws import CutoffSuite, ModelCases, ModelSuite
 from tests.support.added_weights import assert_no_other_weight_changes, silent_weights
 from tests.support.derivatives import energy_slopes, strain_slope
-from tests.support.law_cases import cutoff_graph, joined, relative_error
+from tests.support.law_cases import cutoff_graph, relative_error, walked
 from tests.support.small_e2former import CUTOFF, case, connect, crystal, draw, made, two_cells
 
 HERE = {"with_cluster": True, "cluster_cutoff": 12.0, "cluster_layers": 1}
@@ -104,17 +104,16 @@ def test_nothing_jumps_where_an_atom_changes_its_clusters(start, double):
     """
     here, model, step = clustered("here"), made(**HERE), 1e-3
     places = torch.linspace(start * CUTOFF, (start + 0.1) * CUTOFF, 41)
-    steps = torch.stack([places, places + step], 1).flatten().tolist()
-    carbons = torch.tensor([[0.0, 0, 0], [8.0, 0.5, 0]])
-    batches = [
-        dataclasses.replace(
-            draw((3,)),
-            positions=torch.cat([carbons, torch.tensor([[place, 0.3, 0]])]),
-            atomic_numbers=torch.tensor([6, 6, 1]),
-        )
-        for place in steps
-    ]
-    out = model(joined(here, batches))
+    steps = torch.stack([places, places + step], 1).flatten()
+    batch = dataclasses.replace(
+        draw((3,)),
+        positions=torch.tensor([[0.0, 0, 0], [8.0, 0.5, 0], [0, 0.3, 0]]),
+        atomic_numbers=torch.tensor([6, 6, 1]),
+    )
+    move = torch.tensor([[0.0, 0, 0], [0, 0, 0], [1, 0, 0]])
+
+    # all places are graphs of one batch
+    out = model(walked(here, batch, move, steps))
     slopes = out["energy"].view(-1, 2).diff(dim=1).squeeze(1) / step
     forces = out["forces"].view(-1, 2, 3, 3)
     torch.testing.assert_close(forces[:, :, 2, 0].mean(1), -slopes, rtol=0, atol=1e-5)

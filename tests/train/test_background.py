@@ -12,15 +12,10 @@ import pytest
 
 from farfield.common import background, checkpoint
 from farfield.train import train_md17
-from tests.support.md_data import SMALL, make_data
+from tests.support.md_data import SMALL
 from tests.support.run_results import results_of
 
 SECONDS = 180.0
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("data") / "set")
 
 
 def train(data, folder, *arguments):

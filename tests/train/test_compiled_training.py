@@ -9,7 +9,7 @@ import pytest
 from farfield.train import compiled_gradients, train_md17
 from farfield.train.compile_modes import AUTO_CPU_MINUTES, AUTO_STEPS
 from farfield.train.compiled_gradients import pays
-from tests.support.md_data import SMALL, make_data
+from tests.support.md_data import SMALL
 from tests.support.run_results import assert_equal_checkpoints, results_of, without_clocks
 from tests.support.traced_program import make_traced_step
 
@@ -27,11 +27,6 @@ def traced(monkeypatch):
 
     monkeypatch.setattr(compiled_gradients, "make_training_program", make)
     return made
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("data") / "set")
 
 
 def run(folder, data, *arguments):

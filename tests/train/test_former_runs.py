@@ -6,7 +6,7 @@ import yaml
 from farfield.common import checkpoint
 from farfield.train import train_md17, train_nbody
 from farfield.train.former_runs import current_config
-from tests.support.md_data import SMALL, make_data
+from tests.support.md_data import SMALL
 from tests.support.run_results import results_of, without_clocks
 
 # names that the version before had, in the section `model` of an E2Former and everywhere
@@ -21,11 +21,6 @@ FORMER_OPTIONS = {
     "far_kappa_max": "fmm_kappa_max",
     "far_weight": "long_scale",
 }
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("data") / "set")
 
 
 def make_former(folder, task: str) -> None:

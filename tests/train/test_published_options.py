@@ -8,7 +8,7 @@ from farfield.common import checkpoint
 from farfield.common.configuration import saved_config
 from farfield.common.trained import restore_network
 from farfield.train import train_md17
-from tests.support.md_data import SMALL, flags, make_data
+from tests.support.md_data import SMALL, flags
 from tests.support.run_results import results_of, without_clocks
 from tests.support.small_e2former import draw, made
 
@@ -19,11 +19,6 @@ PUBLISHED = flags(
     ffn_type="s3",
     tp_type="QK_alpha+tp_cueq",
 )
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("data") / "set")
 
 
 def test_a_run_in_two_parts_is_the_whole_run(data, tmp_path):

@@ -21,11 +21,6 @@ from tests.support.molecule_data import random_structures
 from tests.support.run_results import assert_equal_checkpoints, results_of, without_clocks
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("data") / "set")
-
-
 def run(folder, data, *arguments):
     """Results of the script in ``folder``, None if there are none yet."""
     train_md17.main(["--run-dir", str(folder), "--data-path", str(data), *SMALL, *arguments])

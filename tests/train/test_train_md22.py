@@ -12,11 +12,6 @@ from tests.support.molecule_data import random_structures
 from tests.support.run_results import results_of
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("data") / "set")
-
-
 def run(folder, data, *arguments):
     train_md22.main(["--run-dir", str(folder), "--data-path", str(data), *SMALL, *arguments])
     return results_of(folder)

@@ -30,11 +30,6 @@ COSTS = {"energy": "mae", "forces": "vector_norm", "stress": "vector_norm"}
 SCALES = dict.fromkeys(COSTS, 1.0)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("data") / "set")
-
-
 class Guess(torch.nn.Module):
     """References, and as prediction the labels plus given errors (energy (graphs,), forces (nodes,
     3)).

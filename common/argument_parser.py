@@ -90,6 +90,25 @@ class OneLineParser(argparse.ArgumentParser):
         return f"unknown option {flag}; {why_absent(flag) or guess}"
 
 
+def early_options(
+    argv: Sequence[str], names: Sequence[str], switches: Sequence[str] = ()
+) -> argparse.Namespace | None:
+    """Options of a command line that decide which other options there are.
+
+    names: of options with a value, None where it is not given. switches: of those without. None
+    for a command line that cannot be read; the whole parser says what is wrong with it.
+    """
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in names:
+        finder.add_argument(name)
+    for name in switches:
+        finder.add_argument(name, action="store_true")
+    try:
+        return finder.parse_known_args(argv)[0]
+    except argparse.ArgumentError:
+        return None
+
+
 class _ShowAll(argparse.Action):
     """``--help-all``: print every option and leave."""
 

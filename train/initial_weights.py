@@ -14,7 +14,6 @@ Cost: the checkpoint is read twice, once for its options and once for its weight
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from pathlib import Path
 from torch import nn
 
 from farfield.common import checkpoint
+from farfield.common.argument_parser import early_options
 from farfield.common.trained import TrainedRun
 from farfield.common.yaml_files import read_yaml
 from farfield.dataloader.storage.files import file_checksum
@@ -108,14 +108,9 @@ def initial_path(argv: list[str], run_dir: str) -> str | None:
     """The checkpoint that a command line names for the first weights, or its ``--config``; None
     where there is none, and where ``--resume`` finds weights of the run itself.
     """
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for flag in ("--init-from", "--config", "--run-dir"):
-        finder.add_argument(flag)
-    finder.add_argument("--resume", action="store_true")
-    try:
-        found, _ = finder.parse_known_args(argv)
-    except argparse.ArgumentError:
-        return None  # the whole parser says what is wrong
+    found = early_options(argv, ["--init-from", "--config", "--run-dir"], ["--resume"])
+    if found is None:
+        return None
     folder = Path(found.run_dir or run_dir)
     if found.resume and (folder / checkpoint.LAST).exists():
         return None

@@ -6,9 +6,9 @@ of ``--config``, or the run that ``--resume`` continues.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from farfield.common.argument_parser import early_options
 from farfield.common.command_line import OptionParser
 from farfield.common.yaml_files import load_yaml
 from farfield.models.factory import (
@@ -58,13 +58,8 @@ def chosen_network(task, argv: list[str], run_dir: str, usual: str | None = None
     too; the whole parser says what is wrong with the name.
     """
     usual = usual or task.default_network
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for flag in ("--model", "--config", "--run-dir"):
-        finder.add_argument(flag)
-    finder.add_argument("--resume", action="store_true")
-    try:
-        found, _ = finder.parse_known_args(argv)
-    except argparse.ArgumentError:
+    found = early_options(argv, ["--model", "--config", "--run-dir"], ["--resume"])
+    if found is None:
         return usual
 
     # the command line wins over a yaml file, the file over the run that is resumed
@@ -79,13 +74,8 @@ def chosen_network(task, argv: list[str], run_dir: str, usual: str | None = None
 
 def chosen_preset(argv: list[str]) -> str:
     """The preset that a command line names; the whole parser says what is wrong with it."""
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    finder.add_argument("--preset", default=DEFAULT_PRESET)
-    try:
-        found, _ = finder.parse_known_args(argv)
-    except argparse.ArgumentError:
-        return DEFAULT_PRESET
-    return found.preset
+    found = early_options(argv, ["--preset"])
+    return DEFAULT_PRESET if found is None or found.preset is None else found.preset
 
 
 def _name_in(file: Path) -> str | None:

@@ -12,6 +12,7 @@ from farfield.preprocess.lmdb_writing import make_lmdb
 from farfield.preprocess.structure_folder import FolderPlan, make_folder
 from farfield.train import train_md17
 from tests.support.molecule_data import random_structures
+from tests.support.run_results import results_of
 
 SIZES = (3, 5, 4, 2, 6, 3, 4, 5, 3, 4, 6, 5, 2, 3, 4, 5)
 
@@ -85,6 +86,12 @@ def _plan(place, structures: Structures | None, cutoff: float, sizes) -> FolderP
 
     # random labels fit no geometry
     return FolderPlan(InMemory(file, structures), protocol, options, cutoff, check_labels="off")
+
+
+def run_md17(folder, data, *arguments) -> dict | None:
+    """Results of the script for small molecules in ``folder``, None if there are none yet."""
+    train_md17.main(["--run-dir", str(folder), "--data-path", str(data), *SMALL, *arguments])
+    return results_of(folder)
 
 
 def config_for(data, *arguments, script=train_md17.SCRIPT):

@@ -9,7 +9,7 @@ import pytest
 from farfield.train import compiled_gradients, train_md17
 from farfield.train.compile_modes import AUTO_CPU_MINUTES, AUTO_STEPS
 from farfield.train.compiled_gradients import pays
-from tests.support.md_data import SMALL
+from tests.support.md_data import run_md17
 from tests.support.run_results import assert_equal_checkpoints, results_of, without_clocks
 from tests.support.traced_program import make_traced_step
 
@@ -29,26 +29,23 @@ def traced(monkeypatch):
     return made
 
 
-def run(folder, data, *arguments):
-    train_md17.main(["--run-dir", str(folder), "--data-path", str(data), *SMALL, *arguments])
-    return results_of(folder)
-
-
 NEAR = ["--schedule", "first-order"]
 
 
 def test_a_compiled_run_is_the_same_up_to_rounding_and_goes_on_bit_for_bit(data, traced, tmp_path):
     options = [*OPTIONS, *NEAR, "--late-energy-factor", "3", "--late-start", "0.5"]
-    eager = run(tmp_path / "eager", data, *options, "--compile", "off")["history"]
+    eager = run_md17(tmp_path / "eager", data, *options, "--compile", "off")["history"]
     assert not traced
-    compiled = run(tmp_path / "run", data, *options, "--compile", "on")["history"]
+    compiled = run_md17(tmp_path / "run", data, *options, "--compile", "on")["history"]
     assert len(traced) == 1
     for one, other in zip(without_clocks(eager), without_clocks(compiled), strict=True):
         assert one == pytest.approx(other, rel=1e-8)
     assert "compiled training step" in (tmp_path / "run" / "log.txt").read_text()
 
     # interrupted after an epoch
-    assert run(tmp_path / "two", data, *options, "--compile", "on", "--pause-after", "1") is None
+    assert (
+        run_md17(tmp_path / "two", data, *options, "--compile", "on", "--pause-after", "1") is None
+    )
     train_md17.main(["--run-dir", str(tmp_path / "two"), "--resume"])
     assert without_clocks(results_of(tmp_path / "two")["history"]) == without_clocks(compiled)
     assert_equal_checkpoints(tmp_path / "run", tmp_path / "two")
@@ -57,13 +54,13 @@ def test_a_compiled_run_is_the_same_up_to_rounding_and_goes_on_bit_for_bit(data,
 @pytest.mark.slow
 def test_random_depth_is_never_compiled(data, tmp_path):
     options = [*OPTIONS, *NEAR, "--drop-path", "0.3", "--epochs", "1"]
-    run(tmp_path / "run", data, *options, "--compile", "on")
+    run_md17(tmp_path / "run", data, *options, "--compile", "on")
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "training without compiled code: the network draws random numbers" in log
 
 
 def test_short_runs_are_not_compiled(traced, data, tmp_path):
-    run(tmp_path / "run", data, *OPTIONS, *NEAR)
+    run_md17(tmp_path / "run", data, *OPTIONS, *NEAR)
     assert not traced
     assert results_of(tmp_path / "run")["config"]["run"]["compile"] == "auto"
 

@@ -16,16 +16,9 @@ from farfield.models.networks.e2former_options import PRESETS
 from farfield.preprocess import preprocess_md17
 from farfield.train import evaluate, launch, train_md17
 from farfield.train.tasks.energy_forces import BASELINE
-from tests.support.md_data import SMALL, config_for, make_data
+from tests.support.md_data import config_for, make_data, run_md17
 from tests.support.molecule_data import random_structures
 from tests.support.run_results import assert_equal_checkpoints, results_of, without_clocks
-
-
-def run(folder, data, *arguments):
-    """Results of the script in ``folder``, None if there are none yet."""
-    train_md17.main(["--run-dir", str(folder), "--data-path", str(data), *SMALL, *arguments])
-    return results_of(folder)
-
 
 OPTIONS = [
     "--epochs",
@@ -48,12 +41,12 @@ def whole(data, tmp_path_factory):
     change.
     """
     folder = tmp_path_factory.mktemp("whole") / "run"
-    return folder, run(folder, data, *OPTIONS)
+    return folder, run_md17(folder, data, *OPTIONS)
 
 
 def test_four_epochs_are_two_and_two_more(whole, data, tmp_path):
     folder, results = whole
-    assert run(tmp_path / "run", data, *OPTIONS, "--pause-after", "2") is None
+    assert run_md17(tmp_path / "run", data, *OPTIONS, "--pause-after", "2") is None
     train_md17.main(["--run-dir", str(tmp_path / "run"), "--resume"])
     resumed = results_of(tmp_path / "run")
     assert without_clocks(resumed["history"]) == without_clocks(results["history"])
@@ -63,8 +56,8 @@ def test_four_epochs_are_two_and_two_more(whole, data, tmp_path):
 
 def test_a_run_learns_and_its_table_has_both_units_and_the_baseline(data, tmp_path):
     options = ["--lr", "0.02", "--batch-size", "4"]
-    first = run(tmp_path / "one", data, *options, "--epochs", "1")["history"][0]["train_loss"]
-    results = run(tmp_path / "run", data, *options, "--epochs", "20", "--validate-every", "20")
+    first = run_md17(tmp_path / "one", data, *options, "--epochs", "1")["history"][0]["train_loss"]
+    results = run_md17(tmp_path / "run", data, *options, "--epochs", "20", "--validate-every", "20")
     assert results["history"][0]["train_loss"] < 0.85 * first
     assert [(row["row"], row["units"]) for row in results["test"]] == [
         ("model", "meV, meV/A"),
@@ -172,7 +165,7 @@ def test_presets_stand_behind_what_is_given(data, name):
 
 
 def test_the_last_rate_of_a_time_budget_is_small(data, tmp_path):
-    results = run(
+    results = run_md17(
         tmp_path / "run",
         data,
         "--epochs",
@@ -203,13 +196,13 @@ def test_a_run_goes_on_with_the_data_it_began_with(whole, tmp_path):
 
 
 def test_seeds_have_their_folders_and_a_table_of_means(data, tmp_path):
-    results = run(tmp_path / "seeds", data, "--epochs", "1", "--seeds", "2")
+    results = run_md17(tmp_path / "seeds", data, "--epochs", "1", "--seeds", "2")
     assert "+-" in results["test"][0]["force_mae"] and isinstance(
         results["test"][1]["force_mae"], float
     )
     assert (
         results["test_of_run"][1]
-        == run(tmp_path / "one", data, "--epochs", "1", "--seed", "1")["test"]
+        == run_md17(tmp_path / "one", data, "--epochs", "1", "--seed", "1")["test"]
     )
 
 
@@ -232,7 +225,7 @@ BAD = [
 @pytest.mark.parametrize("arguments, message", BAD)
 def test_bad_input_is_refused_before_a_run_folder_is_made(data, tmp_path, arguments, message):
     with pytest.raises((ValueError, OSError), match=message) as error:
-        run(tmp_path / "run", data, *arguments)
+        run_md17(tmp_path / "run", data, *arguments)
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
@@ -246,7 +239,7 @@ def test_an_interruption_says_how_to_go_on(data, tmp_path, monkeypatch):
         match="interrupted; continue with: python -m train.train_md17 "
         "--run-dir '.*/a run' --resume",
     ):
-        run(tmp_path / "a run", data, "--epochs", "1")
+        run_md17(tmp_path / "a run", data, "--epochs", "1")
 
 
 def test_offsets_are_for_energies(tmp_path, whole):
@@ -268,7 +261,7 @@ def test_the_bundled_sample_goes_through_both_scripts(tmp_path):
     """As ``make train`` calls them, a few frames of ethanol and one epoch."""
     few = ["--train", "6", "--val", "4", "--test", "4"]
     preprocess_md17.main(["--sample", "--out", str(tmp_path / "data"), *few])
-    results = run(tmp_path / "run", tmp_path / "data", "--epochs", "1")
+    results = run_md17(tmp_path / "run", tmp_path / "data", "--epochs", "1")
     assert np.isclose(results["test"][1]["force_mae"], 900, rtol=0.3), (
         "forces of ethanol at 500 K, meV/Angstrom"
     )

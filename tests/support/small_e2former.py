@@ -115,6 +115,14 @@ def two_cells(batch: AtomBatch) -> AtomBatch:
     return periodic_batch(positions, cell, batch.atomic_numbers.repeat(2))
 
 
+def assert_two_cells_are_twice_one(model: torch.nn.Module, batch: AtomBatch):
+    """Two cells of a crystal have twice the energy, the same forces and the same stress."""
+    once, twice = model(batch), model(two_cells(batch))
+    torch.testing.assert_close(twice["energy"], 2 * once["energy"], rtol=1e-12, atol=0)
+    torch.testing.assert_close(twice["forces"], once["forces"].repeat(2, 1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(twice["stress"], once["stress"], rtol=0, atol=1e-13)
+
+
 def one_structure(*parts: AtomBatch, apart: float = 60.0) -> AtomBatch:
     """Structures as one, each ``apart`` (Angstrom) further along x than the one before."""
     positions = torch.cat(

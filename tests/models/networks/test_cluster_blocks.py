@@ -13,7 +13,15 @@ from tests.laws import CutoffSuite, ModelCases, ModelSuite
 from tests.support.added_weights import assert_no_other_weight_changes, silent_weights
 from tests.support.derivatives import energy_slopes, strain_slope
 from tests.support.law_cases import cutoff_graph, relative_error, walked
-from tests.support.small_e2former import CUTOFF, case, connect, crystal, draw, made, two_cells
+from tests.support.small_e2former import (
+    CUTOFF,
+    assert_two_cells_are_twice_one,
+    case,
+    connect,
+    crystal,
+    draw,
+    made,
+)
 
 HERE = {"with_cluster": True, "cluster_cutoff": 12.0, "cluster_layers": 1}
 ALONE = {**HERE, "schedule": "first-order"}
@@ -130,12 +138,7 @@ def test_longer_edges_count_for_nothing(double):
 
 
 def test_supercell_has_twice_the_energy(double):
-    model, batch = made(stress=True, **HERE), crystal()
-    twice = model(two_cells(batch))
-    once = model(batch)
-    torch.testing.assert_close(twice["energy"], 2 * once["energy"], rtol=1e-12, atol=0)
-    torch.testing.assert_close(twice["forces"], once["forces"].repeat(2, 1), rtol=0, atol=1e-12)
-    torch.testing.assert_close(twice["stress"], once["stress"], rtol=0, atol=1e-13)
+    assert_two_cells_are_twice_one(made(stress=True, **HERE), crystal())
 
 
 def test_stress_is_the_slope_under_strain(double):

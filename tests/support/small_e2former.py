@@ -108,10 +108,10 @@ def crystal() -> AtomBatch:
 
 
 def two_cells(batch: AtomBatch) -> AtomBatch:
-    """The crystal of ``batch`` as two cells along its first vector."""
+    """The crystal of ``batch`` as two cells along its second vector, across which it has edges."""
     cell = batch.cell.clone()
-    cell[0, 0] *= 2
-    positions = torch.cat([batch.positions, batch.positions + batch.cell[0, 0]])
+    cell[0, 1] *= 2
+    positions = torch.cat([batch.positions, batch.positions + batch.cell[0, 1]])
     return periodic_batch(positions, cell, batch.atomic_numbers.repeat(2))
 
 

@@ -369,10 +369,10 @@ def test_a_compiled_run_resumes_as_a_compiled_run(potential, tmp_path, monkeypat
     run_md.main(["--run-dir", str(tmp_path / "parts"), "--resume", "--compile", "off"])
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
 
-    # the network itself differs in the last digits, and a short run does not compile
+    # a short run does not compile; on some processors even its last digits are the same
     run(tmp_path / "plain", potential, *options)
-    log, _, state = content(tmp_path / "plain")
-    assert not state["compiled"] and log != content(tmp_path / "whole")[0]
+    compiled = [content(tmp_path / name)[2]["compiled"] for name in ("whole", "plain")]
+    assert compiled == [True, False]
     totals = [dynamics.read_log(tmp_path / name)["total_eV"] for name in ("plain", "whole")]
     np.testing.assert_allclose(*totals, atol=1e-4)
 

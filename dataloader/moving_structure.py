@@ -21,7 +21,7 @@ from ase import Atoms
 
 from farfield.dataloader.from_ase import batch_from_atoms, check_structures, placed
 from farfield.dataloader.graphs import find_neighbors
-from farfield.models.batch import AtomBatch
+from farfield.models.batch import AtomBatch, rounded_positions
 from farfield.models.graph_ops import GraphIndex
 
 SKIN = 0.5  # Angstrom; a wider one is searched for less often and holds more pairs
@@ -63,15 +63,17 @@ class MovingStructure:
         points = placed(atoms)
         first = self._first
         graph, shift = self._edges(atoms, points)
+        positions, remainder = rounded_positions(torch.from_numpy(points), self.dtype)
         return AtomBatch(
             graph,
-            positions=torch.from_numpy(points).to(self.device, self.dtype),
+            positions=positions.to(self.device),
             atomic_numbers=first.atomic_numbers,
             cell=first.cell,
             periodic=first.periodic,
             image_shift=shift,
             graph_features=first.graph_features,
             cutoff=first.cutoff,
+            position_remainder=None if remainder is None else remainder.to(self.device),
         )
 
     def _moved(self, atoms: Atoms) -> float:

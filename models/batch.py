@@ -19,7 +19,7 @@ from torch import Tensor
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.near_field.edge_frames import EdgeBasis
 
-NODE_FIELDS = ("positions", "atomic_numbers")
+NODE_FIELDS = ("positions", "atomic_numbers", "position_remainder")
 
 
 @dataclasses.dataclass
@@ -42,6 +42,9 @@ class AtomBatch:
         edge_basis      cached basis of the edges, in their order, or None: the model computes it
         cutoff          every pair closer than this (Angstrom) is an edge; None where nothing
                         promises that, as for bonds
+        position_remainder  (nodes, 3), Angstrom: what the type of the positions cut off of them, or
+                        None. Vectors of edges need it (``models/edges.py``): float32 alone shifts
+                        atoms by 1e-7 of their distance to the origin
 
     Raises ValueError for a tensor that has not one row for each node, edge or graph.
 
@@ -67,6 +70,7 @@ class AtomBatch:
     edge_basis: EdgeBasis | None = None
     periodic: Tensor | None = None
     cutoff: float | None = None
+    position_remainder: Tensor | None = None
 
     def __post_init__(self):
         counts = {"nodes": self.num_nodes, "edges": self.num_edges, "graphs": self.num_graphs}
@@ -81,6 +85,7 @@ class AtomBatch:
         """(what has a row each, name, tensor) of everything but the labels."""
         yield "nodes", "positions", self.positions
         yield "nodes", "atomic_numbers", self.atomic_numbers
+        yield "nodes", "position_remainder", self.position_remainder
         yield "edges", "image_shift", self.image_shift
         yield "graphs", "cell", self.cell
         yield "graphs", "periodic", self.periodic
@@ -116,13 +121,17 @@ class AtomBatch:
     def to(self, device=None, dtype: torch.dtype | None = None) -> AtomBatch:
         """The same batch on another device, or in another floating-point type.
 
-        Integers stay integers. A cached basis is not better than the type it is stored in: asked
-        for a finer type, the batch drops the basis, and the model computes it.
+        Integers stay integers. What a coarser type cuts off of the positions becomes their
+        remainder, and a finer one takes it in. A cached basis is not better than the type it is
+        stored in: asked for a finer type, the batch drops the basis, and the model computes it.
         """
         moved = {
             field.name: _moved(getattr(self, field.name), device, dtype)
             for field in dataclasses.fields(self)
         }
+        if dtype not in (None, self.positions.dtype):
+            rounded = rounded_positions(self.exact_positions(), dtype)
+            moved["positions"], moved["position_remainder"] = _moved(rounded, device, None)
         if device is not None:
             moved["graph"] = self.graph.to(device)
 
@@ -131,6 +140,12 @@ class AtomBatch:
             if torch.finfo(dtype).eps < stored.eps:
                 moved["edge_basis"] = None
         return AtomBatch(**moved)
+
+    def exact_positions(self) -> Tensor:
+        """Positions with their remainder (nodes, 3), float64 where there is one."""
+        if self.position_remainder is None:
+            return self.positions
+        return self.positions.double() + self.position_remainder.double()
 
     def split(self) -> list[AtomBatch]:
         """The structures of this batch, each as a batch of its own, in their order.
@@ -211,6 +226,7 @@ class AtomBatch:
             return None if value is None else value.index_select(0, edges)
 
         numbers, cell, periodic = self.atomic_numbers, self.cell, self.periodic
+        remainder = self.position_remainder
         return AtomBatch(
             graph=graph,
             positions=self.positions[nodes],
@@ -227,6 +243,7 @@ class AtomBatch:
             edge_basis=None if self.edge_basis is None else self.edge_basis.select(edges),
             periodic=None if periodic is None else periodic[graphs],
             cutoff=self.cutoff,
+            position_remainder=None if remainder is None else remainder[nodes],
         )
 
     @classmethod
@@ -240,10 +257,10 @@ class AtomBatch:
     ) -> AtomBatch:
         """Batch of a (batched) ``dgl.DGLGraph``, edges in its order.
 
-        ndata ``positions`` (nodes, 3) is required, ``atomic_numbers`` is optional, all other ndata
-        become node features; edata ``image_shift`` is optional, all other edata become edge
-        features. What belongs to whole graphs comes as arguments. Raises ``ValueError`` without
-        positions.
+        ndata ``positions`` (nodes, 3) is required, ``atomic_numbers`` and ``position_remainder``
+        are optional, all other ndata become node features; edata ``image_shift`` is optional, all
+        other edata become edge features. What belongs to whole graphs comes as arguments. Raises
+        ``ValueError`` without positions.
         """
         if "positions" not in graph.ndata:
             raise ValueError(
@@ -286,8 +303,21 @@ class AtomBatch:
         return graph
 
 
+def rounded_positions(exact: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """Positions (nodes, 3) in a type, and what it cut off in the same type; None if nothing can be.
+
+    exact: (nodes, 3) of any type.
+    """
+    positions = exact.to(dtype)
+    if torch.finfo(dtype).eps <= torch.finfo(exact.dtype).eps:
+        return positions, None
+    return positions, (exact.detach() - positions.detach().to(exact.dtype)).to(dtype)
+
+
 def _moved(value, device, dtype: torch.dtype | None):
     """A field of a batch on another device or in another floating-point type."""
+    if isinstance(value, tuple):
+        return tuple(_moved(content, device, dtype) for content in value)
     if isinstance(value, dict):
         return {name: _moved(content, device, dtype) for name, content in value.items()}
     if isinstance(value, Tensor):

@@ -2,7 +2,9 @@
 
     v_e = x_dst + n_e C - x_src
 
-with the cell C of the graph, rows are lattice vectors, and the image n_e of the receiving atom.
+with the cell C of the graph, rows are lattice vectors, and the image n_e of the receiving atom. A
+batch whose positions were rounded knows what was cut off of them, and the vectors are differences
+of the exact positions: as good far from the origin as near to it.
 Cost: linear in edges.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from farfield.models.batch import AtomBatch
 from farfield.models.graph_ops import GraphIndex, gather_dst, gather_src
 
 
@@ -39,6 +42,24 @@ def edge_vectors(positions: Tensor, graph: GraphIndex, images: Tensor | None = N
     """
     vectors = gather_dst(graph, positions) - gather_src(graph, positions)
     return vectors if images is None else vectors + images
+
+
+def batch_vectors(batch: AtomBatch) -> Tensor:
+    """Vectors of the edges of a batch (edges, 3), of the type of its positions.
+
+    ValueError as of :func:`image_vectors`.
+    """
+    exact = batch.exact_positions()
+    vectors = edge_vectors(exact, batch.graph, batch_images(batch))
+    return vectors.to(batch.positions.dtype)
+
+
+def batch_images(batch: AtomBatch) -> Tensor | None:
+    """:func:`image_vectors` of a batch (edges, 3), of the type of its exact positions."""
+    cell = batch.cell
+    if cell is not None and batch.position_remainder is not None:
+        cell = cell.double()
+    return image_vectors(batch.graph, cell, batch.image_shift)
 
 
 def check_reach(found: float | None, needed: float) -> None:

@@ -170,10 +170,12 @@ def _permuted(batch: AtomBatch) -> tuple[AtomBatch, Turn, str]:
     def of_edges(value: Tensor | None) -> Tensor | None:
         return None if value is None else value[edges]
 
+    remainder = batch.position_remainder
     permuted = dataclasses.replace(
         batch,
         graph=GraphIndex(src[edges], dst[edges], batch.graph.nodes_per_graph),
         positions=batch.positions[order],
+        position_remainder=None if remainder is None else remainder[order],
         atomic_numbers=None if batch.atomic_numbers is None else batch.atomic_numbers[order],
         node_features={name: value[order] for name, value in batch.node_features.items()},
         edge_features={name: of_edges(value) for name, value in batch.edge_features.items()},

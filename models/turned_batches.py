@@ -126,10 +126,13 @@ def turned_batch(batch: AtomBatch, matrices: Tensor) -> AtomBatch:
     for name, value in batch.labels.items():
         labels |= turned_fields({name: value}, "nodes" if name in of_nodes else "graphs")
 
-    cell = batch.cell
+    cell, remainder = batch.cell, batch.position_remainder
+    if remainder is not None:
+        remainder = turned_values(remainder, "vector", rows_of["nodes"])
     return dataclasses.replace(
         batch,
         positions=turned_values(batch.positions, "vector", rows_of["nodes"]),
+        position_remainder=remainder,
         cell=None if cell is None else turned_values(cell, "vector", matrices),
         node_features=turned_fields(batch.node_features, "nodes"),
         edge_features=turned_fields(batch.edge_features, "edges"),

@@ -21,6 +21,7 @@ class FarApartSuite(ModelCases):
     """
 
     apart = 60.0
+    far_from_home = 1e3  # Angstrom, where float32 has steps of 0.01
 
     def placed(self, case: Case, batch: AtomBatch, shift: Tensor) -> AtomBatch:
         """The graphs of ``batch`` as one graph, each moved by its row of ``shift``."""
@@ -51,3 +52,13 @@ class FarApartSuite(ModelCases):
         found = model(self.placed(case, batch, away))
         torch.testing.assert_close(found["energy"][0], alone["energy"].sum(), rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(found["forces"], alone["forces"], rtol=0, atol=1e-9)
+
+    def test_float32_far_from_home(self, case, double):
+        """Pieces far from the origin have the forces of one near to it, in float32 as well."""
+        model, batch, _ = self.prepare(case, sizes=(5,))
+        alone = model(batch)["forces"]
+        pair = joined(case, [batch, batch])
+        away = torch.tensor([[0.0, 0.0, 0.0], [0.6 * self.far_from_home, self.far_from_home, 0.0]])
+        found = model.float()(self.placed(case, pair, away).to(dtype=torch.float32))["forces"]
+        error = (found.detach().double() - alone.repeat(2, 1)).abs().max()
+        assert float(error / alone.detach().abs().max()) < 2e-5

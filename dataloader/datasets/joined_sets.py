@@ -160,5 +160,6 @@ def joined_batch(parts: Sequence[AtomBatch]) -> AtomBatch:
         image_shift=joined("image_shift"),
         labels=joined_all("labels"),
         graph_features=joined_all("graph_features"),
+        position_remainder=joined("position_remainder"),
         cutoff=parts[0].cutoff,
     )

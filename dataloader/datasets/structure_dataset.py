@@ -14,11 +14,18 @@ from farfield.dataloader.structures import Structures, rows_of
 class StructureDataset:
     """Structures, their sizes, and the atoms that a batch gathers.
 
-    structures: the data. positions (atoms, 3): as batches have them.
+    structures: the data. positions (atoms, 3): as batches have them. position_remainder (atoms, 3):
+    as ``AtomBatch`` has it, or None.
     """
 
-    def __init__(self, structures: Structures, positions: torch.Tensor):
+    def __init__(
+        self,
+        structures: Structures,
+        positions: torch.Tensor,
+        position_remainder: torch.Tensor | None = None,
+    ):
         self.structures, self.positions = structures, positions
+        self.position_remainder = position_remainder
         self.atomic_numbers = torch.from_numpy(structures.atomic_numbers)
 
     def __len__(self) -> int:

@@ -96,13 +96,15 @@ class Rows(enum.Enum):
 class Inputs:
     """What a traced potential reads of a batch, and in which order.
 
-    dtype: of positions. single: batches of one structure. ragged: structures may have different
-    sizes. periodic: there are cells and image shifts. features: names of ``graph_features``, in
-    their order. labels: names of ``labels`` and their rows, none where only predictions are asked
-    for. fixed: number of graphs and of atoms in each, where a program serves these alone.
+    dtype: of positions. remainder: whether they have one. single: batches of one structure. ragged:
+    structures may have different sizes. periodic: there are cells and image shifts. features: names
+    of ``graph_features``, in their order. labels: names of ``labels`` and their rows, none where
+    only predictions are asked for. fixed: number of graphs and of atoms in each, where a program
+    serves these alone.
     """
 
     dtype: torch.dtype
+    remainder: bool
     single: bool
     ragged: bool
     periodic: bool
@@ -132,6 +134,7 @@ class Inputs:
         rows = {batch.num_graphs: Rows.GRAPH, batch.num_nodes: Rows.ATOM}
         return cls(
             batch.positions.dtype,
+            batch.position_remainder is not None,
             batch.num_graphs == 1,
             ragged,
             batch.cell is not None,
@@ -145,6 +148,7 @@ class Inputs:
         """Words for the sizes of the leading dimensions of every tensor, in order."""
         of_atoms = ("nodes",) if self.ragged else ("graphs", "atoms")
         found = [of_atoms, of_atoms, ("edges",), ("edges",)]
+        found += [of_atoms] if self.remainder else []
         found += [of_atoms] if self.ragged else []
         found += [("graphs",), ("edges",)] if self.periodic else []
         found += [("graphs",) for _ in self.features]
@@ -155,6 +159,7 @@ class Inputs:
         graph = batch.graph
         found = [self._split(batch.positions.detach(), graph)]
         found += [self._split(batch.atomic_numbers, graph), graph.src, graph.dst]
+        found += [self._split(batch.position_remainder, graph)] if self.remainder else []
         found += [graph.graph_of_node] if self.ragged else []
         if self.periodic:
             found += [batch.cell, batch.image_shift]
@@ -173,6 +178,7 @@ class Inputs:
         """The inverse of :meth:`tensors`, on a :class:`TracedGraph`."""
         positions, numbers, src, dst, *others = tensors
         given = iter(others)
+        remainder = next(given) if self.remainder else None
         if self.ragged:
             graph_of_node = next(given)
             graphs = self._number_of_graphs(tensors)
@@ -180,6 +186,7 @@ class Inputs:
         else:
             graph = TracedGraph(src, dst, *numbers.shape)
             positions, numbers = positions.flatten(0, 1), numbers.flatten()
+            remainder = None if remainder is None else remainder.flatten(0, 1)
 
         cell, shift = (next(given), next(given)) if self.periodic else (None, None)
         features = {name: next(given) for name in self.features}
@@ -197,6 +204,7 @@ class Inputs:
             graph_features=features,
             labels=labels,
             cutoff=self.cutoff,
+            position_remainder=remainder,
         )
 
     def _number_of_graphs(self, tensors: tuple[Tensor, ...]) -> int:

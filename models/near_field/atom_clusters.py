@@ -195,7 +195,7 @@ def make_clusters(
     if shift is not None:
         cells = batch.cell.index_select(0, graph.graph_of_node.index_select(0, atom))
         images = (shift.to(cells).unsqueeze(1) @ cells).squeeze(1)
-    vectors = edge_vectors(positions, both, images)
+    vectors = edge_vectors(positions, both, images).to(near.vectors.dtype)
     length = safe_length(vectors)
     softened = (vectors.square().sum(-1) + CENTRE_SOFTENING**2).sqrt()
     fading = polynomial_envelope(length / cutoff) * members.weights.index_select(0, cluster)

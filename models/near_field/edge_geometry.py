@@ -18,6 +18,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from farfield.models.edges import edge_vectors, safe_length
@@ -39,7 +40,7 @@ class NearFieldGeometry:
 
     Attributes
         graph        topology
-        positions    (nodes, 3)
+        positions    (nodes, 3), maybe of a finer type than all others
         vectors      (edges, 3), x_dst - x_src (+ images)
         length       (edges,), with zero gradient at length zero
         envelope     (edges, 1), 1 at length zero, 0 at the cutoff with two continuous derivatives
@@ -70,15 +71,17 @@ class NearFieldGeometry:
         invariants: Callable[[Tensor], Tensor],
         images: Tensor | None = None,
         max_neighbors: int | None = None,
+        dtype: torch.dtype | None = None,
     ) -> NearFieldGeometry:
         """Geometry from positions (nodes, 3).
 
         envelope: function of the lengths (edges,) -> (edges,). invariants: function of the lengths
         (edges,) -> (edges, hidden). images (edges, 3):
         :func:`farfield.models.edges.image_vectors`, or None in open space. max_neighbors: nearest
-        neighbours of an atom whose edges count, None: all (``neighbour_limit.py``).
+        neighbours of an atom whose edges count, None: all (``neighbour_limit.py``). dtype: type of
+        the vectors and all that follows, None: that of the positions and images.
         """
-        vectors = edge_vectors(positions, graph, images)
+        vectors = edge_vectors(positions, graph, images).to(dtype or positions.dtype)
         length = safe_length(vectors)
         fade = envelope(length)
         if max_neighbors is not None:
@@ -116,7 +119,7 @@ class NearFieldGeometry:
     @functools.cached_property
     def local_origins(self) -> LocalOrigins:
         """Sources and targets for the node form of the Wigner convolution."""
-        return LocalOrigins.of(self.graph, self.positions, self.images)
+        return LocalOrigins.of(self.graph, self.positions, self.images, self.vectors.dtype)
 
     @functools.cached_property
     def edge_slots(self) -> EdgeSlots:

@@ -44,11 +44,13 @@ class LocalOrigins:
     edges: EdgeSlots
 
     @classmethod
-    def of(cls, graph: GraphIndex, positions: Tensor, images: Tensor | None) -> LocalOrigins:
+    def of(
+        cls, graph: GraphIndex, positions: Tensor, images: Tensor | None, dtype: torch.dtype
+    ) -> LocalOrigins:
         """Origins of a graph.
 
         positions (nodes, 3). images (edges, 3): displacements of the receiving atoms, or None in
-        open space.
+        open space. dtype: type of the positions from the centres.
         """
         node, source, place = _image_sources(graph, positions, images)
 
@@ -65,9 +67,9 @@ class LocalOrigins:
 
         return cls(
             node=node,
-            source_position=place - cube * CUBE_SIDE,
+            source_position=(place - cube * CUBE_SIDE).to(dtype),
             target=target,
-            target_position=positions.index_select(0, target) - centre,
+            target_position=(positions.index_select(0, target) - centre).to(dtype),
             edges=EdgeSlots(source, pair_of_edge, node.shape[0], target.shape[0]),
         )
 

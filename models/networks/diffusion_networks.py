@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from farfield.models.batch import AtomBatch
 from farfield.models.choices import check_at_least, check_positive
-from farfield.models.edges import check_reach, edge_vectors
+from farfield.models.edges import batch_vectors, check_reach
 from farfield.models.elements import MAX_ATOMIC_NUMBER, check_elements
 from farfield.models.heads.diffusion_heads import (
     DiffusionHeadOptions,
@@ -174,7 +174,7 @@ class SE3TransformerDiffusion(DiffusionNetwork):
         """Features of every atom after all layers."""
         check_elements(batch.atomic_numbers)
         check_reach(batch.cutoff, self.options.cutoff)
-        vectors = edge_vectors(batch.positions, batch.graph)
+        vectors = batch_vectors(batch)
         basis = EdgeBasis.from_vectors(vectors, self.options.lmax)
         geometry = self.layers.geometry(batch.graph, basis, self.edge_elements(batch))
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from farfield.models.batch import AtomBatch
-from farfield.models.edges import check_reach, image_vectors
+from farfield.models.edges import batch_images, check_reach
 from farfield.models.elements import MAX_ATOMIC_NUMBER, check_elements
 from farfield.models.far_field.charges import NearEdges, charge_model, dipole_of
 from farfield.models.far_field.coulomb import repeating
@@ -145,11 +145,12 @@ class E2FormerBackbone(nn.Module):
         # edges with their functions of length alone
         near = NearFieldGeometry.from_positions(
             graph,
-            batch.positions,
+            batch.exact_positions(),
             envelope=lambda length: SMOOTH_ENVELOPES[options.envelope](length / options.cutoff),
             invariants=lambda length: self.trunk(length, scalars),
-            images=image_vectors(graph, batch.cell, batch.image_shift),
+            images=batch_images(batch),
             max_neighbors=options.max_neighbors,
+            dtype=batch.positions.dtype,
         )
         return Scene(near, batch.positions, batch.cell, batch.periodic)
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from farfield.models.batch import AtomBatch
 from farfield.models.bonded_pairs import bonds_of_adjacency
-from farfield.models.edges import edge_vectors, image_vectors, safe_length
+from farfield.models.edges import batch_vectors, edge_vectors, safe_length
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.kernels.padding import Padding
 from farfield.models.networks.equiformer_options import EquiformerOptions
@@ -254,8 +254,7 @@ def _of_batch(options: EquiformerOptions, batch: AtomBatch) -> Points:
         features[0] = batch.atomic_numbers
     features = _by_degree(options, features)
 
-    images = image_vectors(graph, batch.cell, batch.image_shift)
-    vectors = edge_vectors(batch.positions, graph, images)
+    vectors = batch_vectors(batch)
     length = safe_length(vectors.detach())
     hops = _hops_of_batch(options, batch)
     values = batch.edge_features.get("edges")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from farfield.models.batch import AtomBatch
 from farfield.models.choices import check_at_least, check_positive
-from farfield.models.edges import check_reach, edge_vectors, image_vectors, safe_length
+from farfield.models.edges import batch_vectors, check_reach, safe_length
 from farfield.models.elements import MAX_ATOMIC_NUMBER, check_elements
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.heads.energy import EnergyHead
@@ -95,9 +95,7 @@ def cutoff_geometry(
     options = layers.options
     check_reach(batch.cutoff, options.cutoff)
     graph = batch.graph
-    images = image_vectors(graph, batch.cell, batch.image_shift)
-    vectors = edge_vectors(batch.positions, graph, images)
-
+    vectors = batch_vectors(batch)
     length = safe_length(vectors)
     envelope = ENVELOPES[options.envelope](length / options.cutoff)
     if bonded is not None:

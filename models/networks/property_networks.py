@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from farfield.models.batch import AtomBatch
 from farfield.models.choices import check_at_least, check_positive
-from farfield.models.edges import edge_vectors, image_vectors
+from farfield.models.edges import batch_vectors
 from farfield.models.elements import MAX_ATOMIC_NUMBER, check_elements
 from farfield.models.far_field.attention import FarFieldOptions
 from farfield.models.graph_ops import sum_edges
@@ -208,9 +208,7 @@ class SE3TransformerProperties(PropertyNetwork):
         """The cached basis, or one that gradients by the positions pass through."""
         if batch.edge_basis is not None and not batch.positions.requires_grad:
             return batch.edge_basis
-        images = image_vectors(batch.graph, batch.cell, batch.image_shift)
-        vectors = edge_vectors(batch.positions, batch.graph, images)
-        return EdgeBasis.from_vectors(vectors, self.options.lmax)
+        return EdgeBasis.from_vectors(batch_vectors(batch), self.options.lmax)
 
 
 class Surroundings(nn.Module):

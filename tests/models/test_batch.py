@@ -240,3 +240,24 @@ def test_a_selection_is_the_chosen_structures_end_to_end(kept):
         assert_same(found, joined(chosen))
     else:
         assert (found.num_graphs, found.num_nodes, found.num_edges) == (0, 0, 0)
+
+
+def test_a_coarser_type_keeps_the_rest_of_the_positions():
+    ends = torch.tensor([1, 0, 3]), torch.tensor([0, 1, 2])
+    graph = GraphIndex(*ends, torch.tensor([2, 3]))
+    exact = 1e3 + torch.randn(5, 3, dtype=torch.float64)
+    batch = AtomBatch(graph, exact)
+    assert batch.position_remainder is None
+
+    rounded = batch.to(dtype=torch.float32)
+    assert float((rounded.positions.double() - exact).abs().max()) > 1e-6
+    torch.testing.assert_close(rounded.exact_positions(), exact, rtol=0, atol=1e-11)
+
+    # parts, copies of the same type and finer types keep it
+    parts = rounded.split()
+    assert torch.equal(parts[1].exact_positions(), rounded.exact_positions()[2:])
+    again = rounded.to(dtype=torch.float32)
+    assert torch.equal(again.position_remainder, rounded.position_remainder)
+    finer = rounded.to(dtype=torch.float64)
+    assert finer.position_remainder is None
+    torch.testing.assert_close(finer.positions, exact, rtol=0, atol=1e-11)

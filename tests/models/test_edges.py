@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from farfield.models.edges import edge_vectors, image_vectors
+from farfield.models.batch import AtomBatch
+from farfield.models.edges import batch_vectors, edge_vectors, image_vectors
 from farfield.models.graph_ops import GraphIndex
 from tests.support.draws import draw
 from tests.support.turns import orthogonal
@@ -87,3 +90,19 @@ def test_shift_without_cell_is_refused():
     graph, _, _, shifts = two_crystals(0)
     with pytest.raises(ValueError, match="image_shift was given without a cell: give the cell"):
         image_vectors(graph, None, shifts)
+
+
+def test_vectors_of_rounded_positions_far_from_the_origin():
+    """A batch that was rounded to float32 has the vectors of the exact positions."""
+    graph, positions, cells, shifts = two_crystals(3)
+    exact = positions + torch.tensor([[1e5, -2e5, 3e5]]).double()
+    batch = AtomBatch(graph, exact.double(), cell=100 * cells.double(), image_shift=shifts)
+    expected = batch_vectors(batch)
+    rounded = batch.to(dtype=torch.float32)
+    assert batch_vectors(rounded).dtype == torch.float32
+    within = 2e-6 * float(expected.abs().max())  # cells are rounded as well
+    torch.testing.assert_close(batch_vectors(rounded).double(), expected, rtol=0, atol=within)
+
+    # without what was cut off, atoms are 0.01 Angstrom away from their places
+    lost = dataclasses.replace(rounded, position_remainder=None)
+    assert float((batch_vectors(lost).double() - expected).abs().max()) > 1e-3

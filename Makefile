@@ -60,4 +60,4 @@ clean: ## remove runs, generated data and built pages, keep the environment
 	rm -rf runs site $(DATA)
 
 test: env ## run the tests, in two processes (JOBS=0: in one)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder

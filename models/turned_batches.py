@@ -21,7 +21,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from farfield.models.batch import AtomBatch
+from farfield.models.batch import AtomBatch, rounded_positions
 from farfield.models.choices import Registry, check_choice
 from farfield.models.graph_ops import GraphIndex
 
@@ -126,12 +126,14 @@ def turned_batch(batch: AtomBatch, matrices: Tensor) -> AtomBatch:
     for name, value in batch.labels.items():
         labels |= turned_fields({name: value}, "nodes" if name in of_nodes else "graphs")
 
-    cell, remainder = batch.cell, batch.position_remainder
-    if remainder is not None:
-        remainder = turned_values(remainder, "vector", rows_of["nodes"])
+    # positions are rounded once, after the turn
+    exact = turned_values(batch.exact_positions(), "vector", rows_of["nodes"])
+    positions, remainder = rounded_positions(exact, batch.positions.dtype)
+
+    cell = batch.cell
     return dataclasses.replace(
         batch,
-        positions=turned_values(batch.positions, "vector", rows_of["nodes"]),
+        positions=positions,
         position_remainder=remainder,
         cell=None if cell is None else turned_values(cell, "vector", matrices),
         node_features=turned_fields(batch.node_features, "nodes"),

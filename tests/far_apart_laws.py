@@ -17,11 +17,11 @@ class FarApartSuite(ModelCases):
     """The laws of a model of energies and forces whose parts do not hear each other far away.
 
     Subclass it and give a ``case`` fixture. ``apart``: a distance (Angstrom) beyond the reach of
-    everything.
+    everything. ``far_from_home``: one where float32 has steps of 1e-4.
     """
 
     apart = 60.0
-    far_from_home = 1e3  # Angstrom, where float32 has steps of 0.01
+    far_from_home = 1e3
 
     def placed(self, case: Case, batch: AtomBatch, shift: Tensor) -> AtomBatch:
         """The graphs of ``batch`` as one graph, each moved by its row of ``shift``."""
@@ -35,14 +35,22 @@ class FarApartSuite(ModelCases):
         return replaced(case, one, positions)
 
     def test_extensive(self, case, double):
-        """Two copies far apart have twice the energy of one, and the forces of one each."""
+        """Two copies far apart have twice the energy of one, and the forces of one each; the forces
+        in float32 as well, far from home.
+        """
         model, batch, _ = self.prepare(case, sizes=(5,))
         alone = model(batch)
         pair = joined(case, [batch, batch])
         away = torch.tensor([[0.0, 0.0, 0.0], [self.apart, 0.0, 0.0]])
         found = model(self.placed(case, pair, away))
         torch.testing.assert_close(found["energy"], 2 * alone["energy"], rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(found["forces"], alone["forces"].repeat(2, 1), rtol=0, atol=1e-9)
+        expected = alone["forces"].detach().repeat(2, 1)
+        torch.testing.assert_close(found["forces"], expected, rtol=0, atol=1e-9)
+
+        away = away * (self.far_from_home / self.apart)
+        there = self.placed(case, pair, away).to(dtype=torch.float32)
+        error = (model.float()(there)["forces"].detach() - expected).abs().max()
+        assert float(error / expected.abs().max()) < 2e-5
 
     def test_ghosts_change_nothing(self, case, double):
         """Other structures far away add their own energies and change no force."""
@@ -52,13 +60,3 @@ class FarApartSuite(ModelCases):
         found = model(self.placed(case, batch, away))
         torch.testing.assert_close(found["energy"][0], alone["energy"].sum(), rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(found["forces"], alone["forces"], rtol=0, atol=1e-9)
-
-    def test_float32_far_from_home(self, case, double):
-        """Pieces far from the origin have the forces of one near to it, in float32 as well."""
-        model, batch, _ = self.prepare(case, sizes=(5,))
-        alone = model(batch)["forces"]
-        pair = joined(case, [batch, batch])
-        away = torch.tensor([[0.0, 0.0, 0.0], [0.6 * self.far_from_home, self.far_from_home, 0.0]])
-        found = model.float()(self.placed(case, pair, away).to(dtype=torch.float32))["forces"]
-        error = (found.detach().double() - alone.repeat(2, 1)).abs().max()
-        assert float(error / alone.detach().abs().max()) < 2e-5

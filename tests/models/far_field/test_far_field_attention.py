@@ -53,7 +53,7 @@ def test_expansions_share_parameters_and_answer(feature_map, normalisation, kern
             FarFieldOptions(feature_map=feature_map, normalisation=normalisation)
         return
     graph = batch(CORNERS)
-    positions, x = ball(graph, 6.0), draw(graph.num_nodes, 9, 6, seed=2)
+    positions, x = ball(graph, 4.0), draw(graph.num_nodes, 9, 6, seed=2)
     models = [
         build(expansion=name, feature_map=feature_map, normalisation=normalisation, **kernel)
         for name in OPEN
@@ -73,7 +73,7 @@ def test_expansions_share_parameters_and_answer(feature_map, normalisation, kern
 def test_equivariant(expansion, dtype, bar, proper, kernel):
     bar = 0.01 if expansion == "planewave" else bar  # its tolerance
     graph, turn = batch(CORNERS), orthogonal(1, proper)
-    positions, x = ball(graph, 6.0), draw(graph.num_nodes, 9, 6, seed=2)
+    positions, x = ball(graph, 4.0), draw(graph.num_nodes, 9, 6, seed=2)
     model = build(
         **{"expansion": expansion, "dtype": dtype, "kernel_lmax": 3, **kernel},
         tolerance=0.01,
@@ -103,7 +103,7 @@ def test_values_of_few_degrees_are_those_of_all_without_the_rest(expansion, valu
     Degrees that no path reaches stay zero.
     """
     graph = batch(CORNERS)
-    positions, x = ball(graph, 6.0), draw(graph.num_nodes, 9, 6, seed=2)
+    positions, x = ball(graph, 4.0), draw(graph.num_nodes, 9, 6, seed=2)
     few = build(expansion=expansion, kernel_lmax=1, value_lmax=value_lmax)
     every = build(expansion=expansion, kernel_lmax=1, value_lmax=None)
     every.load_state_dict({**few.state_dict(), **held(few, every)})

@@ -165,10 +165,11 @@ def test_large_structures_go_to_the_grid_and_get_the_same_answer(monkeypatch):
     monkeypatch.setattr(auto, "PAIRS_ATOMS", 6)
     monkeypatch.setattr(auto, "LATTICE_ATOMS", 6)
     monkeypatch.setattr(MeshExpansion, "open_points", lambda self, positions: 0.0)
-    graph = batch([5, 40, 3])
-    positions, x = ball(graph, 12.0).requires_grad_(), draw(48, 9, 6, seed=2)
-    cells = torch.stack([24.0 * torch.eye(3, dtype=torch.float64)] * 3)
-    options = {"kernel_lmax": 2, "value_lmax": None, "tolerance": 1e-4}
+    graph = batch([5, 12, 3])
+    positions, x = ball(graph, 6.0).requires_grad_(), draw(20, 9, 6, seed=2)
+    cells = torch.stack([12.0 * torch.eye(3, dtype=torch.float64)] * 3)
+    options = {"kernel_lmax": 2, "value_lmax": 1, "tolerance": 1e-4, "range": 8.0}
+    options |= {"heads": 1, "value_channels": 2}
     for cell, exact in ((None, "pairwise"), (cells, "lattice")):
         answers = []
         for expansion in ("auto", exact):

@@ -9,7 +9,7 @@ import farfield
 from farfield.common import checkpoint
 from farfield.common.shipped import FOLDER, find_checkpoint, shipped_names
 from farfield.common.trained import TrainedRun
-from farfield.preprocess import preprocess_md17
+from farfield.preprocess import preprocess_md17, preprocess_nbody
 from farfield.train import evaluate, pack
 
 MAX_BYTES = 500_000
@@ -24,13 +24,21 @@ def test_each_has_a_card_and_is_small(name):
         assert word in card
     for value in errors.values():
         assert f"{value:.3g}" in card
-    assert "ethanol" in shipped_names()
+    assert {"ethanol", "nbody"} <= set(shipped_names())
 
 
 def test_ethanol_has_its_errors_on_the_bundled_test_frames(tmp_path):
     preprocess_md17.main(["--sample", "--out", str(tmp_path / "data")])
     rows = evaluate.evaluate_checkpoint("ethanol", data_path=tmp_path / "data")
     said = json.loads((FOLDER / "ethanol.json").read_text())["test"]
+    assert {name: rows[0][name] for name in said} == pytest.approx(said, rel=2e-3)
+
+
+@pytest.mark.slow
+def test_nbody_has_its_errors_on_the_public_simulations(tmp_path):
+    preprocess_nbody.main(["--out", str(tmp_path)])
+    rows = evaluate.evaluate_checkpoint("nbody", data_path=tmp_path)
+    said = json.loads((FOLDER / "nbody.json").read_text())["test"]
     assert {name: rows[0][name] for name in said} == pytest.approx(said, rel=2e-3)
 
 

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from farfield.common import ranks
+from farfield.common.memory_errors import is_out_of_memory
 from farfield.common.plugins import FLAG
 from farfield.common.session import Interrupted
 from farfield.common.terminal import printable
@@ -74,8 +75,9 @@ def resume_command(
 def user_message(error: Exception) -> str:
     """An error as one line for the user."""
     text = " ".join(_without_worker(str(error)).split())
-    if _is_out_of_memory(error):
-        reason = text.split(". ")[0]
+    if is_out_of_memory(error):
+        # what was computed stands in notes, see memory_errors.naming
+        reason = ", ".join([text.split(". ")[0], *getattr(error, "__notes__", [])])
         return (
             f"out of memory ({reason}); lower --batch-size, or --max-atoms-per-batch and "
             "--max-edges-per-batch, or take a smaller network (--preset small)"
@@ -96,14 +98,4 @@ def _without_worker(text: str) -> str:
 
 
 def _is_user_error(error: Exception) -> bool:
-    return isinstance(error, (ValueError, OSError)) or _is_out_of_memory(error)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # a script that never imported torch cannot have met torch's own error
-    torch = sys.modules.get("torch")
-    kinds = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
-    # on the CPU torch raises a plain RuntimeError
-    return isinstance(error, kinds) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
-    )
+    return isinstance(error, (ValueError, OSError)) or is_out_of_memory(error)

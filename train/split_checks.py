@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
+from farfield.common import memory_errors
 from farfield.dataloader.datasets.structure_dataset import StructureDataset
 
 
@@ -23,9 +24,10 @@ def try_structures(model: nn.Module, split: str, dataset: StructureDataset) -> N
     The largest structure of each kind of periodicity, all in one batch: what the network accepts of
     these it accepts of all.
     """
-    kinds = dataset.largest_of_each_kind()
+    batch = dataset[dataset.largest_of_each_kind()]
     try:
-        model.eval()(dataset[kinds].to(dtype=next(model.parameters()).dtype))
+        with memory_errors.naming(lambda: memory_errors.words_of([batch])):
+            model.eval()(batch.to(dtype=next(model.parameters()).dtype))
     except ValueError as error:
         raise ValueError(f"{split} split of the data: {error}") from None
     model.train()

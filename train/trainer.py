@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from farfield.common import checkpoint, ranks
+from farfield.common import checkpoint, memory_errors, ranks
 from farfield.common.log import RunLog
 from farfield.common.precision import PRECISIONS
 from farfield.common.script import user_message
@@ -196,7 +196,8 @@ class Trainer:
         position = self.position
         ranks.seed_draws(self.config.run.seed, position.step)
         own = [batch for batch in group if batch is not None]
-        result = self.step([batch.to(device=self.device, dtype=self.dtype) for batch in own])
+        with memory_errors.naming(lambda: memory_errors.words_of(own)):
+            result = self.step([batch.to(device=self.device, dtype=self.dtype) for batch in own])
         if result.taken:
             position.skipped_in_row = 0
             position.add_samples(result.scalars, result.samples)

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from farfield.common import ranks
+from farfield.common import memory_errors, ranks
 from farfield.common.command_line import OptionParser
 from farfield.common.precision import PRECISIONS
 from farfield.common.trained import restore_network
@@ -260,7 +260,15 @@ def evaluate_model(
     with evaluation_mode(model):
         if ranks.count() > 1:
             return evaluate_together(model, task, loader, settings)
-        return task.evaluate(model, (batch.to(**settings) for batch in loader))
+        held: list = []  # the batch that is looked at
+
+        def moved():
+            for batch in loader:
+                held[:] = [batch]
+                yield batch.to(**settings)
+
+        with memory_errors.naming(lambda: memory_errors.words_of(held)):
+            return task.evaluate(model, moved())
 
 
 @contextlib.contextmanager

@@ -58,7 +58,12 @@ from farfield.train.tasks.task import Task, evaluate_model
 # options that go with a split of a data set, and with a file
 OF_SPLIT = ("data_path", "split", "equivariance", "directions")
 QUANTITIES_OF_FILE = ("energy", "forces", "stress", "charges", "dipole")  # with a --...-key each
-OF_FILE = ("output", "overwrite", *(f"{quantity}_key" for quantity in QUANTITIES_OF_FILE))
+OF_FILE = (
+    "output",
+    "overwrite",
+    "compile",
+    *(f"{quantity}_key" for quantity in QUANTITIES_OF_FILE),
+)
 DIRECTIONS = 32  # rotations, and as many reflections, where no number is named
 BAR_DELAY = 1.0  # seconds; shorter predictions show no bar
 OUTPUT_SUFFIXES = (".xyz", ".extxyz")
@@ -217,7 +222,9 @@ def evaluate_file(options: argparse.Namespace, log: RunLog) -> list[dict]:
     from farfield.train import file_predictions
     from farfield.train.prediction import load
 
-    model = load(options.checkpoint, find_device(options.device), head=options.head)
+    compiled = options.compile or "off"
+    device = find_device(options.device)
+    model = load(options.checkpoint, device, head=options.head, compile=compiled)
     if model.network.energy_steps is not None:
         log(f"note: {model.network.energy_steps}")
     keys = {quantity: getattr(options, f"{quantity}_key") for quantity in QUANTITIES_OF_FILE}
@@ -281,6 +288,8 @@ def build_parser() -> OneLineParser:
     file.add_argument("--output", metavar="FILE", help=written)
     replaced = "replace the file of --output if it exists"
     file.add_argument("--overwrite", action="store_true", default=None, help=replaced)
+    modes = "when a potential is compiled: auto (where it pays), on (first) or off (default)"
+    file.add_argument("--compile", choices=("auto", "on", "off"), help=modes)
     for quantity in QUANTITIES_OF_FILE:
         words = f"name of the {quantity} in the file (default: {quantity}, REF_{quantity}, ...)"
         file.add_argument(f"--{quantity}-key", metavar="NAME", help=words)

@@ -44,7 +44,8 @@ from farfield.dataloader.from_ase import (
 from farfield.dataloader.particles import check_sample, particle_batch
 from farfield.dataloader.sources.qm9_targets import TARGETS
 from farfield.dataloader.to_ase import give, rows_of_structures, structure_results
-from farfield.models.choices import Registry
+from farfield.models.choices import Registry, check_choice
+from farfield.models.compiled.compiled_potential import MODES, CompiledPotential
 from farfield.models.elements import refuse_unknown_structures
 
 PREDICTORS: Registry[type[Predictor]] = Registry("predictor")
@@ -55,18 +56,23 @@ def load(
     device: str | torch.device = "cpu",
     dtype: str = "float32",
     head: str | None = None,
+    compile: str = "off",
 ) -> Predictor:
     """The trained network of a checkpoint, ready to predict.
 
     path: checkpoint_best.pt or checkpoint_last.pt of a run, or the name of a shipped checkpoint,
     such as "ethanol". dtype: arithmetic of the network, "float32" or "float64". head: of a network
     that was trained on several sets with heads of their own, the name of the set whose energies are
-    predicted. Raises FileNotFoundError or ValueError in one line.
+    predicted. compile: "on", "auto" (where it pays) or "off", whether a potential computes by a
+    compiled program (``models/compiled/compiled_potential.py``). Raises FileNotFoundError or
+    ValueError in one line.
     """
     device = find_device(str(device), "device=")
     run = TrainedRun.read(path, device)
     run.check_head(head)
-    return PREDICTORS.find(run.task().predicts)(run, device, dtype, head)
+    made = PREDICTORS.find(run.task().predicts)(run, device, dtype, head)
+    made.choose_compile(compile)
+    return made
 
 
 class Predictor(ABC):
@@ -99,6 +105,18 @@ class Predictor(ABC):
             f"{type(self).__name__}({str(self.path)!r}: {self.config.model.name}, gives {gives}; "
             f"{self.dtype_name} on {self.device})"
         )
+
+    def choose_compile(self, mode: str) -> None:
+        """How the network computes; ValueError for anything but "off" where it cannot be compiled.
+
+        mode: name in ``models.compiled.compiled_potential.MODES``.
+        """
+        check_choice("compile", mode, MODES)
+        if mode != "off":
+            raise ValueError(
+                f"compile {mode!r} is for potentials, and {self.path} predicts "
+                f"{', '.join(self.units)}; leave it out"
+            )
 
     def predict(
         self,
@@ -198,7 +216,17 @@ class PotentialPredictor(Predictor):
         self.units = {"energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
         self.units |= {name: output.unit for name, output in self.network.outputs().items()}
         self.cutoff = run.graph_cutoff(self.network)
-        self._with_stress = None
+        self._mode = "off"
+        self._compiled: dict[bool, CompiledPotential] = {}  # without and with stress
+
+    def choose_compile(self, mode: str) -> None:
+        """How the network computes from now on: name in ``MODES``."""
+        check_choice("compile", mode, MODES)
+        self._mode, self._compiled = mode, {}
+
+    def kind(self, sample: Atoms) -> Any:
+        """As in all predictors; compiled programs want structures of one size besides."""
+        return super().kind(sample), len(sample) if self._mode != "off" else None
 
     def _predict_batch(self, samples: Sequence[Atoms]) -> list[dict]:
         batch = batch_from_atoms(
@@ -212,14 +240,16 @@ class PotentialPredictor(Predictor):
         crystals = bool(samples[0].pbc.all())
         return structure_results(batch, self._network_for(crystals)(batch))
 
-    def _network_for(self, crystals: bool):
+    def _network_for(self, crystals: bool) -> CompiledPotential:
         """The network, or the same network with stress for crystals."""
-        if not crystals or self.network.forces != "conservative":
-            return self.network
-        if self._with_stress is None:
-            network = self.run.network(self.device, self.dtype_name, self.head, stress=True)
-            self._with_stress = network.requires_grad_(False)
-        return self._with_stress
+        stress = crystals and self.network.forces == "conservative"
+        if stress not in self._compiled:
+            network = self.network
+            if stress:
+                network = self.run.network(self.device, self.dtype_name, self.head, stress=True)
+                network.requires_grad_(False)
+            self._compiled[stress] = CompiledPotential(network, self._mode, print)
+        return self._compiled[stress]
 
 
 @PREDICTORS.register("properties")

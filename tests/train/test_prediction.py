@@ -14,11 +14,13 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 import farfield
 from farfield.common import checkpoint
+from farfield.models.compiled import compiled_potential
 from farfield.simulate.calculator import FarfieldCalculator
 from farfield.train import evaluate, train_md17
 from farfield.train.file_predictions import find_labels, timed_predictions
 from farfield.train.prediction import load
 from tests.support.md_data import SMALL, make_data
+from tests.support.traced_program import make_traced
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,35 @@ def structures():
         made.append(Atoms(rng.choice([1, 6, 8], size), places))
         made.append(Atoms(rng.choice([1, 6, 8], size), places, cell=cell, pbc=True))
     return made
+
+
+def test_a_compiled_potential_predicts_the_same(
+    potential, structures, tmp_path, monkeypatch, capsys
+):
+    programs = []
+
+    def made(network, batch):
+        programs.append(batch.graph.sizes[0])
+        return make_traced(network, batch)
+
+    monkeypatch.setattr(compiled_potential, "make_program", made)
+    twice = [one for one in structures if not one.pbc.any()] * 2
+    results = load(potential, compile="on").predict(twice)
+    expected = load(potential).predict(twice)
+    for result, plain in zip(results, expected, strict=True):
+        assert result["energy"] == pytest.approx(plain["energy"], abs=1e-5)
+        np.testing.assert_allclose(result["forces"], plain["forces"], atol=1e-5)
+    assert programs and "compiled potential" in capsys.readouterr().out
+
+    # the script takes the option with a file of structures alone
+    ase.io.write(tmp_path / "in.xyz", twice)
+    programs.clear()
+    evaluate.main([str(potential), "--input", str(tmp_path / "in.xyz"), "--compile", "on"])
+    assert programs
+    with pytest.raises(ValueError, match="--compile is for a file of structures"):
+        evaluate.main([str(potential), "--compile", "on"])
+    with pytest.raises(ValueError, match="compile"):
+        load(potential, compile="yes")
 
 
 def test_a_batch_predicts_what_the_calculator_says(potential, structures):
@@ -74,7 +105,7 @@ def test_predictions_keep_no_gradients_of_weights(potential, structures):
     model = load(potential)
     model.predict(structures)
     for crystals in (False, True):
-        network = model._network_for(crystals)
+        network = model._network_for(crystals).potential
         assert network.stress == crystals
         assert not any(weight.requires_grad for weight in network.parameters())
 

@@ -7,8 +7,8 @@ B and E are what geometry gives an atom (source and target factors of an expansi
 query features, V values, A the radial coefficients. Each is linear in every one of its arguments:
 with a further argument that is contracted against the result it becomes one value, ``<M, moments(B,
 K, V)>``, whose derivatives are the contractions that leave one argument out. So all derivatives of
-every order are contractions of the same form (:class:`_Contraction`), and nothing but the arguments
-is kept for them.
+every order are contractions of the same form (``multilinear.py``), and nothing but the arguments is
+kept for them.
 
 Sums run as matrix products over whole graphs: consecutive graphs of one size together, large graphs
 in chunks. The products (key x value) or (moment x value) of an atom exist for one chunk at a time,
@@ -21,15 +21,12 @@ many for the gradient of both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
 
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.kernels.moment_read import ReadForm
-from farfield.models.kernels.needed_gradients import needed_inputs
+from farfield.models.kernels.multilinear import contraction
 from farfield.models.kernels.node_chunks import (
     MAX_ATOMS_PER_CHUNK,
     VALUES_PER_TEMPORARY,
@@ -128,44 +125,6 @@ def _add_chunk(
         into["value"].copy_((parts["key"].unsqueeze(-2) @ back).squeeze(-2).flatten(0, 1))
 
 
-class _Contraction(Function):
-    """A multilinear form without one argument; its derivatives are the form without another one."""
-
-    @staticmethod
-    def forward(ctx, form: MomentForm | ReadForm, left_out: str, *arguments: Tensor) -> Tensor:
-        """``arguments`` in the order of ``form.arguments``, without the one left out."""
-        ctx.form, ctx.left_out = form, left_out
-        ctx.save_for_backward(*arguments)
-        names = [name for name in form.arguments if name != left_out]
-        return form.contract({left_out}, dict(zip(names, arguments, strict=True)))[left_out]
-
-    @staticmethod
-    def backward(ctx, cotangent: Tensor) -> tuple:
-        """One sweep that shares its products, or one contraction for each gradient.
-
-        Only contractions of their own can be differentiated again.
-        """
-        form = ctx.form
-        names = [name for name in form.arguments if name != ctx.left_out]
-        every = dict(zip(names, ctx.saved_tensors, strict=True)) | {ctx.left_out: cotangent}
-
-        # a list: a set has no order of its own
-        needed = [name for name, use in zip(names, needed_inputs(ctx)[2:], strict=True) if use]
-        if torch.is_grad_enabled():
-            gradients = {
-                name: _Contraction.apply(form, name, *_others(form, name, every)) for name in needed
-            }
-        else:
-            gradients = form.contract(set(needed), every)
-        return None, None, *(gradients.get(name) for name in names)
-
-
-def _others(
-    form: MomentForm | ReadForm, left_out: str, every: dict[str, Tensor]
-) -> Iterator[Tensor]:
-    return (every[name] for name in form.arguments if name != left_out)
-
-
 class MomentReadout(nn.Module):
     """Moments of every graph, and their read-back at the atoms.
 
@@ -188,7 +147,7 @@ class MomentReadout(nn.Module):
         moments). keys (nodes, heads, features). values (nodes, heads, V).
         """
         sizes = _checked_sizes(graph, factors=factors, keys=keys, values=values)
-        return _Contraction.apply(MomentForm(sizes, self.budget), "moment", factors, keys, values)
+        return contraction(MomentForm(sizes, self.budget), "moment", factors, keys, values)
 
     def read_back(
         self,
@@ -207,7 +166,7 @@ class MomentReadout(nn.Module):
         """
         sizes = _checked_sizes(graph, factors=factors, queries=queries)
         form = ReadForm(sizes, tuple(scale.shape[1:]), target_factors, self.budget)
-        return _Contraction.apply(form, "out", factors, scale, queries, moments)
+        return contraction(form, "out", factors, scale, queries, moments)
 
 
 def _checked_sizes(graph: GraphIndex | Sizes, **nodes: Tensor) -> Sizes:

@@ -37,15 +37,15 @@ class ReceiverChunk(NamedTuple):
 class SlotLayout:
     """Chunks of receivers, and the way of edge values to slots and back.
 
-    chunks: in the order of their slots. slot_edge (slots,): the edge of each slot, None where the
-    slots are the edges in order. filled (slots, 1) bool: None where no slot is empty. edge_slot
-    (edges,): the slot of each edge.
+    chunks: in the order of their slots, num_slots of them in all. slot_edge (slots,): the edge of
+    each slot, None where the slots are the edges in order. filled (slots, 1) bool: None where no
+    slot is empty. edge_slot (edges,): the slot of each edge.
     """
 
     def __init__(
         self, chunks: list[ReceiverChunk], slot_edge: Tensor, filled: Tensor, num_edges: int
     ):
-        self.chunks = chunks
+        self.chunks, self.num_slots = chunks, slot_edge.shape[0]
         place = torch.arange(slot_edge.shape[0], device=slot_edge.device)
 
         # where the slots are the edges in order, no value has to move
@@ -62,6 +62,12 @@ class SlotLayout:
         if self.slot_edge is None:
             return values.contiguous()
         return values.index_select(0, self.slot_edge)
+
+    def spread_some(self, values: Tensor, slots: slice) -> Tensor:
+        """Edge values (edges, ...) to some slots."""
+        if self.slot_edge is None:
+            return values[slots]
+        return values.index_select(0, self.slot_edge[slots])
 
     def spread_filled(self, values: Tensor) -> Tensor:
         """Edge values (edges, k) to slots (slots, k), zero in empty slots."""

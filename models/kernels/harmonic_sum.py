@@ -104,9 +104,10 @@ class _Workspace:
         """(edges, m) to (slots, m), zero in empty slots."""
         return self.layout.spread_filled(values.to(self.dtype))
 
-    def weights(self, values: Tensor) -> Tensor:
-        """(edges, channels) to (slots, 1, channels)."""
-        return self.layout.spread(values.to(self.dtype)).unsqueeze(1)
+    def weights(self, values: Tensor) -> Callable[[slice], Tensor]:
+        """(edges, channels) as a function of slots, which gives (slots, 1, channels)."""
+        values = values.to(self.dtype).unsqueeze(1)
+        return lambda slots: self.layout.spread_some(values, slots)
 
     def features(self, x: Tensor) -> Tensor:
         """(sources, rows, channels), contiguous."""
@@ -141,6 +142,11 @@ class _Workspace:
         """``sum_rc z_e[r, c] G_i[m, r, c]`` of z (slots, rows, channels): (slots, m)."""
         return torch.bmm(self.by_target(chunk, values), received.transpose(1, 2)).flatten(0, 1)
 
+    def zeros(self, values: Tensor, needed: bool) -> Tensor | None:
+        """Where a gradient by the weights (edges, channels) is written, (slots, 1, channels)."""
+        size = self.layout.num_slots if needed else 0
+        return self.scratch.new_zeros(size, 1, values.shape[1]) if needed else None
+
     def of_edges(self, values: Tensor | None) -> Tensor | None:
         """A gradient of slots (slots, k) as a gradient of edges (edges, k), in the type of x."""
         return None if values is None else self.layout.collect(values).to(self.type_of_results)
@@ -169,7 +175,7 @@ class _Sum(Function):
         y, w, features = work.harmonics(harmonics), work.weights(weights), work.features(x)
         out = x.new_zeros(edges.num_targets, harmonics.shape[1], work.rows * work.channels)
         for chunk in work.layout.chunks:
-            message = work.sent("message", chunk, features).mul_(w[chunk.slots])
+            message = work.sent("message", chunk, features).mul_(w(chunk.slots))
             sums = work.summed(chunk, y[chunk.slots], message)
             out.index_copy_(0, chunk.targets, sums.to(x.dtype))
         return out.view(*out.shape[:2], work.rows, work.channels)
@@ -195,11 +201,12 @@ class _Derivatives(Function):
         work = _Workspace(edges, dtype, x)
         y, w, features = work.harmonics(harmonics), work.weights(weights), work.features(x)
         targets = cotangent.to(dtype).flatten(2)  # (targets, m, rows channels)
-        by_harmonic, by_weight = _zeros(y, needed[0]), _zeros(w, needed[1])
+        by_harmonic, by_weight = _zeros(y, needed[0]), work.zeros(weights, needed[1])
         by_x = _zeros(x, needed[2])
 
         for chunk in work.layout.chunks:
             part, received = chunk.slots, targets.index_select(0, chunk.targets)
+            weight = w(part)
             back = work.back("back", chunk, y[part], received)
             sent = work.sent("sent", chunk, features)
 
@@ -208,9 +215,9 @@ class _Derivatives(Function):
                 both = torch.mul(sent, back, out=work.buffer("both", len(sent)))
                 torch.sum(both, 1, keepdim=True, out=by_weight[part])
             if by_harmonic is not None:
-                by_harmonic[part] = work.overlap(chunk, sent.mul_(w[part]), received)
+                by_harmonic[part] = work.overlap(chunk, sent.mul_(weight), received)
             if by_x is not None:
-                by_x.index_add_(0, chunk.src, back.mul_(w[part]).to(x.dtype))
+                by_x.index_add_(0, chunk.src, back.mul_(weight).to(x.dtype))
         return work.of_edges(by_harmonic), work.of_edges(_channels_of(by_weight)), by_x
 
     @staticmethod
@@ -237,11 +244,12 @@ def _second_derivatives(
     d_features = None if d_x is None else work.features(d_x)
     targets = cotangent.to(dtype).flatten(2)  # (targets, m, rows channels)
     by_target = torch.zeros_like(targets, dtype=x.dtype)
-    by_harmonic, by_weight = _zeros(y, needed[0]), _zeros(w, needed[1])
+    by_harmonic, by_weight = _zeros(y, needed[0]), work.zeros(weights, needed[1])
     by_x = _zeros(x, needed[2])
 
     for chunk in work.layout.chunks:
         part, received = chunk.slots, targets.index_select(0, chunk.targets)
+        weight, d_weight = w(part), dw(part)
         back = work.back("back", chunk, y[part], received)
         d_back = work.back("d_back", chunk, dy[part], received)
         sent = work.sent("sent", chunk, features)
@@ -249,11 +257,11 @@ def _second_derivatives(
         # by w: sum_r (x d_back + dx back);  messages w dx + dw x
         both = torch.mul(sent, d_back, out=work.buffer("both", len(sent)))
         if d_features is None:
-            d_message = torch.mul(sent, dw[part], out=work.buffer("d_sent", len(sent)))
+            d_message = torch.mul(sent, d_weight, out=work.buffer("d_sent", len(sent)))
         else:
             d_sent = work.sent("d_sent", chunk, d_features)
             both.addcmul_(d_sent, back)
-            d_message = d_sent.mul_(w[part]).addcmul_(sent, dw[part])
+            d_message = d_sent.mul_(weight).addcmul_(sent, d_weight)
         if by_weight is not None:
             torch.sum(both, 1, keepdim=True, out=by_weight[part])
 
@@ -263,12 +271,12 @@ def _second_derivatives(
 
         # by G: sum_e Y (w dx + dw x) + dY w x
         into = work.summed(chunk, y[part], d_message)
-        into = into + work.summed(chunk, dy[part], sent.mul_(w[part]))
+        into = into + work.summed(chunk, dy[part], sent.mul_(weight))
         by_target.index_copy_(0, chunk.targets, into.to(x.dtype))
 
         # by x: w d_back + dw back
         if by_x is not None:
-            by_x.index_add_(0, chunk.src, d_back.mul_(w[part]).addcmul_(back, dw[part]).to(x.dtype))
+            by_x.index_add_(0, chunk.src, d_back.mul_(weight).addcmul_(back, d_weight).to(x.dtype))
     of_edges = work.of_edges(by_harmonic), work.of_edges(_channels_of(by_weight))
     return by_target.view_as(cotangent), *of_edges, by_x
 

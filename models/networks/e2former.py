@@ -70,13 +70,12 @@ class EdgeDegreeEmbedding(nn.Module):
 
     def forward(self, geometry: NearFieldGeometry) -> Tensor:
         """Edges -> (nodes, rows, channels)."""
-        weights = geometry.invariants * (geometry.envelope * self.scale)  # (edges, hidden)
-        every = weights.new_ones(geometry.graph.num_nodes, 1, weights.shape[1])
-        return self.linear(
-            memory_efficient_sum(
-                geometry.edge_slots, geometry.harmonics(self.lmax), weights, every
-            ).squeeze(2)
-        )
+        # (edges, rows): there are fewer rows than invariants to multiply
+        faded = geometry.harmonics(self.lmax) * (geometry.envelope * self.scale)
+        invariants = geometry.invariants
+        every = invariants.new_ones(geometry.graph.num_nodes, 1, invariants.shape[1])
+        sums = memory_efficient_sum(geometry.edge_slots, faded, invariants, every)
+        return self.linear(sums.squeeze(2))
 
 
 class E2FormerBackbone(nn.Module):

@@ -181,6 +181,17 @@ class EnergyNetwork(Network):
     def outputs(self) -> dict[str, Output]:
         return {"atomic_energy": Output("node", "scalar")}
 
+    def recompute_parts(self) -> None:
+        """From now on, make temporaries of training again for derivatives instead of keeping them.
+
+        Predictions and gradients stay what they are, up to rounding. Raises ValueError where a
+        network cannot.
+        """
+        raise ValueError(
+            f"--recompute: {type(self).__name__} keeps all that it computes; leave it out, or "
+            "choose --model e2former"
+        )
+
 
 # importing a module of this folder registers its networks
 NETWORKS: Registry[type[Network]] = Registry("network", package="farfield.models.networks")

@@ -21,8 +21,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from farfield.models.kernels.needed_gradients import needed_inputs
+from farfield.models.tracing import is_tracing
 
 Tensors = tuple[Tensor, ...]
+
+
+def runs_again(module: nn.Module) -> bool:
+    """Whether a module with an attribute ``recompute`` is to save memory now.
+
+    Where it was asked to and trains; a traced network is written down as usual.
+    """
+    return module.recompute and module.training and not is_tracing()
 
 
 def recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:

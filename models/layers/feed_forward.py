@@ -29,6 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from farfield.models.choices import Registry
+from farfield.models.kernels.grid_product import grid_product
+from farfield.models.kernels.recomputation import runs_again
 from farfield.models.layers.linear import EquivariantLinear
 from farfield.models.so3.coupling import KernelCoupling
 from farfield.models.so3.harmonics import spherical_harmonics
@@ -108,8 +110,10 @@ def grid_maps(
 class SphereGridFeedForward(nn.Module):
     """Product of two functions on the sphere for each channel, plus a SiLU of the scalars.
 
-    The grid is exact for the product.
+    The grid is exact for the product. recompute: keep no values on the grid while training.
     """
+
+    recompute = False
 
     def __init__(self, lmax: int, channels: int, hidden: int):
         super().__init__()
@@ -124,10 +128,14 @@ class SphereGridFeedForward(nn.Module):
 
         # (rows, nodes, 2 hidden), so that each map to or from the grid is one product
         functions = self.expand(x).transpose(0, 1)
-        values = (to_grid @ functions.flatten(1)).unflatten(1, functions.shape[1:])
+        separate = SILU_SCALE * nn.functional.silu(self.scalars(x[:, 0]))
+        if runs_again(self):
+            product = grid_product(to_grid, from_grid, *functions.split(self.hidden, -1))
+            hidden = torch.cat([product[:1] + separate, product[1:]])
+            return self.reduce(hidden.transpose(0, 1))
 
         # (points, nodes, hidden): a scalar is the same in all directions
-        separate = SILU_SCALE * nn.functional.silu(self.scalars(x[:, 0]))
+        values = (to_grid @ functions.flatten(1)).unflatten(1, functions.shape[1:])
         values = torch.addcmul(separate, *values.split(self.hidden, -1))
 
         hidden = (from_grid @ values.flatten(1)).unflatten(1, values.shape[1:])

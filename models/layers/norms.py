@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from farfield.models.choices import Registry
+from farfield.models.kernels.recomputation import recomputed, runs_again
 from farfield.models.so3.irreps import degree_of_row, num_rows
 
 SCALAR_EPSILON = 1e-4
@@ -60,8 +61,10 @@ class EquivariantNorm(nn.Module):
     """One of ``NORMS`` with learned gamma and beta; ValueError for another name.
 
     epsilon: smoothing of degrees whose size may vanish by symmetry; ``SCALAR_EPSILON`` at most for
-    those whose size has scalars in it.
+    those whose size has scalars in it. recompute: keep no temporaries while training.
     """
+
+    recompute = False
 
     def __init__(self, kind: str, lmax: int, channels: int, epsilon: float):
         super().__init__()
@@ -88,11 +91,18 @@ class EquivariantNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(nodes, rows, channels) -> (nodes, rows, channels)."""
+        if not runs_again(self):
+            return self._divided(x, self.scale, self.shift)
+        weights = (weight.view_as(weight) for weight in (self.scale, self.shift))
+        return recomputed(self._divided, x, *weights)
+
+    def _divided(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """The formula of the module for a gamma (lmax + 1, channels) and a beta (channels,)."""
         x = x - self.first * x[:, :1].mean(-1, keepdim=True)
         size = torch.linalg.vecdot(x, x) @ self.share  # (nodes, rows)
-        gamma = self.scale.index_select(0, self.degree)
+        gamma = scale.index_select(0, self.degree)
         scale = (size + self.smoothing).rsqrt().unsqueeze(-1) * gamma
-        return torch.addcmul(self.first * self.shift, x, scale)
+        return torch.addcmul(self.first * shift, x, scale)
 
     def extra_repr(self) -> str:
         """Name of the norm."""

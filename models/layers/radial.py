@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from farfield.models.choices import Registry
+from farfield.models.kernels.edge_curves import silu_curves
+from farfield.models.kernels.recomputation import runs_again
 
 # name -> (cutoff, size) -> basis: (edges,) -> (edges, size); attribute ``size`` as well
 RADIAL_BASES: Registry[type[nn.Module]] = Registry("radial basis")
@@ -148,8 +150,11 @@ class RadialTrunk(nn.Module):
     """Hidden invariants of every edge, shared by all layers of a network.
 
     Radial basis and invariant edge features pass two dense layers; each convolution reads the
-    result through one linear map. edge_scalars: number of invariant edge features.
+    result through one linear map. edge_scalars: number of invariant edge features. recompute: keep
+    only results and their slopes while training.
     """
+
+    recompute = False
 
     def __init__(self, basis: nn.Module, edge_scalars: int, hidden: int):
         super().__init__()
@@ -164,6 +169,11 @@ class RadialTrunk(nn.Module):
 
     def forward(self, length: Tensor, edge_scalars: Tensor | None) -> Tensor:
         """length (edges,), edge_scalars (edges, edge_scalars) or None -> (edges, hidden)."""
+        if runs_again(self):
+            scalars = length.new_empty(len(length), 0) if edge_scalars is None else edge_scalars
+            layers = [(layer.weight, layer.bias) for layer in self.dense[::2]]
+            return silu_curves(self.basis, length, scalars, layers)
+
         features = self.basis(length)
         if edge_scalars is not None:
             features = torch.cat([features, edge_scalars], -1)

@@ -219,6 +219,12 @@ class E2Former(EnergyNetwork):
                 return now + name.removeprefix(before)
         return present_backbone_weight(f"network.backbone.{name}")
 
+    def recompute_parts(self) -> None:
+        """Norms, feed-forward networks "sphere_grid", and the invariants of edges."""
+        for module in self.modules():
+            if hasattr(module, "recompute"):
+                module.recompute = True
+
     @property
     def energy_steps(self) -> str | None:
         """The near field with products in half precision."""

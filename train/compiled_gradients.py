@@ -175,6 +175,9 @@ def compiled_gradients(
     compiles = mode == "on" or (mode == "auto" and pays(config.training, len(loader)))
     if not compiles or objective is None or not isinstance(model, Potential):
         return None
+    if config.run.get("recompute", False):
+        report("training without compiled code: it keeps what --recompute makes again")
+        return None
 
     ragged = len(np.unique(loader.dataset.atoms_per_structure)) > 1
     graphs = loader.whole_batch() * config.training.augment_copies

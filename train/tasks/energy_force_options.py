@@ -33,6 +33,11 @@ def add_data_options(parser: OptionParser) -> None:
     )
     run = parser.section("run", "")
     run.add("--compile", str, "auto", choices=list(COMPILE_MODES), help=compiled)
+    again = (
+        "make temporaries of a training step again instead of keeping them, for large batches: "
+        "about 40 percent less memory, no compiled step (e2former)"
+    )
+    run.add("--recompute", bool, False, help=again)
 
 
 def add_loss_options(parser: OptionParser) -> None:

@@ -165,6 +165,8 @@ class EnergyForceTask(Task):
         model, task = cls.restore(config), build_task(config)
         model.check_slope()
         set_references_of_sets(model, config.data.data_path)
+        if config.run.get("recompute", False):
+            model.network.recompute_parts()
 
         loaders = {
             split: split_loader(

@@ -51,6 +51,7 @@ class _Curves(Function):
 
     @staticmethod
     def forward(ctx, basis: Basis, lengths: Tensor, scalars: Tensor, *weights: Tensor) -> tuple:
+        """Chunk by chunk, each (edges, outputs of the last layer)."""
         ctx.basis = basis
         ctx.set_materialize_grads(False)
         values = lengths.new_empty(len(lengths), len(weights[-1]))
@@ -72,8 +73,11 @@ class _Curves(Function):
 
         if any(needed[1:]) or (needed[0] and by_slope is not None):
             # to train is to ask for no graph, and for no gradient by the lengths
-            plain = not torch.is_grad_enabled() and not (needed[0] and by_slope is not None)
-            derive = _gradients if plain else _gradients_with_graph
+            derive = _gradients
+            if needed[0] and by_slope is not None:
+                derive = _gradients_by_torch
+            if torch.is_grad_enabled():
+                derive = _gradients_with_graph
             found = derive(ctx.basis, given, needed, (by_value, by_slope))
 
         # slopes are an output of this function: what is made of them can be differentiated again
@@ -134,6 +138,7 @@ class _Layer:
 
     @classmethod
     def of(cls, weight: Tensor, shift: Tensor, x: Tensor, dx: Tensor) -> _Layer:
+        """Of inputs x (edges, inputs), and x' of the first ones alone; the others have none."""
         h = torch.addmm(shift, x, weight.T)
         dh = dx @ weight.T[: dx.shape[1]]
         sigmoid = torch.sigmoid(h)
@@ -187,6 +192,23 @@ def _gradients(
             torch.mm(by_h, layers[0].weight[:, width:], out=by_scalars[rows])
     found = [total if use else None for total, use in zip(totals, needed[2:], strict=True)]
     return [None, by_scalars, *found]
+
+
+def _gradients_by_torch(
+    basis: Basis, given: Sequence[Tensor], needed: Sequence[bool], by: Cotangents
+) -> list[Tensor | None]:
+    """Gradients of <G, y(r0)> + <G', y'(r)> chunk by chunk, those by lengths among them."""
+    found = [torch.zeros_like(one) if use else None for one, use in zip(given, needed, strict=True)]
+    for rows in _chunks(given[0]):
+        part = [one[rows] if place < 2 else one for place, one in enumerate(given)]
+        leaves = [one.detach().requires_grad_() for one in part]
+        along = tuple(None if one is None else one[rows] for one in by)
+        gradients = _gradients_with_graph(basis, leaves, needed, along)
+        for place, gradient in enumerate(gradients):
+            if gradient is not None:
+                total = found[place]
+                (total[rows] if place < 2 else total).add_(gradient)
+    return found
 
 
 def _gradients_with_graph(

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from farfield.models.choices import Registry, check_at_least, check_choices, check_positive
 from farfield.models.graph_ops import edge_softmax
 from farfield.models.kernels.harmonic_sum import KERNELS
+from farfield.models.kernels.recomputation import recomputed, runs_again
 from farfield.models.layers.linear import EquivariantLinear
 from farfield.models.near_field.edge_geometry import NearFieldGeometry
 from farfield.models.near_field.scores import SCORES
@@ -164,7 +165,12 @@ class NearFieldShape(NearFieldOptions):
 
 
 class EdgeWeights(nn.Module):
-    """``w_ij[c] = a_ij,h(c) g(e_ij)[c]`` with g linear in the edge invariants."""
+    """``w_ij[c] = a_ij,h(c) g(e_ij)[c]`` with g linear in the edge invariants.
+
+    recompute: make g again while training.
+    """
+
+    recompute = False
 
     def __init__(self, hidden: int, channels: int, heads: int):
         super().__init__()
@@ -174,9 +180,18 @@ class EdgeWeights(nn.Module):
 
     def forward(self, attention: Tensor, geometry: NearFieldGeometry) -> Tensor:
         """(edges, heads) -> (edges, channels)."""
-        channels_of_head = self.radial.out_features // self.heads
-        radial = self.radial(geometry.invariants).unflatten(-1, (self.heads, channels_of_head))
-        return (radial * attention.unsqueeze(-1)).flatten(1)
+        weight, bias = self.radial.weight, self.radial.bias
+        if not runs_again(self):
+            return self._product(attention, geometry.invariants, weight, bias)
+        views = weight.view_as(weight), bias.view_as(bias)
+        return recomputed(self._product, attention, geometry.invariants, *views)
+
+    def _product(
+        self, attention: Tensor, invariants: Tensor, weight: Tensor, bias: Tensor
+    ) -> Tensor:
+        """``a (invariants W + b)``, W as (channels, hidden)."""
+        radial = nn.functional.linear(invariants, weight, bias)
+        return (radial.unflatten(-1, (self.heads, -1)) * attention.unsqueeze(-1)).flatten(1)
 
 
 @ORDERS.register("zero-order")

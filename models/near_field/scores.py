@@ -24,6 +24,12 @@ from torch.utils.checkpoint import checkpoint
 
 from farfield.models.choices import Registry
 from farfield.models.graph_ops import node_dot
+from farfield.models.kernels.recomputation import (
+    recomputed,
+    recomputed_module,
+    runs_again,
+    weight_views,
+)
 from farfield.models.layers.layer_norm import LayerNorm, layer_norm
 from farfield.models.layers.linear import EquivariantLinear
 from farfield.models.near_field.edge_geometry import NearFieldGeometry
@@ -85,8 +91,11 @@ class QueryKeyScore(nn.Module):
     """``QK_alpha``: a query of the receiver meets a key of the sender.
 
     ``a_ijh = act(g_h(e_ij) <P_q(x_i)_h, P_k(x_j)_h> / sqrt(d))`` with g linear in the edge
-    invariants. No edge tensor is larger than (edges, heads), whatever ``chunked`` says.
+    invariants. No edge tensor is larger than (edges, heads), whatever ``chunked`` says. recompute:
+    keep no temporaries of queries, keys and act while training.
     """
+
+    recompute = False
 
     def __init__(
         self, lmax: int, channels: int, heads: int, hidden: int, width: int, chunked: bool = True
@@ -98,9 +107,20 @@ class QueryKeyScore(nn.Module):
 
     def forward(self, x: Tensor, geometry: NearFieldGeometry) -> Tensor:
         """(nodes, rows, channels) -> (edges, heads)."""
-        query, key = self.invariants(x).view(x.shape[0], 2, self.heads, self.width).unbind(1)
+        again = runs_again(self)
+        maps = (
+            self.invariants(x)
+            if not again
+            else recomputed_module(self.invariants, weight_views(self.invariants), x)
+        )
+        query, key = maps.view(x.shape[0], 2, self.heads, self.width).unbind(1)
         agreement = node_dot(geometry.graph, key, query) / math.sqrt(self.width)
-        return leaky_silu(self.gate(geometry.invariants) * agreement)
+        gate = self.gate(geometry.invariants)
+        return recomputed(_gated, gate, agreement) if again else _gated(gate, agreement)
+
+
+def _gated(gate: Tensor, agreement: Tensor) -> Tensor:
+    return leaky_silu(gate * agreement)
 
 
 @SCORES.register("dot_alpha")

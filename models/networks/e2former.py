@@ -220,7 +220,7 @@ class E2Former(EnergyNetwork):
         return present_backbone_weight(f"network.backbone.{name}")
 
     def recompute_parts(self) -> None:
-        """Norms, feed-forward networks "sphere_grid", and the invariants of edges."""
+        """Invariants and weights of edges, score "QK_alpha", "sphere_grid", and norms."""
         for module in self.modules():
             if hasattr(module, "recompute"):
                 module.recompute = True

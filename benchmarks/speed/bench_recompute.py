@@ -36,12 +36,22 @@ COLUMNS = {
 }
 
 
-def step_program(system: str, atoms: int, extra: dict, recompute: bool) -> SizedProgram:
+class TrainingProgram(SizedProgram):
+    """A program whose step computes gradients of weights alone, as training does."""
+
+    def train(self) -> None:
+        """Forward and backward of the mean square of energy and forces."""
+        self.module.zero_grad(set_to_none=True)
+        weights = list(self.module.parameters())
+        sum(output.square().mean() for output in self.run()).backward(inputs=weights)
+
+
+def step_program(system: str, atoms: int, extra: dict, recompute: bool) -> TrainingProgram:
     """The default network on a system, ready for a training step."""
     found = program(system, atoms, None, "screened", extra, "train")
     if recompute:
         found.module.network.recompute_parts()
-    return found
+    return TrainingProgram(**vars(found))
 
 
 def rows_of(bench) -> list[dict]:

@@ -21,7 +21,7 @@ from farfield.dataloader.chemistry.bonds import perceive_bonds
 from farfield.dataloader.chemistry.molecule_graphs import molecule_graphs
 from farfield.dataloader.datasets.property_data import BOND_KINDS, centred_positions
 from farfield.dataloader.geometry_checks import check_geometry
-from farfield.dataloader.graphs import find_neighbors
+from farfield.dataloader.graphs import Neighbors, find_neighbors
 from farfield.dataloader.storage.edge_layout import directed_edges
 from farfield.dataloader.structure_inputs import find_input, is_number
 from farfield.dataloader.structures import Structures
@@ -49,12 +49,27 @@ def batch_from_atoms(
     finite.
     """
     check_structures(atoms)
-    any_periodic = any(one.pbc.any() for one in atoms)
     positions = [placed(one) for one in atoms]
     neighbors = [
         find_neighbors(points, cutoff, one.cell.array, one.pbc if one.pbc.any() else None)
         for points, one in zip(positions, atoms, strict=True)
     ]
+    batch = joined_batch(atoms, positions, neighbors, cutoff, inputs, optional_inputs)
+    return batch.to(device=device, dtype=dtype)
+
+
+def joined_batch(
+    atoms: Sequence[Atoms],
+    positions: Sequence[np.ndarray],
+    neighbors: Sequence[Neighbors],
+    cutoff: float,
+    inputs: Sequence[str] = (),
+    optional_inputs: Sequence[str] = (),
+) -> AtomBatch:
+    """One batch, float64, of checked structures placed at ``positions`` (atoms, 3) with the edges
+    ``neighbors``; the other arguments as of :func:`batch_from_atoms`.
+    """
+    any_periodic = any(one.pbc.any() for one in atoms)
 
     # nodes of all structures lie end to end, so indices of edges are shifted
     counts = np.array([len(one) for one in atoms])
@@ -68,7 +83,7 @@ def batch_from_atoms(
         cell = torch.from_numpy(np.stack([_cell(one) for one in atoms]))
         periodic = torch.from_numpy(np.stack([one.pbc for one in atoms]))
         shift = _joined([found.shift.astype(np.int32) for found in neighbors])
-    batch = AtomBatch(
+    return AtomBatch(
         graph,
         positions=_joined(positions),
         atomic_numbers=_joined([one.numbers.astype(np.int64) for one in atoms]),
@@ -78,7 +93,6 @@ def batch_from_atoms(
         graph_features=_inputs(atoms, inputs, optional_inputs),
         cutoff=float(cutoff),
     )
-    return batch.to(device=device, dtype=dtype)
 
 
 def inputs_held(atoms: Atoms, names: Sequence[str]) -> tuple[str, ...]:

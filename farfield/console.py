@@ -23,6 +23,7 @@ SINGLE = {
     "evaluate": "train/evaluate.py",
     "pack": "train/pack.py",
     "md": "simulate/run_md.py",
+    "large": "simulate/large.py",
     "rollout": "simulate/rollout.py",
     "analyze": "simulate/analyze_rollouts.py",
     "sample": "simulate/sample.py",
@@ -32,6 +33,8 @@ SINGLE = {
     "convert-config": "train/convert_config.py",
     "run": "preprocess/run_recipe.py",
 }
+
+SEVERAL_RANKS = ("large",)  # that torchrun may start, besides the training scripts
 
 
 def group_scripts(group: str) -> dict[str, Path]:
@@ -108,7 +111,7 @@ def main(argv: list[str] | None = None) -> None:
         from farfield.common import ranks
 
         script, command, rest = find_script(words)
-        if not command.startswith("train "):
+        if not command.startswith("train ") and command not in SEVERAL_RANKS:
             ranks.refuse()
         module = ".".join(script.relative_to(HOME).with_suffix("").parts)
         # --help and hints name the command as the user typed it

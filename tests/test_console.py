@@ -46,8 +46,8 @@ def test_a_command_shows_the_help_of_its_script(command, capsys, monkeypatch):
     [
         (
             "trian",
-            "command must be one of preprocess, train, evaluate, pack, md, rollout, analyze, "
-            "sample, relax, bad-step, doctor, convert-config, run, got 'trian'; "
+            "command must be one of preprocess, train, evaluate, pack, md, large, rollout, "
+            "analyze, sample, relax, bad-step, doctor, convert-config, run, got 'trian'; "
             "did you mean 'train'",
         ),
         ("train", None),

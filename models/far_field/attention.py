@@ -236,7 +236,7 @@ class FarFieldAttention(nn.Module):
         if periodic is not None and is_mixed(periodic):
             return self._kind_by_kind(graph, positions, x, cell, periodic, weight)
         cell = periodic_cell(graph.num_graphs, cell, periodic)
-        queries, keys, values = self._projections(x)
+        queries, keys, values = self.send(x)
 
         # A factor of the sum is cheapest on the few coefficients of the kernel.
         coefficients = self.radial() if weight is None else self.radial() * weight
@@ -244,13 +244,7 @@ class FarFieldAttention(nn.Module):
         queries, coefficients = normalise(graph, queries, keys, coefficients, self.constant)
 
         heard = self.expansion(graph, positions, queries, keys, values, coefficients, cell)
-        if self.reach:
-            return self.output(self.coupling(heard))
-
-        # Scalars alone: coupling and output are one matrix, and the other rows are zero.
-        matrix = self.coupling.weight.view(-1, 1) * self.output.weight[0]
-        message = (heard.flatten(1) @ matrix).unsqueeze(1)
-        return nn.functional.pad(message, (0, 0, 0, x.shape[1] - 1))
+        return self.receive(heard, x.shape[1])
 
     def _kind_by_kind(
         self,
@@ -274,8 +268,11 @@ class FarFieldAttention(nn.Module):
         # back to the order of the batch
         return torch.cat(messages).index_select(0, torch.cat(nodes).argsort())
 
-    def _projections(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries and keys (nodes, heads, features), values (nodes, heads, rows x channels)."""
+    def send(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the sum over all atoms reads of features (nodes, rows, channels).
+
+        Queries and keys (nodes, heads, features), values (nodes, heads, rows x channels).
+        """
         heads = self.options.heads
         scalars = x[:, 0]
 
@@ -295,3 +292,13 @@ class FarFieldAttention(nn.Module):
 
         phi = FEATURE_MAPS[self.options.feature_map].function
         return phi(queries), phi(keys), values
+
+    def receive(self, heard: Tensor, rows: int) -> Tensor:
+        """Messages (nodes, rows, channels) of what the sum gives, ``Expansion.forward``."""
+        if self.reach:
+            return self.output(self.coupling(heard))
+
+        # Scalars alone: coupling and output are one matrix, and the other rows are zero.
+        matrix = self.coupling.weight.view(-1, 1) * self.output.weight[0]
+        message = (heard.flatten(1) @ matrix).unsqueeze(1)
+        return nn.functional.pad(message, (0, 0, 0, rows - 1))

@@ -29,6 +29,7 @@ matrix with the waves of the band alone, which is faster than a fast transform f
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable
@@ -111,9 +112,20 @@ class ParticleMesh:
         """The grid points in reach of atoms at positions (atoms, 3)."""
         if positions.dim() != 2 or positions.shape[1] != 3:
             raise ValueError(f"positions must be (atoms, 3), got {tuple(positions.shape)}")
+        return MeshStencil(self.places(positions), self.shape, self.order, positions.dtype)
+
+    def places(self, positions: Tensor) -> Tensor:
+        """Positions (atoms, 3) in grid steps, float64."""
         places = positions.double() @ torch.linalg.inv(self.cell.double())
-        places = places * places.new_tensor(self.shape)
-        return MeshStencil(places, self.shape, self.order, positions.dtype)
+        return places * places.new_tensor(self.shape)
+
+    def in_cell(self, cell: Tensor) -> ParticleMesh:
+        """The same grid and waves in ``cell`` (3, 3), which has the same values and may ask for a
+        gradient.
+        """
+        other = copy.copy(self)
+        other.cell = cell
+        return other
 
     def spread(self, sources: Tensor, stencil: MeshStencil) -> Tensor:
         """Sources (atoms, channels) on the grid: (points, channels)."""

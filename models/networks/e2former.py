@@ -120,19 +120,22 @@ class E2FormerBackbone(nn.Module):
 
     def features_in(self, scene: Scene, batch: AtomBatch) -> Tensor:
         """The same, given what :meth:`scene` makes of the batch."""
+        x = self.start(scene, batch)
+        for block in self.blocks:
+            x = block(x, scene)
+        if self.clusters is not None:
+            x = self.clusters(x, scene.near, batch)
+        return self.norm(x)
+
+    def start(self, scene: Scene, batch: AtomBatch) -> Tensor:
+        """Features of every atom (nodes, rows, channels) before the first layer."""
         scalars = self.elements(batch.atomic_numbers)  # (nodes, channels)
         if self.condition is not None:
             scalars = scalars + self.condition(batch)
         if self.encoder is not None:
             scalars = scalars + self.encoder(batch.graph, scalars)
         x = self.edge_degree(scene.near)
-        x = torch.cat([x[:, :1] + scalars.unsqueeze(1), x[:, 1:]], 1)
-
-        for block in self.blocks:
-            x = block(x, scene)
-        if self.clusters is not None:
-            x = self.clusters(x, scene.near, batch)
-        return self.norm(x)
+        return torch.cat([x[:, :1] + scalars.unsqueeze(1), x[:, 1:]], 1)
 
     def scene(self, batch: AtomBatch) -> Scene:
         """What all layers share, made once: edges, harmonics, envelope, invariants."""
@@ -271,13 +274,18 @@ class E2Former(EnergyNetwork):
         """
         scene = self.backbone.scene(batch)
         x = self.backbone.features_in(scene, batch)
+        out = self.read(x)
+        if self.charges is not None:
+            out |= self._charged(scene, batch, x[:, 0])
+        return out
+
+    def read(self, x: Tensor) -> dict[str, Tensor]:
+        """What :meth:`forward` gives of atoms one by one, of features (nodes, rows, channels)."""
         out = {"atomic_energy": self.energy(x)}
         if self.vectors is not None:
             out["direct_forces"] = self.vectors(x)
         if self.experts is not None:
             out = self.experts(x, out["atomic_energy"], out.get("direct_forces"))
-        if self.charges is not None:
-            out |= self._charged(scene, batch, x[:, 0])
         return out
 
     def _charged(self, scene: Scene, batch: AtomBatch, scalars: Tensor) -> dict[str, Tensor]:

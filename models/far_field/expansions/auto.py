@@ -182,9 +182,13 @@ class ShapeAuto(Expansion):
         """See :meth:`Expansion.forward`."""
         self.check_cell(graph, cell)
         atoms = (positions, queries, keys, values)
-        chosen = self._open(graph, positions) if cell is None else self._periodic(graph, cell)
+        chosen = self.chosen(graph, positions, cell)
         none = self.pairs if cell is None else self.lattice  # for a batch without graphs
         return summed_by(chosen or [none], graph, atoms, coefficients, cell)
+
+    def chosen(self, graph: GraphIndex, positions: Tensor, cell: Tensor | None) -> list[nn.Module]:
+        """The sum that each graph goes by; arguments as in :meth:`Expansion.forward`."""
+        return self._open(graph, positions) if cell is None else self._periodic(graph, cell)
 
     def _open(self, graph: GraphIndex, positions: Tensor) -> list[nn.Module]:
         """The sum of every open graph; in a trace all have one size, of which only pairs know."""

@@ -25,7 +25,7 @@ from farfield.models.far_field.expansion import EXPANSIONS, Expansion, Expansion
 from farfield.models.far_field.expansions.lattice import LatticeExpansion, check_volume
 from farfield.models.far_field.spectral_shapes import SpectralShape
 from farfield.models.graph_ops import GraphIndex
-from farfield.models.kernels.particle_mesh import mesh_sum, padded_box
+from farfield.models.kernels.particle_mesh import ParticleMesh, mesh_sum, padded_box
 from farfield.models.so3.harmonics import spherical_harmonics
 from farfield.models.so3.irreps import degree_of_row, num_rows
 
@@ -55,29 +55,52 @@ class MeshExpansion(LatticeExpansion):
         cell: Tensor | None = None,
     ) -> Tensor:
         """See :meth:`Expansion.forward`; open structures need a kernel that ends."""
-        self._check_boundaries(graph, cell)
-        fields = (keys.unsqueeze(3) * values.unsqueeze(2)).flatten(1)  # (nodes, heads d V)
-        multiplier = functools.partial(self._multiplier, coefficients, fields.shape[1])
+        self.check_boundaries(graph, cell)
+        fields = self.fields(keys, values)
+        multiplier = functools.partial(self.multiplier, coefficients, fields.shape[1])
         cells = [None] * graph.num_graphs if cell is None else cell.unbind(0)
         each = zip(positions.split(graph.sizes), fields.split(graph.sizes), cells, strict=True)
         found = [self._sum_on_grid(*parts, multiplier) for parts in each]
         if not found:
             return values.new_zeros(0, values.shape[1], num_rows(self.lmax), values.shape[2])
-        read = torch.cat(found)
+        return self.contracted(torch.cat(found), queries)
 
-        # (nodes, rows, heads, d, V): queries contract d
-        read = read.unflatten(2, (*keys.shape[1:], -1))
+    def fields(self, keys: Tensor, values: Tensor) -> Tensor:
+        """What an atom puts on the grid, (nodes, heads d V); keys and values as in ``forward``."""
+        return (keys.unsqueeze(3) * values.unsqueeze(2)).flatten(1)
+
+    def contracted(self, read: Tensor, queries: Tensor) -> Tensor:
+        """Fields read at the atoms (nodes, rows, heads d V) -> ``forward``'s (nodes, heads, rows,
+        V): queries (nodes, heads, d) contract d.
+        """
+        read = read.unflatten(2, (*queries.shape[1:], -1))
         return torch.einsum("nrhdv,nhd->nhrv", read, queries)
 
     def _sum_on_grid(
         self, positions: Tensor, fields: Tensor, cell: Tensor | None, multiplier: Callable
     ) -> Tensor:
         """The sum of one graph, (atoms, rows, fields)."""
+        cell, positions = self.box(positions, cell, fields.shape[1])
+        return mesh_sum(positions, cell, fields, multiplier, self.kappa_max, self._grid_tolerance)
+
+    def box(self, positions: Tensor, cell: Tensor | None, fields: int) -> tuple[Tensor, Tensor]:
+        """Cell (3, 3) that the grid of one graph fills, and the positions (atoms, 3) in it.
+
+        cell: of the graph, None where it is open. fields: on the grid. Raises ValueError for a grid
+        that does not fit into memory.
+        """
         if cell is None:
             cell, positions = padded_box(positions, self.reach, self._step)
-        self._check_points(_points(cell, self._step), fields.shape[1])
-        tolerance = self.options.tolerance * FINER
-        return mesh_sum(positions, cell, fields, multiplier, self.kappa_max, tolerance)
+        self._check_points(_points(cell, self._step), fields)
+        return cell, positions
+
+    def grid(self, cell: Tensor) -> ParticleMesh:
+        """The grid in a cell (3, 3)."""
+        return ParticleMesh(cell, self.kappa_max, self._grid_tolerance)
+
+    @property
+    def _grid_tolerance(self) -> float:
+        return self.options.tolerance * FINER
 
     @property
     def _step(self) -> float:
@@ -99,7 +122,7 @@ class MeshExpansion(LatticeExpansion):
                 "larger far_range, which needs fewer points"
             )
 
-    def _check_boundaries(self, graph: GraphIndex, cell: Tensor | None) -> None:
+    def check_boundaries(self, graph: GraphIndex, cell: Tensor | None) -> None:
         """Raise ValueError for flat cells, and for open structures where the kernel has a tail."""
         if cell is None and math.isinf(self.reach):
             raise ValueError(
@@ -110,7 +133,7 @@ class MeshExpansion(LatticeExpansion):
         if cell is not None:
             check_volume(cell)
 
-    def _multiplier(self, coefficients: Tensor, fields: int, vectors: Tensor) -> Tensor:
+    def multiplier(self, coefficients: Tensor, fields: int, vectors: Tensor) -> Tensor:
         """``(-i)^l g_lh Y_lm`` at vectors (K, 3): (rows, fields, K) complex, real for lmax 0."""
         zero = ~vectors.detach().any(1)
         x_axis = vectors.new_tensor([1.0, 0.0, 0.0])
@@ -136,7 +159,7 @@ class MeshExpansion(LatticeExpansion):
 
     def expected_error(self, radius: float) -> float:
         """What the grid is made for."""
-        return self.options.tolerance * FINER
+        return self._grid_tolerance
 
 
 def _points(cell: Tensor, step: float) -> float:

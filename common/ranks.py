@@ -1,4 +1,4 @@
-"""Several processes that train one run together: the one door to ``torch.distributed``.
+"""Several processes that train or compute together: the one door to ``torch.distributed``.
 
     torchrun --nproc_per_node=2 -m train.train_md17 --data-path data/md17
 
@@ -183,8 +183,8 @@ def _answers() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise ConnectionError(
-            f"rank {rank()}: another rank has ended or does not answer ({_short(error)}); continue "
-            "the run with --resume"
+            f"rank {rank()}: another rank has ended or does not answer ({_short(error)}); start the "
+            "ranks again, a training with --resume"
         ) from None
 
 

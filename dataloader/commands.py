@@ -15,6 +15,7 @@ SINGLE = {
     "train.evaluate": "evaluate",
     "train.pack": "pack",
     "simulate.run_md": "md",
+    "simulate.large": "large",
     "simulate.rollout": "rollout",
     "simulate.analyze_rollouts": "analyze",
     "simulate.sample": "sample",

@@ -11,6 +11,7 @@ import pytest
 
 from farfield import console
 from tests.support.processes import ROOT, run_script
+from tests.support.rank_processes import environment_of
 
 SCRIPTS = {
     f"{group} {name}": path
@@ -103,3 +104,14 @@ def test_hints_name_the_command_that_was_typed(monkeypatch):
     again = resume_command("train.train_task", "a run", ["toy.py"], ["--task", "toy"])
     expected = "train.train_task --task toy --run-dir 'a run' --resume --import toy.py"
     assert again == f"python -m {expected}"
+
+
+def test_several_ranks_are_for_training_and_large_structures(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["farfield"])
+    for name, value in environment_of(0, 2, 1).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="this script is one process"):
+        console.main(["md", "--help"])
+    for command in ("large --help", "train md17 --help"):
+        with pytest.raises(SystemExit):
+            console.main(command.split())

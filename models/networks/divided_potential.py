@@ -217,6 +217,7 @@ class DividedPotential:
             self.share(by_x)
 
             # from here on rows of own atoms alone count
+            by_out = None
             if far is not None:
                 by_sent = far.pull(sent[-1], by_heard, self.by)
                 self._pull_sent(layer, x, by_sent, by_x)

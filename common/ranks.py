@@ -183,8 +183,8 @@ def _answers() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise ConnectionError(
-            f"rank {rank()}: another rank has ended or does not answer ({_short(error)}); start the "
-            "ranks again, a training with --resume"
+            f"rank {rank()}: another rank has ended or does not answer ({_short(error)}); start "
+            "all ranks again, a training with --resume"
         ) from None
 
 

@@ -12,9 +12,9 @@ every layer. Backwards, a layer is computed again piece by piece, and its vector
 is added up. Nothing is cut off: up to rounding, ``models/potential.py`` gives the same.
 Several processes take different pieces; ``share`` adds up features, grids and gradients.
 
-Memory: N (lmax + 1)^2 channels values for each of L layers and twice for the gradients, the grids
-of the far field, and one piece with its temporaries. Time: one and a half to two undivided
-evaluations. Each process adds up 2 L such arrays and the grids: docs/results.
+Memory: L + 1 arrays of N (lmax + 1)^2 channels values for L layers, the grids of the far field, and
+one piece with its temporaries. Time: one and a half to two undivided evaluations. Each process adds
+up 2 L such arrays and the grids: docs/results.
 """
 
 from __future__ import annotations

@@ -57,6 +57,7 @@ SHOWN_SCRIPTS = (
     "train.pack",
     "train.convert_config",
     "simulate.run_md",
+    "simulate.large",
     "simulate.rollout",
     "simulate.analyze_rollouts",
     "simulate.sample",

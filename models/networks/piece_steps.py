@@ -110,6 +110,7 @@ class PieceSteps:
     def _batch(self, piece: Piece, space: Space) -> AtomBatch:
         """The piece as a structure of its own."""
         whole = self.structure
+        remainder = whole.position_remainder
         return AtomBatch(
             GraphIndex(piece.src, piece.dst, torch.tensor([len(piece.atoms)])),
             positions=space.positions,
@@ -119,4 +120,5 @@ class PieceSteps:
             image_shift=piece.image_shift,
             periodic=whole.periodic,
             cutoff=whole.cutoff,
+            position_remainder=None if remainder is None else remainder[piece.atoms],
         )

@@ -77,18 +77,6 @@ def test_two_ranks_find_what_one_finds(gridded, box, tmp_path):
     assert not ends[0].stderr + ends[1].stderr
 
 
-def test_two_ranks_sum_by_pairs_and_pieces_of_one_rank(potential, box, tmp_path):
-    """One piece: the second rank has none."""
-    one, two = (tmp_path / f"{name}.npz" for name in ("one", "two"))
-    more = ["--piece-atoms", "50"]
-    large.main([*options(potential, box, one), *more])
-    command = ["-m", "simulate.large", *options(potential, box, two), *more]
-    ends = RankProcesses(command, command).wait()
-    assert [end.returncode for end in ends] == [0, 0], ends[0].stderr + ends[1].stderr
-    with np.load(one) as a, np.load(two) as b:
-        assert_same(b["forces"], a["forces"])
-
-
 @pytest.mark.parametrize("suffix", FILES)
 def test_an_interruption_leaves_nothing_behind(suffix, gridded, box, tmp_path, monkeypatch):
     def stop(*arguments, **settings):

@@ -5,9 +5,14 @@ import json
 import torch
 
 from benchmarks.speed import bench_large_structure as bench
+from tests.support.processes import run_script
 
 
-def test_a_box_of_water_in_pieces(tmp_path, capsys):
+def test_a_box_of_water_in_pieces(tmp_path, capsys, monkeypatch):
+    def run(command, env, **settings):
+        return run_script(*command[1:], environment=env)
+
+    monkeypatch.setattr(bench.subprocess, "run", run)
     file, threads = tmp_path / "rows.json", torch.get_num_threads()
     bench.main(["--atoms", "192", "--piece-atoms", "80", "--compare", "--json", str(file)])
     torch.set_num_threads(threads)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -41,11 +44,13 @@ def potential(stress: bool = False, **options):
     return model.requires_grad_(False)
 
 
-def divided(model, atoms: Atoms, most: int, **more) -> dict[str, np.ndarray]:
+def divided(
+    model, atoms: Atoms, most: int, dtype: torch.dtype = torch.float64, **more
+) -> dict[str, np.ndarray]:
     """Results in the order of the atoms; ``done`` is called as often as announced."""
     pieces = StructurePieces(atoms, CUTOFF, most, model.inputs)
-    calls = []
-    made = DividedPotential(model, pieces.structure, pieces, done=lambda: calls.append(1), **more)
+    calls, whole = [], pieces.structure.to(dtype=dtype)
+    made = DividedPotential(model, whole, pieces, done=lambda: calls.append(1), **more)
     found = {name: value.numpy() for name, value in made.evaluate().items()}
     assert len(calls) == made.steps and len(pieces) == -(-len(atoms) // most)
     forces = np.empty_like(found["forces"])
@@ -98,6 +103,49 @@ def test_one_piece_and_pieces_of_few_atoms():
     atoms = structure(True, 40)
     assert_same(model, atoms, 40)
     assert_same(model, atoms, 7)
+
+
+def test_float32_far_from_the_origin_loses_no_digits():
+    """Vectors of edges are differences of unrounded positions, as in the whole structure."""
+    model, atoms = potential(schedule="first-order1").float(), structure(False, 60)
+    atoms.positions[30:] += 8e4
+    whole = model(batch_from_atoms([atoms], CUTOFF))["forces"].numpy()
+    found = divided(model, atoms, 40, torch.float32)["forces"]
+    assert np.abs(found - whole).max() < 1e-5 * np.abs(whole).max()
+
+
+class Together:
+    """Adds up tensors over threads that each stand for a process."""
+
+    def __init__(self, count: int):
+        self.barrier, self.given = threading.Barrier(count, timeout=60), {}
+
+    def share(self, tensor: torch.Tensor) -> None:
+        """Replace ``tensor`` by the sum of what all threads give."""
+        self.given[threading.get_ident()] = tensor
+        self.barrier.wait()
+        total = sum(one.clone() for one in self.given.values())
+        self.barrier.wait()
+        tensor.copy_(total)
+
+
+@pytest.mark.parametrize("name", ["hybrid and second order", "a sum by pairs"])
+def test_processes_share_the_pieces(name):
+    """Three of them, of which the last has no piece."""
+    model, atoms = potential(stress=True, **CASES[name]), structure(True, 60)
+    pieces, together = StructurePieces(atoms, CUTOFF, 20), Together(3)
+
+    def work(rank: int) -> dict[str, torch.Tensor]:
+        own = [[pieces[0]], [pieces[1], pieces[2]], []][rank]
+        whole, settings = pieces.structure, {"stress": True, "first": rank == 0}
+        return DividedPotential(model, whole, own, share=together.share, **settings).evaluate()
+
+    expected = DividedPotential(model, pieces.structure, pieces, stress=True).evaluate()
+    with ThreadPoolExecutor(3) as pool:
+        for found in pool.map(work, range(3)):
+            for key, value in found.items():
+                largest = float(expected[key].abs().max())
+                torch.testing.assert_close(value, expected[key], rtol=0, atol=EQUAL * largest)
 
 
 def test_a_slab_without_far_field():

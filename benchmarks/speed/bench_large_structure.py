@@ -9,6 +9,7 @@ Every row is a fresh process of the script, or several that torchrun starts. CPU
 processes, with start and reading of the file; memory is the peak of the largest process, all of it.
 ``--compare`` computes the box with the calculator too: the energies' difference is relative to what
 the network learned, without the energies of the elements; that of the forces to the largest force.
+"From the first" is the same of the forces of the first number of processes.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ COLUMNS = {
     "peak_gigabytes": "peak GB",
     "energy_difference": "energy, relative",
     "force_difference": "forces / largest",
+    "first_difference": "from the first",
 }
 MEASURED = ("seconds", "cpu_seconds", "peak_gigabytes")
 
@@ -89,9 +91,14 @@ def calculated(bench: EasyDict, file: Path) -> dict:
 
 def differences(whole: dict, found: dict[str, np.ndarray]) -> dict[str, float]:
     """Distance of results from those of the calculator, see the text of this module."""
-    forces = np.abs(found["forces"] - whole["forces"]).max() / np.abs(whole["forces"]).max()
     energy = abs((found["energy"] - whole["energy"]) / (whole["energy"] - whole["elements"]))
-    return {"energy_difference": float(energy), "force_difference": float(forces)}
+    forces = relative(found["forces"], whole["forces"])
+    return {"energy_difference": float(energy), "force_difference": forces}
+
+
+def relative(found: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference of forces (atoms, 3), as a part of the largest component."""
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
 def measure(bench: EasyDict) -> list[dict]:
@@ -105,9 +112,12 @@ def measure(bench: EasyDict) -> list[dict]:
             whole = calculated(bench, file) if bench.compare else None
 
             # every number of processes computes the same file
+            first = None
             for ranks in bench.ranks.split(","):
                 found = compute(bench, file, int(ranks))
+                first = found if first is None else first
                 row = {"atoms": len(atoms), "ranks": int(ranks)}
+                row["first_difference"] = relative(found["forces"], first["forces"])
                 row |= {name: float(found[name]) for name in MEASURED}
                 if whole is not None:
                     row |= differences(whole, found)

@@ -111,6 +111,8 @@ class PieceSteps:
         """The piece as a structure of its own."""
         whole = self.structure
         remainder = whole.position_remainder
+
+        # halo atoms have no edges of their own: they only send
         return AtomBatch(
             GraphIndex(piece.src, piece.dst, torch.tensor([len(piece.atoms)])),
             positions=space.positions,

@@ -13,6 +13,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_masses, covalent_radii
 
+from farfield.dataloader.from_ase import check_structures
 from farfield.dataloader.graphs import find_neighbors
 from farfield.dataloader.nearest_atoms import RARELY_NEAR, TOO_NEAR
 
@@ -23,9 +24,10 @@ STEP_OF_HYDROGEN = 2.0  # fs, a fifth of the period of a bond of hydrogen
 def check_start(atoms: Atoms, timestep: float) -> list[str]:
     """Notes on a structure that is to move with a time step in fs.
 
-    ``ValueError`` for masses that are not positive, and for atoms nearer than 0.3 of their covalent
-    distance.
+    ``ValueError`` for a geometry that no network can read, for masses that are not positive, and
+    for atoms nearer than 0.3 of their covalent distance.
     """
+    check_structures([atoms])  # a search for neighbours needs a cell where something repeats
     check_masses(atoms)
     notes = _distance_notes(atoms)
     lightest = float(atoms.get_masses().min())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ase.io
+import numpy as np
 import pytest
 from ase.build import bulk, molecule
 
@@ -37,6 +38,22 @@ def test_the_longest_step_goes_by_the_lightest_mass():
     heavy = molecule("H2O")
     heavy.set_masses([16.0, 4.03, 4.03])
     assert check_start(water, 3.0) and not check_start(heavy, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("cell", "position", "words"),
+    [
+        ([0, 0, 0], 0.0, "periodic along .* do not span these directions"),
+        ([9.0, 9.0, 0], 0.0, "periodic along .* do not span these directions"),
+        ([9.0, 9.0, 0.1], 0.0, "repeats every 0.1 Angstrom"),
+        ([9.0, 9.0, 9.0], np.nan, "must be finite"),
+    ],
+)
+def test_a_geometry_without_neighbours_is_refused_first(cell, position, words):
+    water = molecule("H2O", cell=cell, pbc=True)
+    water.positions[0] += position
+    with pytest.raises(ValueError, match=words):
+        check_start(water, 1.0)
 
 
 @pytest.mark.parametrize("record", dynamics.RECORDS)

@@ -138,7 +138,7 @@ def _content(path: Path, resumed: bool) -> dict:
         )
         raise FileNotFoundError(f"{path} {problem}: {hint}")
 
-    content = read_yaml(path, _UniqueKeys)
+    content = read_yaml(path, _UniqueKeys, unchanged=resumed)
     if resumed and not content:
         raise ValueError(
             f"{path} is damaged (it is empty); bring it back, or start another run with --run-dir"

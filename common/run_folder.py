@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from farfield.common.configuration import IF_UNNAMED, NOT_SECTIONS, plain, saved_config
-from farfield.common.yaml_files import load_yaml
+from farfield.common.yaml_files import load_yaml, with_checksum
 from farfield.dataloader.storage.files import atomic_write, make_folder
 
 
@@ -70,7 +70,7 @@ def save_config(
 
     text = yaml.safe_dump(saved_config(config), sort_keys=False)
     with atomic_write(path) as temporary:
-        Path(temporary).write_text(text, encoding="utf-8")
+        Path(temporary).write_text(with_checksum(text), encoding="utf-8")
 
 
 def _saved(path: Path) -> Mapping:

@@ -7,6 +7,8 @@ the text.
 
 from __future__ import annotations
 
+import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +35,39 @@ def load_yaml(text: str, loader: type = yaml.SafeLoader) -> Any:
         raise ValueError(" ".join(str(error).split())) from None
 
 
-def read_yaml(path: Path, loader: type = yaml.SafeLoader) -> Any:
-    """The value of a yaml file; ``OSError``, or ``ValueError`` in one line that names the file."""
+HEAD = "# sha256 {} of the lines below, which --resume compares\n"
+HEAD_LINE = re.compile(HEAD.format("([0-9a-f]{64})"))
+
+
+def with_checksum(text: str) -> str:
+    """A yaml text with its SHA-256 in a comment above it."""
+    return HEAD.format(hashlib.sha256(text.encode("utf-8")).hexdigest()) + text
+
+
+def check_checksum(text: str) -> None:
+    """``ValueError`` for a text of :func:`with_checksum` that has changed since.
+
+    A text without such a comment, of an earlier version, is not checked.
+    """
+    found = HEAD_LINE.match(text)
+    if found and with_checksum(text[found.end() :]) != text:
+        raise ValueError(
+            "its checksum does not fit: it has changed since the run wrote it. Bring it back; or "
+            "take its first line away, if you changed it"
+        )
+
+
+def read_yaml(path: Path, loader: type = yaml.SafeLoader, unchanged: bool = False) -> Any:
+    """The value of a yaml file; ``OSError``, or ``ValueError`` in one line that names the file.
+
+    unchanged: refuse a file that is not as :func:`with_checksum` made it.
+    """
     try:
-        return load_yaml(path.read_text(encoding="utf-8"), loader)
+        # the checksum counts every byte, so line ends stay as they are
+        text = path.read_bytes().decode("utf-8")
+        if unchanged:
+            check_checksum(text)
+        return load_yaml(text, loader)
     except ValueError as error:
         # no yaml, not utf-8, or a number with thousands of digits
         raise ValueError(f"{path} is not readable as yaml: {error}") from None

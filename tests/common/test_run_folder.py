@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from farfield.common.command_line import OptionParser, add_config_option
 from farfield.common.configuration import IF_UNNAMED
 from farfield.common.run_folder import check_same_run, newer_options, save_config
+from farfield.common.yaml_files import read_yaml, with_checksum
 
 SAVED = {"task": "toy", "model": {"width": 4}, "training": {"lr": 0.1, "epochs": 3}}
 
@@ -65,3 +67,22 @@ def test_a_given_value_of_a_newer_option_is_refused(tmp_path):
 def test_an_option_that_is_gone_is_a_change():
     with pytest.raises(ValueError, match=r"training.lr is 0.1 there and None here"):
         check_same_run(Path("run"), SAVED, SAVED | {"training": {"epochs": 3}}, frozenset())
+
+
+def test_a_changed_config_is_refused_when_a_run_goes_on(tmp_path):
+    text = yaml.safe_dump({"task": "toy", "training": {"epochs": 10}})
+    path = tmp_path / "config.yaml"
+    path.write_text(with_checksum(text))
+    assert read_yaml(path, unchanged=True) == yaml.safe_load(text)
+
+    # also what a resumed run may change is not changed by a wrong bit, or a lost line
+    whole = path.read_text()
+    for changed in (whole.replace("10", "30"), whole[:-4], whole.replace("task: toy\n", "")):
+        path.write_text(changed)
+        with pytest.raises(ValueError, match="config.yaml .* its checksum does not fit"):
+            read_yaml(path, unchanged=True)
+        read_yaml(path)  # a template of another run is the user's
+
+    # as a user changes it, and as earlier versions wrote it
+    path.write_text(text.replace("10", "30"))
+    assert read_yaml(path, unchanged=True)["training"] == {"epochs": 30}

@@ -2,15 +2,18 @@
 
     molecules.xyz.unfinished/          while the run lasts
         settings.json                  what decides the molecules
-        batch_00000.xyz, ...           finished batches, each whole or not there
+        batch_00000.part, ...          finished batches, each whole or not there: extended xyz and,
+                                       in the last line, its SHA-256
     molecules.xyz                      all batches, at the end; then the folder goes
 
 A run that goes on must have the settings of the run that began. Text is joined as it stands, so
-the file is the same, byte for byte, with and without an interruption.
+the file is the same, byte for byte, with and without an interruption; a batch that is not as it was
+written is refused.
 """
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +22,7 @@ from farfield.dataloader.storage import files
 
 SETTINGS = "settings.json"
 SUFFIX = ".unfinished"
+LAST_LINE_BYTES = 2 * hashlib.sha256().digest_size  # of a batch
 
 
 class BatchFolder:
@@ -86,21 +90,42 @@ class BatchFolder:
 
     def path(self, batch: int) -> Path:
         """File of a batch; it is finished when the file is there."""
-        return self.folder / f"batch_{batch:05d}.xyz"
+        return self.folder / f"batch_{batch:05d}.part"
 
     def has(self, batch: int) -> bool:
         """Whether a batch is finished."""
         return self.path(batch).exists()
 
+    def add(self, batch: int, text: str) -> None:
+        """Write a finished batch, extended xyz, atomically."""
+        content = text.encode("utf-8")
+        with files.atomic_write(self.path(batch)) as temporary:
+            temporary.write_bytes(content + _last_line(content))
+
     def join(self, batches: int) -> None:
-        """Write ``out``, atomically, from all batches."""
+        """Write ``out``, atomically, from all batches; ``ValueError`` for a damaged batch."""
         with files.atomic_write(self.out) as temporary, open(temporary, "wb") as whole:
             for batch in range(batches):
-                whole.write(self.path(batch).read_bytes())
+                whole.write(self._content(batch))
+
+    def _content(self, batch: int) -> bytes:
+        found = self.path(batch).read_bytes()
+        content, last = found[:-LAST_LINE_BYTES], found[-LAST_LINE_BYTES:]
+        if last != _last_line(content):
+            raise ValueError(
+                f"{self.path(batch)} is damaged (its checksum does not fit); remove it and "
+                "continue with --resume"
+            )
+        return content
 
     def close(self) -> None:
         """Remove the batches, once nobody needs them any more."""
         shutil.rmtree(self.folder)
+
+
+def _last_line(content: bytes) -> bytes:
+    """SHA-256 of a batch."""
+    return hashlib.sha256(content).hexdigest().encode()
 
 
 def _short(value: object) -> str:

@@ -7,6 +7,7 @@ Cost: linear in atoms.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -33,12 +34,20 @@ def atoms_of(structures: Structures, info: Mapping[str, Sequence] | None = None)
     return found
 
 
-def write_xyz(path: str | Path, atoms: Sequence[Atoms]) -> None:
-    """Write extended xyz, atomically."""
+def xyz_text(atoms: Sequence[Atoms]) -> str:
+    """Structures as extended xyz."""
     from ase.io import write  # half a second that --help does not wait for
 
+    text = io.StringIO()
+    write(text, list(atoms), format="extxyz")
+    return text.getvalue()
+
+
+def write_xyz(path: str | Path, atoms: Sequence[Atoms]) -> None:
+    """Write extended xyz, atomically."""
+    text = xyz_text(atoms)
     with files.atomic_write(path) as temporary:
-        write(temporary, list(atoms), format="extxyz")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_sdf(

@@ -23,7 +23,7 @@ from farfield.dataloader.from_ase import read_structures, structures_from_atoms
 from farfield.dataloader.storage import files
 from farfield.dataloader.structures import Structures
 from farfield.simulate.batch_folder import BatchFolder
-from farfield.simulate.molecule_files import atoms_of, write_xyz
+from farfield.simulate.molecule_files import atoms_of, write_xyz, xyz_text
 from farfield.simulate.trained_sampler import (
     Progress,
     SampledMolecules,
@@ -155,7 +155,7 @@ def write_batch(job: SamplingJob, folder: BatchFolder, batch: int, found: Sample
     info["converged"] = found.converged.tolist()
     more = job.remarks(found, job.start[places], places)
     info |= {name: values.round(6).tolist() for name, values in more.items()}
-    write_xyz(folder.path(batch), atoms_of(found.structures, info))
+    folder.add(batch, xyz_text(atoms_of(found.structures, info)))
 
 
 def _write_way(path: Path, found: SampledMolecules, number: int) -> None:

@@ -191,7 +191,7 @@ def test_a_killed_run_goes_on_to_the_same_file(diffusions, start, tmp_path):
     _, whole = relax(diffusions["joint"], start, tmp_path / "whole.xyz", "--threads", "1")
     out = tmp_path / "parts.xyz"
     script = Script("-m", "simulate.relax_diffusion", *arguments(diffusions["joint"], start, out))
-    first = tmp_path / "parts.xyz.unfinished" / "batch_00000.xyz"
+    first = tmp_path / "parts.xyz.unfinished" / "batch_00000.part"
     deadline = time.monotonic() + 60
     while not first.exists() and time.monotonic() < deadline:
         time.sleep(0.005)

@@ -78,10 +78,18 @@ class KeptFiles:
         """What is kept of the program; None where it is missing or damaged, to be made again."""
         try:
             said = json.loads(self.facts.read_text(encoding="utf-8"))
-            whole = said["checksum"] == _checksum(self.library.read_bytes())
-        except (OSError, ValueError, KeyError):
+            whole = said.pop("checksum") == self._checksum_with(said)
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
             return None
         return said if whole else None
+
+    def keep(self, said: dict) -> None:
+        """Write what is known of the program, with a checksum over it and the library."""
+        content = {**said, "checksum": self._checksum_with(said)}
+        _write_whole(self.facts, json.dumps(content, indent=1).encode())
+
+    def _checksum_with(self, said: dict) -> str:
+        return _checksum(self.library.read_bytes(), json.dumps(said, sort_keys=True).encode())
 
     def load(self, make: Callable[[], tuple[Trace, dict]]) -> tuple[object, dict]:
         """The runner of the program, and its facts.
@@ -95,8 +103,7 @@ class KeptFiles:
             traced, said = make()
             _load_edge_sums()
             _compile(traced, self.library)
-            said["checksum"] = _checksum(self.library.read_bytes())
-            _write_whole(self.facts, json.dumps(said, indent=1).encode())
+            self.keep(said)
 
         _load_edge_sums()
         return torch._C._aoti.AOTIModelContainerRunnerCpu(str(self.library), 1), said

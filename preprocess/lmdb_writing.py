@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from farfield.common.folder_lock import only_process
 from farfield.common.log import count_bar
 from farfield.common.quantities import file_size
 from farfield.dataloader.graphs import NeighborStore
@@ -61,6 +62,13 @@ def make_lmdb(path: str | Path, plan: FolderPlan, rebuild: bool = False) -> None
     made from something else, and for what cannot be read or written.
     """
     path = Path(path)
+    with only_process(path.with_name(f".{path.name}.lock"), "--out"):
+        _make_alone(path, plan, rebuild)
+    report(path)
+
+
+def _make_alone(path: Path, plan: FolderPlan, rebuild: bool) -> None:
+    """The same, where no other process makes the file."""
     if path.exists() and not rebuild:
         _check_same(path, plan)
     else:
@@ -73,7 +81,6 @@ def make_lmdb(path: str | Path, plan: FolderPlan, rebuild: bool = False) -> None
             raise ValueError(
                 f"--out {path} cannot be written ({error.strerror}); give another --out"
             ) from None
-    report(path)
 
 
 def _check_same(path: Path, plan: FolderPlan) -> None:

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from farfield.common.folder_lock import only_process
 from farfield.common.session import Interrupted
 from farfield.dataloader.storage import files
 from farfield.dataloader.storage.files import REBUILD_HINT
@@ -24,9 +25,15 @@ SHOWN_DIGITS = 12  # of a checksum in a message
 def being_made(folder: Path) -> Iterator[None]:
     """A folder whose files the caller writes inside the block.
 
-    ``ValueError`` if the folder cannot be made. Ctrl-C ends in one line that says how to continue.
+    ``ValueError`` if the folder cannot be made, and while another process is in it. Ctrl-C ends in
+    one line that says how to continue.
     """
-    new = not folder.exists()
+    with only_process(folder, "--out"):
+        yield from _being_made(folder)
+
+
+def _being_made(folder: Path) -> Iterator[None]:
+    """The same, where no other process is in the folder."""
     try:
         files.make_folder(folder)
     except OSError as error:
@@ -40,10 +47,6 @@ def being_made(folder: Path) -> Iterator[None]:
         raise Interrupted(
             f"interrupted; the same command, without --rebuild, makes what {folder} lacks"
         ) from None
-    finally:
-        # a refused command leaves no empty folder
-        if new and not any(folder.iterdir()):
-            folder.rmdir()
 
 
 def remove(paths: Iterable[Path]) -> None:

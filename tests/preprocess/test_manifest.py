@@ -69,6 +69,13 @@ def test_another_source_is_refused_also_after_reading_the_manifest_again(tmp_pat
         again.check_source({"all": [tmp_path / "raw"]})
 
 
+def test_a_second_process_is_refused_while_a_folder_is_made(tmp_path):
+    refused = pytest.raises(ValueError, match="new is in use by another process; .* --out")
+    with being_made(tmp_path / "new"), refused, being_made(tmp_path / "new"):
+        pytest.fail("two are inside")
+    assert not (tmp_path / "new").exists()  # it stayed empty
+
+
 def test_an_interruption_says_how_to_go_on_and_a_folder_that_cannot_be_is_refused(tmp_path):
     with (
         pytest.raises(

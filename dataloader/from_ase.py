@@ -26,6 +26,7 @@ from farfield.dataloader.storage.edge_layout import directed_edges
 from farfield.dataloader.structure_inputs import find_input, is_number
 from farfield.dataloader.structures import Structures
 from farfield.models.batch import AtomBatch
+from farfield.models.elements import MAX_ATOMIC_NUMBER
 from farfield.models.graph_ops import GraphIndex
 
 MAX_REASON = 120  # characters of a reader's own message
@@ -223,6 +224,11 @@ def check_structures(atoms: Sequence[Atoms]) -> None:
         name = "the structure" if len(atoms) == 1 else f"structure {index}"
         if not len(one):
             raise ValueError(f"{name} has no atoms; give at least one")
+        if not ((one.numbers >= 1) & (one.numbers <= MAX_ATOMIC_NUMBER)).all():
+            raise ValueError(
+                f"atomic numbers of {name} must be in 1 .. {MAX_ATOMIC_NUMBER}, got "
+                f"{one.numbers.min()} .. {one.numbers.max()}; correct the structure"
+            )
         if not (np.isfinite(one.positions).all() and np.isfinite(one.cell.array).all()):
             raise ValueError(
                 f"positions and cell of {name} must be finite, got nan or inf; correct the "

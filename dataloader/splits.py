@@ -8,6 +8,7 @@ evaluated.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -43,21 +44,18 @@ class Split:
     settings: dict
 
     def __post_init__(self):
-        owner = np.full(self.count, -1, np.int64)
-        for number, name in enumerate(SPLITS):
+        for name in SPLITS:
             part = np.asarray(getattr(self, name))
             self._check_part(name, part)
-
-            # no structure may be in two splits
-            taken = owner[part] >= 0
-            if taken.any():
-                twice = part[taken][0]
-                raise ValueError(
-                    f"structure {twice} is in {SPLITS[owner[twice]]} and in {name}; the splits "
-                    "must not overlap"
-                )
-            owner[part] = number
             setattr(self, name, part.astype(np.int64))
+
+        # no structure may be in two splits
+        for one, other in itertools.combinations(SPLITS, 2):
+            twice = np.intersect1d(getattr(self, one), getattr(self, other))
+            if len(twice):
+                raise ValueError(
+                    f"structure {twice[0]} is in {one} and in {other}; the splits must not overlap"
+                )
 
     def _check_part(self, name: str, part: np.ndarray) -> None:
         """Indices of one split: whole numbers, some, inside the data, each once."""
@@ -98,13 +96,19 @@ class Split:
         ``data_hash`` (None: any).
         """
         content = files.read_npz(path, (*SPLITS, "metadata"), REBUILD_HINT)
-        words = json.loads(str(content.pop("metadata")))
-        if data_hash is not None and words["data_hash"] != data_hash:
+        try:
+            words = files.parse_json(str(content.pop("metadata")))
+            found = cls(**content, **words)
+            if not isinstance(found.data_hash, str) or not isinstance(found.settings, dict):
+                raise TypeError("its hash is no text, or its settings have no names")
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error}); {REBUILD_HINT}") from None
+        if data_hash is not None and found.data_hash != data_hash:
             raise ValueError(
-                f"{path} splits another data set (hash {words['data_hash'][:12]}..., the data here "
+                f"{path} splits another data set (hash {found.data_hash[:12]}..., the data here "
                 f"have {data_hash[:12]}...); {REBUILD_HINT}"
             )
-        return cls(**content, **words)
+        return found
 
 
 def make_split(
@@ -123,6 +127,25 @@ def make_split(
     where it reads index lists, these are of structures. ``ValueError`` for an unknown name, for
     more structures than there are, and for splits that are empty or overlap.
     """
+    try:
+        return _split_by_rule(name, count, data_hash, options, test_count, groups)
+    except ValueError as error:
+        # lists of a file: the message says which one
+        file = options.path if "path" in PROTOCOLS.find(name).reads else None
+        if file is None or str(file) in str(error):
+            raise
+        raise ValueError(f"{file}: {error}") from None
+
+
+def _split_by_rule(
+    name: str,
+    count: int,
+    data_hash: str,
+    options: SplitOptions,
+    test_count: int,
+    groups: np.ndarray | None,
+) -> Split:
+    """The same, without the file in messages."""
     rule = PROTOCOLS.find(name)
     settings = {"name": name, **dataclasses.asdict(options), "test_count": test_count}
     members = None if groups is None or "path" in rule.reads else groups[: count - test_count]

@@ -84,10 +84,22 @@ def read_recipe(path: Path) -> dict[str, dict[str, Any]]:
         options = recipe[part]
         if not isinstance(options, Mapping) or needed not in options:
             raise ValueError(f"{path}: {part} must hold options, {needed} among them")
+        if name := _odd_name(options):
+            raise ValueError(f"{path}: {part} names the option {name}, names must be words")
     for part in ("preprocess", "train"):
         check_choice(f"{path}: script of {part}", recipe[part].get("script"), group_scripts(part))
     check_choice(f"{path}: sample of smoke", recipe["smoke"]["sample"], samples())
     return {part: dict(options) for part, options in recipe.items()}
+
+
+def _odd_name(options: Mapping) -> str:
+    """The first name that is no word, also inside sections; "" where all are words."""
+    for name, value in options.items():
+        if not isinstance(name, str):
+            return repr(name)
+        if isinstance(value, Mapping) and (odd := _odd_name(value)):
+            return odd
+    return ""
 
 
 def samples() -> list[str]:

@@ -18,7 +18,6 @@ A batch of any windows is one gather: 0.3 ms for 128 simulations.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -127,7 +126,7 @@ def _single_precision(path: str | Path, name: str, values: np.ndarray) -> np.nda
 
 def _read_metadata(path: str | Path, text: str) -> dict:
     try:
-        metadata = json.loads(text)
+        metadata = files.parse_json(text)
     except ValueError as error:
         raise ValueError(f"{path} is damaged (metadata: {error}); {HINT}") from None
     if not isinstance(metadata, dict):

@@ -102,7 +102,10 @@ def _frames(
     for key in keys:
         try:
             with file.reading() as get:
-                frame = made(get(key))
+                content = get(key)
+                if content is None:  # the key stands in a damaged page
+                    raise _Unreadable("it is missing")
+                frame = made(content)
         except _Unreadable as error:
             raise ValueError(f"{file.path}: record {key.decode()}: {error}") from None
         yield frame
@@ -115,13 +118,18 @@ def _row_frame(content: memoryview) -> ase.Atoms:
     """A row as a frame."""
     try:
         row = json.loads(zlib.decompress(content), object_hook=_array)
-    except (zlib.error, ValueError) as error:
-        raise _Unreadable(f"it cannot be unpacked ({error})") from None
+    except (zlib.error, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise _Unreadable(f"it cannot be unpacked ({_line(error)})") from None
     if not isinstance(row, dict):
         raise _Unreadable(f"it holds {type(row).__name__}, not a row of a database")
 
     # numbers of the user, and what a calculator of ASE has left
-    words = dict(row.get("key_value_pairs") or {}) | dict(row.get("data") or {})
+    words = {}
+    for part in ("key_value_pairs", "data"):
+        held = row.get(part) or {}
+        if not isinstance(held, dict):
+            raise _Unreadable(f"its {part} are {type(held).__name__}, not names with values")
+        words |= held
     labels = {
         name: row[name]
         for name in ("energy", "free_energy", "forces", "stress", "dipole", "charges", "magmoms")
@@ -183,8 +191,8 @@ def _frame(numbers, positions, cell, periodic, words: Mapping[str, Any]) -> ase.
         cell = None if cell is None else np.asarray(cell, np.float64).reshape(3, 3)
         periodic = None if periodic is None else np.asarray(periodic, bool).reshape(-1)
         frame = ase.Atoms(numbers, positions, cell=cell, pbc=periodic)
-    except (ValueError, TypeError) as error:
-        raise _Unreadable(f"it is no structure ({str(error).splitlines()[0]})") from None
+    except (ValueError, TypeError, OverflowError, IndexError, KeyError) as error:
+        raise _Unreadable(f"it is no structure ({_line(error)})") from None
 
     frame.info = {
         name: _value(value)
@@ -192,6 +200,10 @@ def _frame(numbers, positions, cell, periodic, words: Mapping[str, Any]) -> ase.
         if name not in NOT_KEPT and isinstance(name, str)
     }
     return frame
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _value(value: Any) -> Any:

@@ -101,6 +101,16 @@ def read_protein(path: Path, min_residues: int = 1) -> ReadBackbones:
     ``ValueError`` in one line for a file that cannot be read, has no backbone, or has positions
     that are not finite, and where gemmi is missing.
     """
+    try:
+        return _read_protein(path, min_residues)
+    except UnicodeDecodeError as error:  # a name of an atom, a residue or a chain
+        raise ValueError(
+            f"{path} cannot be read as PDB or mmCIF ({error}); give another file"
+        ) from None
+
+
+def _read_protein(path: Path, min_residues: int) -> ReadBackbones:
+    """The same, where all names are text."""
     model = _first_model(path)
     chains, left_out, seen = [], 0, False
     for chain in model:

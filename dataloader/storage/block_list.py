@@ -74,7 +74,7 @@ def _block_list(path: Path, hint: str) -> tuple[int, list[str]]:
         # nothing that the list says is believed before its own checksum fits
         try:
             file.seek(start)
-            words = json.loads(file.read(length))
+            words = files.parse_json(file.read(length))
             checksum = words.pop("checksum")
             if files.json_checksum(words) != checksum or words["bytes"] != start:
                 raise ValueError("another checksum")

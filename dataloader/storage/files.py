@@ -21,6 +21,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -148,6 +149,14 @@ def write_json(path: str | Path, content) -> None:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The value of a json text; ``ValueError`` for a damaged one, and one nested too deep."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
 def read_json(path: str | Path, hint: str) -> dict:
     """The dictionary of a json file.
 
@@ -156,7 +165,7 @@ def read_json(path: str | Path, hint: str) -> dict:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist; {hint}") from None
     except NotADirectoryError:

@@ -185,7 +185,7 @@ class StructureLmdb:
         header = None
         if content is not None:
             try:
-                header = json.loads(bytes(content))
+                header = files.parse_json(bytes(content))
             except ValueError:
                 header = None
         if not isinstance(header, dict) or header.get("what") != WHAT:

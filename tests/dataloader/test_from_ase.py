@@ -13,6 +13,7 @@ from farfield.dataloader.datasets.potential_data import MoleculeDataset
 from farfield.dataloader.datasets.property_data import PropertyDataset
 from farfield.dataloader.from_ase import (
     batch_from_atoms,
+    check_structures,
     molecule_batch_from_atoms,
     read_structures,
     structures_from_atoms,
@@ -130,3 +131,10 @@ def test_a_structure_that_the_file_does_not_have_is_named(tmp_path, suffix):
             ValueError, match=rf"one\.{suffix} has no structure {index}; give another --index"
         ):
             read_structures(path, index)
+
+
+@pytest.mark.parametrize("number", [0, 119, 2**62])
+def test_a_number_that_no_element_has_is_refused(number):
+    atoms = Atoms(numbers=[1, number], positions=np.eye(2, 3))
+    with pytest.raises(ValueError, match=r"atomic numbers of the structure must be in 1 \.\. 118"):
+        check_structures([atoms])

@@ -149,7 +149,7 @@ def test_index_file(tmp_path):
     assert split.train.tolist() == [4, 2]
     assert sizes(split) == (2, 1, 1)
     with pytest.raises(
-        ValueError, match=r"test must hold indices 0 \.\. 8 of the data, got 9 \.\. 9"
+        ValueError, match=r"own.npz: test must hold indices 0 \.\. 8 of the data, got 9 \.\. 9"
     ):
         make("file", 9, path=str(tmp_path / "own.npz"))
     np.savez(tmp_path / "own.npz", train=[4, 2], val=[2], test=[9])

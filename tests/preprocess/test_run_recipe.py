@@ -138,3 +138,11 @@ def test_options_behind_the_file_go_to_the_training(tmp_path, monkeypatch):
         *("--molecule", "DHA")
     ]
     assert sys.argv[0] == "farfield train md22"
+
+
+@pytest.mark.parametrize("odd", ["7: 3", "data: {true: 1}"])
+def test_names_of_options_are_words(odd, tmp_path):
+    text = (ROOT / "configs" / "md22_DHA.yaml").read_text()
+    (tmp_path / "odd.yaml").write_text(text.replace("train:\n", f"train:\n  {odd}\n", 1))
+    with pytest.raises(ValueError, match="odd.yaml: train names the option (7|True), names must"):
+        run_recipe.read_recipe(tmp_path / "odd.yaml")

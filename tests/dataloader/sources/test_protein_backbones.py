@@ -187,3 +187,10 @@ def test_names_that_cannot_be_read_are_refused(tmp_path):
         (tmp_path / name).touch()
     with pytest.raises(ValueError, match="name of one structure, which could then train and test"):
         find_protein_files([tmp_path])
+
+
+def test_names_that_are_no_text_are_refused(tmp_path):
+    path = write_lines(tmp_path / "odd.pdb", *residue_lines("GLY", 1, np.eye(4, 3)))
+    path.write_bytes(path.read_bytes().replace(b"CA ", b"C\xbe "))
+    with pytest.raises(ValueError, match="odd.pdb cannot be read as PDB or mmCIF"):
+        read_protein(path)

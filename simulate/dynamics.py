@@ -32,9 +32,20 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from farfield.common.session import Interrupted, SignalWatch, cpu_seconds
 from farfield.dataloader.storage import files
+from farfield.dataloader.storage.seals import check_sealed_npz, write_sealed_npz
 from farfield.dataloader.structure_inputs import find_input
 from farfield.models.choices import Registry
 from farfield.simulate.further_content import add_further_content, further_content
+from farfield.simulate.md_records import (
+    HINT,
+    LENGTHS,
+    LOG,
+    RECORDS,
+    STATE,
+    SUMS,
+    TRAJECTORY,
+    check_records,
+)
 from farfield.simulate.start_checks import check_masses
 from farfield.simulate.velocities import (
     counted_degrees,
@@ -46,8 +57,6 @@ from farfield.simulate.velocities import (
 if TYPE_CHECKING:
     from ase.md.md import MolecularDynamics
 
-LOG, TRAJECTORY, STATE = "log.csv", "trajectory.extxyz", "state.npz"
-RECORDS = (LOG, TRAJECTORY)
 COLUMNS = ("step", "time_fs", "potential_eV", "kinetic_eV", "total_eV", "temperature_K")
 STATE_ARRAYS = (
     "step",
@@ -60,12 +69,10 @@ STATE_ARRAYS = (
     "momenta",
     "cell",
     "pbc",
-    "lengths",
+    LENGTHS,
 )
 INPUT = "input_"  # prefix of the further inputs of the network in a state
-SUMS = "sums"  # SHA-256 of the records, as long as they were
 FURTHER = "further"  # what else a structure holds; states of earlier versions lack it
-HINT = "start again with --overwrite"
 
 
 class Ensemble(NamedTuple):
@@ -206,14 +213,13 @@ class Simulation:
             "cell": atoms.cell.array,
             "pbc": atoms.pbc,
             FURTHER: further_content(atoms),
-            "lengths": np.array([os.path.getsize(self.folder / name) for name in RECORDS]),
+            LENGTHS: np.array([os.path.getsize(self.folder / name) for name in RECORDS]),
             SUMS: np.array([self.sums[name].hexdigest() for name in RECORDS]),
         }
         state |= {INPUT + name: value for name, value in self.inputs.items()}
 
         # a killed session leaves the state before, or this one
-        with files.atomic_write(self.folder / STATE) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **{name: np.asarray(value) for name, value in state.items()})
+        write_sealed_npz(self.folder / STATE, state)
 
     def verify(self, state: dict[str, np.ndarray]) -> None:
         """Raise ValueError for a state that this run cannot continue from."""
@@ -229,28 +235,11 @@ class Simulation:
                 f"of its start, or {HINT}"
             )
 
-        # a log or trajectory that lost frames
-        for name, length in zip(RECORDS, state["lengths"].tolist(), strict=True):
-            file = self.folder / name
-            found = os.path.getsize(file) if file.is_file() else 0
-            if found < length:
-                raise ValueError(
-                    f"{file} has {found} bytes, {STATE} counts on {length}; bring it back, "
-                    f"or {HINT}"
-                )
-            self.sums[name] = _sum_of(file, length)
-
-        # states of earlier versions hold no checksums
-        for name, expected in zip(RECORDS, state.get(SUMS, np.array([])).tolist(), strict=False):
-            if self.sums[name].hexdigest() != expected:
-                raise ValueError(
-                    f"{self.folder / name} is damaged: what was recorded before the last state "
-                    f"has changed; bring it back, or {HINT}"
-                )
+        self.sums = check_records(self.folder, state)
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Continue from a verified state."""
-        for name, length in zip(RECORDS, state["lengths"].tolist(), strict=True):
+        for name, length in zip(RECORDS, state[LENGTHS].tolist(), strict=True):
             os.truncate(self.folder / name, length)
         self.degrees = self._degrees_of_log()
         # they obey their constraints already, to the last bit
@@ -338,16 +327,6 @@ class Simulation:
         return text.getvalue()
 
 
-def _sum_of(path: Path, length: int):
-    """SHA-256 of the first bytes of a file, to be continued."""
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        while length and (part := file.read(min(length, files.BLOCK_BYTES))):
-            found.update(part)
-            length -= len(part)
-    return found
-
-
 def read_state(
     path: Path, inputs: Sequence[str] = (), optional_inputs: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
@@ -359,6 +338,7 @@ def read_state(
     files.read_npz(path, (), HINT)  # whole and readable
     with np.load(path, allow_pickle=False) as archive:
         held = set(archive.files)
+    check_sealed_npz(path, held, HINT)
     there = [name for name in optional_inputs if INPUT + name in held]
     names = dict.fromkeys(INPUT + name for name in (*inputs, *there))
     said = held & {"compiled", FURTHER, SUMS}  # earlier versions compiled nothing and kept less

@@ -19,7 +19,8 @@ import numpy as np
 
 from farfield.dataloader.sources.npz import CELL, COUNTS, KEYS
 from farfield.dataloader.storage import files
-from farfield.simulate.dynamics import TRAJECTORY
+from farfield.models.elements import MAX_ATOMIC_NUMBER
+from farfield.simulate.md_records import TRAJECTORY, check_trajectory
 
 HINT = "give a trajectory that ASE reads, or an npz with atomic numbers and positions"
 LENGTH_UNITS = ("ang", "angstrom")  # what npz files call it
@@ -71,12 +72,15 @@ def read_frames(
 
     frame_time: time between frames, fs (None: as the file says). progress: called with the number
     of frames read since the last call. FileNotFoundError or ValueError in one line for a file that
-    cannot be read, has no frame, or holds several structures.
+    cannot be read, has no frame, or holds several structures, and for a run folder whose records
+    are not as its state says.
     """
     path = Path(path)
     file = path / TRAJECTORY if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"trajectory {file} does not exist; {HINT}")
+    if path.is_dir():
+        check_trajectory(path, f"give {file} itself to read it as it is")
     frames = _of_npz(file) if file.suffix == ".npz" else _of_ase(file, progress)
     frames = dataclasses.replace(frames, name=str(path))
     if frame_time is not None:
@@ -116,7 +120,7 @@ def _of_npz(file: Path) -> Frames:
     if CELL in content:
         raise ValueError(f"{file} has cells, and does not say which directions repeat; {HINT}")
     _check_frames(file, len(positions))
-    numbers = numbers.astype(np.int64)
+    numbers = _elements(file, numbers)
     return Frames("", numbers, atomic_masses[numbers], positions.astype(np.float64))
 
 
@@ -154,12 +158,13 @@ def _of_ase(file: Path, progress: Callable[[int], object]) -> Frames:
                 "frame 0; give frames of one structure"
             )
 
+    numbers = _elements(file, first.numbers)
     has_momenta = all(atoms.has("momenta") for atoms in found)
     energies = [_energy(atoms) for atoms in found]
     times = [atoms.info.get("time_fs") for atoms in found]
     return Frames(
         name="",
-        numbers=first.numbers.astype(np.int64),
+        numbers=numbers,
         masses=first.get_masses(),
         positions=np.stack([atoms.positions for atoms in found]),
         cells=np.stack([atoms.cell.array for atoms in found]) if first.pbc.any() else None,
@@ -168,6 +173,18 @@ def _of_ase(file: Path, progress: Callable[[int], object]) -> Frames:
         momenta=np.stack([atoms.get_momenta() for atoms in found]) if has_momenta else None,
         potential=None if None in energies else np.array(energies, np.float64),
     )
+
+
+def _elements(file: Path, numbers: np.ndarray) -> np.ndarray:
+    """The atomic numbers (atoms,) as whole numbers; ``ValueError`` for one that no element has."""
+    found = np.asarray(numbers).astype(np.int64)
+    wrong = (found < 1) | (found > MAX_ATOMIC_NUMBER) | (found != numbers)
+    if wrong.any():
+        raise ValueError(
+            f"{file}: atomic numbers must be whole numbers in 1 .. {MAX_ATOMIC_NUMBER}, got "
+            f"{np.asarray(numbers)[wrong][0]}; {HINT}"
+        )
+    return found
 
 
 def _energy(atoms) -> float | None:

@@ -28,10 +28,11 @@ from easydict import EasyDict
 from farfield.common.argument_parser import OneLineParser
 from farfield.common.checkpoint import load_weights
 from farfield.common.script import run_script
-from farfield.common.yaml_files import load_yaml
+from farfield.common.yaml_files import read_yaml
 from farfield.dataloader.batch_shares import Share
 from farfield.dataloader.datasets.epoch_draws import EpochIndices
 from farfield.dataloader.storage import files
+from farfield.dataloader.storage.seals import check_sealed_npz, write_sealed_npz
 from farfield.train.step import StepResult
 
 if TYPE_CHECKING:
@@ -104,9 +105,8 @@ class BadStep:
         arrays = {WEIGHT + name: value for name, value in weights.items()}
         # numpy keeps nan, which json does not know
         arrays["loss"] = np.array(numbers.pop("loss"))
-        path = folder / BAD_STEP
-        with files.atomic_write(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, place=np.array(json.dumps(numbers)), rows=rows, **arrays)
+        place = np.array(json.dumps(numbers))
+        write_sealed_npz(folder / BAD_STEP, {"place": place, "rows": rows, **arrays})
 
     @classmethod
     def load(cls, folder: str | Path) -> BadStep:
@@ -114,11 +114,15 @@ class BadStep:
         path = Path(folder) / BAD_STEP
         content = files.read_npz(path, ("place", "rows", "loss"), HINT)
         with np.load(path, allow_pickle=False) as archive:
+            check_sealed_npz(path, archive.files, HINT)
             names = [name for name in archive.files if name.startswith(WEIGHT)]
         held = files.read_npz(path, names, HINT)
         weights = {name.removeprefix(WEIGHT): value for name, value in held.items()}
-        place = json.loads(str(content["place"]))
-        return cls(rows=content["rows"], loss=float(content["loss"]), weights=weights, **place)
+        try:
+            place = files.parse_json(str(content["place"]))
+            return cls(rows=content["rows"], loss=float(content["loss"]), weights=weights, **place)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error}); {HINT}") from None
 
 
 def _rows_of(chosen) -> np.ndarray:
@@ -138,7 +142,7 @@ def batches_again(folder: str | Path) -> tuple[Trainer, list]:
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give the folder of a run")
-    config = EasyDict(load_yaml(path.read_text(encoding="utf-8")))
+    config = EasyDict(read_yaml(path, unchanged=True))
     config.run.run_dir = str(folder)
     trainer, _ = build_trainer(config)
 

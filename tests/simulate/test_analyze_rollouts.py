@@ -178,3 +178,10 @@ def test_what_cannot_be_analysed_is_one_line(folder, tmp_path):
             analysed(tmp_path / "out", *arguments)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", [0, 119, 6.5, 2**62])
+def test_frames_of_no_element_are_refused(number, tmp_path):
+    np.savez(tmp_path / "odd.npz", z=np.array([number, 1]), R=np.zeros((2, 2, 3)))
+    with pytest.raises(ValueError, match="odd.npz: atomic numbers must be whole numbers in 1"):
+        read_frames(tmp_path / "odd.npz")

@@ -8,6 +8,7 @@ import pytest
 from ase.build import bulk, molecule
 
 from farfield.simulate import dynamics, run_md
+from farfield.simulate.rollout_frames import read_frames
 from farfield.simulate.start_checks import check_start
 
 
@@ -68,9 +69,27 @@ def test_a_flipped_bit_of_a_record_is_found_before_a_run_goes_on(record, potenti
     file.write_bytes(whole[:60] + bytes([whole[60] ^ 1]) + whole[61:])
     with pytest.raises(ValueError, match=f"{record} is damaged: .*bring it back"):
         run_md.main([*run, "--resume", "--steps", "6"])
+    with pytest.raises(ValueError, match=f"{record} is damaged: .*give .*extxyz itself"):
+        read_frames(tmp_path / "md")
+    assert len(read_frames(tmp_path / "md" / dynamics.TRAJECTORY)) == 3
 
     # what came after the state is cut off, as ever
     file.write_bytes(whole + b"half a fra")
     run_md.main([*run, "--resume", "--steps", "6"])
     assert file.read_bytes().startswith(whole)
+    assert len(read_frames(tmp_path / "md")) == 4
     run_md.main([*run, "--resume", "--steps", "8"])
+
+
+def test_no_array_of_a_state_is_lost_by_a_wrong_bit_of_its_name(potential, tmp_path):
+    """Of the arrays that a state may lack: constraints, checksums, whether it was compiled."""
+    run = ["--run-dir", str(tmp_path / "md"), "--no-progress", "--steps", "2"]
+    ase.io.write(tmp_path / "one.xyz", molecule("CH3CH2OH"))
+    run_md.main([*run, "--checkpoint", str(potential), "--structure", str(tmp_path / "one.xyz")])
+    path = tmp_path / "md" / dynamics.STATE
+    whole = path.read_bytes()
+    for name in (b"further.npy", b"sums.npy", b"compiled.npy"):
+        place = whole.rindex(name)  # in the directory at the end
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match="state.npz is damaged .*checksum"):
+            dynamics.read_state(path)

@@ -22,6 +22,7 @@ from farfield.dataloader.chemistry.molecule_graphs import molecule_graphs
 from farfield.dataloader.datasets.property_data import BOND_KINDS, centred_positions
 from farfield.dataloader.geometry_checks import check_geometry
 from farfield.dataloader.graphs import Neighbors, find_neighbors
+from farfield.dataloader.sources.extxyz_columns import check_columns
 from farfield.dataloader.storage.edge_layout import directed_edges
 from farfield.dataloader.structure_inputs import find_input, is_number
 from farfield.dataloader.structures import Structures
@@ -199,6 +200,7 @@ def read_structures(path: str | Path, index: int | str = ":", option: str = "--s
     formats = "a file that ASE reads (xyz, extxyz, cif, ...)"
     if not Path(path).is_file():
         raise FileNotFoundError(f"{option} {path} does not exist; give {formats}")
+    check_columns(path)
     try:
         # ASE gives the first structure where a count from the end is too large
         if isinstance(index, int) and index < 0:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from farfield.dataloader.sources.extxyz_columns import check_columns
 from farfield.dataloader.sources.npz import CELL, COUNTS, KEYS
 from farfield.dataloader.storage import files
 from farfield.models.elements import MAX_ATOMIC_NUMBER
@@ -140,6 +141,7 @@ def _of_ase(file: Path, progress: Callable[[int], object]) -> Frames:
     from ase.io import iread
 
     found = []
+    check_columns(file)
     try:
         for atoms in iread(file, index=":"):
             found.append(atoms)

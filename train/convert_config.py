@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # `python train/convert_config.py` in a checkout
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -53,6 +54,15 @@ def build_parser() -> OneLineParser:
     return parser
 
 
+def translated(path: Path) -> tuple[list[Line], dict[str, Any]]:
+    """What becomes of the options of a file; errors in one line that names it."""
+    content = read_published(path)
+    try:
+        return translate(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the command line."""
     options = build_parser().parse_args(argv)
@@ -64,8 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.out and Path(options.out).resolve() == Path(options.file).resolve():
         raise ValueError(f"--out {options.out} is the file to convert; give another name")
 
-    content = read_published(Path(options.file))
-    lines, sections = translate(content)
+    lines, sections = translated(Path(options.file))
     print(report(lines))
     _refuse(options.file, lines, options.skip_refused)
     print(f"network: {resolved(sections)}")

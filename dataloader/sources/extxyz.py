@@ -28,6 +28,7 @@ from farfield.dataloader.sources.charge_labels import (
     charge_label_names,
     with_charge_labels,
 )
+from farfield.dataloader.sources.extxyz_columns import check_columns
 from farfield.dataloader.sources.file_formats import FILE_FORMATS, FileFormat, FileReading
 from farfield.dataloader.sources.frame_labels import (
     LabelNames,
@@ -82,6 +83,7 @@ def read_extxyz(
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give an extended xyz file")
 
+    check_columns(path)
     read = list(_frames(path, progress))
     if not read:
         raise ValueError(f"{path} holds no frame; give an extended xyz file")

@@ -5,7 +5,7 @@ The arrays are described in dataloader.sources.qm9.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,7 @@ def read_ragged(
     files.read_npz(path, (COUNTS, NUMBERS, POSITIONS), OWN_HINT)
     with np.load(path, allow_pickle=False) as archive:
         content = files.read_npz(path, archive.files, OWN_HINT)
+    _check_numbers(path, content, (COUNTS, NUMBERS, POSITIONS), OWN_HINT)
     counts, numbers, positions = (content.pop(name) for name in (COUNTS, NUMBERS, POSITIONS))
     ids, smiles = content.pop(NUMBER, None), content.pop(SMILES, None)
     theory = str(content.pop("theory", ""))
@@ -100,6 +101,14 @@ def _take_properties(path: str | Path, content: dict[str, np.ndarray]) -> dict[s
     return values
 
 
+def _check_numbers(
+    path: str | Path, content: dict[str, np.ndarray], names: Iterable[str], hint: str
+) -> None:
+    for name in names:
+        if content[name].dtype.kind not in "fiub":
+            raise ValueError(f"{path}: {name} must be numbers, got {content[name].dtype}; {hint}")
+
+
 def _check_shapes(
     path: str | Path,
     arrays: dict[str, np.ndarray],
@@ -126,6 +135,19 @@ def read_edge_npz(
     not fit, other units.
     """
     content = files.read_npz(path, EDGE_ARRAYS, EDGE_HINT)
+    _check_numbers(path, content, EDGE_ARRAYS, EDGE_HINT)
+    try:
+        return _edge_molecules(path, content, uncharacterised)
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}; {EDGE_HINT}") from None
+
+
+def _edge_molecules(
+    path: str | Path, content: dict[str, np.ndarray], uncharacterised: np.ndarray | None
+) -> tuple[Structures, BondTable, Report]:
+    """The same, of arrays of numbers."""
     counts = content["n_node"].astype(np.int64).reshape(-1)
     edges = content["n_edge"].astype(np.int64).reshape(-1)
     atoms, total = int(counts.sum()), int(edges.sum())
@@ -154,7 +176,8 @@ def read_edge_npz(
 
 def _edge_elements(path: str | Path, content: dict, atoms: int, edges: int) -> np.ndarray:
     """Atomic numbers (atoms,); ``ValueError`` unless atoms and edges are one-hot."""
-    one_hot = content["node_attr"][:, : len(ELEMENTS)]
+    attributes = content["node_attr"]
+    one_hot = attributes[:, : len(ELEMENTS)] if attributes.ndim == 2 else attributes
     kinds = content["edge_attr"].astype(bool)
     good_atoms = one_hot.shape == (atoms, len(ELEMENTS)) and (one_hot.sum(1) == 1).all()
     good_edges = kinds.shape == (edges, BOND_KIND_COUNT) and (kinds.sum(1) <= 1).all()

@@ -77,8 +77,20 @@ def assemble(
     """Structures with labels, their bonds and a report of what was left out.
 
     Molecules are sorted by number; broken and uncharacterised ones are left out; atomisation
-    energies are made. ``ValueError`` if none is left.
+    energies are made. ``ValueError`` that names the source if none is left, or one cannot be right.
     """
+    try:
+        return _assembled(molecules, uncharacterised)
+    except ValueError as error:
+        if molecules.source in str(error):
+            raise
+        raise ValueError(f"{molecules.source}: {error}") from None
+
+
+def _assembled(
+    molecules: Molecules, uncharacterised: np.ndarray | None
+) -> tuple[Structures, BondTable | None, Report]:
+    """The same, without the source in messages."""
     count, ids = len(molecules.counts), molecules.ids
     selection = _Selection(molecules)
     _leave_out_infinite(molecules, selection)

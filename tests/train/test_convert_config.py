@@ -141,6 +141,11 @@ def test_layers_that_are_counted_twice_must_agree(tmp_path, capsys):
     assert "num_layers: 3  attn_type first-order2+fmm-node2 has 4 layers" in capsys.readouterr().out
 
 
+def test_a_schedule_that_cannot_be_read_is_refused_with_the_file(tmp_path):
+    with pytest.raises(ValueError, match="published.yaml: schedule 'firsd-order' names"):
+        converted(tmp_path, FLAT | {"backbone_config": {"attn_type": "firsd-order"}})
+
+
 def test_every_option_of_a_file_is_accounted_for(tmp_path, capsys):
     converted(tmp_path, FLAT)
     text = capsys.readouterr().out

@@ -10,8 +10,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import voigt_6_to_full_3x3_stress
 from ase.units import GPa
 
+from farfield.dataloader.from_ase import read_structures
 from farfield.dataloader.sources.extxyz import read_extxyz
 from farfield.dataloader.units import Units
+from farfield.simulate.rollout_frames import read_frames
 from tests.support.molecule_data import random_crystals, random_structures
 
 
@@ -297,3 +299,12 @@ def test_stress_that_cannot_be_one(tmp_path):
     ase.io.write(tmp_path / "set.xyz", frames, format="extxyz")
     with pytest.raises(ValueError, match="frame 1: 'REF_stress' must be a symmetric matrix"):
         read_extxyz(tmp_path / "set.xyz")
+
+
+@pytest.mark.parametrize("read", [read_extxyz, read_frames, read_structures])
+def test_a_comment_line_that_promises_many_columns_is_refused(read, tmp_path):
+    path = tmp_path / "wide.xyz"
+    frame = "1\nProperties=species:S:1:pos:R:{} energy=1\nH 0 0 0\n"
+    path.write_text(frame.format(3) + frame.format("3" + "0" * 30))
+    with pytest.raises(ValueError, match="wide.xyz promises 30000000000000000000 columns"):
+        read(path)

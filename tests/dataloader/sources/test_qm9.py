@@ -271,6 +271,13 @@ def test_missing_damaged_and_empty_files(tmp_path):
         read_sdf(tmp_path / "empty")
 
 
+def test_a_molecule_that_cannot_be_is_named_with_its_archive(tmp_path):
+    far = METHANE.replace("1.0858041578", "1085804157.0")
+    qm9_data.write_archive(tmp_path / "far.tar", {"one.xyz": far}, "w")
+    with pytest.raises(ValueError, match="far.tar: atom . of structure 0 is more than"):
+        read_archive(tmp_path / "far.tar")
+
+
 def test_free_atoms_add_up():
     """Sums do not depend on how atoms are grouped; free atoms are ideal gases; hydrogen has -1/2
     hartree but for 0.06 %.

@@ -89,3 +89,23 @@ def test_ragged_file_that_does_not_fit(tmp_path, change, message):
     np.savez(tmp_path / "a.npz", **arrays | change)
     with pytest.raises(ValueError, match=rf"a\.npz.*{message}"):
         read_ragged(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n_node": np.array(["", "x"])},
+        {"node_attr": np.ones(7)},
+        {"src": np.array([b""])},
+        {"targets": np.array(3.0)},
+        {"n_edge": -np.ones(14, int)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_odd_arrays_of_the_edge_file_are_refused_with_its_name(change, tmp_path):
+    whole, raw, found = labelled_molecules()
+    table = found.table
+    edges = qm9_data.edge_arrays(whole, table.ends, table.kinds, table.counts, raw)
+    np.savez(tmp_path / "edge.npz", **edges | change)
+    with pytest.raises(ValueError, match="edge.npz: .*; download qm9_edge.npz again"):
+        read_edge_npz(tmp_path / "edge.npz")

@@ -16,7 +16,7 @@ from importlib import metadata
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from farfield.common.checkpoint_formats import FIRST_SEALED, FORMAT, READABLE, converted
 from farfield.common.revision import source_revision
@@ -167,6 +167,14 @@ def read_run(path, device="cpu") -> dict:
                 f"checkpoint {path} is not of a run: it has no {name}; give the {BEST} or {LAST} "
                 "of a run folder"
             )
+
+    for name in ("weights", "averaged"):
+        for key, value in (content[name] or {}).items():
+            if not isinstance(key, str) or not isinstance(value, Tensor):
+                raise ValueError(
+                    f"checkpoint {path} is not of a run: {key!r} in its {name} is no weight; give "
+                    "another, or train again"
+                )
 
     for section in SECTIONS:
         if not isinstance(content["config"].get(section), dict):

@@ -103,3 +103,15 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     checkpoint.save_checkpoint(path, content)
     with pytest.raises(ValueError, match=r"1 weights that are not finite \(0.weight\)"):
         TrainedRun.read(path)
+
+
+@pytest.mark.parametrize("part", ["weights", "averaged"])
+def test_entries_that_are_no_weights_are_refused(part, tmp_path):
+    trainer = toy_trainer(tmp_path, "--epochs", "1", "--ema-decay", "0.9")
+    trainer.fit()
+    path = tmp_path / checkpoint.BEST
+    content = checkpoint.read_run(path)
+    content[part] = {**content[part], "0.weight": [1.0]}
+    checkpoint.save_checkpoint(path, content)
+    with pytest.raises(ValueError, match=f"'0.weight' in its {part} is no weight"):
+        TrainedRun.read(path)

@@ -112,6 +112,8 @@ def read_protein(path: Path, min_residues: int = 1) -> ReadBackbones:
 def _read_protein(path: Path, min_residues: int) -> ReadBackbones:
     """The same, where all names are text."""
     model = _first_model(path)
+
+    # bonded stretches of every chain
     chains, left_out, seen = [], 0, False
     for chain in model:
         for piece in pieces(_residues(path, chain)):

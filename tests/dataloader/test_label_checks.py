@@ -62,6 +62,10 @@ PLANTED = {
         lambda one: changed(one, positions=BOHR * one.positions),
         "positions are in bohr and forces per Angstrom",
     ),
+    "per bohr": (
+        lambda one: changed(one, forces=one.forces / BOHR),
+        "forces are per bohr and positions in Angstrom",
+    ),
     "nm": (lambda one: changed(one, positions=one.positions / 10), "--length-unit nm"),
     "shuffled": (shuffled, "energies do not follow the forces"),
     "one energy": (one_energy, f"more than the forces explain: frame {FRAME} \\((99.9|100)"),

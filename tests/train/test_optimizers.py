@@ -39,6 +39,25 @@ def test_the_cosine_ends_at_the_smallest_rate_and_is_half_way_in_the_middle():
         )
 
 
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_goes_on_where_it_was_saved(name):
+    def steps_of(schedule, optimizer, first, last):
+        rates = []
+        for step in range(first, last):
+            optimizer.step()
+            schedule.after_step(step / 20)
+            schedule.after_validation(1.0)  # no progress: a plateau halves the rate
+            rates.append(optimizer.param_groups[0]["lr"])
+        return rates
+
+    whole, saved, resumed = (schedule_of(name, "--plateau-patience", "2") for _ in range(3))
+    rates = steps_of(*whole, 0, 20)
+    assert steps_of(*saved, 0, 12) == rates[:12]
+    for new, old in zip(resumed, saved, strict=True):
+        new.load_state_dict(old.state_dict())
+    assert steps_of(*resumed, 12, 20) == rates[12:]
+
+
 def test_the_average_forgets_the_initial_weights_early_and_is_slow_late():
     model = nn.Linear(1, 1, bias=False)
     averaged = averaged_model(model, 0.99)

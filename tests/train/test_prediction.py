@@ -9,6 +9,7 @@ import time
 import ase.io
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
@@ -75,7 +76,10 @@ def test_a_compiled_potential_predicts_the_same(
 
 def test_a_batch_predicts_what_the_calculator_says(potential, structures):
     model, calculator = load(potential), FarfieldCalculator(potential)
-    results = model.predict(structures, max_atoms=9)
+    batches: list[int] = []
+    results = model.predict(structures, max_atoms=9, progress=batches.append)
+    # of 5, 3, 7, 4 and 2 atoms, open ones first
+    assert batches == [2, 1, 2] * 2
     for atoms, result in zip(structures, results, strict=True):
         assert result["energy"] == pytest.approx(calculator.get_potential_energy(atoms), abs=1e-5)
         np.testing.assert_allclose(result["forces"], calculator.get_forces(atoms), atol=1e-5)
@@ -164,14 +168,20 @@ def test_a_predictor_shows_what_it_predicts(potential):
     assert shown.endswith("float32 on cpu)")
 
 
-def test_data_that_are_not_here_are_to_be_named(potential, tmp_path, monkeypatch):
+def test_data_that_moved_are_named_and_read_with_the_threads_of_the_run(
+    potential, tmp_path, monkeypatch
+):
     content = checkpoint.read_run(potential)
     there, content["config"]["data"]["data_path"] = content["config"]["data"]["data_path"], "gone"
     checkpoint.save_checkpoint(tmp_path / "moved.pt", content)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="gone, does not exist .*; give --data-path DIR$"):
         evaluate.main(["moved.pt"])
+
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
     evaluate.main(["moved.pt", "--data-path", there])
+    assert threads == [content["config"]["run"]["threads"]]
 
 
 @pytest.fixture

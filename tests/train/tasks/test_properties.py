@@ -1,9 +1,12 @@
 """Laws of the property task: baselines against formulas, weights of targets."""
 
 import numpy as np
+import pytest
 
-from farfield.train.tasks.properties import parse_weights
+from farfield.train.losses import WeightedLoss
+from farfield.train.tasks.properties import PropertyTask, parse_weights
 from farfield.train.tasks.property_baselines import LINEAR, MEAN, Baselines
+from farfield.train.tasks.task import Evaluation
 
 
 def test_a_linear_law_of_the_elements_is_found_exactly():
@@ -24,3 +27,16 @@ def test_weights_are_read():
         parse_weights("U0=2, gap=0.5", ["U0", "gap", "mu"]) == {"U0": 2.0, "gap": 0.5}
         and parse_weights(None, ["U0"]) == {}
     )
+
+
+def test_selection_is_the_mean_error_relative_to_the_mean():
+    task = PropertyTask(WeightedLoss("mae", {"gap": 1.0, "mu": 1.0}, 1.0), None)
+    gap, mu = task.curves
+    errors = {gap: 0.1, mu: 0.3}
+    means = {MEAN: {gap: 0.5, mu: 0.6}}
+    assert task.selection(Evaluation(errors, means)) == pytest.approx((0.2 + 0.5) / 2)
+
+    # nothing to learn where all molecules are the same
+    means[MEAN][mu] = 0.0
+    with pytest.raises(ValueError, match="mu is the same for all molecules"):
+        task.selection(Evaluation(errors, means))

@@ -1,0 +1,168 @@
+"""Runs tests of one checkout on request, each time in a fresh process; started by ``mutants.py``.
+
+    python benchmarks/reliability/mutant_worker.py FOLDER LIBRARY ...
+
+The libraries are imported once. Each request forks, so that a run of tests imports nothing but the
+checkout and costs no start of Python. A request is a line of JSON:
+
+tests    arguments of pytest, files or single tests
+budget   CPU seconds after which no further test begins
+limit    CPU seconds of one test; one that waits ends after minutes
+every    true: run on after a failure
+
+The answer: ``outcome`` (passed, failed, timeout), the ``test`` that failed first or took too long,
+all tests that ``failed``, and the ``seconds`` of every file of tests.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import select
+import signal
+import sys
+from pathlib import Path
+
+WALL_SECONDS = 6  # of a process that says nothing, for each CPU second that it may take
+IMPORT_SECONDS = 60  # of CPU time, besides the limit, until the first test begins
+PLAIN = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=line", "--durations=0"]
+
+
+class Watcher:
+    """A plugin of pytest that writes a line for each event: ``tell("start", test)``."""
+
+    def __init__(self, tell, budget: float, limit: float):
+        self.tell, self.budget, self.limit = tell, budget, limit
+        self.began = self.last = cpu_seconds()
+        signal.setitimer(signal.ITIMER_PROF, limit + IMPORT_SECONDS)
+
+    def pytest_runtest_logstart(self, nodeid):
+        """A test begins."""
+        self.tell("start", nodeid)
+        signal.setitimer(signal.ITIMER_PROF, self.limit)  # its end ends the process
+
+    def pytest_runtest_logreport(self, report):
+        """A part of a test has ended."""
+        if report.failed:
+            self.tell("failed", report.nodeid)
+
+    def pytest_collectreport(self, report):
+        """A file was read; with an error in it, it counts as failed."""
+        if report.failed:
+            self.tell("failed", report.nodeid)
+
+    def pytest_runtest_protocol(self, item):
+        """No test begins beyond the budget."""
+        if cpu_seconds() - self.began > self.budget:
+            item.session.shouldstop = "budget"
+
+    def pytest_runtest_logfinish(self, nodeid):
+        """A test has ended: its CPU seconds."""
+        signal.setitimer(signal.ITIMER_PROF, self.limit + IMPORT_SECONDS)
+        now = cpu_seconds()
+        self.tell("seconds", nodeid, now - self.last)
+        self.last = now
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of this process and of those that it waited for."""
+    return sum(os.times()[:4])
+
+
+def run_child(folder: Path, request: dict, pipe: int) -> int:
+    """Run pytest in this process; events go to ``pipe``."""
+    os.setsid()
+    quiet = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(quiet, stream)
+
+    def tell(*event):
+        os.write(pipe, (json.dumps(event) + "\n").encode())
+
+    import pytest
+
+    place = folder.with_name(folder.name + "_tmp")
+    watcher = Watcher(tell, request["budget"], request["limit"])
+    words = [*PLAIN, *([] if request["every"] else ["-x"]), f"--basetemp={place}"]
+    code = int(pytest.main([*words, *request["tests"]], plugins=[watcher]))
+    house = getattr(sys.modules.get("farfield"), "__file__", None)
+    tell("end", code, house)
+    return code
+
+
+def events(pipe: int, wall: float):
+    """Events of a child until its end; the last one is ("late",) if it says nothing for long."""
+    rest = b""
+    while select.select([pipe], [], [], wall)[0]:
+        content = os.read(pipe, 65536)
+        if not content:
+            return
+        *lines, rest = (rest + content).split(b"\n")
+        yield from map(json.loads, lines)
+    yield ["late"]
+
+
+def serve(folder: Path, request: dict) -> dict:
+    """Run the tests of a request in a child."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.close(reader)
+            code = run_child(folder, request, writer)
+        finally:
+            os._exit(code)
+    os.close(writer)
+
+    answer = {"outcome": "", "test": None, "failed": [], "seconds": {}}
+    current = request["tests"][0]
+    wall = WALL_SECONDS * (request["limit"] + IMPORT_SECONDS)
+    for kind, *content in events(reader, wall):
+        if kind == "start":
+            current = content[0]
+        elif kind == "failed":
+            answer["failed"].append(content[0])
+            answer |= {"outcome": "failed", "test": answer["failed"][0]}
+        elif kind == "seconds":
+            file = content[0].split("::")[0]
+            answer["seconds"][file] = answer["seconds"].get(file, 0) + content[1]
+        elif kind == "late":
+            answer |= {"outcome": "timeout", "test": current}
+        elif kind == "end":
+            answer["house"] = content[1]
+            fine = content[0] in (0, 2, 5)  # all passed, out of budget, no test in the files
+            answer["outcome"] = answer["outcome"] or ("passed" if fine else "failed")
+            answer["test"] = answer["test"] or current
+            break
+
+    # what a test may have left behind ends with its group
+    os.close(reader)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    if not answer["outcome"]:
+        late = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF
+        answer |= {"outcome": "timeout" if late else "failed", "test": current}
+    return answer
+
+
+def main():
+    """Import the libraries, then answer."""
+    folder = Path(sys.argv[1]).resolve()
+    os.chdir(folder)
+    sys.path[0] = str(folder)  # Python puts the folder of this file first
+    sys.dont_write_bytecode = True  # bytecode of a mutant must not outlive it
+    for name in sys.argv[2:]:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            continue  # the tests import it, or skip what needs it
+
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(serve(folder, json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

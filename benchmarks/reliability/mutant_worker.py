@@ -152,6 +152,8 @@ def main():
     folder = Path(sys.argv[1]).resolve()
     os.chdir(folder)
     sys.path[0] = str(folder)  # Python puts the folder of this file first
+    # a shell lets programs in the background ignore it, and tests send it to themselves
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.dont_write_bytecode = True  # bytecode of a mutant must not outlive it
     for name in sys.argv[2:]:
         try:

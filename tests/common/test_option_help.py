@@ -7,7 +7,8 @@ from typing import Annotated
 
 import pytest
 
-from farfield.common.command_line import OptionParser
+from farfield.common import plugins
+from farfield.common.command_line import OptionParser, add_config_option
 from farfield.models.choices import nearest
 from farfield.models.option_fields import Alias
 
@@ -148,3 +149,11 @@ def test_the_short_help_of_the_training_scripts_is_short():
         assert len(parser.main_actions) <= 23
         options = sum(len(section.options) for section in parser.sections.values())
         assert options > 30
+
+
+def test_help_names_files_of_options_and_of_python():
+    parser = OptionParser("toy", "a toy")
+    add_config_option(parser)
+    text = words(parser.format_help())
+    assert "--config FILE yaml file with options" in text
+    assert f"--import FILE {words(plugins.HELP)}" in text

@@ -51,6 +51,13 @@ def two_atoms_at_one_place(one):
     return changed(one, positions=positions)
 
 
+def two_atoms_at_the_same_place(one):
+    positions = one.positions.copy()
+    first = one.offsets[FRAME]
+    positions[first + 3] = positions[first]  # a hydrogen
+    return changed(one, positions=positions)
+
+
 PLANTED = {
     "sign": (lambda one: changed(one, forces=-one.forces), "forces have the wrong sign"),
     "kcal/mol energies": (lambda one: changed(one, energy=KCAL * one.energy), "in kcal/mol"),
@@ -71,6 +78,7 @@ PLANTED = {
     "one energy": (one_energy, f"more than the forces explain: frame {FRAME} \\((99.9|100)"),
     "one frame of forces": (one_frame_of_forces, f"larger than bare nuclei .* frame {FRAME} "),
     "one place": (two_atoms_at_one_place, f"frame {FRAME} \\(atoms [01] and [01]: 0.001\\)"),
+    "same place": (two_atoms_at_the_same_place, f"frame {FRAME} \\(atoms [03] and [03]: 0"),
     "all kcal/mol": (
         lambda one: changed(one, energy=KCAL * one.energy, forces=KCAL * one.forces),
         "give --energy-unit kcal/mol",

@@ -157,7 +157,13 @@ def test_heads_have_the_references_of_their_sets(sets, with_heads):
 
     # and a network of one head those of all sets together
     together = statistics_of_all(sets)
+    each = [load_statistics(path) for path in parse_sets(sets).values()]
     assert together.structures == 14
+    assert together.largest_atoms == max(one.largest_atoms for one in each)
+    atoms = sum(one.structures * one.average_atoms for one in each)
+    edges = sum(one.structures * one.average_atoms * one.average_neighbors for one in each)
+    assert together.average_atoms == pytest.approx(atoms / 14)
+    assert together.average_neighbors == pytest.approx(edges / atoms)
     assert together.references != pytest.approx(load_statistics(parse_sets(sets)["one"]).references)
 
 

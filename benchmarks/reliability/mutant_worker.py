@@ -115,25 +115,11 @@ def serve(folder: Path, request: dict) -> dict:
             os._exit(code)
     os.close(writer)
 
-    answer = {"outcome": "", "test": None, "failed": [], "seconds": {}}
-    current = request["tests"][0]
+    answer = {"outcome": "", "test": request["tests"][0], "failed": [], "seconds": {}}
     wall = WALL_SECONDS * (request["limit"] + IMPORT_SECONDS)
-    for kind, *content in events(reader, wall):
-        if kind == "start":
-            current = content[0]
-        elif kind == "failed":
-            answer["failed"].append(content[0])
-            answer |= {"outcome": "failed", "test": answer["failed"][0]}
-        elif kind == "seconds":
-            file = content[0].split("::")[0]
-            answer["seconds"][file] = answer["seconds"].get(file, 0) + content[1]
-        elif kind == "late":
-            answer |= {"outcome": "timeout", "test": current}
-        elif kind == "end":
-            answer["house"] = content[1]
-            fine = content[0] in (0, 2, 5)  # all passed, out of budget, no test in the files
-            answer["outcome"] = answer["outcome"] or ("passed" if fine else "failed")
-            answer["test"] = answer["test"] or current
+    for event in events(reader, wall):
+        take(event, answer)
+        if event[0] == "end":
             break
 
     # what a test may have left behind ends with its group
@@ -141,10 +127,29 @@ def serve(folder: Path, request: dict) -> dict:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
-    if not answer["outcome"]:
+    if not answer["outcome"]:  # the process ended in the middle of a test
         late = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF
-        answer |= {"outcome": "timeout" if late else "failed", "test": current}
+        answer["outcome"] = "timeout" if late else "failed"
     return answer
+
+
+def take(event: list, answer: dict) -> None:
+    """Put one event of a child into the answer."""
+    match event:
+        case ["start", test] if not answer["failed"]:
+            answer["test"] = test
+        case ["failed", test]:
+            answer["failed"].append(test)
+            answer |= {"outcome": "failed", "test": answer["failed"][0]}
+        case ["seconds", test, seconds]:
+            file = test.split("::")[0]
+            answer["seconds"][file] = answer["seconds"].get(file, 0) + seconds
+        case ["late"]:
+            answer["outcome"] = "timeout"
+        case ["end", code, house]:
+            # 0: all passed, 2: out of budget, 5: no test in the files
+            passed = code in (0, 2, 5) and not answer["failed"]
+            answer |= {"outcome": "passed" if passed else "failed", "house": house}
 
 
 def main():

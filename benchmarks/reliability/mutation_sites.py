@@ -114,6 +114,7 @@ def _faults(node: ast.AST) -> Iterator[tuple[ast.AST, str, str]]:
 
 def _children(node: ast.AST) -> list[ast.AST]:
     """What may hold faults: neither what is read by people nor what only describes."""
+    # what a user reads, and what decides nothing
     match node:
         case ast.Raise() | ast.Assert() | ast.JoinedStr() | ast.Import() | ast.ImportFrom():
             return []
@@ -144,6 +145,7 @@ def _called(node: ast.Call) -> str:
 
 def _own_faults(node: ast.AST) -> Iterator[tuple[ast.AST, str, str]]:
     """Faults of one node."""
+    # a copy is changed: the tree belongs to the other faults too
     match node:
         case ast.Compare():
             for index, operator in enumerate(node.ops):

@@ -62,6 +62,7 @@ class NearTests:
         alike = re.compile(rf"test_{module.stem.split('_')[0]}s?(_.*)?\.py")
 
         def key(path: Path):
+            """Order of a test file."""
             guess = (self.root / path).stat().st_size / 1000
             cost = (seconds or {}).get(str(path), guess)
             elsewhere = path.parts[1] != module.parts[0]

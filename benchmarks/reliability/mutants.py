@@ -78,11 +78,13 @@ def all_faults(root: Path, folders: Sequence[str]) -> list[Fault]:
 
 
 def draw(faults: list[Fault], count: int, seed: int, places: Sequence[str]) -> list[Fault]:
-    """``count`` faults at random in the order of the files, or all at ``places`` (FILE:LINE)."""
+    """``count`` faults in random order, or all at ``places`` (FILE:LINE).
+
+    The first ones of a draw are a smaller draw.
+    """
     if any(places):
         return [fault for fault in faults if f"{fault.file}:{fault.mutant.line}" in places]
-    chosen = random.Random(seed).sample(range(len(faults)), min(count, len(faults)))
-    return [faults[index] for index in sorted(chosen)]
+    return random.Random(seed).sample(faults, min(count, len(faults)))
 
 
 def copy_checkout(root: Path, folder: Path) -> Path:

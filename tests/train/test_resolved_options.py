@@ -1,4 +1,4 @@
-"""A command of today means the same tomorrow: options keep their defaults and limits.
+"""A command of today means the same tomorrow: options keep their defaults, limits and place.
 
     python -m tests.train.test_resolved_options     # after a change on purpose
 
@@ -32,10 +32,12 @@ def scripts() -> dict[str, Script]:
 
 
 def options_of(script: Script) -> dict[str, str]:
-    """Flag -> default and limits, as in "0.001, > 0, <= 100"."""
+    """Flag -> default, limits, and whether --help shows it, as in "0.001, > 0, <= 100, shown"."""
+    parser = script.parser()
+    shown = {flag for action in parser.main_actions for flag in action.option_strings}
     return {
-        option.flag: words(option)
-        for name, section in script.parser().sections.items()
+        option.flag: words(option) + (", shown" if option.flag in shown else "")
+        for name, section in parser.sections.items()
         if name != "model"
         for option in section.options.values()
     }

@@ -115,3 +115,12 @@ def test_a_chain_that_cannot_be_built_is_one_line(monkeypatch):
     monkeypatch.setattr(built_backbones, "MOST_DRAWS", 3)
     with pytest.raises(ValueError, match="no chain of 10 residues .* lower --residues"):
         build_backbones(1, 10, 10)
+
+
+def test_a_seed_gives_the_chains_that_it_always_gave():
+    """Tables name sets by their seed; the means are those of every set that was built so far."""
+    torsions = np.degrees(draw_torsions(300, np.random.default_rng(0)))
+    np.testing.assert_allclose(torsions.mean(0), [-86.88234944, 43.34538598, 179.51280076])
+    np.testing.assert_allclose(torsions.std(0), [30.17526584, 85.31077547, 3.6563744], rtol=1e-6)
+    last = build_backbones(2, 40, 40, seed=1)[1].positions[-1, 1]
+    np.testing.assert_allclose(last, [28.308206510, 51.613519733, -2.416331915], rtol=1e-6)

@@ -101,3 +101,10 @@ def test_valences():
 def test_periodic_structures_are_refused():
     with pytest.raises(ValueError, match="structure 0 is periodic; use a cutoff graph"):
         distance_orders(random_crystals())
+
+
+def test_published_valences_follow_the_group():
+    """Electrons to the next octet, and what the published rule says of P and S besides."""
+    groups = {"H": 1, "B Al": 3, "C Si": 4, "N P As": 3, "O": 2, "F Cl Br I": 1}
+    expected = {symbol: (sums,) for names, sums in groups.items() for symbol in names.split()}
+    assert {**expected, "P": (3, 5), "S": (4,)} == PUBLISHED_VALENCES

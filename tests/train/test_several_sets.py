@@ -104,6 +104,19 @@ def test_each_structure_is_drawn_as_its_weight_says(weights):
     assert list(again) != list(_at_epoch(SetPlan(Sized(), batch_size=4, seed=1), 11))
 
 
+def test_a_seed_gives_the_order_that_it_always_gave():
+    """A run that began with another version goes on with the same batches."""
+
+    class Sized:
+        set_sizes, set_weights = (3, 4), (1.0, 0.5)
+
+        def __len__(self):
+            return 7
+
+    plan = SetPlan(Sized(), batch_size=4, seed=3)
+    assert [plan.order(epoch).tolist() for epoch in range(2)] == [[5, 0, 1, 2, 3], [1, 2, 4, 6, 0]]
+
+
 def _at_epoch(plan, epoch):
     plan.set_epoch(epoch)
     return plan

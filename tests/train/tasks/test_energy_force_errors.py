@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from farfield.dataloader.units import KCAL_MOL
+from farfield.train.losses import StructureLoss
 from farfield.train.tasks.energy_force_errors import (
     ENERGY_UNITS,
     cosine,
@@ -18,6 +19,7 @@ from farfield.train.tasks.energy_force_errors import (
     of_set,
     offset_per_composition,
 )
+from farfield.train.tasks.energy_forces import EnergyForceTask
 
 # two structures, of two atoms and of one
 ATOMS = np.array([2, 1])
@@ -112,3 +114,26 @@ def test_units_follow_the_metric():
     loads = expert_loads(np.array([[0.25, 0.75], [0.75, 0.25]]))
     assert loads == {"expert_0_load": 0.5, "expert_1_load": 0.5}
     assert not any(map(is_an_energy, loads))
+
+
+@pytest.mark.parametrize(
+    "energy, forces, per_atom, weights, curves",
+    [
+        ("mae", "vector_norm", True, (1, 1), ["energy_per_atom_mae", "force_norm_mae"]),
+        ("mae", "vector_norm", False, (1, 1), ["energy_mae", "force_norm_mae"]),
+        ("mae", "vector_norm", False, (0, 1), ["force_norm_mae"]),
+        ("mae", "vector_norm", False, (1, 0), ["energy_mae"]),
+        ("mse", "mse", False, (1, 1), []),
+    ],
+)
+def test_curves_of_both_splits_are_of_one_kind(energy, forces, per_atom, weights, curves):
+    """Losses in eV, errors in meV: the factor puts both on one axis."""
+    costs = {"energy": energy, "forces": forces}
+    parts = dict(zip(costs, map(float, weights), strict=True))
+    loss = StructureLoss(parts, 2.0, costs, dict.fromkeys(costs, 1.0), per_atom)
+    found = EnergyForceTask(loss, late=None).training_curves
+    assert found["selection"] == ("loss", 1.0)
+    parts_of_loss = [("forces" if "force" in name else "energy", 1e3) for name in curves]
+    assert {name: found[name] for name in found if name != "selection"} == dict(
+        zip(curves, parts_of_loss, strict=True)
+    )

@@ -180,6 +180,12 @@ def test_rules_that_cannot_be_right_are_refused(rule, message):
         DenoisingRule(**rule)
 
 
+def test_the_rule_of_who_names_nothing_stays():
+    """Checkpoints that store no rule were trained with this one."""
+    usual = DenoisingRule(0.5, cutoff=6.0, adjacency="none", max_hops=3, max_residues=128)
+    assert DenoisingRule() == usual
+
+
 def test_other_structures_are_no_backbones(structures):
     with pytest.raises(ValueError, match="no protein backbones"):
         dataset(dataclasses.replace(structures, extra={}))

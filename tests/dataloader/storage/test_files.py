@@ -1,6 +1,7 @@
 """Files are whole or absent, and damage is one line."""
 
 import errno
+import hashlib
 import os
 
 import numpy as np
@@ -89,6 +90,15 @@ def test_checksums_see_every_byte_and_every_block(tmp_path):
     whole, blocks = files.file_checksum(path), files.block_checksums(path, block_bytes=100)
     assert len(blocks) == files.block_count(250, 100) == 3
     assert files.block_checksums(path, [2, 0], 100) == [blocks[2], blocks[0]]
+    assert blocks == [
+        hashlib.sha256(content[first : first + 100]).hexdigest() for first in (0, 100, 200)
+    ]
+
+    # of the first bytes alone, also where a block begins at their end
+    part = hashlib.sha256(content[100:130]).hexdigest()
+    nothing = hashlib.sha256(b"").hexdigest()
+    assert files.block_checksums(path, None, 100, end=130) == [blocks[0], part]
+    assert files.block_checksums(path, [1, 2], 100, end=100) == [nothing, nothing]
     content[120] ^= 1
     path.write_bytes(content)
     changed = files.block_checksums(path, block_bytes=100)

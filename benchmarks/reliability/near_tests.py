@@ -2,7 +2,8 @@
 
 The distance of a test file is the number of imports from it to the module. A module counts as
 imported where it is named in an ``import``, or as a dotted name in a text (``python -m NAME``). A
-registry, ``Registry(package="NAME")``, imports every file of its package.
+registry, ``Registry(package="NAME")``, imports every file of its package, and so does a text that
+ends in a dot, ``f"farfield.train.{name}"``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 DOTTED = re.compile(r"\b[a-z_]\w*(?:\.[a-z_]\w*)+")
+PACKAGE = re.compile(r"[a-z_]\w*(?:\.[a-z_]\w*)*\.")
 SKIPPED = {"farfield", "site", "runs", "build", "docs"}
 
 
@@ -90,6 +92,8 @@ def named_modules(source: str) -> tuple[set[str], set[str]]:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             names |= set(DOTTED.findall(node.value))
+            if PACKAGE.fullmatch(node.value):
+                packages.add(node.value.removesuffix("."))
         elif isinstance(node, ast.keyword) and node.arg == "package":
             packages.add(getattr(node.value, "value", ""))
     return _in_house(names), _in_house(packages)

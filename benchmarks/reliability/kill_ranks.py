@@ -7,7 +7,7 @@ torchrun starts a training on two ranks (``slurm``: examples/cluster/train.slurm
 for each of two tasks, with a stand-in for ``srun``). A rank drawn at random gets SIGKILL at a
 moment drawn evenly between the first checkpoint and the end of an undisturbed run; torchrun starts
 the ranks again, and they continue from the last checkpoint. At the end the averaged weights are
-compared with those of the undisturbed run. A kill after the results were written is drawn again.
+compared with the undisturbed ones. A kill after the results were written is drawn again.
 Cost: half a minute for each kill, most of it imports.
 """
 

@@ -86,7 +86,7 @@ def measure(stored: Stored, folder: Path, number: int, seed: int) -> dict:
 
 
 def copied(original: Path, place: Path, folder: Path) -> Path:
-    """A copy of a folder with the same name below ``place``, beside what it refers to."""
+    """A copy of a folder with the same name below ``place``, with what it refers to next to it."""
     place.mkdir()
     for one in folder.glob("*.json"):
         shutil.copy(one, place)

@@ -138,7 +138,7 @@ def _sdf_and_table() -> tuple[str, str]:
 
 
 def make_sdf(folder: Path) -> None:
-    """An sdf beside its table."""
+    """An sdf with its table."""
     sdf, table = _sdf_and_table()
     (folder / "pair").mkdir()
     (folder / "pair" / "g.sdf").write_text(sdf)

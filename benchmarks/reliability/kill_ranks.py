@@ -62,7 +62,7 @@ class Moments(NamedTuple):
 
 
 class Training:
-    """A training on two ranks in the background; its output goes to a file beside the run."""
+    """A training on two ranks in the background; its output goes to a file next to the run."""
 
     def __init__(self, launcher: str, inputs: Path, run: Path, number: int):
         self.run, self.trial = run, f"{os.getpid()}.{number}"

@@ -85,6 +85,8 @@ def dotted(path: Path) -> str:
 def named_modules(source: str) -> tuple[set[str], set[str]]:
     """Modules that a file imports or names, and packages of its registries; no ``farfield.``."""
     names, packages = set(), set()
+
+    # imports, and words that look like the name of a module
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}

@@ -350,11 +350,6 @@ def test_graphs_that_do_not_fit_are_refused(tmp_path):
             "graph 0: edges must run from a to b with 0 <= a < b < 5",
         ),
         (
-            [GraphEdges(5, good[0].ends // 2 * 2, good[0].vectors)],
-            CUTOFF,
-            "graph 0: edges must run from a to b with 0 <= a < b < 5",
-        ),
-        (
             [GraphEdges(5, np.repeat(good[0].ends[:5], 2, axis=0), good[0].vectors)],
             CUTOFF,
             r"graph 0: edges must be sorted by \(a, b\), each once",

@@ -150,6 +150,20 @@ class Network(nn.Module, abc.ABC):
         """
         return None
 
+    def round_products(self) -> None:
+        """From now on, take products of linear maps in bfloat16 while training.
+
+        See ``layers/rounded_products.py``. Raises ValueError where a network has no such maps.
+        """
+        layers = [layer for layer in self.modules() if hasattr(layer, "rounded")]
+        if not layers:
+            raise ValueError(
+                f"--precision bf16-mixed: {type(self).__name__} has no products that it may round; "
+                "type --precision float32"
+            )
+        for layer in layers:
+            layer.rounded = True
+
     @property
     def optional_inputs(self) -> list[str]:
         """Inputs of a structure that the network reads where the data have them, by name.

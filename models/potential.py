@@ -158,6 +158,15 @@ class Potential(Network):
                 "--near-kernel-implementation memory_efficient, or --forces direct"
             )
 
+    def round_products(self) -> None:
+        """As every network; ValueError for forces that are to be the slope of the energy."""
+        if self.forces == "conservative":
+            raise ValueError(
+                "--precision bf16-mixed: forces cannot be the slope of this energy, whose rounded "
+                "products make it a staircase; type --forces direct, or --precision float32"
+            )
+        super().round_products()
+
     @property
     def optional_inputs(self) -> list[str]:
         """Optional inputs of the network inside."""

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from farfield.common.precision import MIXED
 from farfield.common.quantities import counted
 from farfield.models.batch import AtomBatch
 from farfield.models.compiled.compiled_potential import TOLERANCE
@@ -159,6 +160,15 @@ class CompiledGradients:
         self.report(line + words_on_compiling(spent, now, before, "steps"))
 
 
+def check_compiles(config) -> None:
+    """``ValueError`` where a step is to be compiled whose products are rounded."""
+    if config.run.get("compile", "off") == "on":
+        raise ValueError(
+            f"--compile on: a step with --precision {MIXED} is not compiled; type --compile off, "
+            "or --precision float32"
+        )
+
+
 def compiled_gradients(
     model: nn.Module,
     task,
@@ -174,6 +184,9 @@ def compiled_gradients(
     objective = task.compiled_objective()
     compiles = mode == "on" or (mode == "auto" and pays(config.training, len(loader)))
     if not compiles or objective is None or not isinstance(model, Potential):
+        return None
+    if config.training.precision == MIXED:
+        report(f"training without compiled code: --precision {MIXED} rounds products")
         return None
     if config.run.get("recompute", False):
         report("training without compiled code: it keeps what --recompute makes again")

@@ -44,7 +44,7 @@ from farfield.common.argument_parser import OneLineParser
 from farfield.common.command_line import find_device, run_script
 from farfield.common.log import RunLog, count_bar, format_table, write_json
 from farfield.common.plugins import FLAG, HELP, import_named_files
-from farfield.common.precision import PRECISIONS
+from farfield.common.precision import TRAINING_PRECISIONS, precision_of_evaluation
 from farfield.common.task_registry import TASKS
 from farfield.common.trained import TrainedRun
 from farfield.dataloader.set_names import parse_sets
@@ -93,7 +93,8 @@ class Judged:
         device = find_device(str(device))
         run = TrainedRun.read(path, device)
         config, precision = run.config, run.config.training.precision
-        check_choice(f"precision of checkpoint {path}", precision, PRECISIONS)
+        check_choice(f"precision of checkpoint {path}", precision, TRAINING_PRECISIONS)
+        precision = precision_of_evaluation(precision)
         check_task_options(run, options)
 
         if data_path is not None:

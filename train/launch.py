@@ -24,7 +24,7 @@ from farfield.common.configuration import IMPORTED_FILES, NOTES
 from farfield.common.folder_lock import only_process
 from farfield.common.log import RunLog, format_table, write_json
 from farfield.common.plugins import FLAG, import_named_files, imported_files
-from farfield.common.precision import PRECISIONS
+from farfield.common.precision import TRAINING_PRECISIONS
 from farfield.common.script import resume_command
 from farfield.common.session import Interrupted
 from farfield.common.task_registry import FORMER_NAMES, find_task
@@ -95,7 +95,9 @@ class Script:
         add_network_options(parser, task, network or task.default_network, preset)
         parser.section("loss", "what is minimised")
         task.add_options(parser)
-        add_training_options(parser, OPTIMIZERS, SCHEDULES, PRECISIONS, task.batch_size_help)
+        add_training_options(
+            parser, OPTIMIZERS, SCHEDULES, TRAINING_PRECISIONS, task.batch_size_help
+        )
         return parser
 
     @property

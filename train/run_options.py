@@ -165,7 +165,11 @@ def add_optimizer_options(add: Adder, optimizers, schedules, precisions):
     add("--clip-norm", float, 1.0, above=0, high=math.inf, help=clip)
     average = "decay of the averaged weights that are evaluated, per step; 0: no averaging"
     add("--ema-decay", float, 0.0, low=0, below=1, help=average)
-    add("--precision", str, "float32", choices=list(precisions), help="number type of the network")
+    number = (
+        "number type of the network; bf16-mixed: float32, with products of linear maps in bfloat16 "
+        "while training, for GPUs, not for conservative forces"
+    )
+    add("--precision", str, "float32", choices=list(precisions), help=number)
 
 
 def add_bookkeeping_options(add: Adder):

@@ -19,7 +19,7 @@ from torch import nn
 
 from farfield.common import checkpoint, memory_errors, ranks
 from farfield.common.log import RunLog
-from farfield.common.precision import PRECISIONS
+from farfield.common.precision import MIXED, TRAINING_PRECISIONS
 from farfield.common.script import user_message
 from farfield.common.session import Interrupted, SignalWatch
 from farfield.dataloader.commands import called_as
@@ -27,7 +27,7 @@ from farfield.dataloader.storage.files import json_checksum
 from farfield.train import checkpointing
 from farfield.train.bad_steps import BAD_STEP, BadStep
 from farfield.train.budget import Budget, Position
-from farfield.train.compiled_gradients import compiled_gradients
+from farfield.train.compiled_gradients import check_compiles, compiled_gradients
 from farfield.train.data_order import EpochLoader
 from farfield.train.monitor import Monitor, Unheard
 from farfield.train.optimizers import SCHEDULES, averaged_model, build_optimizer
@@ -70,10 +70,13 @@ class Trainer:
         self.train_loader = train.shared(ranks.rank(), ranks.count()) if several else train
         self.val_loader = val
         self.config, self.folder, self.device, self.log = config, Path(folder), device, log
-        self.dtype = PRECISIONS[self.options.precision]
+        self.dtype = TRAINING_PRECISIONS[self.options.precision]
 
         # what learns
         self.model = model.to(device=device, dtype=self.dtype)
+        if self.options.precision == MIXED:
+            check_compiles(config)
+            self.model.round_products()  # before averages are copied from it
         decay = self.options.ema_decay
         self.averaged = averaged_model(self.model, decay) if decay > 0 else None
         self.optimizer = build_optimizer(self.model, self.options)

@@ -32,6 +32,7 @@ from farfield.models.choices import Registry
 from farfield.models.kernels.grid_product import grid_product
 from farfield.models.kernels.recomputation import runs_again
 from farfield.models.layers.linear import EquivariantLinear
+from farfield.models.layers.rounded_products import RoundedLinear
 from farfield.models.so3.coupling import KernelCoupling
 from farfield.models.so3.harmonics import spherical_harmonics
 from farfield.models.so3.irreps import degree_of_row, table
@@ -50,7 +51,7 @@ class ScalarGates(nn.Module):
     def __init__(self, lmax: int, channels_in: int, channels_out: int):
         super().__init__()
         self.lmax = lmax
-        self.linear = nn.Linear(channels_in, lmax * channels_out)
+        self.linear = RoundedLinear(channels_in, lmax * channels_out)
         self.register_buffer("degree", degree_of_row(lmax)[1:] - 1, persistent=False)
 
     def forward(self, scalars: Tensor) -> Tensor:
@@ -119,7 +120,7 @@ class SphereGridFeedForward(nn.Module):
         super().__init__()
         self.lmax, self.hidden = lmax, hidden
         self.expand = EquivariantLinear(lmax, channels, 2 * hidden, bias=True)
-        self.scalars = nn.Linear(channels, hidden)
+        self.scalars = RoundedLinear(channels, hidden)
         self.reduce = EquivariantLinear(lmax, hidden, channels, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -150,7 +151,7 @@ class TwoBodyFeedForward(nn.Module):
         super().__init__()
         self.lmax, self.hidden = lmax, hidden
         self.expand = EquivariantLinear(lmax, channels, 2 * hidden, bias=True)
-        self.scalars = nn.Linear(channels, hidden)
+        self.scalars = RoundedLinear(channels, hidden)
         self.product = KernelCoupling(lmax, lmax, lmax, 1, hidden)
         self.gates = ScalarGates(lmax, channels, hidden) if lmax else None
         self.reduce = EquivariantLinear(lmax, hidden, channels, bias=True)

@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from farfield.models.layers.rounded_products import rounded_product, rounds_products
 from farfield.models.so3.irreps import channel_parity, degree_of_row
 
 
@@ -20,8 +21,11 @@ class EquivariantLinear(nn.Module):
     """Channel mixing with one matrix per degree, ``out_l = x_l W_l``.
 
     bias: learned, added to true scalars. pseudo_in, pseudo_out: number of pseudo channels, the last
-    ones, which never mix with the others. Weights start at variance 1 / channels_in.
+    ones, which never mix with the others. Weights start at variance 1 / channels_in. rounded:
+    compute the product in bfloat16 while training.
     """
+
+    rounded = False
 
     def __init__(
         self,
@@ -51,7 +55,8 @@ class EquivariantLinear(nn.Module):
         """(nodes, rows, channels_in) -> (nodes, rows, channels_out)."""
         # one product for all rows takes fewer steps than one for each degree
         weight = self.weight if self.mask is None else self.weight * self.mask
-        out = torch.bmm(x.transpose(0, 1), weight.index_select(0, self.degree)).transpose(0, 1)
+        product = rounded_product if rounds_products(self) else torch.bmm
+        out = product(x.transpose(0, 1), weight.index_select(0, self.degree)).transpose(0, 1)
         if self.bias is None:
             return out
 

@@ -232,7 +232,10 @@ def test_seeds_have_their_folders_and_a_table_of_means_also_after_an_interruptio
             ["--weight-displacement", "0", "--weight-velocity", "0"],
             "loss weights must be >= 0 and not all zero",
         ),
-        (["--precision", "bfloat16"], "must be one of float32, float64, got 'bfloat16'"),
+        (
+            ["--precision", "bfloat16"],
+            "must be one of float32, float64, bf16-mixed, got 'bfloat16'",
+        ),
         (["--device", "cuda:77"], "--device cuda:77: not usable here"),
         (["--data-path", "/nowhere"], "/nowhere/nbody_train.npz does not exist"),
     ],
@@ -253,7 +256,7 @@ def test_bad_input_is_refused_before_a_run_folder_is_made(data, tmp_path, argume
         (
             "training",
             "precision",
-            "precision of checkpoint .* must be one of float32, float64, got 'other'",
+            "precision of checkpoint .* must be one of float32, float64, bf16-mixed, got 'other'",
         ),
         ("model", "name", "unknown network 'other'; known: .*se3_transformer_nbody, "),
     ],

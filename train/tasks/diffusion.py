@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from farfield.common.command_line import OptionParser
-from farfield.common.precision import PRECISIONS
+from farfield.common.precision import TRAINING_PRECISIONS
 from farfield.common.quantities import counted
 from farfield.common.task_registry import TASKS
 from farfield.common.trained import diffusion_process, network_options
@@ -273,7 +273,7 @@ def split_dataset(config, split: str, model: nn.Module) -> DiffusionDataset:
         config.run.seed,
         sizes=MoleculeSizes(data.atoms, data.heavy_atoms),
         told="time" not in OBJECTIVES[config.loss.objective],
-        dtype=PRECISIONS[config.training.precision],
+        dtype=TRAINING_PRECISIONS[config.training.precision],
         inputs=model.inputs,
         optional_inputs=model.optional_inputs,
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from farfield.common.precision import PRECISIONS
+from farfield.common.precision import TRAINING_PRECISIONS
 from farfield.common.task_registry import TASKS
 from farfield.dataloader.datasets.potential_sets import (
     JoinedSets,
@@ -101,7 +101,7 @@ def split_loader(
         [references] if isinstance(references, Mapping) else references,
         data.get("set_weights"),
         cutoff=config.model.get("cutoff"),
-        dtype=PRECISIONS[config.training.precision],
+        dtype=TRAINING_PRECISIONS[config.training.precision],
         inputs=parse_inputs(config.model.get("condition")),
         optional_inputs=optional_inputs,
     )

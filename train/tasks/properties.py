@@ -20,7 +20,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from farfield.common.command_line import OptionParser
-from farfield.common.precision import PRECISIONS
+from farfield.common.precision import TRAINING_PRECISIONS
 from farfield.common.quantities import counted
 from farfield.common.task_registry import TASKS
 from farfield.dataloader.chemistry.molecule_graphs import GRAPH_RULES
@@ -295,7 +295,7 @@ def open_split(config, split: str, folder: PropertyFolder, model: nn.Module) -> 
     dataset = folder.dataset(
         split,
         targets=tuple(readouts_of(config)),
-        dtype=PRECISIONS[config.training.precision],
+        dtype=TRAINING_PRECISIONS[config.training.precision],
         basis=config.data.cache and network_class(config.model.name).reads_basis,
         inputs=model.inputs,
         optional_inputs=model.optional_inputs,

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from farfield.common import memory_errors, ranks
 from farfield.common.command_line import OptionParser
-from farfield.common.precision import PRECISIONS
+from farfield.common.precision import TRAINING_PRECISIONS
 from farfield.common.trained import restore_network
 from farfield.dataloader.split_protocols import SPLITS
 from farfield.models.compiled.training_program import Objective
@@ -256,7 +256,7 @@ def evaluate_model(
 
     With several ranks all call it, and share the work.
     """
-    settings = {"device": device, "dtype": PRECISIONS[precision]}
+    settings = {"device": device, "dtype": TRAINING_PRECISIONS[precision]}
     with evaluation_mode(model):
         if ranks.count() > 1:
             return evaluate_together(model, task, loader, settings)

@@ -6,51 +6,19 @@ import dataclasses
 
 import pytest
 import torch
-from torch import nn
 
 from farfield.models.compiled import library, program
 from farfield.models.compiled.compiled_potential import CompiledPotential
-from farfield.models.edges import edge_vectors, safe_length
-from farfield.models.graph_ops import sum_edges
-from farfield.models.kernels.edge_slots import EdgeSlots
-from farfield.models.kernels.harmonic_sum import memory_efficient_sum
-from farfield.models.network import EnergyNetwork
-from farfield.models.potential import Potential, PotentialOptions
-from farfield.models.so3.harmonics import solid_harmonics
+from farfield.models.compiled.traced_inputs import Inputs
+from farfield.models.compiled.training_program import (
+    GRADIENT,
+    LOSS,
+    make_training_program,
+    trainable,
+)
 from tests.models.compiled.test_compiled_potential import batch, error
-
-
-class SmallNetwork(EnergyNetwork):
-    """``e_i = tanh of scalars of two sums over edges``; 11 channels, a register and some more."""
-
-    Options = PotentialOptions
-    channels = 11
-
-    def __init__(self):
-        super().__init__()
-        self.options = PotentialOptions()
-        self.elements = nn.Embedding(10, self.channels)
-        self.radial = nn.Linear(1, self.channels)
-
-    def forward(self, given):
-        graph = given.graph
-        vectors = edge_vectors(given.positions, graph)
-        fading = torch.exp(-safe_length(vectors)).unsqueeze(1)
-        weights, x = self.radial(fading) * fading, self.elements(given.atomic_numbers)
-
-        # degree 1 of the neighbours, its square, and a sum of rows
-        slots = EdgeSlots(graph.src, graph.dst, graph.num_nodes, graph.num_nodes)
-        harmonics = solid_harmonics(vectors, 1)[:, 1:]
-        vector = memory_efficient_sum(slots, harmonics, weights, x.unsqueeze(1))
-        scalars = vector.square().sum((1, 2)) + sum_edges(graph, weights)
-        return {"atomic_energy": torch.tanh(scalars * x).sum(1)}
-
-
-def potential(seed: int) -> Potential:
-    torch.manual_seed(seed)
-    made = Potential(SmallNetwork()).double().eval().requires_grad_(False)
-    made.set_reference({1: -1.0, 6: -2.0 - seed, 8: -3.0})
-    return made
+from tests.models.compiled.test_training_program import OBJECTIVE, assert_same, labelled
+from tests.support.small_potential import small_potential
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +27,7 @@ def compiled(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         lines = []
-        made = CompiledPotential(potential(0), "on", lines.append)
+        made = CompiledPotential(small_potential(0), "on", lines.append)
         assert made.prepare(batch([6, 6])), lines
         assert "compiling the potential" in lines[0] and "pays after" in lines[1]
         yield made
@@ -81,7 +49,7 @@ def test_it_repeats_bit_for_bit(compiled):
 
 def test_networks_of_one_shape_share_a_program_and_keep_their_weights(compiled, monkeypatch):
     monkeypatch.setattr(library, "_compile", None)  # nothing is compiled again
-    other, given = CompiledPotential(potential(1), "auto"), batch([8, 8])
+    other, given = CompiledPotential(small_potential(1), "auto"), batch([8, 8])
     assert other.is_worth(given)
     assert other.settle(given, True)
     assert error(other(given), other.potential(given)) < 1e-12
@@ -103,11 +71,11 @@ def test_a_damaged_program_is_made_again(compiled):
 
 
 def test_what_decides_a_program_is_in_its_name(compiled):
-    names = {program.files_of(potential(0), made).library for made in _other_inputs()}
+    names = {program.files_of(small_potential(0), made).library for made in _other_inputs()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(library, "_machine", lambda: "another processor")
-        names.add(program.files_of(potential(0), _other_inputs()[0]).library)
-    assert len(names) == 4 and not program.kept(potential(0), _other_inputs()[1])
+        names.add(program.files_of(small_potential(0), _other_inputs()[0]).library)
+    assert len(names) == 4 and not program.kept(small_potential(0), _other_inputs()[1])
 
 
 def _other_inputs():
@@ -127,8 +95,31 @@ def test_without_a_compiler_one_line_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
     library._load_edge_sums.cache_clear()
     lines, given = [], batch([6, 6])
-    made = CompiledPotential(potential(0), "on", lines.append)
+    made = CompiledPotential(small_potential(0), "on", lines.append)
     assert torch.equal(made(given)["forces"], made.potential(given)["forces"])
     assert lines[1:] == [
         "computing without compiled code: there is no C++ compiler; install g++, or set CXX"
     ]
+
+
+def test_a_compiled_step_is_that_of_the_network(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    network = small_potential(0).train().requires_grad_(True)
+    given = labelled([6, 4])
+    inputs = Inputs.of_training(given, True)
+    program = make_training_program(network, OBJECTIVE, given, inputs)
+
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.mul_(1.1)
+    for sizes in [[6, 4], [3, 9, 7]]:
+        given = labelled(sizes, 2)
+        total, parts, gradients = program.run(
+            [one.detach() for one in trainable(network).values()],
+            inputs.tensors(given),
+            OBJECTIVE.factors({"forces": 0.5}),
+        )
+        assert set(parts) == {"energy", "forces"}
+        named = zip(program.weights, gradients, strict=True)
+        found = {GRADIENT + name: one for name, one in named if one is not None}
+        assert_same({LOSS: total, **found}, network, given, [("forces", 0.5)])

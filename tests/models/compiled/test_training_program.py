@@ -13,14 +13,12 @@ from farfield.models.compiled.training_program import (
     LOSS,
     Objective,
     loss_and_gradients,
-    make_training_program,
     record_gradients,
     trainable,
 )
 from farfield.models.graph_ops import GraphIndex
 from farfield.models.tracing import NotTraceableError
 from tests.models.compiled.test_compiled_potential import batch, potential
-from tests.models.compiled.test_program import potential as small_potential
 
 
 def loss(model, given, factors):
@@ -125,26 +123,3 @@ def test_what_is_recorded_serves_other_sizes_weights_and_factors(ragged):
         outputs = recorded.graph(*arguments(other, inputs, given, factors.items()))
         found = dict(zip(recorded.names, outputs, strict=True))
         assert_same(found, other, given, factors.items())
-
-
-def test_a_compiled_step_is_that_of_the_network(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    network = small_potential(0).train().requires_grad_(True)
-    given = labelled([6, 4])
-    inputs = Inputs.of_training(given, True)
-    program = make_training_program(network, OBJECTIVE, given, inputs)
-
-    with torch.no_grad():
-        for weight in network.parameters():
-            weight.mul_(1.1)
-    for sizes in [[6, 4], [3, 9, 7]]:
-        given = labelled(sizes, 2)
-        total, parts, gradients = program.run(
-            [one.detach() for one in trainable(network).values()],
-            inputs.tensors(given),
-            OBJECTIVE.factors({"forces": 0.5}),
-        )
-        assert set(parts) == {"energy", "forces"}
-        named = zip(program.weights, gradients, strict=True)
-        found = {GRADIENT + name: one for name, one in named if one is not None}
-        assert_same({LOSS: total, **found}, network, given, [("forces", 0.5)])

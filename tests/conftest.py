@@ -44,14 +44,3 @@ def plots(no_plots, monkeypatch):
     """For tests that look at pictures: they are drawn."""
     for place, name, function in no_plots:
         monkeypatch.setattr(place, name, function)
-
-
-@pytest.fixture(autouse=True)
-def no_files_of_others():
-    """A test leaves no file of ``--import`` behind: commands that continue a run name them all."""
-    from farfield.common import plugins
-
-    before = dict(plugins._IMPORTED)
-    yield
-    plugins._IMPORTED.clear()
-    plugins._IMPORTED.update(before)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from farfield.common import plugins
 from farfield.common.session import Interrupted
 from farfield.train import launch
 from farfield.train.launch import Script
@@ -29,6 +30,7 @@ def interrupted_by(monkeypatch, folder, stop: BaseException) -> str:
     ],
 )
 def test_an_interrupted_run_says_why_and_how_to_continue(monkeypatch, tmp_path, stop, reason):
+    monkeypatch.setattr(plugins, "_IMPORTED", {})  # of other tests
     assert interrupted_by(monkeypatch, tmp_path, stop) == reason  # nothing was begun
 
     (tmp_path / "config.yaml").write_text("")

@@ -125,13 +125,11 @@ class AtomBatch:
         remainder, and a finer one takes it in. A cached basis is not better than the type it is
         stored in: asked for a finer type, the batch drops the basis, and the model computes it.
         """
-        moved = {
-            field.name: _moved(getattr(self, field.name), device, dtype)
-            for field in dataclasses.fields(self)
-        }
+        moved = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if dtype not in (None, self.positions.dtype):
             rounded = rounded_positions(self.exact_positions(), dtype)
-            moved["positions"], moved["position_remainder"] = _moved(rounded, device, None)
+            moved["positions"], moved["position_remainder"] = rounded
+        moved = {name: _moved(value, device, dtype) for name, value in moved.items()}
         if device is not None:
             moved["graph"] = self.graph.to(device)
 
@@ -316,8 +314,6 @@ def rounded_positions(exact: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor
 
 def _moved(value, device, dtype: torch.dtype | None):
     """A field of a batch on another device or in another floating-point type."""
-    if isinstance(value, tuple):
-        return tuple(_moved(content, device, dtype) for content in value)
     if isinstance(value, dict):
         return {name: _moved(content, device, dtype) for name, content in value.items()}
     if isinstance(value, Tensor):

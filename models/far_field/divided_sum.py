@@ -105,7 +105,7 @@ class GridSum:
             part, leaves = self._leaves(own, into)
             grid, queries = _leaf(part.take(field)), _leaf(sent.queries[own])
             heard = self._heard(part, grid, queries)
-            found = _gradients(heard, [grid, queries, *leaves], cotangent[own])
+            found = gradients(heard, [grid, queries, *leaves], cotangent[own])
             part.add_(by_field, found[0])
             by_sent.queries[own] = found[1]
             _add(into, own, found[2:])
@@ -119,7 +119,7 @@ class GridSum:
             part, leaves = self._leaves(own, into)
             keys, values = _leaf(sent.keys[own]), _leaf(sent.values[own])
             put = part.stencil.spread(self.expansion.fields(keys, values))
-            found = _gradients(put, [keys, values, *leaves], part.take(by_spread))
+            found = gradients(put, [keys, values, *leaves], part.take(by_spread))
             by_sent.keys[own], by_sent.values[own] = found[:2]
             _add(into, own, found[2:])
             self.work.done()
@@ -176,7 +176,7 @@ class GridSum:
                 mesh = self.mesh.in_cell(leaves[1])
             field = mesh.convolve(leaves[0], transform)
 
-            found = _gradients(field, leaves, by_field[:, :, own])
+            found = gradients(field, leaves, by_field[:, :, own])
             by_spread[:, own] = found[0]
             if asks_cell and self.work.first:
                 into.cell.add_(found[1])
@@ -226,7 +226,7 @@ class WholeSum:
                 leaves.append(cell)
 
             heard = self._sum(leaves[3], cell, Sent(*leaves[:3]))
-            found = _gradients(heard, leaves, cotangent)
+            found = gradients(heard, leaves, cotangent)
             by_sent = Sent(*found[:3])
             _add(into, slice(None), found[3:])
 
@@ -284,10 +284,12 @@ def _leaf(value: Tensor) -> Tensor:
     return value.detach().requires_grad_(True)
 
 
-def _gradients(value: Tensor, leaves: Sequence[Tensor], cotangent: Tensor) -> list[Tensor]:
-    """Gradients of ``value`` by each leaf, zeros where it does not depend on it."""
-    found = torch.autograd.grad(value, leaves, cotangent, materialize_grads=True)
-    return list(found)
+def gradients(value: Tensor, leaves: Sequence[Tensor], cotangent: Tensor | None) -> list[Tensor]:
+    """Gradients of ``value`` by each leaf, zeros where it does not depend on it.
+
+    cotangent: of the shape of ``value``, None for a number.
+    """
+    return list(torch.autograd.grad(value, leaves, cotangent, materialize_grads=True))
 
 
 def _add(into: Space, own: slice, found: Sequence[Tensor]) -> None:

@@ -144,8 +144,9 @@ class _Workspace:
 
     def zeros(self, values: Tensor, needed: bool) -> Tensor | None:
         """Where a gradient by the weights (edges, channels) is written, (slots, 1, channels)."""
-        size = self.layout.num_slots if needed else 0
-        return self.scratch.new_zeros(size, 1, values.shape[1]) if needed else None
+        if not needed:
+            return None
+        return self.scratch.new_zeros(self.layout.num_slots, 1, values.shape[1])
 
     def of_edges(self, values: Tensor | None) -> Tensor | None:
         """A gradient of slots (slots, k) as a gradient of edges (edges, k), in the type of x."""

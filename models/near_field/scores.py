@@ -108,12 +108,13 @@ class QueryKeyScore(nn.Module):
     def forward(self, x: Tensor, geometry: NearFieldGeometry) -> Tensor:
         """(nodes, rows, channels) -> (edges, heads)."""
         again = runs_again(self)
-        maps = (
-            self.invariants(x)
-            if not again
-            else recomputed_module(self.invariants, weight_views(self.invariants), x)
-        )
+        if again:
+            maps = recomputed_module(self.invariants, weight_views(self.invariants), x)
+        else:
+            maps = self.invariants(x)
         query, key = maps.view(x.shape[0], 2, self.heads, self.width).unbind(1)
+
+        # (edges, heads)
         agreement = node_dot(geometry.graph, key, query) / math.sqrt(self.width)
         gate = self.gate(geometry.invariants)
         return recomputed(_gated, gate, agreement) if again else _gated(gate, agreement)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from farfield.models.batch import AtomBatch
-from farfield.models.far_field.divided_sum import Sent, Space, Work, divided_sum
+from farfield.models.far_field.divided_sum import Sent, Space, Work, divided_sum, gradients
 from farfield.models.far_field.expansions.lattice import periodic_cell
 from farfield.models.networks.e2former import E2Former
 from farfield.models.networks.piece_steps import Layer, Piece, PieceSteps
@@ -226,7 +226,7 @@ class DividedPotential:
         for piece in self.pieces:
             space, leaves = self._moving(piece)
             start = self.steps_of.start(piece, space)
-            self._add_moved(piece, _gradients(start, leaves, by_x[piece.own]))
+            self._add_moved(piece, gradients(start, leaves, by_x[piece.own]))
             self.done()
         return energy
 
@@ -258,7 +258,7 @@ class DividedPotential:
             learned = self.potential.reference.scale * self.steps_of.energies(out).double()
             out = learned.sum()
             energy = out.detach()
-        found = _gradients(out, [*moved, *leaves], cotangent)
+        found = gradients(out, [*moved, *leaves], cotangent)
 
         self._add_moved(piece, found)
         by_x, by_heard = by_inputs
@@ -297,8 +297,3 @@ class DividedPotential:
         self.by.positions.index_add_(0, piece.atoms, found[0].double())
         if self.stress:
             self.by.cell.add_(found[1])
-
-
-def _gradients(value: Tensor, leaves: Sequence[Tensor], cotangent: Tensor | None) -> list[Tensor]:
-    """Gradients of ``value`` by each leaf, zeros where it does not depend on it."""
-    return list(torch.autograd.grad(value, leaves, cotangent, materialize_grads=True))

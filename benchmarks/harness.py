@@ -31,6 +31,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # libraries read it once, when th
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
+from farfield.dataloader.storage.files import write_json  # noqa: E402
 from farfield.models.choices import check_choice  # noqa: E402
 
 STEPS = ("forward", "train")
@@ -254,6 +255,22 @@ def table(rows: list[dict], columns: dict[str, str]) -> str:
     lines += [[_cell(row.get(key)) for key in columns] for row in rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
     return "\n".join(_aligned(line, widths) for line in lines)
+
+
+def finish(rows: list[dict], columns: dict[str, str], options: object, report: dict) -> None:
+    """Print the table of all rows, and :func:`keep` them."""
+    print(table(rows, columns))
+    keep(options, report, rows=rows)
+
+
+def keep(options: object, environment: dict, **tables: object) -> None:
+    """Write tables to the file of ``--json``, if it is given, with what they were measured on.
+
+    options: of the script, ``json`` among them. environment: report of :func:`start`.
+    """
+    if options.json:
+        content = {"environment": environment, "options": dict(vars(options)), **tables}
+        write_json(options.json, content)
 
 
 def _aligned(line: list[str], widths: list[int]) -> str:

@@ -36,7 +36,6 @@ from benchmarks import harness
 from benchmarks.accuracy.extensivity_probes import Probe, ghosts, pairs
 from benchmarks.accuracy.far_sight_checks import COULOMB
 from farfield.common.command_line import OptionParser, run_script
-from farfield.dataloader.storage import files
 from farfield.dataloader.structure_inputs import OTHER_NAME
 from farfield.models.network import POTENTIAL
 from farfield.train.prediction import PotentialPredictor, load
@@ -233,8 +232,7 @@ def main(argv: list[str] | None = None):
     columns = {"pairs": PAIR_COLUMNS, "decay": DECAY_COLUMNS, "ghosts": GHOST_COLUMNS}
     for name, rows in tables.items():
         print(harness.table(readable(rows), columns[name]))
-    if options.json:
-        files.write_json(options.json, {"environment": report, "options": dict(options), **tables})
+    harness.keep(options, report, **tables)
 
 
 if __name__ == "__main__":

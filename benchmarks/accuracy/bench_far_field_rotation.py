@@ -34,7 +34,6 @@ import torch  # isort: skip
 from torch import Tensor, nn
 
 from farfield.common.command_line import OptionParser, run_script
-from farfield.dataloader.storage.files import write_json
 from farfield.models.far_field.expansion import Expansion, ExpansionOptions
 from farfield.models.far_field.expansions.multipole import MultipoleExpansion
 from farfield.models.far_field.expansions.pairwise import PairwiseExpansion
@@ -177,9 +176,7 @@ def main(argv: list[str] | None = None):
     radii = tuple(radius for radius in RADII if radius <= options.largest)
     rows = rotation_rows(radii, options.atoms, options.rotations)
     print(harness.table([printed(row) for row in rows], COLUMNS))
-    if options.json:
-        tables = {"rotation": rows}
-        write_json(options.json, {"environment": report, "options": dict(options), **tables})
+    harness.keep(options, report, rotation=rows)
 
 
 if __name__ == "__main__":

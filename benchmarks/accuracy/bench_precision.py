@@ -28,7 +28,6 @@ import torch
 from benchmarks import harness  # before torch: it sets the thread count
 from farfield.common.argument_parser import OneLineParser
 from farfield.common.command_line import run_script
-from farfield.dataloader.storage.files import write_json
 from farfield.models.network import Network
 from farfield.models.potential import Potential
 from farfield.train.evaluate import Judged
@@ -160,8 +159,7 @@ def main(argv: list[str] | None = None):
     found = measure(bench.checkpoint, bench.data_path, bench.directions, bench.rounds)
     for rows in found.values():
         print(harness.table(rows, {name: name for name in rows[0]}))
-    if bench.json:
-        write_json(bench.json, {"environment": report, "options": vars(bench), **found})
+    harness.keep(bench, report, **found)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,6 @@ from farfield.dataloader.sources.qm9_targets import (
     TABLE_KCAL,
     with_atomisation,
 )
-from farfield.dataloader.storage.files import write_json
 from farfield.dataloader.structures import Structures
 from farfield.models.heads.target_scaling import compositions
 
@@ -230,9 +229,7 @@ def main(argv: list[str] | None = None):
     rows = check_labels(structures) + check_bonds(structures)
     words = {True: "yes", False: "NO"}
     print(harness.table([row | {"ok": words.get(row.get("ok"))} for row in rows], COLUMNS))
-    if options.json:
-        content = {"environment": report, "options": dict(options), "report": str(read)}
-        write_json(options.json, {**content, "rows": rows})
+    harness.keep(options, report, report=str(read), rows=rows)
     if any(row.get("ok") is False for row in rows):
         sys.exit(1)
 

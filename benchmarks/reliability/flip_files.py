@@ -23,7 +23,6 @@ from benchmarks.reliability.guarded_reader import GuardedReader, Outcome
 from benchmarks.reliability.mutations import truncate
 from benchmarks.reliability.stored_files import STORED, Stored, make_all
 from farfield.common.command_line import OptionParser, run_script
-from farfield.common.log import write_json
 
 SECONDS = 60.0  # for one reading, on a busy machine
 COLUMNS = {
@@ -113,9 +112,7 @@ def main(argv: list[str] | None = None) -> None:
         for stored in STORED:
             rows.append(measure(stored, Path(folder) / "all", options.number, options.seed))
             print(*rows[-1]["faults"], sep="\n", end="", flush=True)
-    print(harness.table(rows, COLUMNS))
-    if options.json:
-        write_json(options.json, {"environment": report, "options": dict(options), "rows": rows})
+    harness.finish(rows, COLUMNS, options, report)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,6 @@ from benchmarks.reliability.mutations import (
 from benchmarks.reliability.stored_files import STORED, Stored, make_all
 from farfield.common import checkpoint
 from farfield.common.command_line import OptionParser, run_script
-from farfield.common.log import write_json
 from farfield.dataloader.storage.files import file_checksum
 
 COLUMNS = {"reader": "reader", "inputs": "inputs", **{kind: kind for kind in OUTCOMES}}
@@ -235,9 +234,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{name}: {rows[-1]['inputs']} inputs", flush=True)
             for fault in rows[-1]["faults"][:MOST_SHOWN]:
                 print(fault, flush=True)
-    print(harness.table(rows, COLUMNS))
-    if options.json:
-        write_json(options.json, {"environment": report, "options": dict(options), "rows": rows})
+    harness.finish(rows, COLUMNS, options, report)
 
 
 if __name__ == "__main__":

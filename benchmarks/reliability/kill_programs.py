@@ -23,7 +23,6 @@ from benchmarks import harness
 from benchmarks.reliability.forked_programs import ForkedProgram, learn_imports, run_forked
 from benchmarks.reliability.small_programs import PROGRAMS, SmallProgram, prepare_inputs
 from farfield.common.command_line import OptionParser, run_script
-from farfield.common.log import write_json
 
 COLUMNS = {
     "program": "program",
@@ -101,9 +100,7 @@ def main(argv: list[str] | None = None) -> None:
             rows.append(measure(program, inputs, where, options.number, generator))
             print(f"{program.name}: {rows[-1]['identical']} of {rows[-1]['kills']}", flush=True)
             print(*rows[-1]["faults"], sep="\n", end="", flush=True)
-    print(harness.table(rows, COLUMNS))
-    if options.json:
-        write_json(options.json, {"environment": report, "options": dict(options), "rows": rows})
+    harness.finish(rows, COLUMNS, options, report)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ from benchmarks import harness
 from benchmarks.reliability.small_programs import prepare_inputs, training_arguments
 from farfield.common import checkpoint
 from farfield.common.command_line import OptionParser, run_script
-from farfield.common.log import write_json
 from farfield.models.choices import check_choice
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -223,9 +222,7 @@ def main(argv: list[str] | None = None) -> None:
         where = Path(folder) / options.launcher
         row = measure(options.launcher, inputs, where, options.number, generator)
     print(*row["faults"], sep="\n", end="")
-    print(harness.table([row], COLUMNS))
-    if options.json:
-        write_json(options.json, {"environment": report, "options": dict(options), "rows": [row]})
+    harness.finish([row], COLUMNS, options, report)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from benchmarks import harness
 from benchmarks.reliability.forked_programs import ForkedProgram, learn_imports, run_forked
 from benchmarks.reliability.small_programs import PROGRAMS, SmallProgram, prepare_inputs
 from farfield.common.command_line import OptionParser, run_script
-from farfield.common.log import write_json
 
 COLUMNS = {
     "program": "program",
@@ -86,9 +85,7 @@ def main(argv: list[str] | None = None) -> None:
             measure(one, inputs, Path(folder) / str(place), options.number // len(programs))
             for place, one in enumerate(programs)
         ]
-    print(harness.table(rows, COLUMNS))
-    if options.json:
-        write_json(options.json, {"environment": report, "options": dict(options), "rows": rows})
+    harness.finish(rows, COLUMNS, options, report)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,6 @@ from farfield.common.command_line import OptionParser, run_script
 from farfield.dataloader.storage.basis_cache import BasisCache
 from farfield.dataloader.storage.basis_rows import CacheSettings
 from farfield.dataloader.storage.edge_layout import COMPLETE, GraphEdges, complete_pairs
-from farfield.dataloader.storage.files import write_json
 from farfield.models.complete_graphs import complete_graphs
 from farfield.models.edges import edge_vectors
 from farfield.models.near_field.edge_frames import EdgeBasis
@@ -203,8 +202,7 @@ def main(argv: list[str] | None = None):
         f"for {options.graphs} graphs"
     )
     print(harness.table([_rounded(row) for row in rows], COLUMNS))
-    if options.json:
-        write_json(options.json, {"environment": report, "options": dict(options), "rows": rows})
+    harness.keep(options, report, rows=rows)
 
 
 def _rounded(row: dict) -> dict:

@@ -29,7 +29,6 @@ from benchmarks.speed.bench_training_step import SCHEDULES, structure, training_
 from farfield.common.command_line import OptionParser, run_script
 from farfield.common.session import cpu_seconds
 from farfield.dataloader.datasets.potential_data import MoleculeDataset
-from farfield.dataloader.storage.files import write_json
 from farfield.models.batch import AtomBatch
 from farfield.models.compiled.traced_inputs import Inputs
 from farfield.models.compiled.training_program import make_training_program, trainable
@@ -128,9 +127,7 @@ def main(argv: list[str] | None = None) -> None:
         case = f"370 atoms, {options.channels} channels, near"
         rows.append(row_of(case, *nanotube(options.channels, folder), options.rounds))
 
-    print(harness.table(rows, COLUMNS))
-    if options.json:
-        write_json(options.json, {"environment": report, "options": dict(options), "rows": rows})
+    harness.finish(rows, COLUMNS, options, report)
 
 
 if __name__ == "__main__":

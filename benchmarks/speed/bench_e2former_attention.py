@@ -32,7 +32,6 @@ from benchmarks.speed.bench_training_step import CUTOFF, structures_of, training
 from benchmarks.speed.near_field_cases import double_walled_nanotube, small_molecules
 from farfield.common.command_line import OptionParser, run_script
 from farfield.dataloader.graphs import NeighborStore
-from farfield.dataloader.storage.files import write_json
 from farfield.dataloader.structures import Structures
 from farfield.models.kernels.harmonic_sum import KERNELS
 from farfield.models.near_field.e2former_attention import ORDERS
@@ -124,9 +123,7 @@ def main(argv: list[str] | None = None):
     if MEMORY_SCENE in scenes:
         rows.append(memory_row(MEMORY_SCENE, MEMORY_ORDER))
     print(harness.table(rows, COLUMNS))
-    if options.json:
-        content = {"environment": report, "options": dict(options), "scenes": described}
-        write_json(options.json, {**content, "rows": rows})
+    harness.keep(options, report, scenes=described, rows=rows)
 
 
 if __name__ == "__main__":

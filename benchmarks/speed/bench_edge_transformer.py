@@ -28,7 +28,6 @@ from benchmarks.speed.far_scaling_systems import cluster
 from benchmarks.watched_step import watched_step
 from farfield.common.command_line import OptionParser, run_script
 from farfield.dataloader.datasets.potential_data import MoleculeDataset
-from farfield.dataloader.storage.files import write_json
 from farfield.dataloader.structures import Structures
 from farfield.models.factory import build_model
 from farfield.models.networks.edge_transformer import PRESETS
@@ -107,9 +106,7 @@ def main(argv: list[str] | None = None):
     report = harness.start(("torch",), options.json)
     print(f"preset {options.preset}, {options.structures} structures of {options.atoms} atoms")
     rows = rows_of(options)
-    print(harness.table(rows, COLUMNS))
-    if options.json:
-        write_json(options.json, {"environment": report, "options": dict(options), "rows": rows})
+    harness.finish(rows, COLUMNS, options, report)
 
 
 if __name__ == "__main__":

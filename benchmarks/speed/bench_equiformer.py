@@ -47,7 +47,6 @@ from benchmarks.speed.equiformer_programs import (
 )
 from benchmarks.watched_step import watched_step
 from farfield.common.command_line import OptionParser, run_script
-from farfield.dataloader.storage.files import write_json
 
 MANY = 32  # structures of the row of ours alone
 LIMIT_MB, LIMIT_S = 8e3, 120.0
@@ -204,12 +203,8 @@ def main(argv: list[str] | None = None):
         rows_of, columns = PARTS[part]
         found[part] = rows_of(options, against)
         print(harness.table(found[part], columns), flush=True)
-    if options.json:
-        content = {"environment": report, "options": dict(options)}
-        write_json(
-            options.json,
-            {**content, "parts": {part: harness.plain_rows(rows) for part, rows in found.items()}},
-        )
+    parts = {part: harness.plain_rows(rows) for part, rows in found.items()}
+    harness.keep(options, report, parts=parts)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,6 @@ from benchmarks.speed.far_field_programs import (
     wave_numbers,
 )
 from farfield.common.command_line import OptionParser, run_script
-from farfield.dataloader.storage.files import write_json
 from farfield.models.far_field.expansions.auto import AutoExpansion
 from farfield.models.far_field.expansions.multipole import MultipoleExpansion
 from farfield.models.far_field.expansions.pairwise import PairwiseExpansion
@@ -244,8 +243,7 @@ def main(argv: list[str] | None = None):
     tables["scale"] = scale_rows(options)
     print(harness.table(tables["scale"], SCALE_COLUMNS))
     print(exponents(tables["scale"]))
-    if options.json:
-        write_json(options.json, {"environment": report, "options": dict(options), **tables})
+    harness.keep(options, report, **tables)
 
 
 if __name__ == "__main__":

@@ -225,11 +225,7 @@ def main(argv: list[str] | None = None) -> None:
         *rows,
     ]
     print(f"{options.structures} molecules, batches of {options.batch_size}")
-    print(harness.table(rows, COLUMNS))
-    if options.json:
-        files.write_json(
-            options.json, {"environment": report, "options": dict(options), "rows": rows}
-        )
+    harness.finish(rows, COLUMNS, options, report)
 
 
 if __name__ == "__main__":

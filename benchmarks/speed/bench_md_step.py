@@ -39,7 +39,6 @@ from benchmarks import harness  # before torch: it sets the thread count
 from farfield.common.command_line import OptionParser, run_script
 from farfield.dataloader.moving_structure import MovingStructure
 from farfield.dataloader.sources.md17 import read_sample
-from farfield.dataloader.storage.files import write_json
 from farfield.simulate.calculator import FarfieldCalculator
 from farfield.simulate.velocities import draw_velocities
 
@@ -191,9 +190,7 @@ def main(argv: list[str] | None = None):
             rows.append(replica_row(options.checkpoint, options.rounds, compiled))
         else:
             rows.append(md_row(name, options.checkpoint, options.rounds, compiled))
-    print(harness.table(rows, COLUMNS))
-    if options.json:
-        write_json(options.json, {"environment": report, "options": dict(options), "rows": rows})
+    harness.finish(rows, COLUMNS, options, report)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from benchmarks import harness  # before torch: it sets the thread count
 from farfield.common.command_line import OptionParser, run_script
 from farfield.dataloader.from_ase import read_structures
 from farfield.dataloader.sources.md17 import read_sample
-from farfield.dataloader.storage.files import write_json
 from farfield.simulate.calculator import FarfieldCalculator
 from farfield.train.prediction import load
 
@@ -91,9 +90,7 @@ def main(argv: list[str] | None = None):
     else:
         structures = read_structures(options.input, option="--input")
     rows = measure(options.checkpoint, structures[-options.structures :], options.rounds)
-    print(harness.table(rows, COLUMNS))
-    if options.json:
-        write_json(options.json, {"environment": report, "options": dict(options), "rows": rows})
+    harness.finish(rows, COLUMNS, options, report)
 
 
 if __name__ == "__main__":

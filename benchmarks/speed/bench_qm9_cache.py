@@ -51,7 +51,6 @@ from farfield.dataloader.sources import qm9
 from farfield.dataloader.sources.qm9_arrays import read_ragged
 from farfield.dataloader.storage.basis_cache import BasisCache
 from farfield.dataloader.storage.basis_rows import CacheSettings
-from farfield.dataloader.storage.files import write_json
 from farfield.dataloader.structures import Structures, rows_of
 from farfield.models.edges import edge_vectors
 from farfield.models.near_field.edge_frames import EdgeBasis
@@ -218,8 +217,7 @@ def main(argv: list[str] | None = None):
                 f"whole QM9, {row['graph']} graphs: {row['whole_mb']:.0f} MB of "
                 f"{BARS_MB[row['graph']]} MB"
             )
-    if options.json:
-        write_json(options.json, {"environment": report, "options": dict(options), "rows": rows})
+    harness.keep(options, report, rows=rows)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from benchmarks import harness  # before torch: it sets the thread count
 from benchmarks.compared_networks import typed_options
 from benchmarks.speed.bench_far_scaling import SCALED, SizedProgram, program
 from farfield.common.command_line import OptionParser, run_script
-from farfield.dataloader.storage.files import write_json
 
 WAYS = {"kept": False, "--recompute": True}
 COLUMNS = {
@@ -96,9 +95,7 @@ def main(argv: list[str] | None = None):
     bench = build_parser().parse_config(argv).bench
     report = harness.start(("torch",), bench.json)
     rows = rows_of(bench)
-    print(harness.table(rows, COLUMNS))
-    if bench.json:
-        write_json(bench.json, {"environment": report, "options": dict(bench), "rows": rows})
+    harness.finish(rows, COLUMNS, bench, report)
 
 
 if __name__ == "__main__":

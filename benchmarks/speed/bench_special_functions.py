@@ -36,7 +36,6 @@ from scipy.special import spherical_jn
 from torch import Tensor
 
 from farfield.common.command_line import OptionParser, run_script
-from farfield.dataloader.storage.files import write_json
 from farfield.models.so3.bessel import scaled_bessel, spherical_bessel
 from farfield.models.so3.harmonics import spherical_harmonics
 
@@ -272,8 +271,7 @@ def main(argv: list[str] | None = None):
     for name, number in (("harmonics", options.vectors), ("bessel", options.arguments)):
         print(f"\n{name}: milliseconds for {number} arguments")
         print(harness.table(tables[name], COLUMNS))
-    if options.json:
-        write_json(options.json, {"environment": report, "options": dict(options), **tables})
+    harness.keep(options, report, **tables)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,6 @@ from benchmarks.speed.near_field_cases import double_walled_nanotube, load_geome
 from benchmarks.worker import Worker
 from farfield.common.command_line import OptionParser, run_script
 from farfield.dataloader.datasets.potential_data import MoleculeDataset
-from farfield.dataloader.storage.files import write_json
 from farfield.dataloader.structures import Structures
 from farfield.models.factory import build_model
 
@@ -214,9 +213,7 @@ def main(argv: list[str] | None = None):
     options = build_parser().parse_config(argv).bench
     report = harness.start(("torch",), options.json)
     rows = rows_of(options)
-    print(harness.table(rows, COLUMNS))
-    if options.json:
-        write_json(options.json, {"environment": report, "options": dict(options), "rows": rows})
+    harness.finish(rows, COLUMNS, options, report)
 
 
 if __name__ == "__main__":

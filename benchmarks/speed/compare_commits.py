@@ -28,7 +28,6 @@ import statistics
 from benchmarks import harness
 from benchmarks.worker import Worker
 from farfield.common.command_line import OptionParser, run_script
-from farfield.dataloader.storage.files import write_json
 
 STEPS_OF_A_ROUND = {"train": 5, "md": 20}
 COLUMNS = {"step": "step", "before": "before ms", "now": "now ms", "ratio": "now / before"}
@@ -108,9 +107,8 @@ def main(argv: list[str] | None = None):
         rows = measure(workers, options.rounds)
 
     print(harness.table(rows, COLUMNS))
-    if options.json:
-        rows = [{**row, "ratio": dataclasses.asdict(row["ratio"])} for row in rows]
-        write_json(options.json, {"environment": report, "options": dict(options), "rows": rows})
+    rows = [{**row, "ratio": dataclasses.asdict(row["ratio"])} for row in rows]
+    harness.keep(options, report, rows=rows)
 
 
 if __name__ == "__main__":

@@ -127,14 +127,9 @@ def make_split(
     where it reads index lists, these are of structures. ``ValueError`` for an unknown name, for
     more structures than there are, and for splits that are empty or overlap.
     """
-    try:
+    # lists of a file: the message says which one
+    with files.naming(options.path if "path" in PROTOCOLS.find(name).reads else None):
         return _split_by_rule(name, count, data_hash, options, test_count, groups)
-    except ValueError as error:
-        # lists of a file: the message says which one
-        file = options.path if "path" in PROTOCOLS.find(name).reads else None
-        if file is None or str(file) in str(error):
-            raise
-        raise ValueError(f"{file}: {error}") from None
 
 
 def _split_by_rule(

@@ -27,7 +27,7 @@ import yaml
 from farfield.common.argument_parser import OneLineParser
 from farfield.common.command_line import run_script
 from farfield.dataloader.commands import called_as
-from farfield.dataloader.storage.files import atomic_write
+from farfield.dataloader.storage.files import atomic_write, naming
 from farfield.models.factory import build_model
 from farfield.train import train_potential
 from farfield.train.published_files import IGNORED, MAPPED, REFUSED, Line, read_published, translate
@@ -57,10 +57,8 @@ def build_parser() -> OneLineParser:
 def translated(path: Path) -> tuple[list[Line], dict[str, Any]]:
     """What becomes of the options of a file; errors in one line that names it."""
     content = read_published(path)
-    try:
+    with naming(path):
         return translate(content)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -136,12 +136,8 @@ def read_edge_npz(
     """
     content = files.read_npz(path, EDGE_ARRAYS, EDGE_HINT)
     _check_numbers(path, content, EDGE_ARRAYS, EDGE_HINT)
-    try:
+    with files.naming(path, EDGE_HINT):
         return _edge_molecules(path, content, uncharacterised)
-    except ValueError as error:
-        if str(path) in str(error):
-            raise
-        raise ValueError(f"{path}: {error}; {EDGE_HINT}") from None
 
 
 def _edge_molecules(

@@ -8,6 +8,7 @@ import numpy as np
 
 from farfield.dataloader.chemistry.bonds import BondTable
 from farfield.dataloader.sources.qm9_targets import with_atomisation
+from farfield.dataloader.storage.files import naming
 from farfield.dataloader.structures import Structures, rows_of
 
 THEORY = "B3LYP/6-31G(2df,p) (QM9)"
@@ -79,12 +80,8 @@ def assemble(
     Molecules are sorted by number; broken and uncharacterised ones are left out; atomisation
     energies are made. ``ValueError`` that names the source if none is left, or one cannot be right.
     """
-    try:
+    with naming(molecules.source):
         return _assembled(molecules, uncharacterised)
-    except ValueError as error:
-        if molecules.source in str(error):
-            raise
-        raise ValueError(f"{molecules.source}: {error}") from None
 
 
 def _assembled(

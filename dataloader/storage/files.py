@@ -157,6 +157,21 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deep") from None
 
 
+@contextlib.contextmanager
+def naming(source: str | Path | None, hint: str = "") -> Iterator[None]:
+    """Begin the message of a ``ValueError`` that does not name ``source`` with it.
+
+    source: a file or folder; None changes nothing. hint: what the user can do, the end of it.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if source is None or str(source) in str(error):
+            raise
+        words = [f"{source}: {error}", *([hint] if hint else [])]
+        raise ValueError("; ".join(words)) from None
+
+
 def read_json(path: str | Path, hint: str) -> dict:
     """The dictionary of a json file.
 

@@ -174,3 +174,17 @@ def test_only_wrong_bytes_are_called_damaged(tmp_path):
         files.read_json(tmp_path / "mine.xyz" / "statistics.json", "try this")
     with pytest.raises(ValueError, match=r" cannot be read \(Is a directory\); try this"):
         files.read_json(tmp_path, "try this")
+
+
+@pytest.mark.parametrize(
+    ("source", "said", "expected"),
+    [
+        ("a.npz", "no atoms", "a.npz: no atoms; give another"),
+        ("a.npz", "a.npz has no atoms", "a.npz has no atoms"),
+        (None, "no atoms", "no atoms"),
+    ],
+)
+def test_a_message_names_its_file_once(source, said, expected):
+    with pytest.raises(ValueError) as error, files.naming(source, "give another"):
+        raise ValueError(said)
+    assert str(error.value) == expected
